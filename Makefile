@@ -1,0 +1,50 @@
+# The commands of this project; `make` alone lists them.
+# ARGS goes to the program behind a target: make up ARGS="--fresh --workers 2"
+
+ARGS ?=
+CARGO ?= cargo
+BINS := -p onsale -p onsale-ingress -p onsale-workers
+
+.DEFAULT_GOAL := help
+.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+preflight: # what this machine lacks, and the command that mends it
+	@deploy/tools/preflight.sh
+
+tools: preflight ## fetch the pinned Postgres and nats-server into .tools
+	@deploy/tools/fetch.sh postgres nats-server
+
+build: tools
+	$(CARGO) build --release $(BINS)
+
+up: build ## everything on this machine, in the foreground, until Ctrl-C
+	@exec target/release/onsale up $(ARGS)
+
+demo: build ## play the whole journey against the running system
+	@exec target/release/onsale demo $(ARGS)
+
+down: ## stop the running system
+	@exec target/release/onsale down $(ARGS)
+
+bench: build ## measure holds against the direct designs
+	@exec target/release/onsale bench seats $(ARGS)
+
+test: tools ## all tests, on real servers
+	$(CARGO) build --workspace --bins
+	target/debug/with-servers -- $(CARGO) test --workspace $(ARGS)
+	$(CARGO) test -p onsale-workers --features sabotage --test simulation sabotage
+
+simulate: export ONSALE_SIM_SEEDS ?= 100000
+simulate: ## 100,000 seeded histories of the partition runtime, in virtual time
+	$(CARGO) test --release -p onsale-workers --test simulation every_history -- --nocapture
+
+lint: ## format and clippy, as CI does
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+k6-smoke: ## load the running system with k6: the journey, and the hot seat
+	@deploy/tools/k6.sh run k6/smoke.js
+	@deploy/tools/k6.sh run k6/hot_seat.js

@@ -1,0 +1,314 @@
+//! Who gets a seat: everything that the owner of one schedule knows, and its decisions.
+//!
+//! A decision is a look-up or two in memory, made in a fixed order: duplicate, deadline, validity,
+//! state. It must never depend on anything but committed rows, the order of the commands and their
+//! times, because the next owner starts from the rows alone.
+
+mod changes;
+mod decide;
+mod effects;
+
+pub use changes::{
+    Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
+};
+
+use onsale_schema::message::Fingerprint;
+use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+use std::collections::{BTreeSet, HashMap};
+
+/// The times of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The message's time on the stream, monotone per partition: holds and windows.
+    pub business: Timestamp,
+    /// The owner's clock when it decides: deadlines.
+    pub clock: Timestamp,
+}
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether it sells at all.
+    pub state: SaleState,
+    /// First moment of the booking window.
+    pub booking_opens_at: Timestamp,
+    /// First moment after the booking window.
+    pub booking_closes_at: Timestamp,
+    /// How long a hold lasts, in milliseconds; more than none.
+    pub hold_ms: i64,
+    /// The most live seats of one user.
+    pub seats_per_user: u32,
+}
+
+/// One reservation as the owner knows it, loaded from a row or made by a decision. Ended ones are
+/// kept for a day so that a retry gets its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Its id.
+    pub reservation_id: ReservationId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// The command that made it.
+    pub command_id: CommandId,
+    /// What that command asked, as a digest.
+    pub fingerprint: Fingerprint,
+    /// Its seats, in the order asked; it keeps them after its end.
+    pub seats: Vec<SeatNo>,
+    /// Price of all.
+    pub total: Money,
+    /// The seat limit when it was made.
+    pub seat_limit: u32,
+    /// Its state.
+    pub status: ReservationStatus,
+    /// When it was accepted (business time).
+    pub held_at: Timestamp,
+    /// When it lapses.
+    pub expires_at: Timestamp,
+    /// When it ended (business time), if it did.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Reservation {
+    /// Whether it is a hold whose time is over.
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.status == ReservationStatus::Held && self.expires_at <= now
+    }
+
+    /// The answer at acceptance.
+    fn hold(&self, schedule_id: ScheduleId) -> Hold {
+        Hold {
+            reservation_id: self.reservation_id,
+            schedule_id,
+            seats: self.seats.clone(),
+            total: self.total,
+            held_at: self.held_at,
+            expires_at: self.expires_at,
+        }
+    }
+
+    fn assert_valid(&self) {
+        assert!(self.held_at < self.expires_at, "{self:?}");
+        assert_eq!(
+            self.status.is_live(),
+            self.ended_at.is_none(),
+            "exactly the live ones have no end: {self:?}"
+        );
+        assert!(!self.seats.is_empty(), "{self:?}");
+    }
+}
+
+/// Everything the owner of one schedule knows; a function of committed rows and the commands since.
+/// Two that know the same are equal, in whatever order the rows came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sale {
+    schedule_id: ScheduleId,
+    policy: Policy,
+    map_version: i64,
+    /// By seat number.
+    prices: Vec<Money>,
+    /// By seat number.
+    claims: Vec<Option<Claim>>,
+    reservations: HashMap<ReservationId, Reservation>,
+    commands: HashMap<CommandId, Accepted>,
+    /// The live reservations of each user, by id.
+    live: HashMap<UserId, Vec<ReservationId>>,
+    /// The holds, by their end.
+    due: BTreeSet<(Timestamp, ReservationId)>,
+    /// The latest time that a row has. What is written is never earlier, also when a tick's clock
+    /// ran ahead of the stream's, and the next owner knows it as well.
+    latest: Timestamp,
+    /// Since the last seal.
+    facts: Vec<Fact>,
+}
+
+/// An accepted hold command.
+#[derive(Clone, Debug, PartialEq)]
+enum Accepted {
+    Here(ReservationId),
+    /// At another schedule, or too long ago to be loaded.
+    Elsewhere(Fingerprint, Hold),
+}
+
+impl Sale {
+    /// A schedule without reservations; `prices` by seat number.
+    ///
+    /// # Panics
+    /// When holds would have no duration.
+    #[must_use]
+    pub fn new(
+        schedule_id: ScheduleId,
+        policy: Policy,
+        prices: Vec<Money>,
+        map_version: i64,
+    ) -> Self {
+        assert!(policy.hold_ms > 0, "a hold lasts for some time");
+        Self {
+            schedule_id,
+            policy,
+            map_version,
+            claims: vec![None; prices.len()],
+            prices,
+            reservations: HashMap::new(),
+            commands: HashMap::new(),
+            live: HashMap::new(),
+            due: BTreeSet::new(),
+            latest: Timestamp::EPOCH,
+            facts: Vec::new(),
+        }
+    }
+
+    /// Adds a reservation from its row: the live ones, and those that ended within a day before
+    /// the partition's cursor (its time, not the clock's: after a long outage the commands that
+    /// come next are old).
+    ///
+    /// # Panics
+    /// When the row contradicts itself, or its id or command is known.
+    pub fn load_reservation(&mut self, r: Reservation) {
+        r.assert_valid();
+        self.latest = self
+            .latest
+            .max(r.held_at)
+            .max(r.ended_at.unwrap_or(r.held_at));
+        self.insert(r);
+    }
+
+    /// Adds a claim from its row.
+    ///
+    /// # Panics
+    /// When the seat is not in the layout, or claimed twice.
+    pub fn load_claim(
+        &mut self,
+        seat: SeatNo,
+        reservation: Option<ReservationId>,
+        state: ClaimState,
+    ) {
+        assert_eq!(
+            state == ClaimState::Blocked,
+            reservation.is_none(),
+            "exactly the blocks have no reservation"
+        );
+        let at = self.seat_index(seat).expect("a claimed seat is a seat");
+        let twice = self.claims[at].replace(Claim { reservation, state });
+        assert!(twice.is_none(), "S1: seat {seat:?} is claimed twice");
+    }
+
+    /// Adds an accepted command that has no reservation among those loaded: its key was used for
+    /// another schedule, or it ended long ago. It is a duplicate from now on. Comes after the rows.
+    pub fn load_foreign(&mut self, command_id: CommandId, fingerprint: Fingerprint, hold: Hold) {
+        self.commands
+            .entry(command_id)
+            .or_insert(Accepted::Elsewhere(fingerprint, hold));
+    }
+
+    /// The schedule.
+    #[must_use]
+    pub fn schedule_id(&self) -> ScheduleId {
+        self.schedule_id
+    }
+
+    /// The version of the map, after the last seal.
+    #[must_use]
+    pub fn map_version(&self) -> i64 {
+        self.map_version
+    }
+
+    /// Lapses the holds that are due at `now`, the earliest first, at most `max`; returns how many.
+    /// It is the part of the owner's tick.
+    pub fn lapse_due(&mut self, now: Timestamp, max: usize, changes: &mut Changes) -> usize {
+        let now = now.max(self.latest);
+        for lapsed in 0..max {
+            match self.due.first() {
+                Some(&(expires_at, id)) if expires_at <= now => {
+                    self.end(id, ReservationStatus::Expired, now, changes);
+                }
+                Some(_) | None => return lapsed,
+            }
+        }
+        max
+    }
+
+    /// When the next hold is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|&(expires_at, _)| expires_at)
+    }
+
+    /// Ends a batch: if it changed the map or made facts, the version grows by one, and the map's
+    /// change and the facts are appended to `changes`. To be called once for each schedule that a
+    /// batch touched, with the changes of that batch.
+    ///
+    /// # Panics
+    /// When it is called twice.
+    pub fn seal(&mut self, business: Timestamp, changes: &mut Changes) {
+        let seats = changes.claims.map_of(self.schedule_id);
+        if seats.is_empty() && self.facts.is_empty() {
+            return;
+        }
+        assert!(
+            changes
+                .maps
+                .iter()
+                .all(|map| map.schedule_id != self.schedule_id),
+            "a batch is sealed once"
+        );
+        let from_version = self.map_version;
+        self.map_version += 1;
+        changes.maps.push(MapChange {
+            schedule_id: self.schedule_id,
+            from_version,
+            version: self.map_version,
+            at: business.max(self.latest),
+            changes: seats,
+        });
+        changes.facts.push(Facts {
+            schedule_id: self.schedule_id,
+            version: self.map_version,
+            facts: std::mem::take(&mut self.facts),
+        });
+    }
+
+    /// Forgets what ended before `before`. A retry that comes later is noticed by the command's
+    /// unique key and told by [`Self::load_foreign`].
+    pub fn prune(&mut self, before: Timestamp) {
+        let commands = &mut self.commands;
+        self.reservations.retain(|_, r| {
+            let keep = r.ended_at.is_none_or(|ended_at| ended_at >= before);
+            if !keep {
+                commands.remove(&r.command_id);
+            }
+            keep
+        });
+        commands.retain(|_, accepted| match accepted {
+            Accepted::Here(_) => true,
+            Accepted::Elsewhere(_, hold) => hold.expires_at >= before,
+        });
+    }
+
+    /// Makes a reservation known under all its keys.
+    fn insert(&mut self, r: Reservation) {
+        let id = r.reservation_id;
+        if r.status.is_live() {
+            let of_user = self.live.entry(r.user_id).or_default();
+            let at = of_user.partition_point(|other| *other < id);
+            of_user.insert(at, id);
+        }
+        if r.status == ReservationStatus::Held {
+            self.due.insert((r.expires_at, id));
+        }
+        let same_command = self.commands.insert(r.command_id, Accepted::Here(id));
+        assert!(same_command.is_none(), "I1: {r:?}");
+        let same_id = self.reservations.insert(id, r);
+        assert!(same_id.is_none(), "a reservation is known once");
+    }
+
+    fn claim(&self, seat: SeatNo) -> Option<Claim> {
+        seat.index()
+            .and_then(|at| self.claims.get(at).copied().flatten())
+    }
+
+    fn seat_index(&self, seat: SeatNo) -> Option<usize> {
+        seat.index().filter(|at| *at < self.claims.len())
+    }
+}

@@ -1,0 +1,238 @@
+//! The decisions: checks in their fixed order, and what follows from them.
+//!
+//! A refused hold changes nothing, not even what is due for others.
+
+use super::{Accepted, Changes, Policy, Sale, Times};
+use onsale_schema::message::Command;
+use onsale_schema::seats::{Kind, Outcome, Refusal};
+use onsale_schema::status::{ReservationStatus, SaleState};
+use onsale_schema::{ReservationId, SeatNo, Timestamp, UserId};
+
+impl Sale {
+    /// Decides one command, applies its effects to this state and appends them to `changes`.
+    ///
+    /// # Panics
+    /// When the command is for another schedule.
+    pub fn decide(
+        &mut self,
+        command: &Command<Kind>,
+        times: Times,
+        changes: &mut Changes,
+    ) -> Outcome {
+        assert_eq!(command.kind.schedule_id(), self.schedule_id);
+        let now = times.business.max(self.latest);
+        match &command.kind {
+            Kind::Hold {
+                reservation_id,
+                seats,
+                ..
+            } => {
+                if let Some(outcome) = self.duplicate(command, *reservation_id) {
+                    return outcome;
+                }
+                if times.clock > command.deadline {
+                    return Outcome::Refused(Refusal::CommandExpired);
+                }
+                match self.may_hold(command.user, seats, now) {
+                    Ok(lapsing) => {
+                        for id in lapsing {
+                            self.end(id, ReservationStatus::Expired, now, changes);
+                        }
+                        Outcome::Held(self.grant(command, *reservation_id, seats, now, changes))
+                    }
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
+            }
+            Kind::Release { reservation_id, .. } => {
+                self.release(command.user, *reservation_id, now, changes)
+            }
+            Kind::Expire {
+                reservation_id,
+                expires_at,
+                ..
+            } => self.expire(*reservation_id, *expires_at, now, changes),
+            Kind::Paid {
+                notice_id,
+                reservation_id,
+                ..
+            } => {
+                changes.notices_done.push(*notice_id);
+                if self.may_sell(*reservation_id, changes) {
+                    self.sell(*reservation_id, now, changes);
+                }
+                Outcome::Applied
+            }
+        }
+    }
+
+    /// The answer to a hold that was accepted before, or whose ids were used for another.
+    fn duplicate(&self, command: &Command<Kind>, reservation_id: ReservationId) -> Option<Outcome> {
+        let (fingerprint, hold) = match self.commands.get(&command.id) {
+            Some(Accepted::Here(id)) => {
+                let known = &self.reservations[id];
+                (known.fingerprint, known.hold(self.schedule_id))
+            }
+            Some(Accepted::Elsewhere(fingerprint, hold)) => (*fingerprint, hold.clone()),
+            None if self.reservations.contains_key(&reservation_id) => {
+                return Some(Outcome::Refused(Refusal::KeyReused));
+            }
+            None => return None,
+        };
+        Some(if fingerprint == command.fingerprint {
+            Outcome::Held(hold)
+        } else {
+            Outcome::Refused(Refusal::KeyReused)
+        })
+    }
+
+    /// Whether the user may have these seats now, and which lapsed holds must end for it: those
+    /// that the seats belong to, and the user's own, since they don't count any more.
+    fn may_hold(
+        &self,
+        user: UserId,
+        seats: &[SeatNo],
+        now: Timestamp,
+    ) -> Result<Vec<ReservationId>, Refusal> {
+        self.is_selling(now)?;
+        if seats.is_empty()
+            || seats.iter().any(|&seat| self.seat_index(seat).is_none())
+            || is_named_twice(seats)
+        {
+            return Err(Refusal::UnknownSeat);
+        }
+
+        let mut lapsing = Vec::new();
+        let mut live_seats = seats.len();
+        for id in self.live.get(&user).into_iter().flatten() {
+            let r = &self.reservations[id];
+            if r.is_due(now) {
+                lapsing.push(*id);
+            } else {
+                live_seats += r.seats.len();
+            }
+        }
+        let limit = self.policy.seats_per_user;
+        if u32::try_from(live_seats).is_ok_and(|n| n <= limit) {
+            self.are_available(seats, now, &mut lapsing)?;
+            Ok(lapsing)
+        } else {
+            Err(Refusal::SeatLimitExceeded { limit })
+        }
+    }
+
+    /// What is over for good is said before what may yet begin.
+    fn is_selling(&self, now: Timestamp) -> Result<(), Refusal> {
+        let Policy {
+            state,
+            booking_opens_at,
+            booking_closes_at,
+            ..
+        } = self.policy;
+        match state {
+            SaleState::Closed => Err(Refusal::SaleClosed),
+            SaleState::Open | SaleState::Paused if now >= booking_closes_at => {
+                Err(Refusal::SaleClosed)
+            }
+            SaleState::Paused => Err(Refusal::SaleNotOpen),
+            SaleState::Open if now < booking_opens_at => Err(Refusal::SaleNotOpen),
+            SaleState::Open => Ok(()),
+        }
+    }
+
+    fn are_available(
+        &self,
+        seats: &[SeatNo],
+        now: Timestamp,
+        lapsing: &mut Vec<ReservationId>,
+    ) -> Result<(), Refusal> {
+        let mut taken = Vec::new();
+        for &seat in seats {
+            let Some(claim) = self.claim(seat) else {
+                continue;
+            };
+            let holder = claim
+                .reservation
+                .and_then(|id| self.reservations.get(&id))
+                .filter(|r| r.is_due(now));
+            match holder {
+                Some(r) if lapsing.contains(&r.reservation_id) => {}
+                Some(r) => lapsing.push(r.reservation_id),
+                None => taken.push(seat),
+            }
+        }
+        if taken.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::SeatUnavailable { seats: taken })
+        }
+    }
+
+    /// A hold that is due lapses even if its owner wanted to give it back: the end was first.
+    fn release(
+        &mut self,
+        user: UserId,
+        id: ReservationId,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let Some(r) = self.reservations.get(&id).filter(|r| r.user_id == user) else {
+            return Outcome::Refused(Refusal::NotFound);
+        };
+        let status = match r.status {
+            ReservationStatus::Held if r.is_due(now) => {
+                self.end(id, ReservationStatus::Expired, now, changes);
+                ReservationStatus::Expired
+            }
+            ReservationStatus::Held => {
+                self.end(id, ReservationStatus::Released, now, changes);
+                ReservationStatus::Released
+            }
+            ended @ (ReservationStatus::Paid
+            | ReservationStatus::Expired
+            | ReservationStatus::Released
+            | ReservationStatus::Cancelled) => ended,
+        };
+        if status == ReservationStatus::Released {
+            Outcome::Released { reservation_id: id }
+        } else {
+            Outcome::Refused(Refusal::StateConflict { status })
+        }
+    }
+
+    fn expire(
+        &mut self,
+        id: ReservationId,
+        expires_at: Timestamp,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let Some(r) = self.reservations.get(&id) else {
+            return Outcome::Applied;
+        };
+        if r.expires_at != expires_at || now < expires_at {
+            return Outcome::Refused(Refusal::NotDue);
+        }
+        if r.is_due(now) {
+            self.end(id, ReservationStatus::Expired, now, changes);
+        }
+        Outcome::Applied
+    }
+
+    /// A paid reservation that is not live here was ended by this very batch, whose conditional
+    /// update will miss; or the notice is about nothing. Neither is a reason to sell.
+    fn may_sell(&self, id: ReservationId, changes: &Changes) -> bool {
+        let r = self.reservations.get(&id);
+        r.is_some_and(|r| r.status.is_live()) && !changes.has_made(id)
+    }
+}
+
+/// Whether a seat is there twice; without allocating for as many as people buy.
+fn is_named_twice(seats: &[SeatNo]) -> bool {
+    const FEW: usize = 16;
+    if seats.len() <= FEW {
+        return (1..seats.len()).any(|at| seats[..at].contains(&seats[at]));
+    }
+    let mut sorted = seats.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}

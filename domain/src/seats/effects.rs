@@ -1,0 +1,148 @@
+//! The effects of decisions on the state and on what must be written. What must hold is asserted
+//! here, in release builds too: a wrong write is worse than a stopped partition.
+
+use super::{Changes, Claim, Ended, Reservation, Sale};
+use onsale_schema::message::Command;
+use onsale_schema::seats::{Fact, Hold, Kind};
+use onsale_schema::status::{ClaimState, ReservationStatus};
+use onsale_schema::{Money, ReservationId, SeatNo, Timestamp};
+
+impl Sale {
+    /// Gives seats that were checked to be free.
+    pub(super) fn grant(
+        &mut self,
+        command: &Command<Kind>,
+        reservation_id: ReservationId,
+        seats: &[SeatNo],
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Hold {
+        let claim = Claim {
+            reservation: Some(reservation_id),
+            state: ClaimState::Held,
+        };
+        let mut total = Money::ZERO;
+        for &seat in seats {
+            let at = self.seat_index(seat).expect("the seats were checked");
+            let before = self.claims[at].replace(claim);
+            assert!(before.is_none(), "S1: seat {seat:?} is free when granted");
+            changes
+                .claims
+                .record(self.schedule_id, seat, None, Some(claim));
+            total = total + self.prices[at];
+        }
+        let r = Reservation {
+            reservation_id,
+            user_id: command.user,
+            command_id: command.id,
+            fingerprint: command.fingerprint,
+            seats: seats.to_vec(),
+            total,
+            seat_limit: self.policy.seats_per_user,
+            status: ReservationStatus::Held,
+            held_at: now,
+            expires_at: now.plus_ms(self.policy.hold_ms),
+            ended_at: None,
+        };
+        r.assert_valid();
+        let hold = r.hold(self.schedule_id);
+        self.latest = now;
+        self.facts.push(Fact::Held {
+            user_id: command.user,
+            command_id: command.id,
+            hold: hold.clone(),
+        });
+        changes.make(self.schedule_id, r.clone());
+        self.insert(r);
+        hold
+    }
+
+    /// Turns a live reservation's seats into sold ones; its row is PAID already.
+    pub(super) fn sell(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
+        let r = self
+            .reservations
+            .get_mut(&id)
+            .expect("only known reservations are sold");
+        assert!(r.status.is_live(), "S4");
+        r.status = ReservationStatus::Paid;
+        self.due.remove(&(r.expires_at, id));
+        let sold = Claim {
+            reservation: Some(id),
+            state: ClaimState::Sold,
+        };
+        let mut is_new = false;
+        for &seat in &r.seats {
+            let at = seat.index().expect("a reservation's seats are seats");
+            let before = self.claims[at].replace(sold);
+            assert_eq!(
+                before.and_then(|claim| claim.reservation),
+                Some(id),
+                "S3: a live reservation has its seats"
+            );
+            changes
+                .claims
+                .record(self.schedule_id, seat, before, Some(sold));
+            is_new |= before != Some(sold);
+        }
+        if is_new {
+            self.facts.push(Fact::Sold {
+                reservation_id: id,
+                at: now,
+            });
+        }
+    }
+
+    /// Ends a hold and frees its seats.
+    pub(super) fn end(
+        &mut self,
+        id: ReservationId,
+        status: ReservationStatus,
+        at: Timestamp,
+        changes: &mut Changes,
+    ) {
+        let r = self
+            .reservations
+            .get_mut(&id)
+            .expect("only known holds are ended");
+        assert_eq!(r.status, ReservationStatus::Held, "S4");
+        assert!(!status.is_live(), "S4");
+        assert!(r.held_at <= at, "S2: an end is not before its beginning");
+        r.status = status;
+        r.ended_at = Some(at);
+        self.latest = at;
+
+        let was_due = self.due.remove(&(r.expires_at, id));
+        assert!(was_due, "every hold has its end in the order");
+        let of_user = self
+            .live
+            .get_mut(&r.user_id)
+            .expect("a hold is one of its user's");
+        of_user.retain(|other| *other != id);
+        if of_user.is_empty() {
+            self.live.remove(&r.user_id);
+        }
+
+        let held = Some(Claim {
+            reservation: Some(id),
+            state: ClaimState::Held,
+        });
+        for &seat in &r.seats {
+            let index = seat.index().expect("a reservation's seats are seats");
+            let before = self.claims[index].take();
+            assert_eq!(before, held, "S3: a hold has its seats");
+            changes.claims.record(self.schedule_id, seat, before, None);
+        }
+        changes.end(Ended {
+            reservation_id: id,
+            schedule_id: self.schedule_id,
+            from: ReservationStatus::Held,
+            to: status,
+            at,
+        });
+        self.facts.push(Fact::Ended {
+            reservation_id: id,
+            status,
+            at,
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! What is asked: holds new and old, ends, payments' notices and ticks, valid and not, with times
+//! that mostly creep and sometimes jump.
+
+use super::common::{notice_id, schedule_id, user};
+use super::model::Foreign;
+use super::{Step, World};
+use onsale_domain::seats::Times;
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::seats::{Hold, Kind};
+use onsale_schema::{CommandId, Money, ReservationId, SeatNo, Timestamp, UserId};
+
+impl World {
+    pub fn step(&mut self) -> Step {
+        self.now = self.now.plus_ms(match self.rng.range(1, 400) {
+            1 => 25 * 3600 * 1000,
+            2..=40 => self.rng.range(1, 20) * 1000,
+            41..=250 => self.rng.range(1, 900),
+            _ => 0,
+        });
+        if self.rng.percent(10) {
+            return Step::Tick {
+                now: self.now.plus_ms(self.rng.range(-2, 2) * 1000),
+                max: usize::try_from(self.rng.range(1, 3)).unwrap(),
+            };
+        }
+        let times = Times {
+            business: self.now,
+            clock: self.now.plus_ms(self.rng.range(-100, 2000)),
+        };
+        let command = match self.rng.range(1, 20) {
+            1..=9 => self.new_hold(),
+            10..=11 => self.hold_again(),
+            12..=14 => self.release(),
+            15..=17 => self.expire(),
+            _ => self.paid(),
+        };
+        Step::Command(command, times)
+    }
+
+    fn command(&mut self, user: UserId, kind: Kind) -> Command<Kind> {
+        let patience_ms = if self.rng.percent(5) { 500 } else { 5000 };
+        Command {
+            id: CommandId(self.rng.uuid()),
+            user,
+            fingerprint: Fingerprint(self.rng.uuid()),
+            deadline: self.now.plus_ms(patience_ms),
+            trace: None,
+            kind,
+        }
+    }
+
+    fn somebody(&mut self) -> UserId {
+        user(u128::try_from(self.rng.range(1, 4)).unwrap())
+    }
+
+    fn seats(&mut self) -> Vec<SeatNo> {
+        let last = i64::try_from(self.rows.prices.len()).unwrap() - 1;
+        let last = if self.rng.percent(4) { last + 1 } else { last };
+        let first = if self.rng.percent(2) { -1 } else { 0 };
+        let count = if self.rng.percent(2) {
+            0
+        } else {
+            self.rng.range(1, 3)
+        };
+        let mut seats: Vec<SeatNo> = (0..count)
+            .map(|_| SeatNo(i32::try_from(self.rng.range(first, last)).unwrap()))
+            .collect();
+        if self.rng.percent(80) {
+            seats.sort_unstable();
+            seats.dedup();
+        }
+        seats
+    }
+
+    fn new_hold(&mut self) -> Command<Kind> {
+        let kind = Kind::Hold {
+            reservation_id: ReservationId(self.rng.uuid()),
+            schedule_id: self.rows.schedule,
+            seats: self.seats(),
+        };
+        let user = self.somebody();
+        let command = self.command(user, kind);
+        if self.rng.percent(4) {
+            self.accept_elsewhere(&command);
+        }
+        self.asked.push(command.clone());
+        command
+    }
+
+    /// The same key was accepted for another schedule, with the same fingerprint only if the
+    /// digest failed us.
+    fn accept_elsewhere(&mut self, command: &Command<Kind>) {
+        let hold = Hold {
+            reservation_id: ReservationId(self.rng.uuid()),
+            schedule_id: schedule_id(2),
+            seats: vec![SeatNo(7)],
+            total: Money::won(7),
+            held_at: self.now,
+            expires_at: self.now.plus_ms(1000),
+        };
+        let fingerprint = if self.rng.percent(50) {
+            command.fingerprint
+        } else {
+            Fingerprint(self.rng.uuid())
+        };
+        self.rows
+            .foreign
+            .insert(command.id, (fingerprint, hold.clone()));
+        self.model.foreign.push(Foreign {
+            command: command.id,
+            fingerprint,
+            hold,
+            known: false,
+        });
+    }
+
+    /// A redelivery, a retry, a reused key, or an id that somebody else has.
+    fn hold_again(&mut self) -> Command<Kind> {
+        let Some(mut command) = self.rng.pick(&self.asked).cloned() else {
+            return self.new_hold();
+        };
+        command.deadline = self.now.plus_ms(5000);
+        let is_redelivery = self.rng.percent(30);
+        let is_reuse = self.rng.percent(30);
+        let other_id = ReservationId(self.rng.uuid());
+        let other_seats = self.seats();
+        if let Kind::Hold {
+            reservation_id,
+            seats,
+            ..
+        } = &mut command.kind
+            && !is_redelivery
+        {
+            *reservation_id = other_id;
+            if is_reuse {
+                *seats = other_seats;
+                command.fingerprint = Fingerprint(self.rng.uuid());
+            }
+        }
+        command
+    }
+
+    fn release(&mut self) -> Command<Kind> {
+        let (id, owner, _) = self.some_reservation();
+        let by = if self.rng.percent(85) {
+            owner
+        } else {
+            self.somebody()
+        };
+        let kind = Kind::Release {
+            reservation_id: id,
+            schedule_id: self.rows.schedule,
+        };
+        self.command(by, kind)
+    }
+
+    fn expire(&mut self) -> Command<Kind> {
+        let (id, _, expires_at) = self.some_reservation();
+        let is_other = self.rng.percent(10);
+        let kind = Kind::Expire {
+            reservation_id: id,
+            schedule_id: self.rows.schedule,
+            expires_at: expires_at.plus_ms(if is_other { -1000 } else { 0 }),
+        };
+        self.command(user(0), kind)
+    }
+
+    fn paid(&mut self) -> Command<Kind> {
+        let known = self.rng.pick(&self.notices).copied();
+        let (notice_id, id) = known.unwrap_or((notice_id(7), ReservationId(self.rng.uuid())));
+        let kind = Kind::Paid {
+            notice_id,
+            reservation_id: id,
+            schedule_id: self.rows.schedule,
+        };
+        self.command(user(0), kind)
+    }
+
+    /// One that was asked for, whether it was accepted or not.
+    fn some_reservation(&mut self) -> (ReservationId, UserId, Timestamp) {
+        let hold_ms = self.rows.policy.hold_ms;
+        let Some(command) = self.rng.pick(&self.asked) else {
+            return (ReservationId(self.rng.uuid()), self.somebody(), self.now);
+        };
+        let id = match &command.kind {
+            Kind::Hold { reservation_id, .. } => *reservation_id,
+            Kind::Release { .. } | Kind::Expire { .. } | Kind::Paid { .. } => {
+                unreachable!("only holds are asked for again")
+            }
+        };
+        let row = self.rows.reservations.get(&id);
+        let expires_at = row.map_or(self.now.plus_ms(hold_ms), |r| r.expires_at);
+        (id, command.user, expires_at)
+    }
+}

@@ -1,0 +1,355 @@
+//! Random histories of one schedule, decided by the real code and by a naive model: batches,
+//! retries, reused keys, deadlines, time jumps, ticks, payments that race with the owner, owners
+//! that start from the rows. Every batch must agree and leave the invariants true.
+//!
+//! A failure says its seed; `ONSALE_TEST_SEED=<seed>` replays it.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod asked;
+#[path = "../common/mod.rs"]
+mod common;
+mod model;
+mod rows;
+
+use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
+use model::{Foreign, Model};
+use onsale_domain::seats::{Changes, Claim, Policy, Sale, Times};
+use onsale_schema::message::Command;
+use onsale_schema::seats::{Kind, Outcome, Refusal};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::{CommandId, Money, NoticeId, ReservationId, SeatNo, Timestamp};
+use rows::{Miss, Rows};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+const HISTORIES: u64 = 10_000;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+#[test]
+fn decisions_agree_with_the_model_and_keep_the_invariants() {
+    let seen = RefCell::new(Seen::new());
+    for_seeds(HISTORIES, |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..world.rng.range(3, 16) {
+            world.batch(&mut seen.borrow_mut());
+        }
+    });
+    let seen = seen.into_inner();
+    println!("{seen:#?}");
+    if !is_replay() {
+        for what in EXPECTED {
+            let count = seen.get(what).copied().unwrap_or_default();
+            assert!(count >= 100, "{what} was seen {count} times only");
+        }
+    }
+}
+
+/// How often something happened, so that a generator which no longer reaches it is noticed.
+type Seen = BTreeMap<&'static str, u64>;
+
+const EXPECTED: [&str; 16] = [
+    "held",
+    "held before",
+    "released",
+    "applied",
+    "command expired",
+    "key reused",
+    "unknown seat",
+    "sale not open",
+    "sale closed",
+    "seat limit exceeded",
+    "seat unavailable",
+    "not found",
+    "state conflict",
+    "not due",
+    "payment was quicker",
+    "accepted elsewhere",
+];
+
+fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
+    match outcome {
+        Outcome::Held(hold) if hold.held_at < asked_at => "held before",
+        Outcome::Held(_) => "held",
+        Outcome::Released { .. } => "released",
+        Outcome::Applied => "applied",
+        Outcome::DeadLettered => "dead-lettered",
+        Outcome::Refused(refusal) => match refusal {
+            Refusal::CommandExpired => "command expired",
+            Refusal::KeyReused => "key reused",
+            Refusal::UnknownSchedule => "unknown schedule",
+            Refusal::UnknownSeat => "unknown seat",
+            Refusal::SaleNotOpen => "sale not open",
+            Refusal::SaleClosed => "sale closed",
+            Refusal::SeatLimitExceeded { .. } => "seat limit exceeded",
+            Refusal::SeatUnavailable { .. } => "seat unavailable",
+            Refusal::NotFound => "not found",
+            Refusal::StateConflict { .. } => "state conflict",
+            Refusal::NotDue => "not due",
+        },
+    }
+}
+
+/// A part of a batch.
+#[derive(Clone, Debug)]
+enum Step {
+    Command(Command<Kind>, Times),
+    Tick { now: Timestamp, max: usize },
+}
+
+struct World {
+    rng: Rng,
+    now: Timestamp,
+    rows: Rows,
+    model: Model,
+    sale: Sale,
+    /// When the batch begins: what ended a day before may be forgotten.
+    batch_at: Timestamp,
+    /// What ended before is forgotten.
+    since: Timestamp,
+    /// Whether the sale forgot something since it was loaded.
+    has_pruned: bool,
+    /// Holds that were asked for, to be asked for again.
+    asked: Vec<Command<Kind>>,
+    /// Notices that were sent, to be sent again.
+    notices: Vec<(NoticeId, ReservationId)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let schedule = schedule_id(1);
+        let seats = rng.range(3, 8);
+        let now = at_s(1_000_000);
+        let policy = Policy {
+            state: match rng.range(1, 20) {
+                1 => SaleState::Paused,
+                2 => SaleState::Closed,
+                _ => SaleState::Open,
+            },
+            booking_opens_at: now.plus_ms(rng.range(-100, 10) * 1000),
+            booking_closes_at: now.plus_ms(rng.range(20, 1000) * 1000),
+            hold_ms: rng.range(1, 20) * 1000,
+            seats_per_user: u32::try_from(rng.range(1, 4)).unwrap(),
+        };
+        let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
+        let mut rows = Rows {
+            schedule,
+            policy,
+            shown: vec![None; prices.len()],
+            prices: prices.clone(),
+            reservations: Default::default(),
+            claims: Default::default(),
+            map_version: rng.range(0, 3),
+            foreign: Default::default(),
+            open_notices: Default::default(),
+        };
+        let mut model = Model {
+            schedule,
+            policy,
+            prices,
+            blocked: Vec::new(),
+            entries: Vec::new(),
+            foreign: Vec::new(),
+            facts: Vec::new(),
+        };
+        if rng.percent(30) {
+            let state = ClaimState::Blocked;
+            let block = Claim {
+                reservation: None,
+                state,
+            };
+            rows.claims.insert(SeatNo(0), block);
+            rows.shown[0] = Some(state);
+            model.blocked.push(SeatNo(0));
+        }
+        let since = now.plus_ms(-DAY_MS);
+        Self {
+            sale: rows.load(since),
+            rng,
+            now,
+            rows,
+            model,
+            batch_at: now,
+            since,
+            has_pruned: false,
+            asked: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    fn batch(&mut self, seen: &mut Seen) {
+        self.batch_at = self.now;
+        if self.rng.percent(30) {
+            self.settle();
+        }
+        if self.rng.percent(30) {
+            self.reload();
+        } else if self.rng.percent(10) {
+            self.prune();
+        }
+        let steps: Vec<Step> = (0..self.rng.range(1, 8)).map(|_| self.step()).collect();
+        let mut known = Vec::new();
+        let mut is_racing = self.rng.percent(30);
+        loop {
+            let model_before = self.model.clone();
+            let mut changes = Changes::default();
+            let ours = self.run(&steps, &mut changes);
+            let theirs = self.run_model(&steps);
+            assert_eq!(ours, theirs, "{steps:#?}");
+            if std::mem::take(&mut is_racing) {
+                self.settle();
+            }
+            match self.rows.commit(&changes) {
+                Ok(()) => {
+                    self.compare(&changes);
+                    for outcome in &ours {
+                        *seen.entry(name(outcome, self.batch_at)).or_default() += 1;
+                    }
+                    return;
+                }
+                Err(miss) => {
+                    self.model = model_before;
+                    let why = match miss {
+                        Miss::Conditional => "payment was quicker",
+                        Miss::Known(commands) => {
+                            known.extend(commands);
+                            "accepted elsewhere"
+                        }
+                    };
+                    *seen.entry(why).or_default() += 1;
+                    self.reload();
+                    self.tell(&known);
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, steps: &[Step], changes: &mut Changes) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for step in steps {
+            match step {
+                Step::Command(command, times) => {
+                    outcomes.push(self.sale.decide(command, *times, changes));
+                }
+                Step::Tick { now, max } => {
+                    let due = self.sale.next_due().is_some_and(|due| due <= *now);
+                    let lapsed = self.sale.lapse_due(*now, *max, changes);
+                    assert!(lapsed <= *max && (!due || lapsed > 0));
+                }
+            }
+        }
+        self.sale.seal(self.now, changes);
+        outcomes
+    }
+
+    fn run_model(&mut self, steps: &[Step]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        self.model.facts.clear();
+        for step in steps {
+            match step {
+                Step::Command(command, times) => outcomes.push(self.model.decide(command, *times)),
+                Step::Tick { now, max } => self.model.tick(*now, *max),
+            }
+        }
+        outcomes
+    }
+
+    /// After a commit: rows, facts, map and memory all say the same.
+    fn compare(&self, changes: &Changes) {
+        let mut has_unseen_payment = false;
+        assert_eq!(self.rows.reservations.len(), self.model.entries.len());
+        for entry in &self.model.entries {
+            let row = &self.rows.reservations[&entry.hold.reservation_id];
+            let is_unseen =
+                row.status == ReservationStatus::Paid && entry.status == ReservationStatus::Held;
+            has_unseen_payment |= is_unseen;
+            assert!(is_unseen || row.status == entry.status, "{row:?} {entry:?}");
+            assert_eq!(row.ended_at, entry.ended_at);
+            assert_eq!(row.seats, entry.hold.seats);
+            assert_eq!(row.total, entry.hold.total);
+            assert_eq!(row.expires_at, entry.hold.expires_at);
+        }
+        let mut facts = self.model.facts.clone();
+        for fact in changes.facts.iter().flat_map(|facts| &facts.facts) {
+            let at = facts.iter().position(|expected| expected == fact);
+            facts.swap_remove(at.unwrap_or_else(|| panic!("not a fact: {fact:?}")));
+        }
+        assert!(facts.is_empty(), "unsaid: {facts:?}");
+        assert_eq!(self.rows.shown, self.model.map());
+        self.rows.check();
+        if !has_unseen_payment && !self.has_pruned && !self.model.foreign.iter().any(|f| f.known) {
+            assert_eq!(self.sale, self.rows.load(self.since), "rows say it all");
+        }
+    }
+
+    /// A new owner starts from the rows.
+    fn reload(&mut self) {
+        self.since = self.batch_at.plus_ms(-DAY_MS);
+        self.has_pruned = false;
+        self.sale = self.rows.load(self.since);
+        for entry in &mut self.model.entries {
+            let row = &self.rows.reservations[&entry.hold.reservation_id];
+            if row.status == ReservationStatus::Paid {
+                entry.status = ReservationStatus::Paid;
+            }
+            entry.known = row.ended_at.is_none_or(|ended_at| ended_at >= self.since);
+        }
+        self.model
+            .foreign
+            .retain(|foreign| foreign.hold.schedule_id != self.rows.schedule);
+        for foreign in &mut self.model.foreign {
+            foreign.known = false;
+        }
+    }
+
+    fn prune(&mut self) {
+        self.since = self.batch_at.plus_ms(-DAY_MS);
+        self.has_pruned = true;
+        self.sale.prune(self.since);
+        for entry in &mut self.model.entries {
+            entry.known = entry.ended_at.is_none_or(|ended_at| ended_at >= self.since);
+        }
+        for foreign in &mut self.model.foreign {
+            foreign.known &= foreign.hold.expires_at >= self.since;
+        }
+    }
+
+    /// Conflicts have shown that these were accepted before.
+    fn tell(&mut self, commands: &[CommandId]) {
+        for command in commands {
+            let (fingerprint, hold) = self.rows.accepted(*command).expect("it conflicted");
+            self.sale.load_foreign(*command, fingerprint, hold.clone());
+            match self
+                .model
+                .foreign
+                .iter_mut()
+                .find(|f| f.command == *command)
+            {
+                Some(foreign) => foreign.known = true,
+                None => self.model.foreign.push(Foreign {
+                    command: *command,
+                    fingerprint,
+                    hold,
+                    known: true,
+                }),
+            }
+        }
+    }
+
+    /// Settlement makes a held row PAID, and sends a notice that comes later or twice.
+    fn settle(&mut self) {
+        let clock = self.now.plus_ms(self.rng.range(-3, 3) * 1000);
+        let rows = self.rows.reservations.values_mut();
+        let payable: Vec<_> = rows
+            .filter(|r| r.status == ReservationStatus::Held && r.expires_at > clock)
+            .map(|r| r.reservation_id)
+            .collect();
+        if let Some(&id) = self.rng.pick(&payable) {
+            self.rows.reservations.get_mut(&id).unwrap().status = ReservationStatus::Paid;
+            let notice = NoticeId(self.rng.uuid());
+            self.rows.open_notices.insert(notice);
+            self.notices.push((notice, id));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A second, naive opinion on what the owner of a schedule decides: a list of reservations, and
+//! nothing that is kept besides. It shares no code with the decisions that it judges.
+
+use onsale_domain::seats::{Policy, Times};
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Refusal};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub user: UserId,
+    pub command: CommandId,
+    pub fingerprint: Fingerprint,
+    pub hold: Hold,
+    pub status: ReservationStatus,
+    pub ended_at: Option<Timestamp>,
+    /// Whether the map shows its seats as sold.
+    pub sold: bool,
+    /// Whether the owner has it in memory: it forgets old ones.
+    pub known: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    pub command: CommandId,
+    pub fingerprint: Fingerprint,
+    pub hold: Hold,
+    /// Whether a conflict has told the owner about it.
+    pub known: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub schedule: ScheduleId,
+    pub policy: Policy,
+    pub prices: Vec<Money>,
+    pub blocked: Vec<SeatNo>,
+    pub entries: Vec<Entry>,
+    pub foreign: Vec<Foreign>,
+    /// Of the current batch.
+    pub facts: Vec<Fact>,
+}
+
+impl Model {
+    pub fn decide(&mut self, command: &Command<Kind>, times: Times) -> Outcome {
+        let now = self.time(times.business);
+        match &command.kind {
+            Kind::Hold {
+                reservation_id,
+                seats,
+                ..
+            } => match self.refuse_hold(command, *reservation_id, seats, times.clock, now) {
+                Some(outcome) => outcome,
+                None => Outcome::Held(self.hold(command, *reservation_id, seats, now)),
+            },
+            Kind::Release { reservation_id, .. } => {
+                let Some(at) = self.find(*reservation_id) else {
+                    return Outcome::Refused(Refusal::NotFound);
+                };
+                if self.entries[at].user != command.user {
+                    return Outcome::Refused(Refusal::NotFound);
+                }
+                if self.is_due(at, now) {
+                    self.end(at, ReservationStatus::Expired, now);
+                } else if self.entries[at].status == ReservationStatus::Held {
+                    self.end(at, ReservationStatus::Released, now);
+                }
+                match self.entries[at].status {
+                    ReservationStatus::Released => Outcome::Released {
+                        reservation_id: *reservation_id,
+                    },
+                    status => Outcome::Refused(Refusal::StateConflict { status }),
+                }
+            }
+            Kind::Expire {
+                reservation_id,
+                expires_at,
+                ..
+            } => match self.find(*reservation_id) {
+                Some(at)
+                    if self.entries[at].hold.expires_at != *expires_at || *expires_at > now =>
+                {
+                    Outcome::Refused(Refusal::NotDue)
+                }
+                Some(at) => {
+                    if self.is_due(at, now) {
+                        self.end(at, ReservationStatus::Expired, now);
+                    }
+                    Outcome::Applied
+                }
+                None => Outcome::Applied,
+            },
+            Kind::Paid { reservation_id, .. } => {
+                if let Some(at) = self.find(*reservation_id)
+                    && self.entries[at].ended_at.is_none()
+                {
+                    let entry = &mut self.entries[at];
+                    entry.status = ReservationStatus::Paid;
+                    if !entry.sold {
+                        entry.sold = true;
+                        self.facts.push(Fact::Sold {
+                            reservation_id: *reservation_id,
+                            at: now,
+                        });
+                    }
+                }
+                Outcome::Applied
+            }
+        }
+    }
+
+    pub fn tick(&mut self, now: Timestamp, max: usize) {
+        let now = self.time(now);
+        for _ in 0..max {
+            let due = (0..self.entries.len()).filter(|at| self.is_due(*at, now));
+            let first = due.min_by_key(|at| {
+                let hold = &self.entries[*at].hold;
+                (hold.expires_at, hold.reservation_id)
+            });
+            if let Some(at) = first {
+                self.end(at, ReservationStatus::Expired, now);
+            }
+        }
+    }
+
+    /// What everybody's map must show, by seat.
+    pub fn map(&self) -> Vec<Option<ClaimState>> {
+        let state = |seat: SeatNo| {
+            if self.blocked.contains(&seat) {
+                return Some(ClaimState::Blocked);
+            }
+            let entry = self.entries.iter().find(|e| has_seat(e, seat))?;
+            Some(if entry.sold {
+                ClaimState::Sold
+            } else {
+                ClaimState::Held
+            })
+        };
+        let count = i32::try_from(self.prices.len()).expect("few seats");
+        (0..count).map(|no| state(SeatNo(no))).collect()
+    }
+
+    fn refuse_hold(
+        &self,
+        command: &Command<Kind>,
+        id: ReservationId,
+        seats: &[SeatNo],
+        clock: Timestamp,
+        now: Timestamp,
+    ) -> Option<Outcome> {
+        let here = self.entries.iter().filter(|e| e.known);
+        let mut accepted = here
+            .map(|e| (e.command, e.fingerprint, &e.hold))
+            .chain(
+                (self.foreign.iter().filter(|f| f.known))
+                    .map(|f| (f.command, f.fingerprint, &f.hold)),
+            )
+            .filter(|(known, _, _)| *known == command.id);
+        if let Some((_, fingerprint, hold)) = accepted.next() {
+            return Some(if fingerprint == command.fingerprint {
+                Outcome::Held(hold.clone())
+            } else {
+                Outcome::Refused(Refusal::KeyReused)
+            });
+        }
+        let refusal = if self.find(id).is_some() {
+            Refusal::KeyReused
+        } else if clock > command.deadline {
+            Refusal::CommandExpired
+        } else if self.policy.state == SaleState::Closed || now >= self.policy.booking_closes_at {
+            Refusal::SaleClosed
+        } else if self.policy.state == SaleState::Paused || now < self.policy.booking_opens_at {
+            Refusal::SaleNotOpen
+        } else if seats.is_empty()
+            || seats
+                .iter()
+                .any(|s| s.0 < 0 || s.0 as usize >= self.prices.len())
+            || seats
+                .iter()
+                .any(|s| seats.iter().filter(|t| *t == s).count() > 1)
+        {
+            Refusal::UnknownSeat
+        } else if self.live_seats(command.user, now) + seats.len()
+            > self.policy.seats_per_user as usize
+        {
+            Refusal::SeatLimitExceeded {
+                limit: self.policy.seats_per_user,
+            }
+        } else {
+            let is_taken = |seat: &SeatNo| {
+                self.blocked.contains(seat)
+                    || (0..self.entries.len())
+                        .any(|at| has_seat(&self.entries[at], *seat) && !self.is_due(at, now))
+            };
+            let seats: Vec<SeatNo> = seats.iter().copied().filter(is_taken).collect();
+            if seats.is_empty() {
+                return None;
+            }
+            Refusal::SeatUnavailable { seats }
+        };
+        Some(Outcome::Refused(refusal))
+    }
+
+    fn hold(
+        &mut self,
+        command: &Command<Kind>,
+        id: ReservationId,
+        seats: &[SeatNo],
+        now: Timestamp,
+    ) -> Hold {
+        for at in 0..self.entries.len() {
+            let entry = &self.entries[at];
+            let wanted = seats.iter().any(|seat| has_seat(entry, *seat));
+            if (wanted || entry.user == command.user) && self.is_due(at, now) {
+                self.end(at, ReservationStatus::Expired, now);
+            }
+        }
+        let hold = Hold {
+            reservation_id: id,
+            schedule_id: self.schedule,
+            seats: seats.to_vec(),
+            total: seats.iter().map(|s| self.prices[s.0 as usize]).sum(),
+            held_at: now,
+            expires_at: now.plus_ms(self.policy.hold_ms),
+        };
+        self.entries.push(Entry {
+            user: command.user,
+            command: command.id,
+            fingerprint: command.fingerprint,
+            hold: hold.clone(),
+            status: ReservationStatus::Held,
+            ended_at: None,
+            sold: false,
+            known: true,
+        });
+        self.facts.push(Fact::Held {
+            user_id: command.user,
+            command_id: command.id,
+            hold: hold.clone(),
+        });
+        hold
+    }
+
+    fn end(&mut self, at: usize, status: ReservationStatus, now: Timestamp) {
+        self.entries[at].status = status;
+        self.entries[at].ended_at = Some(now);
+        self.facts.push(Fact::Ended {
+            reservation_id: self.entries[at].hold.reservation_id,
+            status,
+            at: now,
+        });
+    }
+
+    /// Time as it is written never goes back.
+    fn time(&self, time: Timestamp) -> Timestamp {
+        let times = self
+            .entries
+            .iter()
+            .flat_map(|e| [Some(e.hold.held_at), e.ended_at]);
+        times.flatten().fold(time, Timestamp::max)
+    }
+
+    fn find(&self, id: ReservationId) -> Option<usize> {
+        self.entries
+            .iter()
+            .position(|e| e.known && e.hold.reservation_id == id)
+    }
+
+    fn is_due(&self, at: usize, now: Timestamp) -> bool {
+        let entry = &self.entries[at];
+        entry.status == ReservationStatus::Held && entry.hold.expires_at <= now
+    }
+
+    fn live_seats(&self, user: UserId, now: Timestamp) -> usize {
+        (0..self.entries.len())
+            .filter(|at| self.entries[*at].user == user && self.entries[*at].ended_at.is_none())
+            .filter(|at| !self.is_due(*at, now))
+            .map(|at| self.entries[at].hold.seats.len())
+            .sum()
+    }
+}
+
+fn has_seat(entry: &Entry, seat: SeatNo) -> bool {
+    entry.ended_at.is_none() && entry.hold.seats.contains(&seat)
+}

@@ -1,0 +1,221 @@
+//! The tables as the store would leave them: all of a batch or nothing, with the constraints of
+//! the migrations, and the invariants checked from the rows alone.
+
+use onsale_domain::seats::{Changes, Claim, Policy, Reservation, Sale};
+use onsale_schema::message::Fingerprint;
+use onsale_schema::seats::Hold;
+use onsale_schema::status::{ClaimState, ReservationStatus};
+use onsale_schema::{CommandId, Money, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+#[derive(Clone)]
+pub struct Rows {
+    pub schedule: ScheduleId,
+    pub policy: Policy,
+    pub prices: Vec<Money>,
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+    pub claims: BTreeMap<SeatNo, Claim>,
+    pub map_version: i64,
+    /// Accepted commands of other schedules.
+    pub foreign: HashMap<CommandId, (Fingerprint, Hold)>,
+    pub open_notices: BTreeSet<NoticeId>,
+    /// The map of somebody who follows the broadcasts.
+    pub shown: Vec<Option<ClaimState>>,
+}
+
+/// Why a batch can't be committed as it was decided.
+#[derive(Debug)]
+pub enum Miss {
+    /// A payment was quicker than an end.
+    Conditional,
+    /// These commands were accepted before.
+    Known(Vec<CommandId>),
+}
+
+impl Rows {
+    /// What the next owner knows: live reservations and those that ended since `since`.
+    pub fn load(&self, since: Timestamp) -> Sale {
+        let mut sale = Sale::new(
+            self.schedule,
+            self.policy,
+            self.prices.clone(),
+            self.map_version,
+        );
+        // Not in the order in which they were made.
+        for r in self.reservations.values() {
+            if r.ended_at.is_none_or(|ended_at| ended_at >= since) {
+                sale.load_reservation(r.clone());
+            }
+        }
+        for (seat, claim) in &self.claims {
+            sale.load_claim(*seat, claim.reservation, claim.state);
+        }
+        sale
+    }
+
+    /// The accepted hold of a command, wherever it lives.
+    pub fn accepted(&self, command: CommandId) -> Option<(Fingerprint, Hold)> {
+        let here = self.reservations.values().find(|r| r.command_id == command);
+        let here = here.map(|r| {
+            let hold = Hold {
+                reservation_id: r.reservation_id,
+                schedule_id: self.schedule,
+                seats: r.seats.clone(),
+                total: r.total,
+                held_at: r.held_at,
+                expires_at: r.expires_at,
+            };
+            (r.fingerprint, hold)
+        });
+        here.or_else(|| self.foreign.get(&command).cloned())
+    }
+
+    pub fn commit(&mut self, changes: &Changes) -> Result<(), Miss> {
+        let commands = changes
+            .reservations
+            .iter()
+            .map(|n| n.reservation.command_id);
+        let known: Vec<CommandId> = commands.filter(|c| self.accepted(*c).is_some()).collect();
+        if !known.is_empty() {
+            return Err(Miss::Known(known));
+        }
+        let is_as_expected =
+            |e: &onsale_domain::seats::Ended| self.reservations[&e.reservation_id].status == e.from;
+        if !changes.ended.iter().all(is_as_expected) {
+            return Err(Miss::Conditional);
+        }
+        for ended in &changes.ended {
+            assert_eq!(ended.from, ReservationStatus::Held, "S4");
+            let row = self.reservations.get_mut(&ended.reservation_id).unwrap();
+            (row.status, row.ended_at) = (ended.to, Some(ended.at));
+        }
+        for new in &changes.reservations {
+            let row = new.reservation.clone();
+            assert_eq!(new.schedule_id, self.schedule);
+            assert_ne!(row.status, ReservationStatus::Paid, "S4");
+            assert!(self.reservations.insert(row.reservation_id, row).is_none());
+        }
+        self.write_claims(changes);
+        for notice in &changes.notices_done {
+            self.open_notices.remove(notice);
+        }
+        self.follow(changes);
+        Ok(())
+    }
+
+    fn write_claims(&mut self, changes: &Changes) {
+        let net = changes.claims.net();
+        for delete in net.deletes {
+            let before = self.claims.remove(&delete.seat_no);
+            assert_eq!(before.expect("it is there").reservation, delete.from);
+        }
+        for update in net.updates {
+            let row = self.claims.get_mut(&update.seat_no).expect("it is there");
+            assert_eq!(row.reservation, update.from);
+            *row = Claim {
+                reservation: update.to,
+                state: update.state,
+            };
+        }
+        for insert in net.inserts {
+            let claim = Claim {
+                reservation: insert.reservation_id,
+                state: insert.state,
+            };
+            assert!(self.claims.insert(insert.seat_no, claim).is_none(), "S1");
+        }
+    }
+
+    /// The version grows by one, exactly when there is something to say, and nothing is said that
+    /// was so before.
+    fn follow(&mut self, changes: &Changes) {
+        assert_eq!(changes.maps.len(), changes.facts.len());
+        let Some(map) = changes.maps.first() else {
+            assert!(changes.reservations.is_empty() && changes.ended.is_empty());
+            return;
+        };
+        assert_eq!(changes.maps.len(), 1);
+        assert_eq!(map.from_version, self.map_version);
+        assert_eq!(map.version, self.map_version + 1);
+        assert_eq!(changes.facts[0].version, map.version);
+        assert!(!changes.facts[0].facts.is_empty());
+        self.map_version = map.version;
+        for (seat, state) in &map.changes {
+            let shown = &mut self.shown[seat.index().unwrap()];
+            assert_ne!(shown, state, "seat {seat:?} is not said to be what it was");
+            *shown = *state;
+        }
+    }
+
+    /// S1 to S5, from the rows.
+    pub fn check(&self) {
+        self.check_owners_never_overlapped();
+        self.check_claims_agree();
+        self.check_limits_were_kept();
+        let commands: BTreeSet<_> = self.reservations.values().map(|r| r.command_id).collect();
+        assert_eq!(commands.len(), self.reservations.len(), "I1");
+        for (at, shown) in self.shown.iter().enumerate() {
+            let seat = SeatNo(i32::try_from(at).unwrap());
+            assert_eq!(*shown, self.claims.get(&seat).map(|claim| claim.state));
+        }
+    }
+
+    /// S2. An owner who came and went at one moment never was one.
+    fn check_owners_never_overlapped(&self) {
+        let mut spans = Vec::new();
+        for r in self.reservations.values() {
+            let end = r.ended_at.map_or(i64::MAX, Timestamp::micros);
+            assert!(r.held_at.micros() <= end, "S2: {r:?}");
+            if r.held_at.micros() < end {
+                spans.extend(r.seats.iter().map(|seat| (*seat, r.held_at.micros(), end)));
+            }
+        }
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            let ((seat, _, end), (next_seat, start, _)) = (pair[0], pair[1]);
+            assert!(seat != next_seat || end <= start, "S2: {seat:?}");
+        }
+    }
+
+    /// S1 and S3. Each seat of a live reservation is claimed by it, and nothing else is claimed.
+    fn check_claims_agree(&self) {
+        let mut claimed = 0;
+        for r in self.reservations.values() {
+            assert_eq!(r.status.is_live(), r.ended_at.is_none());
+            if !r.status.is_live() {
+                continue;
+            }
+            for seat in &r.seats {
+                let claim = self.claims.get(seat).expect("S3: a live seat is claimed");
+                assert_eq!(claim.reservation, Some(r.reservation_id), "S1, S3");
+                assert!(
+                    claim.state == ClaimState::Held
+                        || (claim.state == ClaimState::Sold && r.status == ReservationStatus::Paid),
+                    "S3: {claim:?} {r:?}"
+                );
+                claimed += 1;
+            }
+        }
+        let blocked = self
+            .claims
+            .values()
+            .filter(|c| c.reservation.is_none())
+            .count();
+        assert_eq!(self.claims.len(), claimed + blocked, "S3: nobody's claims");
+    }
+
+    /// S5.
+    fn check_limits_were_kept(&self) {
+        let is_live_at = |r: &Reservation, at: Timestamp| {
+            r.held_at <= at && r.ended_at.is_none_or(|ended_at| at < ended_at)
+        };
+        for r in self.reservations.values() {
+            let all = self.reservations.values();
+            let seats: usize = all
+                .filter(|o| o.user_id == r.user_id && is_live_at(o, r.held_at))
+                .map(|o| o.seats.len())
+                .sum();
+            assert!(seats <= r.seat_limit as usize, "S5: {r:?}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One ingress: its connections, caches, background tasks and routes.
+
+use crate::auth::Tokens;
+use crate::batcher::{Batcher, Link};
+use crate::catalogue::{self, Catalogue};
+use crate::config::{Config, Flow};
+use crate::extract::BodyLimits;
+use crate::lag::Gate;
+use crate::lane::{Ledger, Seats, Settlement};
+use crate::layout::{self, Layouts};
+use crate::password::{self, Passwords};
+use crate::replies::Replies;
+use crate::seat_map::{self, SeatMaps};
+use crate::stack::{self, InvalidOrigin};
+use crate::token::Signer;
+use crate::{commands, health, payments, points, reservations, server, users};
+use async_nats::Subscriber;
+use axum::Router;
+use axum::routing::{delete, get, post};
+use onsale_platform::{Clock, db, nats};
+use onsale_schema::subjects::{InvalidPrefix, Subjects};
+use onsale_schema::{IngressId, Lane, PartitionNo};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How often the clock is compared with Postgres.
+const CLOCK_CHECK: Duration = Duration::from_secs(10);
+
+/// Why an ingress can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] nats::Error),
+    /// The subject prefix.
+    #[error(transparent)]
+    Prefix(#[from] InvalidPrefix),
+    /// The allowed origins.
+    #[error(transparent)]
+    Origin(#[from] InvalidOrigin),
+    /// Password hashing.
+    #[error(transparent)]
+    Password(#[from] password::Error),
+    /// The HTTP address.
+    #[error("can't listen on {addr}")]
+    Listen {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A background task ended, which none should.
+    #[error("a background task ended; the ingress can't go on")]
+    TaskEnded,
+}
+
+/// What handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// The parts of an [`App`].
+pub struct Parts {
+    /// Postgres.
+    pub pool: db::Pool,
+    /// NATS.
+    pub nats: async_nats::Client,
+    /// The clock, corrected to Postgres.
+    pub clock: Clock,
+    /// Partitions of the seats lane.
+    pub partitions: u16,
+    /// How commands flow.
+    pub flow: Flow,
+    /// Bounds of request bodies.
+    pub body_limits: BodyLimits,
+    /// How long a refresh token is valid, in seconds.
+    pub refresh_token_ttl_s: i64,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// Passwords.
+    pub passwords: Passwords,
+    /// Tokens of open commands.
+    pub signer: Signer,
+    /// Layouts.
+    pub layouts: Layouts,
+    /// Seat maps.
+    pub seat_maps: SeatMaps,
+    /// Concerts and schedules.
+    pub catalogue: Catalogue,
+    /// Back-pressure.
+    pub gate: Arc<Gate>,
+    /// The way to the owners.
+    pub batchers: Batchers,
+    /// Cancelled when the process begins to stop.
+    pub stopping: CancellationToken,
+}
+
+/// A batcher for each subject that commands go to.
+pub struct Batchers {
+    seats: Vec<Arc<Batcher<Seats>>>,
+    /// Of the ledger.
+    pub ledger: Arc<Batcher<Ledger>>,
+    /// Of settlement.
+    pub settlement: Arc<Batcher<Settlement>>,
+}
+
+impl Batchers {
+    fn new(link: &Link, subjects: &Subjects, partitions: u16, replies: &Replies) -> Self {
+        let seats = (0..partitions).map(|no| {
+            let subject = subjects.partition(Lane::Seats, PartitionNo(no));
+            Arc::new(Batcher::new(
+                link.clone(),
+                subject,
+                Arc::clone(&replies.seats),
+            ))
+        });
+        Self {
+            seats: seats.collect(),
+            ledger: Arc::new(Batcher::new(
+                link.clone(),
+                subjects.queue(Lane::Ledger),
+                Arc::clone(&replies.ledger),
+            )),
+            settlement: Arc::new(Batcher::new(
+                link.clone(),
+                subjects.queue(Lane::Settlement),
+                Arc::clone(&replies.settlement),
+            )),
+        }
+    }
+
+    /// Of a partition of the seats lane.
+    ///
+    /// # Panics
+    /// When there is no such partition.
+    #[must_use]
+    pub fn seats(&self, partition: PartitionNo) -> &Batcher<Seats> {
+        &self.seats[usize::from(partition.0)]
+    }
+
+    fn spawn(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        for batcher in &self.seats {
+            let (batcher, stop) = (Arc::clone(batcher), stop.clone());
+            tasks.spawn(async move { batcher.run(stop).await });
+        }
+        let (ledger, token) = (Arc::clone(&self.ledger), stop.clone());
+        tasks.spawn(async move { ledger.run(token).await });
+        let (settlement, token) = (Arc::clone(&self.settlement), stop.clone());
+        tasks.spawn(async move { settlement.run(token).await });
+    }
+}
+
+/// The subscriptions of an ingress; made before it listens.
+struct Subscriptions {
+    replies: Subscriber,
+    lags: Subscriber,
+    maps: Subscriber,
+}
+
+impl Subscriptions {
+    async fn new(
+        client: &async_nats::Client,
+        subjects: &Subjects,
+        ingress: IngressId,
+    ) -> Result<Self, nats::Error> {
+        let subscribe = async |subject: String| {
+            let made = client.subscribe(subject).await;
+            made.map_err(|error| nats::Error::Unavailable(error.to_string()))
+        };
+        let made = Self {
+            replies: subscribe(subjects.replies(ingress)).await?,
+            lags: subscribe(subjects.lags()).await?,
+            maps: subscribe(subjects.maps()).await?,
+        };
+        // So that the server knows of them before the first request is served.
+        let flushed = client.flush().await;
+        flushed.map_err(|error| nats::Error::Unavailable(error.to_string()))?;
+        Ok(made)
+    }
+}
+
+/// An ingress that listens.
+pub struct Ingress {
+    app: App,
+    router: Router,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    config: Config,
+    tasks: JoinSet<()>,
+    /// Ends the background tasks, after the last request.
+    stop: CancellationToken,
+}
+
+impl Ingress {
+    /// Connects to both servers, starts the background tasks and listens; [`Self::serve`] answers.
+    ///
+    /// # Errors
+    /// When a server can't be reached, the settings don't fit the database, or the address is
+    /// taken.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let common = &config.common;
+        let subjects = Subjects::new(&common.subject_prefix)?;
+        let pool = db::pool(&common.database_url, usize::from(common.db_pool))?;
+        db::agree_on_partitions(&pool, common.partitions).await?;
+        let clock = Clock::default();
+        db::measure_clock(&mut *pool.get().await.map_err(db::Error::from)?, &clock).await?;
+        let client = nats::connect(&common.nats_url, "onsale-ingress").await?;
+        let jetstream = nats::jetstream(client.clone());
+        nats::ensure_streams(&jetstream, &subjects, common.stream_replicas).await?;
+
+        let ingress_id = IngressId(Uuid::now_v7());
+        let subscriptions = Subscriptions::new(&client, &subjects, ingress_id).await?;
+        let replies = Replies::default();
+        let link = Link {
+            jetstream,
+            client: client.clone(),
+            ingress_id,
+            clock: clock.clone(),
+            window: usize::from(config.flow.publish_window),
+        };
+        let batchers = Batchers::new(&link, &subjects, common.partitions, &replies);
+        let stop = CancellationToken::new();
+        let app = app(&config, pool, client, clock, batchers)?;
+        let mut tasks = JoinSet::new();
+        spawn(&app, replies, subscriptions, &mut tasks, &stop);
+
+        let addr = config.http.addr;
+        let listen = |source| Error::Listen { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(listen)?;
+        let local_addr = listener.local_addr().map_err(listen)?;
+        let router = stack::wrap(router(app.clone()), &config.http)?;
+        Ok(Self {
+            app,
+            router,
+            listener,
+            local_addr,
+            config,
+            tasks,
+            stop,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What its handlers share.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Answers requests until `shutdown`, then lets those under way end.
+    ///
+    /// # Errors
+    /// When a background task ends before its time.
+    pub async fn serve(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        tracing::info!(addr = %self.local_addr, "listening");
+        let server = server::serve(
+            self.router,
+            self.listener,
+            &self.config.http,
+            self.app.stopping.clone(),
+        );
+        let tasks = &mut self.tasks;
+        let stopping = &self.app.stopping;
+        let until_stop = async {
+            let result = tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                () = stopping.cancelled() => Ok(()),
+                _ = tasks.join_next() => Err(Error::TaskEnded),
+            };
+            stopping.cancel();
+            result
+        };
+        let ((), result) = tokio::join!(server, until_stop);
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        result
+    }
+}
+
+fn app(
+    config: &Config,
+    pool: db::Pool,
+    nats: async_nats::Client,
+    clock: Clock,
+    batchers: Batchers,
+) -> Result<App, Error> {
+    let gate = Gate::new(
+        clock.clone(),
+        config.common.partitions,
+        config.flow.lag_max_ms,
+        config.flow.schedule_in_flight_max,
+    );
+    Ok(App(Arc::new(Parts {
+        tokens: Tokens::new(&config.auth, clock.clone()),
+        passwords: Passwords::new(config.auth.password_hashes_max)?,
+        signer: Signer::new(&config.auth.token_secret),
+        layouts: Layouts::new(pool.clone()),
+        seat_maps: SeatMaps::new(pool.clone()),
+        catalogue: Catalogue::new(pool.clone()),
+        gate: Arc::new(gate),
+        partitions: config.common.partitions,
+        flow: config.flow.clone(),
+        body_limits: BodyLimits::from(&config.http),
+        refresh_token_ttl_s: config.auth.refresh_token_ttl_s,
+        pool,
+        nats,
+        clock,
+        batchers,
+        stopping: CancellationToken::new(),
+    })))
+}
+
+fn spawn(
+    app: &App,
+    replies: Replies,
+    subscriptions: Subscriptions,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    let Subscriptions {
+        replies: reply_messages,
+        lags,
+        maps,
+    } = subscriptions;
+    app.batchers.spawn(tasks, stop);
+    let (clock, token) = (app.clock.clone(), stop.clone());
+    tasks.spawn(async move { replies.run(reply_messages, clock, token).await });
+    let (gate, token) = (Arc::clone(&app.gate), stop.clone());
+    tasks.spawn(async move { gate.run(lags, token).await });
+    let (seat_maps, client, token) = (app.seat_maps.clone(), app.nats.clone(), stop.clone());
+    tasks.spawn(async move { seat_maps.run(maps, client, token).await });
+    tasks.spawn(keep_time(app.pool.clone(), app.clock.clone(), stop.clone()));
+}
+
+/// Compares the clock with Postgres every few seconds.
+async fn keep_time(pool: db::Pool, clock: Clock, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CLOCK_CHECK) => {}
+        }
+        let measured = match pool.get().await {
+            Ok(mut conn) => db::measure_clock(&mut conn, &clock).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = measured {
+            tracing::warn!(%error, "the clock could not be compared");
+        }
+    }
+}
+
+fn router(app: App) -> Router {
+    let api = Router::new()
+        .route("/users", post(users::create))
+        .route("/users/me", get(users::me))
+        .route("/users/me/points", get(points::balance))
+        .route("/users/me/points/charges", post(points::charge))
+        .route("/users/me/points/history", get(points::history))
+        .route("/sessions", post(users::sign_in).delete(users::sign_out))
+        .route("/sessions/refresh", post(users::refresh))
+        .route("/concerts", get(catalogue::list))
+        .route("/concerts/{concertId}", get(catalogue::concert))
+        .route("/concerts/{concertId}/schedules", get(catalogue::schedules))
+        .route("/schedules/{scheduleId}", get(catalogue::schedule))
+        .route("/schedules/{scheduleId}/layout", get(layout::get))
+        .route("/schedules/{scheduleId}/seats", get(seat_map::get))
+        .route(
+            "/reservations",
+            post(reservations::create).get(reservations::list),
+        )
+        .route(
+            "/reservations/{reservationId}",
+            get(reservations::get).merge(delete(reservations::release)),
+        )
+        .route("/payments", post(payments::create).get(payments::list))
+        .route("/payments/{paymentId}", get(payments::get))
+        .route("/commands/{token}", get(commands::get));
+    Router::new()
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready))
+        .nest("/api/v1", api)
+        .with_state(app)
+}

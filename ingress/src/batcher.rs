@@ -1,0 +1,344 @@
+//! Natural batching: while messages to a partition are on their way, commands for it gather for the
+//! next. There is no fixed window, and a lone command leaves at once.
+//!
+//! A command gets its place in a message when it is handed in, so that its outcome can be looked up
+//! later whatever becomes of the message.
+
+use crate::flight::{Flight, NotSent, Ticket};
+use crate::ids;
+use crate::lane::Commands;
+use crate::replies::Waiting;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::{Subject, connection, jetstream};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use metrics::Histogram;
+use onsale_platform::{Clock, metric};
+use onsale_schema::message::{
+    COMMANDS_PER_MESSAGE_MAX, Command, CommandMessage, MESSAGE_BYTES_MAX, encode,
+};
+use onsale_schema::{IngressId, MessageId, Timestamp};
+use std::collections::VecDeque;
+use std::future::IntoFuture;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Messages that may gather for one partition before commands are refused.
+const QUEUED_MESSAGES_MAX: usize = 64;
+/// Room for a message's own fields.
+const MESSAGE_BYTES: usize = 128;
+/// Room for a command's fields beside its kind and trace.
+const COMMAND_BYTES: usize = 160;
+/// How long after its last deadline a message's reply may still be of use, in milliseconds.
+const LATE_MS: i64 = 1000;
+
+/// Too many commands wait to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What all batchers of a process share.
+#[derive(Clone)]
+pub struct Link {
+    /// JetStream.
+    pub jetstream: jetstream::Context,
+    /// The connection under it.
+    pub client: async_nats::Client,
+    /// Who waits for the outcomes.
+    pub ingress_id: IngressId,
+    /// The clock.
+    pub clock: Clock,
+    /// Messages to one partition that may be on their way at once.
+    pub window: usize,
+}
+
+/// Gathers and publishes the commands for one partition, or one lane of competing consumers.
+pub struct Batcher<L: Commands> {
+    link: Link,
+    subject: Subject,
+    waiting: Arc<Waiting<L>>,
+    gathered: Mutex<VecDeque<Gathering<L>>>,
+    wake: Notify,
+    batch_size: Histogram,
+    ack_time: Histogram,
+}
+
+/// A message that takes further commands.
+struct Gathering<L: Commands> {
+    flight: Arc<Flight<L>>,
+    commands: Vec<Command<L::Kind>>,
+    bytes: usize,
+    deadline: Timestamp,
+}
+
+impl<L: Commands> Gathering<L> {
+    fn new(message_id: MessageId) -> Self {
+        Self {
+            flight: Flight::new(message_id),
+            commands: Vec::new(),
+            bytes: MESSAGE_BYTES,
+            deadline: Timestamp::EPOCH,
+        }
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.commands.len() < COMMANDS_PER_MESSAGE_MAX && self.bytes + bytes <= MESSAGE_BYTES_MAX
+    }
+
+    fn push(&mut self, command: Command<L::Kind>, bytes: usize) -> Ticket<L> {
+        let index = u16::try_from(self.commands.len()).expect("a message has at most 256 commands");
+        self.bytes += bytes;
+        self.deadline = self.deadline.max(command.deadline);
+        self.commands.push(command);
+        Ticket::new(Arc::clone(&self.flight), index)
+    }
+}
+
+/// The most bytes that a command takes on the wire.
+fn command_bytes_max<L: Commands>(command: &Command<L::Kind>) -> usize {
+    let trace = command.trace.as_ref().map_or(0, |trace| trace.len() + 8);
+    COMMAND_BYTES + trace + L::kind_bytes_max(&command.kind)
+}
+
+impl<L: Commands> Batcher<L> {
+    /// A batcher for the commands on `subject`; [`Self::run`] publishes them.
+    #[must_use]
+    pub fn new(link: Link, subject: String, waiting: Arc<Waiting<L>>) -> Self {
+        let lane = L::LANE.as_str();
+        Self {
+            link,
+            subject: subject.into(),
+            waiting,
+            gathered: Mutex::default(),
+            wake: Notify::new(),
+            batch_size: metrics::histogram!(metric::INGRESS_BATCH, "lane" => lane),
+            ack_time: metrics::histogram!(metric::INGRESS_PUBACK, "lane" => lane),
+        }
+    }
+
+    /// Hands in a command; the next message takes it.
+    ///
+    /// # Errors
+    /// [`Full`] when too many wait.
+    pub fn submit(&self, command: Command<L::Kind>) -> Result<Ticket<L>, Full> {
+        let bytes = command_bytes_max::<L>(&command);
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = gathered.back_mut()
+            && last.has_room(bytes)
+        {
+            return Ok(last.push(command, bytes));
+        }
+        if gathered.len() >= QUEUED_MESSAGES_MAX {
+            return Err(Full);
+        }
+        let mut next = Gathering::new(MessageId(ids::new_v7(self.link.clock.now())));
+        let ticket = next.push(command, bytes);
+        gathered.push_back(next);
+        drop(gathered);
+        self.wake.notify_one();
+        Ok(ticket)
+    }
+
+    /// Publishes until `stop`; then what has gathered is refused.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut acks = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some((message_id, ack)) = acks.next(), if !acks.is_empty() => {
+                    self.acknowledged(message_id, ack);
+                }
+                () = self.wake.notified(), if acks.len() < self.link.window => {}
+                () = stop.cancelled() => break,
+            }
+            while acks.len() < self.link.window
+                && let Some(gathering) = self.take()
+            {
+                if let Some((message_id, ack)) = self.publish(gathering).await {
+                    let started = Instant::now();
+                    let ack_time = self.ack_time.clone();
+                    acks.push(async move {
+                        let ack = ack.into_future().await;
+                        ack_time.record(started.elapsed().as_secs_f64());
+                        (message_id, ack)
+                    });
+                }
+            }
+        }
+        while let Some(gathering) = self.take() {
+            gathering.flight.end(Err(NotSent));
+        }
+    }
+
+    fn take(&self) -> Option<Gathering<L>> {
+        self.gathered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+
+    /// Publishes a message, unless that is of no use: everybody's deadline has passed, or the
+    /// server is away.
+    async fn publish(&self, gathering: Gathering<L>) -> Option<(MessageId, PublishAckFuture)> {
+        let Gathering {
+            flight,
+            commands,
+            deadline,
+            ..
+        } = gathering;
+        let connected = self.link.client.connection_state() == connection::State::Connected;
+        if !connected || deadline <= self.link.clock.now() {
+            flight.end(Err(NotSent));
+            return None;
+        }
+        let message_id = flight.message_id();
+        let count = commands.len();
+        self.batch_size.record(count as f64);
+        let payload = encode(&CommandMessage {
+            id: message_id,
+            reply_to: Some(self.link.ingress_id),
+            commands,
+        });
+        debug_assert!(payload.len() <= MESSAGE_BYTES_MAX, "{}", payload.len());
+        // Before it is published: its reply may be quicker than its acknowledgement.
+        self.waiting
+            .insert(flight, count, deadline.plus_ms(LATE_MS));
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .message_id(message_id.to_string());
+        let published = self
+            .link
+            .jetstream
+            .send_publish(self.subject.clone(), message);
+        match published.await {
+            Ok(ack) => Some((message_id, ack)),
+            Err(error) => {
+                tracing::warn!(%error, lane = %L::LANE, "a message could not be published");
+                self.waiting.not_sent(message_id);
+                None
+            }
+        }
+    }
+
+    fn acknowledged(
+        &self,
+        message_id: MessageId,
+        ack: Result<jetstream::publish::PublishAck, PublishError>,
+    ) {
+        let Err(error) = ack else {
+            return;
+        };
+        match error.kind() {
+            // It may be on the stream all the same: the outcome is open.
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
+                tracing::warn!(%error, lane = %L::LANE, "a message was not acknowledged");
+            }
+            PublishErrorKind::StreamNotFound
+            | PublishErrorKind::WrongLastMessageId
+            | PublishErrorKind::WrongLastSequence
+            | PublishErrorKind::MaxAckPending
+            | PublishErrorKind::MaxPayloadExceeded
+            | PublishErrorKind::Other => {
+                tracing::error!(%error, lane = %L::LANE, "a message was refused");
+                self.waiting.not_sent(message_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::{Ledger, Seats, Settlement};
+    use onsale_schema::message::Fingerprint;
+    use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus};
+    use onsale_schema::{
+        CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId, ledger,
+        seats, settlement,
+    };
+    use uuid::Uuid;
+
+    fn command<K>(kind: K) -> Command<K> {
+        Command {
+            id: CommandId(Uuid::max()),
+            user: UserId(Uuid::max()),
+            fingerprint: Fingerprint(Uuid::max()),
+            deadline: Timestamp::from_micros(i64::MAX),
+            trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+            kind,
+        }
+    }
+
+    fn assert_fits<L: Commands>(kind: L::Kind) {
+        let command = command(kind);
+        let real = encode(&command).len();
+        let bound = command_bytes_max::<L>(&command);
+        assert!(real <= bound, "{real} > {bound}");
+    }
+
+    #[test]
+    fn the_bound_on_bytes_holds() {
+        let (reservation_id, schedule_id) = (ReservationId(Uuid::max()), ScheduleId(Uuid::max()));
+        for count in [1, 100] {
+            let seats = vec![SeatNo(i32::MAX); count];
+            assert_fits::<Seats>(seats::Kind::Hold {
+                reservation_id,
+                schedule_id,
+                seats,
+            });
+        }
+        assert_fits::<Seats>(seats::Kind::Release {
+            reservation_id,
+            schedule_id,
+        });
+        assert_fits::<Seats>(seats::Kind::Expire {
+            reservation_id,
+            schedule_id,
+            expires_at: Timestamp::from_micros(i64::MAX),
+        });
+        assert_fits::<Seats>(seats::Kind::Paid {
+            notice_id: NoticeId(Uuid::max()),
+            reservation_id,
+            schedule_id,
+        });
+        assert_fits::<Ledger>(ledger::Kind::Charge {
+            amount: Money::won(i64::MAX),
+            method: ChargeMethod::Card,
+        });
+        assert_fits::<Settlement>(settlement::Kind::Pay {
+            payment_id: PaymentId(Uuid::max()),
+            reservation_id,
+            method: PaymentMethod::Points,
+        });
+        let empty = encode(&CommandMessage::<seats::Kind> {
+            id: MessageId(Uuid::max()),
+            reply_to: Some(IngressId(Uuid::max())),
+            commands: vec![],
+        });
+        assert!(empty.len() + 8 <= MESSAGE_BYTES);
+        let _ = ReservationStatus::Held;
+    }
+
+    #[test]
+    fn a_message_is_bounded_by_count_and_bytes() {
+        let mut by_count = Gathering::<Ledger>::new(MessageId(Uuid::nil()));
+        let charge = || {
+            command(ledger::Kind::Charge {
+                amount: Money::won(1),
+                method: ChargeMethod::Card,
+            })
+        };
+        let mut pushed = 0;
+        while by_count.has_room(command_bytes_max::<Ledger>(&charge())) {
+            assert_eq!(by_count.push(charge(), 1).index(), pushed);
+            pushed += 1;
+        }
+        assert_eq!(usize::from(pushed), COMMANDS_PER_MESSAGE_MAX);
+
+        let by_bytes = Gathering::<Ledger>::new(MessageId(Uuid::nil()));
+        assert!(by_bytes.has_room(MESSAGE_BYTES_MAX - MESSAGE_BYTES));
+        assert!(!by_bytes.has_room(MESSAGE_BYTES_MAX - MESSAGE_BYTES + 1));
+    }
+}

@@ -1,0 +1,339 @@
+//! Concerts and their dates, for everybody. What was read counts for a second; how many seats are
+//! left comes from the seat map in memory.
+
+mod store;
+
+use crate::answer;
+use crate::app::App;
+use crate::extract::{Id, Query};
+use crate::fresh::Fresh;
+use crate::page::{Cursor, Page, PageQuery};
+use crate::problem::{Code, FieldError, Problem};
+use axum::extract::State;
+use axum::response::Response;
+use chrono::{Datelike, NaiveDate};
+use onsale_platform::db::Pool;
+use onsale_schema::status::SaleState;
+use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+pub use store::{ConcertRow, ScheduleRow};
+
+/// Questions of each kind whose answers are kept for a moment.
+const FRESH_ENTRIES: usize = 1024;
+/// The longest search text, in characters.
+const TEXT_CHARS_MAX: usize = 100;
+
+/// The catalogue as it was read a moment ago.
+pub struct Catalogue {
+    pool: Pool,
+    lists: Fresh<Search, Arc<Vec<ConcertRow>>>,
+    concerts: Fresh<ConcertId, Option<Arc<ConcertRow>>>,
+    schedules_of: Fresh<ConcertId, Arc<Vec<ScheduleRow>>>,
+    schedules: Fresh<ScheduleId, Option<Arc<ScheduleRow>>>,
+    /// A layout's grades never change, so they are kept by its hash.
+    grades: Cache<(ScheduleId, Box<str>), Arc<Vec<Grade>>>,
+}
+
+/// A grade of seats of a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Grade {
+    /// Its name.
+    pub grade: String,
+    /// What a seat costs.
+    pub price: Money,
+    /// How many there are.
+    pub seats: i64,
+}
+
+/// What a list of concerts is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Search {
+    text: Option<String>,
+    artist: Option<String>,
+    from: Option<NaiveDate>,
+    to: Option<NaiveDate>,
+    bookable: Option<bool>,
+    after: Option<(NaiveDate, uuid::Uuid)>,
+    rows: i64,
+}
+
+/// The query of `GET /concerts`, as text.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    query: Option<String>,
+    artist: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    bookable: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+impl ListQuery {
+    fn page(&self) -> PageQuery {
+        PageQuery {
+            cursor: self.cursor.clone(),
+            limit: self.limit.clone(),
+        }
+    }
+
+    fn search(&self, after: Option<Cursor>, rows: i64) -> Result<Search, Problem> {
+        let invalid = |pointer| Problem::validation(vec![FieldError::at(pointer, "invalid-value")]);
+        let after = match after {
+            None => None,
+            Some(cursor) => {
+                let date = date_of_key(cursor.key).ok_or_else(|| invalid("/cursor"))?;
+                Some((date, cursor.id))
+            }
+        };
+        Ok(Search {
+            text: text(self.query.as_deref()).map_err(|()| invalid("/query"))?,
+            artist: text(self.artist.as_deref()).map_err(|()| invalid("/artist"))?,
+            from: date(self.from.as_deref()).map_err(|()| invalid("/from"))?,
+            to: date(self.to.as_deref()).map_err(|()| invalid("/to"))?,
+            bookable: match self.bookable.as_deref() {
+                None => None,
+                Some("true") => Some(true),
+                Some("false") => Some(false),
+                Some(_) => return Err(invalid("/bookable")),
+            },
+            after,
+            rows,
+        })
+    }
+}
+
+/// Search text, if there is any.
+fn text(text: Option<&str>) -> Result<Option<String>, ()> {
+    let text = text.map(str::trim).filter(|text| !text.is_empty());
+    match text {
+        Some(text) if text.chars().count() > TEXT_CHARS_MAX => Err(()),
+        Some(text) if text.chars().any(char::is_control) => Err(()),
+        other => Ok(other.map(str::to_owned)),
+    }
+}
+
+/// Years that clients may ask about, all of which Postgres knows.
+const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
+
+fn date(text: Option<&str>) -> Result<Option<NaiveDate>, ()> {
+    let Some(text) = text else { return Ok(None) };
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").map_err(|_| ())?;
+    if YEARS.contains(&date.year()) {
+        Ok(Some(date))
+    } else {
+        Err(())
+    }
+}
+
+/// A date as a cursor's key: days from 1 January of year 1.
+fn key_of_date(date: NaiveDate) -> i64 {
+    use chrono::Datelike;
+    i64::from(date.num_days_from_ce())
+}
+
+fn date_of_key(key: i64) -> Option<NaiveDate> {
+    NaiveDate::from_num_days_from_ce_opt(i32::try_from(key).ok()?)
+}
+
+impl Catalogue {
+    /// A catalogue read through `pool`.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            lists: Fresh::new(FRESH_ENTRIES),
+            concerts: Fresh::new(FRESH_ENTRIES),
+            schedules_of: Fresh::new(FRESH_ENTRIES),
+            schedules: Fresh::new(FRESH_ENTRIES),
+            grades: Cache::new(FRESH_ENTRIES),
+        }
+    }
+
+    async fn list(&self, search: Search, now: Timestamp) -> Result<Arc<Vec<ConcertRow>>, Problem> {
+        let load = async {
+            Ok(Arc::new(
+                store::concert_list(&self.pool, &search, now).await?,
+            ))
+        };
+        self.lists.get(&search, load).await
+    }
+
+    async fn concert(&self, id: ConcertId) -> Result<Arc<ConcertRow>, Problem> {
+        let load = async { Ok(store::concert_find(&self.pool, id).await?.map(Arc::new)) };
+        let concert = self.concerts.get(&id, load).await?;
+        concert.ok_or_else(|| Problem::new(Code::NotFound))
+    }
+
+    async fn schedules_of(&self, id: ConcertId) -> Result<Arc<Vec<ScheduleRow>>, Problem> {
+        let load = async { Ok(Arc::new(store::schedule_list(&self.pool, id).await?)) };
+        self.schedules_of.get(&id, load).await
+    }
+
+    async fn schedule(&self, id: ScheduleId) -> Result<Arc<ScheduleRow>, Problem> {
+        let load = async { Ok(store::schedule_find(&self.pool, id).await?.map(Arc::new)) };
+        let schedule = self.schedules.get(&id, load).await?;
+        schedule.ok_or_else(|| Problem::new(Code::NotFound))
+    }
+
+    async fn grades(&self, row: &ScheduleRow) -> Result<Arc<Vec<Grade>>, Problem> {
+        let key = (row.schedule_id, row.layout_hash.as_str().into());
+        let load = async {
+            let grades = store::grade_list(&self.pool, row.schedule_id).await?;
+            Ok::<_, Problem>(Arc::new(grades))
+        };
+        self.grades.get_or_insert_async(&key, load).await
+    }
+}
+
+/// `GET /concerts`
+pub async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Problem> {
+    let start = query.page().read()?;
+    let search = query.search(start.after, start.rows())?;
+    let rows = app.catalogue.list(search, app.clock.now()).await?;
+    let cursor = |row: &&ConcertRow| Cursor {
+        key: key_of_date(row.starts_on),
+        id: row.concert_id.0,
+    };
+    let page: Page<&ConcertRow> = start.page(rows.iter().collect(), cursor, |row| row);
+    answer::ok(&page)
+}
+
+/// `GET /concerts/{concertId}`
+pub async fn concert(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<Response, Problem> {
+    answer::ok(&*app.catalogue.concert(id).await?)
+}
+
+/// A date in a concert's list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ScheduleView {
+    schedule_id: ScheduleId,
+    concert_id: ConcertId,
+    starts_at: Timestamp,
+    booking_opens_at: Timestamp,
+    booking_closes_at: Timestamp,
+    bookable: bool,
+    remaining: u32,
+    total: i64,
+    waiting_room: bool,
+    prices: Arc<Vec<Grade>>,
+}
+
+/// One date, with what it is sold by.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ScheduleDetail {
+    #[serde(flatten)]
+    schedule: ScheduleView,
+    sale_state: SaleState,
+    hold_seconds: i64,
+    seats_per_user: i32,
+    layout_hash: String,
+    queue: QueueView,
+    server_time: Timestamp,
+}
+
+/// No schedule has a waiting room yet.
+#[derive(Serialize)]
+struct QueueView {
+    mode: &'static str,
+}
+
+async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Problem> {
+    let prices = app.catalogue.grades(row).await?;
+    Ok(ScheduleView {
+        schedule_id: row.schedule_id,
+        concert_id: row.concert_id,
+        starts_at: row.starts_at,
+        booking_opens_at: row.booking_opens_at,
+        booking_closes_at: row.booking_closes_at,
+        bookable: row.is_bookable(app.clock.now()),
+        remaining: app.seat_maps.remaining(row.schedule_id).await?,
+        total: prices.iter().map(|grade| grade.seats).sum(),
+        waiting_room: false,
+        prices,
+    })
+}
+
+/// `GET /concerts/{concertId}/schedules`
+pub async fn schedules(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<Response, Problem> {
+    app.catalogue.concert(id).await?;
+    let rows = app.catalogue.schedules_of(id).await?;
+    let mut views = Vec::with_capacity(rows.len());
+    for row in rows.iter() {
+        views.push(schedule_view(&app, row).await?);
+    }
+    answer::ok(&views)
+}
+
+/// `GET /schedules/{scheduleId}`
+pub async fn schedule(State(app): State<App>, Id(id): Id<ScheduleId>) -> Result<Response, Problem> {
+    let row = app.catalogue.schedule(id).await?;
+    answer::ok(&ScheduleDetail {
+        schedule: schedule_view(&app, &row).await?,
+        sale_state: row.state,
+        hold_seconds: row.hold_ms / 1000,
+        seats_per_user: row.seats_per_user,
+        layout_hash: row.layout_hash.clone(),
+        queue: QueueView { mode: "OFF" },
+        server_time: app.clock.now(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_or_refused() {
+        let query = ListQuery {
+            query: Some("  아이유 ".into()),
+            from: Some("2027-01-31".into()),
+            bookable: Some("true".into()),
+            ..ListQuery::default()
+        };
+        let search = query.search(None, 21).unwrap();
+        assert_eq!(search.text.as_deref(), Some("아이유"));
+        assert_eq!(search.from, NaiveDate::from_ymd_opt(2027, 1, 31));
+        assert_eq!(search.bookable, Some(true));
+        let bad = [
+            ListQuery {
+                from: Some("soon".into()),
+                ..ListQuery::default()
+            },
+            ListQuery {
+                bookable: Some("yes".into()),
+                ..ListQuery::default()
+            },
+            ListQuery {
+                query: Some("a\0b".into()),
+                ..ListQuery::default()
+            },
+            ListQuery {
+                artist: Some("x".repeat(101)),
+                ..ListQuery::default()
+            },
+        ];
+        for query in bad {
+            assert!(query.search(None, 21).is_err(), "{query:?}");
+        }
+        let beyond = Cursor {
+            key: i64::MAX,
+            id: uuid::Uuid::nil(),
+        };
+        assert!(ListQuery::default().search(Some(beyond), 21).is_err());
+    }
+
+    #[test]
+    fn dates_make_cursors() {
+        let date = NaiveDate::from_ymd_opt(2027, 1, 31).unwrap();
+        assert_eq!(date_of_key(key_of_date(date)), Some(date));
+    }
+}

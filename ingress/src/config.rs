@@ -1,0 +1,242 @@
+//! Settings of an ingress process.
+
+use clap::{Args, Parser};
+use onsale_platform::config;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// HTTP in, commands out, replies back.
+#[derive(Parser, Clone)]
+#[command(name = "onsale-ingress", version, about, max_term_width = 100)]
+pub struct Config {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: config::Common,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: config::Telemetry,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http: Http,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub auth: Auth,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub flow: Flow,
+}
+
+/// The HTTP server and its bounds.
+#[derive(Args, Clone, Debug)]
+pub struct Http {
+    /// Address of the HTTP API.
+    #[arg(
+        long = "http-addr",
+        env = "ONSALE_HTTP_ADDR",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub addr: SocketAddr,
+
+    /// Time in which a new connection must have sent its first request's head, in milliseconds.
+    #[arg(long, env = "ONSALE_FIRST_REQUEST_TIMEOUT_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub first_request_timeout_ms: u64,
+
+    /// Time in which a further request's head must have come on a connection that is kept alive,
+    /// in milliseconds; also how long such a connection may be idle.
+    #[arg(long, env = "ONSALE_HEADER_TIMEOUT_MS", default_value_t = 60_000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub header_timeout_ms: u64,
+
+    /// Time in which a request's body must have come, in milliseconds.
+    #[arg(long, env = "ONSALE_BODY_TIMEOUT_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub body_timeout_ms: u64,
+
+    /// The largest request body, in bytes.
+    #[arg(long, env = "ONSALE_BODY_BYTES_MAX", default_value_t = 64 * 1024,
+          value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub body_bytes_max: u32,
+
+    /// The most bytes of path and headers of one request.
+    #[arg(long, env = "ONSALE_HEADER_BYTES_MAX", default_value_t = 16 * 1024,
+          value_parser = clap::value_parser!(u32).range(1024..=65_536))]
+    pub header_bytes_max: u32,
+
+    /// The most connections at once; further ones wait until one ends.
+    #[arg(long, env = "ONSALE_CONNECTIONS_MAX", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: u32,
+
+    /// How long requests under way may take to end when the process stops, in milliseconds.
+    #[arg(long, env = "ONSALE_DRAIN_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    pub drain_ms: u64,
+
+    /// Origins whose pages may call the API from a browser, separated by commas; `*` for all.
+    #[arg(long, env = "ONSALE_CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// Threads that serve requests.
+    #[arg(long, env = "ONSALE_HTTP_THREADS", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
+}
+
+impl Http {
+    /// See [`Self::first_request_timeout_ms`].
+    #[must_use]
+    pub fn first_request_timeout(&self) -> Duration {
+        Duration::from_millis(self.first_request_timeout_ms)
+    }
+
+    /// See [`Self::header_timeout_ms`].
+    #[must_use]
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    /// See [`Self::body_timeout_ms`].
+    #[must_use]
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// See [`Self::drain_ms`].
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+/// Users, passwords and tokens.
+#[derive(Args, Clone, Debug)]
+pub struct Auth {
+    /// The secret that signs tokens: at least 32 bytes, as 64 or more hexadecimal digits. The same
+    /// for all ingresses.
+    #[arg(long, env = "ONSALE_TOKEN_SECRET", hide_env_values = true)]
+    pub token_secret: Secret,
+
+    /// How long an access token is valid, in seconds.
+    #[arg(long, env = "ONSALE_ACCESS_TOKEN_TTL_S", default_value_t = 3600,
+          value_parser = clap::value_parser!(i64).range(1..=86_400))]
+    pub access_token_ttl_s: i64,
+
+    /// How long a refresh token is valid, in seconds.
+    #[arg(long, env = "ONSALE_REFRESH_TOKEN_TTL_S", default_value_t = 30 * 86_400,
+          value_parser = clap::value_parser!(i64).range(1..=31_536_000))]
+    pub refresh_token_ttl_s: i64,
+
+    /// Passwords that may be hashed at once; each takes 19 MiB and a core for some 20 ms.
+    #[arg(long, env = "ONSALE_PASSWORD_HASHES_MAX", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub password_hashes_max: u16,
+}
+
+/// How commands flow to their owners, and what is refused so that it keeps flowing.
+#[derive(Args, Clone, Debug)]
+pub struct Flow {
+    /// How long a request waits for its outcome, in milliseconds; also the deadline that a command
+    /// carries. After it the answer is 202.
+    #[arg(long, env = "ONSALE_REQUEST_TIMEOUT_MS", default_value_t = 5000,
+          value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    pub request_timeout_ms: u32,
+
+    /// Messages to one partition that may be on their way at once; meanwhile commands gather. More
+    /// of them make smaller messages, of which each costs the stream, the owner and a row.
+    #[arg(long, env = "ONSALE_PUBLISH_WINDOW", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub publish_window: u16,
+
+    /// Commands of one schedule that may wait for their outcome here; further ones are refused.
+    #[arg(long, env = "ONSALE_SCHEDULE_IN_FLIGHT_MAX", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub schedule_in_flight_max: u32,
+
+    /// The age of a partition's oldest undecided message above which its commands are refused, in
+    /// milliseconds.
+    #[arg(long, env = "ONSALE_LAG_MAX_MS", default_value_t = 5000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub lag_max_ms: u64,
+}
+
+impl Flow {
+    /// See [`Self::request_timeout_ms`].
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(u64::from(self.request_timeout_ms))
+    }
+}
+
+/// Key material. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+/// The least key material, in bytes.
+const SECRET_BYTES_MIN: usize = 32;
+
+impl Secret {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = InvalidSecret;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSecret> {
+        let digits = text
+            .chars()
+            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+            .collect::<Option<Vec<u8>>>()
+            .ok_or(InvalidSecret)?;
+        if digits.len() % 2 != 0 || digits.len() < 2 * SECRET_BYTES_MIN {
+            return Err(InvalidSecret);
+        }
+        let bytes = digits.chunks_exact(2).map(|two| two[0] << 4 | two[1]);
+        Ok(Self(bytes.collect()))
+    }
+}
+
+/// Text that is no key material. It is not repeated here.
+#[derive(Debug, thiserror::Error)]
+#[error("must be 64 or more hexadecimal digits")]
+pub struct InvalidSecret;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn secrets_are_long_and_silent() {
+        let secret: Secret = "0f".repeat(32).parse().unwrap();
+        assert_eq!(secret.bytes(), [15; 32]);
+        assert_eq!(format!("{secret:?}"), "Secret");
+        for bad in [
+            "",
+            "0f",
+            &"0f".repeat(31),
+            &"0g".repeat(32),
+            &"0".repeat(65),
+        ] {
+            assert!(bad.parse::<Secret>().is_err(), "{bad}");
+        }
+    }
+}

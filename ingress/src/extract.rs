@@ -1,0 +1,276 @@
+//! Bodies, queries and ids of requests, read so that each mistake gets its problem.
+
+use crate::app::App;
+use crate::problem::{Code, FieldError, Problem};
+use axum::body::Bytes;
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{Deserialize, DeserializeOwned};
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Bounds of a request's body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// The most bytes.
+    pub bytes_max: usize,
+    /// How long it may take to come.
+    pub timeout: Duration,
+}
+
+impl From<&crate::config::Http> for BodyLimits {
+    fn from(settings: &crate::config::Http) -> Self {
+        Self {
+            bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            timeout: settings.body_timeout(),
+        }
+    }
+}
+
+impl FromRef<App> for BodyLimits {
+    fn from_ref(app: &App) -> Self {
+        app.body_limits
+    }
+}
+
+/// A body that says it is JSON, whole and within its bounds; not parsed yet, so that what is parsed
+/// may borrow from it.
+#[derive(Clone, Debug)]
+pub struct JsonBody(Bytes);
+
+impl<S> FromRequest<S> for JsonBody
+where
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limits = BodyLimits::from_ref(state);
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Code::UnsupportedMediaType));
+        }
+        let body = Limited::new(request.into_body(), limits.bytes_max).collect();
+        match tokio::time::timeout(limits.timeout, body).await {
+            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
+            Ok(Err(error)) if is_too_large(&*error) => Err(Problem::new(Code::BodyTooLarge)),
+            Ok(Err(_)) => Err(Problem::new(Code::MalformedJson)),
+            Err(_) => Err(Problem::new(Code::RequestTimeout)),
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(text)) = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.to_str())
+    else {
+        return false;
+    };
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.is::<LengthLimitError>())
+}
+
+impl JsonBody {
+    /// Reads it as an object.
+    ///
+    /// # Errors
+    /// `malformed-json`, or `validation-failed` with where and what.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Problem> {
+        match serde_json::from_slice(&self.0) {
+            Ok(value) if self.is_object() => Ok(value),
+            Ok(_) => Err(not_an_object()),
+            Err(error) if error.is_data() => Err(self.explain::<T>()),
+            Err(_) => Err(Problem::new(Code::MalformedJson)),
+        }
+    }
+
+    /// A derived `Deserialize` takes an array for an object.
+    fn is_object(&self) -> bool {
+        self.0.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+    }
+
+    /// Parses again, the slow way, to learn where it went wrong. The rest of the text may be no
+    /// JSON at all, which counts for more.
+    fn explain<'a, T: Deserialize<'a>>(&'a self) -> Problem {
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&self.0).is_err() {
+            return Problem::new(Code::MalformedJson);
+        }
+        if !self.is_object() {
+            return not_an_object();
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
+        match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Ok(_) => Problem::new(Code::ValidationFailed),
+            Err(error) => Problem::validation(vec![field_error(&error)]),
+        }
+    }
+}
+
+fn not_an_object() -> Problem {
+    Problem::validation(vec![FieldError::at("", "invalid-type")])
+}
+
+/// Where and what, in our own words: serde's message repeats the input.
+fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    use serde_path_to_error::Segment;
+    let message = error.inner().to_string();
+    let mut segments: Vec<_> = error.path().iter().collect();
+    let code = if message.starts_with("unknown field") {
+        // Its name is the client's, so only the object is named.
+        segments.pop();
+        "unknown-field"
+    } else if message.starts_with("missing field") {
+        "missing-field"
+    } else if message.starts_with("duplicate field") {
+        segments.pop();
+        "duplicate-field"
+    } else if message.starts_with("invalid type") {
+        "invalid-type"
+    } else {
+        "invalid-value"
+    };
+    let mut pointer = String::new();
+    for segment in segments {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{key}")),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    if code == "missing-field"
+        && let Some(name) = message.split('`').nth(1)
+    {
+        pointer.push_str(&format!("/{name}"));
+    }
+    FieldError {
+        pointer: Cow::Owned(pointer),
+        code,
+    }
+}
+
+/// The query of a request. Parameters that are not known are refused.
+#[derive(Clone, Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|axum::extract::Query(query)| Self(query))
+            .map_err(|_| Problem::validation(vec![FieldError::at("", "invalid-parameter")]))
+    }
+}
+
+/// The one id in a path. What is no id names nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Id<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::new(Code::NotFound))?;
+        text.parse()
+            .map(Self)
+            .map_err(|_| Problem::new(Code::NotFound))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::TraceId;
+    use onsale_schema::Money;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    #[allow(dead_code, reason = "only whether it parses counts")]
+    struct Wanted {
+        seat_count: u32,
+        amount: Option<Money>,
+        labels: Option<Vec<String>>,
+    }
+
+    fn problem(body: &'static str) -> String {
+        let problem = JsonBody(Bytes::from_static(body.as_bytes()))
+            .parse::<Wanted>()
+            .unwrap_err();
+        let json = problem.to_json(&TraceId::of(&HeaderMap::new()));
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        format!("{} {}", json["code"].as_str().unwrap(), json["errors"])
+    }
+
+    #[test]
+    fn mistakes_are_told_apart_without_repeating_them() {
+        for (body, expected) in [
+            ("", "malformed-json null"),
+            ("{", "malformed-json null"),
+            ("{\"seatCount\":1}x", "malformed-json null"),
+            ("{\"secret\":1,", "malformed-json null"),
+            (
+                "[1]",
+                r#"validation-failed [{"code":"invalid-type","pointer":""}]"#,
+            ),
+            (
+                "\"secret\"",
+                r#"validation-failed [{"code":"invalid-type","pointer":""}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"secret\":2}",
+                r#"validation-failed [{"code":"unknown-field","pointer":""}]"#,
+            ),
+            (
+                "{\"seatCount\":\"secret\"}",
+                r#"validation-failed [{"code":"invalid-type","pointer":"/seatCount"}]"#,
+            ),
+            (
+                "{\"seatCount\":-1}",
+                r#"validation-failed [{"code":"invalid-value","pointer":"/seatCount"}]"#,
+            ),
+            (
+                "{}",
+                r#"validation-failed [{"code":"missing-field","pointer":"/seatCount"}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"seatCount\":1}",
+                r#"validation-failed [{"code":"duplicate-field","pointer":""}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"labels\":[\"a\",2]}",
+                r#"validation-failed [{"code":"invalid-type","pointer":"/labels/1"}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"amount\":{\"amount\":1,\"currency\":\"secret\"}}",
+                r#"validation-failed [{"code":"invalid-value","pointer":"/amount/currency"}]"#,
+            ),
+        ] {
+            assert_eq!(problem(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn content_types() {
+        for (text, json) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/jsonx", false),
+            ("text/plain", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]);
+            assert_eq!(is_json(&headers), json, "{text}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

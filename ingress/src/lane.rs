@@ -1,0 +1,71 @@
+//! The lanes that the ingress sends to, as types: what goes in, what comes back.
+
+use onsale_schema::{Lane, ledger, seats, settlement};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// One lane's commands and outcomes.
+pub trait Commands: Send + Sync + 'static {
+    /// What may be asked.
+    type Kind: Serialize + Send + Sync + 'static;
+    /// What may become of it.
+    type Outcome: DeserializeOwned + Send + Sync + 'static;
+    /// The lane.
+    const LANE: Lane;
+
+    /// The most bytes that a command's kind takes on the wire.
+    fn kind_bytes_max(kind: &Self::Kind) -> usize;
+}
+
+/// Room for the names and ids of any kind.
+const KIND_BYTES: usize = 160;
+/// Room for one seat number.
+const SEAT_BYTES: usize = 5;
+
+/// See [`Lane::Seats`].
+pub enum Seats {}
+
+impl Commands for Seats {
+    type Kind = seats::Kind;
+    type Outcome = seats::Outcome;
+    const LANE: Lane = Lane::Seats;
+
+    fn kind_bytes_max(kind: &seats::Kind) -> usize {
+        match kind {
+            seats::Kind::Hold { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
+            seats::Kind::Release { .. } | seats::Kind::Expire { .. } | seats::Kind::Paid { .. } => {
+                KIND_BYTES
+            }
+        }
+    }
+}
+
+/// See [`Lane::Ledger`].
+pub enum Ledger {}
+
+impl Commands for Ledger {
+    type Kind = ledger::Kind;
+    type Outcome = ledger::Outcome;
+    const LANE: Lane = Lane::Ledger;
+
+    fn kind_bytes_max(kind: &ledger::Kind) -> usize {
+        match kind {
+            ledger::Kind::Charge { .. } => KIND_BYTES,
+        }
+    }
+}
+
+/// See [`Lane::Settlement`].
+pub enum Settlement {}
+
+impl Commands for Settlement {
+    type Kind = settlement::Kind;
+    type Outcome = settlement::Outcome;
+    const LANE: Lane = Lane::Settlement;
+
+    fn kind_bytes_max(kind: &settlement::Kind) -> usize {
+        match kind {
+            settlement::Kind::Pay { .. } => KIND_BYTES,
+        }
+    }
+}

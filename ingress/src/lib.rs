@@ -1,0 +1,54 @@
+//! HTTP in, commands out, replies back; caches for reads. The only writer of users and sessions.
+//!
+//! A request that changes something is checked, becomes a command, and is published to its owner's
+//! partition; the answer comes back by a reply, after the owner has committed. The ingress decides
+//! nothing about seats or money, and it never sees the code that does.
+//!
+//! The HTTP stack (`server`, `stack`, `problem`, `extract`, `auth`, `layout`) stands on its own, so
+//! that a benchmark can put another design behind it.
+
+pub mod answer;
+pub mod app;
+pub mod auth;
+pub mod batcher;
+pub mod catalogue;
+pub mod commands;
+pub mod config;
+pub mod etag;
+pub mod extract;
+pub mod flight;
+pub mod fresh;
+pub mod health;
+pub mod idempotency;
+pub mod ids;
+pub mod lag;
+pub mod lane;
+pub mod layout;
+pub mod page;
+pub mod password;
+pub mod payments;
+pub mod points;
+pub mod problem;
+pub mod refusal;
+pub mod replies;
+pub mod reservations;
+pub mod seat_map;
+pub mod server;
+pub mod stack;
+pub mod submit;
+pub mod token;
+pub mod trace;
+pub mod users;
+
+pub use app::{App, Error, Ingress};
+pub use config::Config;
+
+use tokio_util::sync::CancellationToken;
+
+/// Runs an ingress until `shutdown`.
+///
+/// # Errors
+/// When it can't start or go on.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    Ingress::bind(config).await?.serve(shutdown).await
+}

@@ -1,0 +1,199 @@
+//! Payments of reservations.
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::{Id, JsonBody, Query};
+use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::ids;
+use crate::page::{Cursor, PageQuery, PageStart};
+use crate::problem::{Code, Problem};
+use crate::submit::{Submission, submit};
+use crate::trace::TraceParent;
+use axum::extract::State;
+use axum::response::Response;
+use diesel::prelude::Queryable;
+use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel_async::RunQueryDsl;
+use onsale_platform::db::{self, Pool};
+use onsale_schema::settlement::{Kind, Outcome};
+use onsale_schema::status::{PaymentMethod, PaymentStatus};
+use onsale_schema::tables::payment::{self as table, dsl};
+use onsale_schema::{Lane, Money, PartitionNo, PaymentId, ReservationId, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+
+const ROUTE: &str = "/api/v1/payments";
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewPayment {
+    reservation_id: ReservationId,
+    method: PaymentMethod,
+}
+
+/// A payment, also a failed one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PaymentView {
+    payment_id: PaymentId,
+    reservation_id: ReservationId,
+    method: PaymentMethod,
+    amount: Money,
+    status: PaymentStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paid_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail_code: Option<String>,
+}
+
+/// `POST /payments`
+pub async fn create(
+    State(app): State<App>,
+    user: User,
+    key: IdempotencyKey,
+    trace: TraceParent,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let wanted: NewPayment = body.parse()?;
+    app.gate.admit(Lane::Settlement, PartitionNo(0))?;
+    let submission = Submission {
+        id: key.command(user.id, ROUTE),
+        user: user.id,
+        fingerprint: fingerprint(ROUTE, &wanted),
+        trace,
+        kind: Kind::Pay {
+            payment_id: PaymentId(ids::new_v7(app.clock.now())),
+            reservation_id: wanted.reservation_id,
+            method: wanted.method,
+        },
+        place: None,
+        expires: true,
+    };
+    submit(&app, &app.batchers.settlement, submission, paid).await
+}
+
+/// What a decided payment is answered with.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub fn paid(outcome: &Outcome) -> Result<Answer, Problem> {
+    match outcome {
+        Outcome::Paid(payment) => Answer::created(
+            Some(format!("{ROUTE}/{}", payment.payment_id)),
+            &PaymentView {
+                payment_id: payment.payment_id,
+                reservation_id: payment.reservation_id,
+                method: PaymentMethod::Points,
+                amount: payment.amount,
+                status: PaymentStatus::Paid,
+                paid_at: Some(payment.paid_at),
+                failed_at: None,
+                fail_code: None,
+            },
+        ),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+    }
+}
+
+#[derive(Queryable)]
+struct Row {
+    payment_id: PaymentId,
+    reservation_id: ReservationId,
+    method: PaymentMethod,
+    amount: Money,
+    status: PaymentStatus,
+    fail_code: Option<String>,
+    at: Timestamp,
+}
+
+type Columns = (
+    table::payment_id,
+    table::reservation_id,
+    table::method,
+    table::amount,
+    table::status,
+    table::fail_code,
+    table::at,
+);
+const COLUMNS: Columns = (
+    table::payment_id,
+    table::reservation_id,
+    table::method,
+    table::amount,
+    table::status,
+    table::fail_code,
+    table::at,
+);
+
+impl From<Row> for PaymentView {
+    fn from(row: Row) -> Self {
+        let at = |status| (row.status == status).then_some(row.at);
+        Self {
+            paid_at: at(PaymentStatus::Paid),
+            failed_at: at(PaymentStatus::Failed),
+            payment_id: row.payment_id,
+            reservation_id: row.reservation_id,
+            method: row.method,
+            amount: row.amount,
+            status: row.status,
+            fail_code: row.fail_code,
+        }
+    }
+}
+
+/// `GET /payments/{paymentId}`
+pub async fn get(
+    State(app): State<App>,
+    user: User,
+    Id(id): Id<PaymentId>,
+) -> Result<Response, Problem> {
+    let row = payment_find(&app.pool, user.id, id).await?;
+    let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
+    answer::ok(&PaymentView::from(row))
+}
+
+/// `GET /payments`
+pub async fn list(
+    State(app): State<App>,
+    user: User,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let start = query.read()?;
+    let rows = payment_list(&app.pool, user.id, &start).await?;
+    let cursor = |row: &Row| Cursor {
+        key: row.at.micros(),
+        id: row.payment_id.0,
+    };
+    answer::ok(&start.page(rows, cursor, PaymentView::from))
+}
+
+async fn payment_find(pool: &Pool, user: UserId, id: PaymentId) -> Result<Option<Row>, db::Error> {
+    let mut conn = pool.get().await?;
+    let row = dsl::payment
+        .find(id)
+        .filter(dsl::user_id.eq(user))
+        .select(COLUMNS)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// A user's payments, the newest first.
+async fn payment_list(pool: &Pool, user: UserId, start: &PageStart) -> Result<Vec<Row>, db::Error> {
+    let mut query = dsl::payment
+        .filter(dsl::user_id.eq(user))
+        .select(COLUMNS)
+        .order((dsl::at.desc(), dsl::payment_id.desc()))
+        .limit(start.rows())
+        .into_boxed();
+    if let Some(after) = start.after {
+        let same_time = dsl::at.eq(after.at()).and(dsl::payment_id.lt(after.id));
+        query = query.filter(dsl::at.lt(after.at()).or(same_time));
+    }
+    let mut conn = pool.get().await?;
+    Ok(query.load(&mut conn).await?)
+}

@@ -1,0 +1,223 @@
+//! Points: balance, charges, history.
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::{JsonBody, Query};
+use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::page::{Cursor, PageQuery, PageStart};
+use crate::problem::{Code, Problem};
+use crate::submit::{Submission, submit};
+use crate::trace::TraceParent;
+use axum::extract::State;
+use axum::response::Response;
+use diesel::prelude::Queryable;
+use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel_async::RunQueryDsl;
+use onsale_platform::db::{self, Pool};
+use onsale_schema::ledger::{Kind, Outcome};
+use onsale_schema::status::{ChargeMethod, TransferKind};
+use onsale_schema::{AccountId, Lane, Money, PartitionNo, Timestamp, TransferId, tables};
+use serde::{Deserialize, Serialize};
+
+const ROUTE_CHARGES: &str = "/api/v1/users/me/points/charges";
+
+/// `GET /users/me/points`
+pub async fn balance(State(app): State<App>, user: User) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct View {
+        balance: Money,
+    }
+    let balance = account_balance(&app.pool, AccountId::of_user(user.id)).await?;
+    answer::ok(&View { balance })
+}
+
+/// A user's balance; nothing before the first charge.
+async fn account_balance(pool: &Pool, account: AccountId) -> Result<Money, db::Error> {
+    use tables::account::dsl;
+    let mut conn = pool.get().await?;
+    let balance: Option<Option<Money>> = dsl::account
+        .find(account)
+        .select(dsl::balance)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(balance.flatten().unwrap_or_default())
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewCharge {
+    amount: Money,
+    method: ChargeMethod,
+}
+
+/// `POST /users/me/points/charges`
+pub async fn charge(
+    State(app): State<App>,
+    user: User,
+    key: IdempotencyKey,
+    trace: TraceParent,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let wanted: NewCharge = body.parse()?;
+    if !wanted.amount.is_positive() {
+        return Err(Problem::new(Code::AmountInvalid));
+    }
+    app.gate.admit(Lane::Ledger, PartitionNo(0))?;
+    let submission = Submission {
+        id: key.command(user.id, ROUTE_CHARGES),
+        user: user.id,
+        fingerprint: fingerprint(ROUTE_CHARGES, &wanted),
+        trace,
+        kind: Kind::Charge {
+            amount: wanted.amount,
+            method: wanted.method,
+        },
+        place: None,
+        expires: true,
+    };
+    submit(&app, &app.batchers.ledger, submission, charged).await
+}
+
+/// What a decided charge is answered with.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub fn charged(outcome: &Outcome) -> Result<Answer, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct View {
+        balance: Money,
+        transfer_id: TransferId,
+    }
+    match outcome {
+        Outcome::Charged {
+            transfer_id,
+            balance,
+        } => Answer::created(
+            None,
+            &View {
+                balance: *balance,
+                transfer_id: *transfer_id,
+            },
+        ),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+    }
+}
+
+#[derive(Queryable)]
+struct TransferRow {
+    transfer_id: TransferId,
+    kind: TransferKind,
+    credit: AccountId,
+    amount: Money,
+    user_balance: Money,
+    at: Timestamp,
+}
+
+/// A transfer as its user sees it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EntryView {
+    transfer_id: TransferId,
+    kind: TransferKind,
+    /// What the balance grew by; negative when it shrank.
+    amount: Money,
+    balance_before: Money,
+    balance_after: Money,
+    at: Timestamp,
+}
+
+impl EntryView {
+    fn of(row: TransferRow, account: AccountId) -> Self {
+        let amount = if row.credit == account {
+            row.amount
+        } else {
+            Money::ZERO - row.amount
+        };
+        Self {
+            transfer_id: row.transfer_id,
+            kind: row.kind,
+            amount,
+            balance_before: row.user_balance - amount,
+            balance_after: row.user_balance,
+            at: row.at,
+        }
+    }
+}
+
+/// `GET /users/me/points/history`
+pub async fn history(
+    State(app): State<App>,
+    user: User,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let start = query.read()?;
+    let account = AccountId::of_user(user.id);
+    let rows = transfer_list(&app.pool, account, &start).await?;
+    let cursor = |row: &TransferRow| Cursor {
+        key: row.at.micros(),
+        id: row.transfer_id.0,
+    };
+    answer::ok(&start.page(rows, cursor, |row| EntryView::of(row, account)))
+}
+
+/// The transfers of an account, the newest first.
+async fn transfer_list(
+    pool: &Pool,
+    account: AccountId,
+    start: &PageStart,
+) -> Result<Vec<TransferRow>, db::Error> {
+    use tables::transfer::dsl;
+    let mut query = dsl::transfer
+        .filter(dsl::debit.eq(account).or(dsl::credit.eq(account)))
+        .select((
+            dsl::transfer_id,
+            dsl::kind,
+            dsl::credit,
+            dsl::amount,
+            dsl::user_balance,
+            dsl::at,
+        ))
+        .order((dsl::at.desc(), dsl::transfer_id.desc()))
+        .limit(start.rows())
+        .into_boxed();
+    if let Some(after) = start.after {
+        let same_time = dsl::at.eq(after.at()).and(dsl::transfer_id.lt(after.id));
+        query = query.filter(dsl::at.lt(after.at()).or(same_time));
+    }
+    let mut conn = pool.get().await?;
+    Ok(query.load(&mut conn).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn an_entry_tells_what_the_balance_was() {
+        let (ours, other) = (AccountId(Uuid::from_u128(1)), AccountId(Uuid::from_u128(2)));
+        let row = |credit| TransferRow {
+            transfer_id: TransferId(Uuid::nil()),
+            kind: TransferKind::Charge,
+            credit,
+            amount: Money::won(30),
+            user_balance: Money::won(100),
+            at: Timestamp::EPOCH,
+        };
+        let grown = EntryView::of(row(ours), ours);
+        assert_eq!(
+            (grown.amount, grown.balance_before),
+            (Money::won(30), Money::won(70))
+        );
+        let shrunk = EntryView::of(row(other), ours);
+        assert_eq!(
+            (shrunk.amount, shrunk.balance_before),
+            (Money::won(-30), Money::won(130))
+        );
+        assert_eq!(shrunk.balance_after, Money::won(100));
+    }
+}

@@ -1,0 +1,448 @@
+//! The one place that says "no" over HTTP: RFC 9457 problem documents with a stable code.
+//!
+//! A [`Problem`] never repeats what the client sent and never shows what a server said. The
+//! middleware ([`crate::stack`]) writes it out, because only there the trace id is known; it also
+//! turns the framework's own rejections into problems.
+
+use crate::trace::TraceId;
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use onsale_platform::db;
+use onsale_schema::Money;
+use onsale_schema::status::ReservationStatus;
+use serde::Serialize;
+use std::borrow::Cow;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $status:literal $text:literal $title:literal $retry:ident;)*) => {
+        /// Why not, for programs. Codes never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// A short sentence for people, the same for each occurrence.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+
+            /// Whether the same request may succeed a little later.
+            #[must_use]
+            pub fn retryable(self) -> bool {
+                match self { $(Self::$variant => codes!(@$retry),)* }
+            }
+
+            fn status_number(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+        }
+    };
+    (@again) => { true };
+    (@never) => { false };
+}
+
+codes! {
+    /// The body is no JSON, or could not be read.
+    MalformedJson = 400 "malformed-json" "The body is not valid JSON" never;
+    /// A POST that changes something came without its key.
+    IdempotencyKeyMissing = 400 "idempotency-key-missing" "The Idempotency-Key header is missing" never;
+    /// The key is too short, too long, or not visible ASCII.
+    IdempotencyKeyInvalid = 400 "idempotency-key-invalid" "The Idempotency-Key header must be 8 to 128 visible ASCII characters" never;
+    /// No access token where one is needed.
+    TokenMissing = 401 "token-missing" "An access token is needed" never;
+    /// A token that we did not issue for this, or that was signed out.
+    TokenInvalid = 401 "token-invalid" "The token is not valid" never;
+    /// An access token whose time is over.
+    TokenExpired = 401 "token-expired" "The access token has expired" never;
+    /// Unknown email or wrong password; which of them is not said.
+    CredentialsInvalid = 401 "credentials-invalid" "Email or password is wrong" never;
+    /// No such thing, or somebody else's.
+    NotFound = 404 "not-found" "There is no such resource" never;
+    /// The resource doesn't know this method.
+    MethodNotAllowed = 405 "method-not-allowed" "The method is not allowed here" never;
+    /// The body did not come in time.
+    RequestTimeout = 408 "request-timeout" "The request body did not arrive in time" again;
+    /// Somebody has some of the seats.
+    SeatUnavailable = 409 "seat-unavailable" "Seats are taken" never;
+    /// The reservation's state does not allow it.
+    ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
+    /// The reservation is paid.
+    AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
+    /// A user with this email exists.
+    EmailTaken = 409 "email-taken" "The email address is in use" never;
+    /// The hold lapsed.
+    HoldExpired = 410 "hold-expired" "The hold has expired" never;
+    /// After the booking window, or closed.
+    SaleClosed = 410 "sale-closed" "The sale is closed" never;
+    /// Its deadline passed before it was decided; nothing was changed.
+    CommandExpired = 410 "command-expired" "The command expired before it was decided" again;
+    /// More bytes than a body may have.
+    BodyTooLarge = 413 "body-too-large" "The body is too large" never;
+    /// Not JSON by its content type.
+    UnsupportedMediaType = 415 "unsupported-media-type" "The content type must be application/json" never;
+    /// JSON, but not what is expected here.
+    ValidationFailed = 422 "validation-failed" "The request is not valid" never;
+    /// A label that the layout doesn't have.
+    UnknownSeat = 422 "unknown-seat" "The layout has no such seat" never;
+    /// More live seats than the schedule allows a user.
+    SeatLimitExceeded = 422 "seat-limit-exceeded" "The seat limit per user would be exceeded" never;
+    /// Too few points.
+    InsufficientPoints = 422 "insufficient-points" "There are too few points" never;
+    /// Not within what one charge may buy.
+    AmountInvalid = 422 "amount-invalid" "The amount is not allowed" never;
+    /// The balance would be over the cap.
+    BalanceCapExceeded = 422 "balance-cap-exceeded" "The balance would exceed its cap" never;
+    /// The key was used for another request.
+    IdempotencyKeyReused = 422 "idempotency-key-reused" "The Idempotency-Key was used for another request" never;
+    /// Before the booking window, or paused.
+    SaleNotOpen = 425 "sale-not-open" "The sale is not open yet" again;
+    /// More bytes than path and headers may have.
+    HeadersTooLarge = 431 "headers-too-large" "The request head is too large" never;
+    /// A fault of ours.
+    InternalError = 500 "internal-error" "Something went wrong on our side" never;
+    /// Too much is waiting already; nothing was changed.
+    Overloaded = 503 "overloaded" "Too many requests are waiting" again;
+    /// A server that we need is away.
+    DependencyUnavailable = 503 "dependency-unavailable" "A part of the service is unavailable" again;
+}
+
+impl Code {
+    /// The HTTP status.
+    ///
+    /// # Panics
+    /// Never: the numbers are written above.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.status_number()).expect("the numbers above are statuses")
+    }
+
+    /// The code of a rejection that the framework made, by its status.
+    fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::HeadersTooLarge,
+            StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
+            StatusCode::UNPROCESSABLE_ENTITY => Self::ValidationFailed,
+            other if other.is_server_error() => Self::InternalError,
+            _ => Self::NotFound,
+        }
+    }
+}
+
+/// The content type of problems.
+pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// The `Retry-After` of a 503 that says nothing more exact, in seconds.
+const RETRY_AFTER_S: u32 = 1;
+
+/// A refusal or a fault, as told to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    code: Code,
+    detail: Option<&'static str>,
+    retry_after_s: Option<u32>,
+    more: More,
+}
+
+/// What a code says besides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum More {
+    #[default]
+    Nothing,
+    Errors(Vec<FieldError>),
+    Seats(Vec<Box<str>>),
+    Limit(u32),
+    Cap(Money),
+    ReservationStatus(ReservationStatus),
+}
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// Where, as a JSON pointer into the body (a query parameter is `/name`).
+    pub pointer: Cow<'static, str>,
+    /// What.
+    pub code: &'static str,
+}
+
+impl FieldError {
+    /// Something at a fixed place.
+    #[must_use]
+    pub fn at(pointer: &'static str, code: &'static str) -> Self {
+        Self {
+            pointer: Cow::Borrowed(pointer),
+            code,
+        }
+    }
+}
+
+impl Problem {
+    /// Nothing but a code.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Self {
+            code,
+            detail: None,
+            retry_after_s: (code.status() == StatusCode::SERVICE_UNAVAILABLE)
+                .then_some(RETRY_AFTER_S),
+            more: More::Nothing,
+        }
+    }
+
+    /// A sentence about this occurrence. It must not contain what the client sent.
+    #[must_use]
+    pub fn detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// When to come again, in seconds.
+    #[must_use]
+    pub fn retry_after_s(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// `validation-failed`, with what and where.
+    #[must_use]
+    pub fn validation(errors: Vec<FieldError>) -> Self {
+        Self::new(Code::ValidationFailed).errors(errors)
+    }
+
+    /// What is wrong, and where.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.more = More::Errors(errors);
+        self
+    }
+
+    /// `seat-unavailable`, with the labels that were taken.
+    #[must_use]
+    pub fn seats_taken(labels: Vec<Box<str>>) -> Self {
+        let mut problem = Self::new(Code::SeatUnavailable);
+        problem.more = More::Seats(labels);
+        problem
+    }
+
+    /// `seat-limit-exceeded`, with the limit.
+    #[must_use]
+    pub fn seat_limit(limit: u32) -> Self {
+        let mut problem = Self::new(Code::SeatLimitExceeded);
+        problem.more = More::Limit(limit);
+        problem
+    }
+
+    /// `balance-cap-exceeded`, with the cap.
+    #[must_use]
+    pub fn balance_cap(cap: Money) -> Self {
+        let mut problem = Self::new(Code::BalanceCapExceeded);
+        problem.more = More::Cap(cap);
+        problem
+    }
+
+    /// `reservation-state-conflict`, with the state.
+    #[must_use]
+    pub fn state_conflict(status: ReservationStatus) -> Self {
+        let mut problem = Self::new(Code::ReservationStateConflict);
+        problem.more = More::ReservationStatus(status);
+        problem
+    }
+
+    /// A fault of ours; the cause was logged.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(Code::InternalError)
+    }
+
+    /// A server that we need is away.
+    #[must_use]
+    pub fn unavailable() -> Self {
+        Self::new(Code::DependencyUnavailable)
+    }
+
+    /// Why not, for programs.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The document.
+    ///
+    /// # Panics
+    /// Never: all members have a JSON form.
+    #[must_use]
+    pub fn to_json(&self, trace: &TraceId) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a> {
+            #[serde(rename = "type")]
+            kind: KindUri,
+            title: &'static str,
+            status: u16,
+            code: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            detail: Option<&'static str>,
+            retryable: bool,
+            trace_id: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            errors: Option<&'a [FieldError]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            seats: Option<&'a [Box<str>]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limit: Option<u32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cap: Option<Money>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reservation_status: Option<ReservationStatus>,
+        }
+        let mut document = Document {
+            kind: KindUri(self.code),
+            title: self.code.title(),
+            status: self.code.status_number(),
+            code: self.code.as_str(),
+            detail: self.detail,
+            retryable: self.code.retryable(),
+            trace_id: trace.as_str(),
+            errors: None,
+            seats: None,
+            limit: None,
+            cap: None,
+            reservation_status: None,
+        };
+        match &self.more {
+            More::Nothing => {}
+            More::Errors(errors) => document.errors = Some(errors),
+            More::Seats(seats) => document.seats = Some(seats),
+            More::Limit(limit) => document.limit = Some(*limit),
+            More::Cap(cap) => document.cap = Some(*cap),
+            More::ReservationStatus(status) => document.reservation_status = Some(*status),
+        }
+        serde_json::to_vec(&document).expect("all members have a JSON form")
+    }
+}
+
+/// The `type` of a problem: a name, not an address.
+struct KindUri(Code);
+
+impl Serialize for KindUri {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("urn:onsale:problem:{}", self.0.as_str()))
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Leaves the writing to [`finish`].
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.code.status();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes out the problem in a response, and makes one of any error that is none yet.
+pub fn finish(response: &mut Response, trace: &TraceId) {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return;
+    }
+    let problem = match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => problem,
+        None if response.headers().get(header::CONTENT_TYPE) == Some(&CONTENT_TYPE) => return,
+        None => Problem::new(Code::of_status(status)),
+    };
+    *response.status_mut() = problem.code.status();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = problem.retry_after_s {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if problem.code.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    *response.body_mut() = Body::from(problem.to_json(trace));
+}
+
+impl From<db::Error> for Problem {
+    fn from(error: db::Error) -> Self {
+        match &error {
+            db::Error::Unavailable(_) | db::Error::Contended(_) => {
+                tracing::warn!(%error, "a request could not be served");
+                Self::unavailable()
+            }
+            db::Error::NotFound => Self::new(Code::NotFound),
+            db::Error::Constraint { .. } | db::Error::Refused(_) => {
+                tracing::error!(%error, "a request could not be served");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<diesel::result::Error> for Problem {
+    fn from(error: diesel::result::Error) -> Self {
+        db::Error::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderMap;
+    use std::collections::HashSet;
+
+    fn trace() -> TraceId {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        TraceId::of(&HeaderMap::from_iter([(
+            "traceparent".parse().unwrap(),
+            parent.parse().unwrap(),
+        )]))
+    }
+
+    fn json(problem: &Problem) -> String {
+        String::from_utf8(problem.to_json(&trace())).unwrap()
+    }
+
+    #[test]
+    fn documents() {
+        assert_eq!(
+            json(&Problem::new(Code::Overloaded)),
+            r#"{"type":"urn:onsale:problem:overloaded","title":"Too many requests are waiting","status":503,"code":"overloaded","retryable":true,"traceId":"4bf92f3577b34da6a3ce929d0e0e4736"}"#
+        );
+        let errors = vec![FieldError::at("/seats", "too-many")];
+        assert_eq!(
+            json(&Problem::validation(errors)),
+            r#"{"type":"urn:onsale:problem:validation-failed","title":"The request is not valid","status":422,"code":"validation-failed","retryable":false,"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","errors":[{"pointer":"/seats","code":"too-many"}]}"#
+        );
+        let taken = Problem::seats_taken(vec!["A-1-2".into()]);
+        assert!(json(&taken).ends_with(r#""seats":["A-1-2"]}"#));
+        assert!(json(&Problem::seat_limit(4)).ends_with(r#""limit":4}"#));
+        let conflict = Problem::state_conflict(ReservationStatus::Paid);
+        assert!(json(&conflict).ends_with(r#""reservationStatus":"PAID"}"#));
+        let capped = Problem::balance_cap(Money::won(5));
+        assert!(json(&capped).ends_with(r#""cap":{"amount":5,"currency":"KRW"}}"#));
+    }
+
+    #[test]
+    fn codes_are_told_apart() {
+        let names: HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+        }
+    }
+}

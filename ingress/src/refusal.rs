@@ -1,0 +1,56 @@
+//! What a refusal by an owner is called over HTTP.
+
+use crate::problem::{Code, Problem};
+use onsale_schema::{SeatNo, ledger, seats, settlement};
+
+/// What a refused seat command is told; `label` names a seat of the schedule that was asked.
+#[must_use]
+pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) -> Problem {
+    use seats::Refusal as R;
+    match refusal {
+        R::CommandExpired => Problem::new(Code::CommandExpired),
+        R::KeyReused => Problem::new(Code::IdempotencyKeyReused),
+        R::UnknownSchedule | R::NotFound => Problem::new(Code::NotFound),
+        R::UnknownSeat => Problem::new(Code::UnknownSeat),
+        R::SaleNotOpen => Problem::new(Code::SaleNotOpen),
+        R::SaleClosed => Problem::new(Code::SaleClosed),
+        R::SeatLimitExceeded { limit } => Problem::seat_limit(*limit),
+        R::SeatUnavailable { seats } => {
+            Problem::seats_taken(seats.iter().map(|&seat| label(seat)).collect())
+        }
+        R::StateConflict { status } => Problem::state_conflict(*status),
+        R::NotDue => {
+            tracing::error!("a client's command was answered as a system's");
+            Problem::internal()
+        }
+    }
+}
+
+/// What a refused charge is told.
+impl From<&ledger::Refusal> for Problem {
+    fn from(refusal: &ledger::Refusal) -> Self {
+        use ledger::Refusal as R;
+        match refusal {
+            R::CommandExpired => Self::new(Code::CommandExpired),
+            R::KeyReused => Self::new(Code::IdempotencyKeyReused),
+            R::AmountInvalid => Self::new(Code::AmountInvalid),
+            R::BalanceCapExceeded { cap } => Self::balance_cap(*cap),
+        }
+    }
+}
+
+/// What a refused payment is told.
+impl From<&settlement::Refusal> for Problem {
+    fn from(refusal: &settlement::Refusal) -> Self {
+        use settlement::Refusal as R;
+        match refusal {
+            R::CommandExpired => Self::new(Code::CommandExpired),
+            R::KeyReused => Self::new(Code::IdempotencyKeyReused),
+            R::NotFound => Self::new(Code::NotFound),
+            R::AlreadyPaid => Self::new(Code::AlreadyPaid),
+            R::HoldExpired => Self::new(Code::HoldExpired),
+            R::StateConflict { status } => Self::state_conflict(*status),
+            R::InsufficientPoints => Self::new(Code::InsufficientPoints),
+        }
+    }
+}

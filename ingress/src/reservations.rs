@@ -1,0 +1,344 @@
+//! Reservations: hold seats, look at one's own, give a hold back.
+
+mod store;
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::{Id, JsonBody, Query};
+use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::ids;
+use crate::layout::Layout;
+use crate::page::{Cursor, PageQuery};
+use crate::problem::{Code, FieldError, Problem};
+use crate::refusal;
+use crate::submit::{Submission, submit};
+use crate::trace::TraceParent;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, partition};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+const ROUTE: &str = "/api/v1/reservations";
+const ROUTE_ONE: &str = "/api/v1/reservations/{reservationId}";
+/// Seats that one request may name.
+const SEATS_MAX: usize = 100;
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewReservation<'a> {
+    schedule_id: ScheduleId,
+    #[serde(borrow)]
+    seats: Vec<Label<'a>>,
+}
+
+/// A seat's label as the client wrote it, not copied unless it has escapes.
+#[derive(Debug, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+struct Label<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl NewReservation<'_> {
+    fn validate(&self) -> Result<(), Problem> {
+        let error = match self.seats.len() {
+            0 => Some(FieldError::at("/seats", "too-few")),
+            1..=SEATS_MAX => (1..self.seats.len())
+                .find(|&at| self.seats[..at].contains(&self.seats[at]))
+                .map(|at| seat_error(at, "duplicate")),
+            _ => Some(FieldError::at("/seats", "too-many")),
+        };
+        error.map_or(Ok(()), |error| Err(Problem::validation(vec![error])))
+    }
+
+    fn seat_nos(&self, layout: &Layout) -> Result<Vec<SeatNo>, Problem> {
+        let found: Option<Vec<SeatNo>> = self
+            .seats
+            .iter()
+            .map(|label| layout.by_label(&label.0))
+            .collect();
+        found.ok_or_else(|| {
+            let unknown = self.seats.iter().enumerate();
+            let unknown = unknown.filter(|(_, label)| layout.by_label(&label.0).is_none());
+            Problem::new(Code::UnknownSeat).errors(
+                unknown
+                    .map(|(at, _)| seat_error(at, "unknown-seat"))
+                    .collect(),
+            )
+        })
+    }
+}
+
+fn seat_error(at: usize, code: &'static str) -> FieldError {
+    FieldError {
+        pointer: Cow::Owned(format!("/seats/{at}")),
+        code,
+    }
+}
+
+/// A reservation as it is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReservationView<'a> {
+    reservation_id: ReservationId,
+    schedule_id: ScheduleId,
+    seats: SeatsView<'a>,
+    total: Money,
+    status: ReservationStatus,
+    held_at: Timestamp,
+    expires_at: Timestamp,
+    server_time: Timestamp,
+}
+
+/// Seats with their labels and prices.
+struct SeatsView<'a> {
+    layout: &'a Layout,
+    seats: Cow<'a, [SeatNo]>,
+}
+
+impl Serialize for SeatsView<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct SeatView<'a> {
+            label: &'a str,
+            price: Money,
+        }
+        let seats = self.seats.iter().filter_map(|&no| self.layout.seat(no));
+        serializer.collect_seq(seats.map(|seat| SeatView {
+            label: &seat.label,
+            price: seat.price,
+        }))
+    }
+}
+
+/// What a decided hold is answered with.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub fn held(app: &App, layout: &Layout, outcome: &Outcome) -> Result<Answer, Problem> {
+    match outcome {
+        Outcome::Held(hold) if hold.schedule_id == layout.schedule_id() => {
+            held_answer(app, layout, hold)
+        }
+        Outcome::Refused(why) => Err(refusal::of_seats(why, |no| layout.label(no))),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => Err(misanswered()),
+    }
+}
+
+fn held_answer(app: &App, layout: &Layout, hold: &Hold) -> Result<Answer, Problem> {
+    let view = ReservationView {
+        reservation_id: hold.reservation_id,
+        schedule_id: hold.schedule_id,
+        seats: SeatsView {
+            layout,
+            seats: Cow::Borrowed(&hold.seats),
+        },
+        total: hold.total,
+        status: ReservationStatus::Held,
+        held_at: hold.held_at,
+        expires_at: hold.expires_at,
+        server_time: app.clock.now(),
+    };
+    Answer::created(Some(format!("{ROUTE}/{}", hold.reservation_id)), &view)
+}
+
+/// What a decided release is answered with.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub fn released(outcome: &Outcome) -> Result<Answer, Problem> {
+    match outcome {
+        Outcome::Released { .. } => Ok(Answer::done()),
+        Outcome::Refused(Refusal::StateConflict {
+            status: ReservationStatus::Released,
+        }) => Ok(Answer::done()),
+        // A refused release names no seats.
+        Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+        Outcome::Held(_) | Outcome::Applied => Err(misanswered()),
+    }
+}
+
+fn misanswered() -> Problem {
+    tracing::error!("a command was answered as another kind");
+    Problem::internal()
+}
+
+/// `POST /reservations`
+pub async fn create(
+    State(app): State<App>,
+    user: User,
+    key: IdempotencyKey,
+    trace: TraceParent,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let wanted: NewReservation<'_> = body.parse()?;
+    wanted.validate()?;
+    let layout = app.layouts.get(wanted.schedule_id).await?;
+    let seats = wanted.seat_nos(&layout)?;
+    let partition = partition::of_schedule(wanted.schedule_id, app.partitions);
+    let in_flight = app.gate.admit_schedule(wanted.schedule_id, partition)?;
+    let submission = Submission {
+        id: key.command(user.id, ROUTE),
+        user: user.id,
+        fingerprint: fingerprint(ROUTE, &wanted),
+        trace,
+        kind: Kind::Hold {
+            reservation_id: ReservationId(ids::new_v7(app.clock.now())),
+            schedule_id: wanted.schedule_id,
+            seats,
+        },
+        place: Some((wanted.schedule_id, partition)),
+        expires: true,
+    };
+    let batcher = app.batchers.seats(partition);
+    let response = submit(&app, batcher, submission, |outcome| {
+        held(&app, &layout, outcome)
+    })
+    .await;
+    drop(in_flight);
+    response
+}
+
+/// A hold whose time is over counts as expired, although its owner may not have written so yet.
+fn shown_status(row: &store::Row, now: Timestamp) -> ReservationStatus {
+    if row.status == ReservationStatus::Held && row.expires_at <= now {
+        ReservationStatus::Expired
+    } else {
+        row.status
+    }
+}
+
+fn view(row: store::Row, layout: &Layout, now: Timestamp) -> ReservationView<'_> {
+    ReservationView {
+        status: shown_status(&row, now),
+        reservation_id: row.reservation_id,
+        schedule_id: row.schedule_id,
+        seats: SeatsView {
+            layout,
+            seats: Cow::Owned(row.seat_nos),
+        },
+        total: row.total,
+        held_at: row.held_at,
+        expires_at: row.expires_at,
+        server_time: now,
+    }
+}
+
+/// `GET /reservations/{reservationId}`
+pub async fn get(
+    State(app): State<App>,
+    user: User,
+    Id(id): Id<ReservationId>,
+) -> Result<Response, Problem> {
+    let row = store::reservation_find(&app.pool, user.id, id).await?;
+    let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let layout = app.layouts.get(row.schedule_id).await?;
+    answer::ok(&view(row, &layout, app.clock.now()))
+}
+
+/// `GET /reservations`
+pub async fn list(
+    State(app): State<App>,
+    user: User,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let start = query.read()?;
+    let rows = store::reservation_list(&app.pool, user.id, &start).await?;
+    let mut layouts: Vec<Arc<Layout>> = Vec::new();
+    for row in &rows {
+        if layouts.iter().all(|l| l.schedule_id() != row.schedule_id) {
+            layouts.push(app.layouts.get(row.schedule_id).await?);
+        }
+    }
+    let now = app.clock.now();
+    let cursor = |row: &store::Row| Cursor {
+        key: row.held_at.micros(),
+        id: row.reservation_id.0,
+    };
+    let page = start.page(rows, cursor, |row| {
+        let layout = layouts.iter().find(|l| l.schedule_id() == row.schedule_id);
+        view(row, layout.expect("each row's layout was just loaded"), now)
+    });
+    answer::ok(&page)
+}
+
+/// `DELETE /reservations/{reservationId}`
+pub async fn release(
+    State(app): State<App>,
+    user: User,
+    Id(id): Id<ReservationId>,
+    trace: TraceParent,
+) -> Result<Response, Problem> {
+    let row = store::reservation_find(&app.pool, user.id, id).await?;
+    let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
+    match row.status {
+        ReservationStatus::Released => return Ok(Answer::done().into_response()),
+        ended @ (ReservationStatus::Paid
+        | ReservationStatus::Expired
+        | ReservationStatus::Cancelled) => return Err(Problem::state_conflict(ended)),
+        ReservationStatus::Held => {}
+    }
+    let partition = partition::of_schedule(row.schedule_id, app.partitions);
+    let in_flight = app.gate.admit_schedule(row.schedule_id, partition)?;
+    // Releasing twice is harmless, so each request is a command of its own.
+    let once = ids::new_v7(app.clock.now());
+    let submission = Submission {
+        id: CommandId::derive(user.id, ROUTE_ONE, &format!("{id} {once}")),
+        user: user.id,
+        fingerprint: fingerprint(ROUTE_ONE, &id),
+        trace,
+        kind: Kind::Release {
+            reservation_id: id,
+            schedule_id: row.schedule_id,
+        },
+        place: Some((row.schedule_id, partition)),
+        expires: false,
+    };
+    let batcher = app.batchers.seats(partition);
+    let response = submit(&app, batcher, submission, released).await;
+    drop(in_flight);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn wanted(seats: &[&'static str]) -> NewReservation<'static> {
+        NewReservation {
+            schedule_id: ScheduleId(Uuid::nil()),
+            seats: seats.iter().map(|&label| Label(label.into())).collect(),
+        }
+    }
+
+    #[test]
+    fn seats_are_named_once_and_not_too_many() {
+        assert!(wanted(&["A-1-1", "A-1-2"]).validate().is_ok());
+        assert!(wanted(&["A-1-1"; 1]).validate().is_ok());
+        let errors = |seats: &[&'static str]| wanted(seats).validate().unwrap_err();
+        let expected = |error| Problem::validation(vec![error]);
+        assert_eq!(errors(&[]), expected(FieldError::at("/seats", "too-few")));
+        assert_eq!(
+            errors(&["x"; 101]),
+            expected(FieldError::at("/seats", "too-many"))
+        );
+        assert_eq!(
+            errors(&["a", "b", "a"]),
+            expected(FieldError::at("/seats/2", "duplicate"))
+        );
+    }
+
+    #[test]
+    fn labels_may_have_escapes() {
+        let body =
+            r#"{"scheduleId":"00000000-0000-0000-0000-000000000000","seats":["A\u002d1","B"]}"#;
+        let read: NewReservation<'_> = serde_json::from_str(body).unwrap();
+        assert_eq!(read.seats, [Label("A-1".into()), Label("B".into())]);
+        assert!(matches!(read.seats[1].0, Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,80 @@
+//! Reading reservations. The seats' owners write them.
+
+use crate::page::PageStart;
+use diesel::prelude::Queryable;
+use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel_async::RunQueryDsl;
+use onsale_platform::db::{Error, Pool};
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::tables::reservation::{self as table, dsl};
+use onsale_schema::{Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+
+/// One reservation.
+#[derive(Queryable)]
+pub struct Row {
+    pub reservation_id: ReservationId,
+    pub schedule_id: ScheduleId,
+    pub seat_nos: Vec<SeatNo>,
+    pub total: Money,
+    pub status: ReservationStatus,
+    pub held_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+type Columns = (
+    table::reservation_id,
+    table::schedule_id,
+    table::seat_nos,
+    table::total,
+    table::status,
+    table::held_at,
+    table::expires_at,
+);
+const COLUMNS: Columns = (
+    table::reservation_id,
+    table::schedule_id,
+    table::seat_nos,
+    table::total,
+    table::status,
+    table::held_at,
+    table::expires_at,
+);
+
+/// A user's reservation.
+pub async fn reservation_find(
+    pool: &Pool,
+    user: UserId,
+    id: ReservationId,
+) -> Result<Option<Row>, Error> {
+    let mut conn = pool.get().await?;
+    let row = dsl::reservation
+        .find(id)
+        .filter(dsl::user_id.eq(user))
+        .select(COLUMNS)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// A user's reservations, the newest first.
+pub async fn reservation_list(
+    pool: &Pool,
+    user: UserId,
+    start: &PageStart,
+) -> Result<Vec<Row>, Error> {
+    let mut query = dsl::reservation
+        .filter(dsl::user_id.eq(user))
+        .select(COLUMNS)
+        .order((dsl::held_at.desc(), dsl::reservation_id.desc()))
+        .limit(start.rows())
+        .into_boxed();
+    if let Some(after) = start.after {
+        let same_time = dsl::held_at
+            .eq(after.at())
+            .and(dsl::reservation_id.lt(after.id));
+        query = query.filter(dsl::held_at.lt(after.at()).or(same_time));
+    }
+    let mut conn = pool.get().await?;
+    Ok(query.load(&mut conn).await?)
+}

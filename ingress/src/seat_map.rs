@@ -1,0 +1,369 @@
+//! Seat maps, from memory: the state of every seat of the schedules that somebody looks at.
+//!
+//! The order is subscribe, snapshot, follow: what is broadcast while the snapshot is on its way is
+//! kept and applied after it, by version. A gap in the versions means that a change was lost; then
+//! the map is read again in the background, and meanwhile the old one is shown. A map only shows:
+//! it decides nothing.
+
+mod state;
+mod store;
+
+use crate::app::App;
+use crate::extract::Id;
+use crate::problem::Problem;
+use async_nats::Subscriber;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use onsale_platform::db::Pool;
+use onsale_schema::ScheduleId;
+use onsale_schema::message::decode;
+use onsale_schema::seats::{MapBroadcast, MapChange};
+use state::{Applied, Map, Rendered};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Changes that are kept while a snapshot is on its way; with more it is taken again.
+const KEPT_CHANGES_MAX: usize = 4096;
+/// How often the connection is looked at: after a reconnect, changes may be missing.
+const CONNECTION_CHECK: Duration = Duration::from_secs(1);
+/// How long a reload that failed waits before it is tried again.
+const RELOAD_PAUSE: Duration = Duration::from_millis(250);
+
+/// The maps that are in use. Cheap to clone.
+#[derive(Clone)]
+pub struct SeatMaps {
+    pool: Pool,
+    entries: Arc<RwLock<HashMap<ScheduleId, Arc<Entry>>>>,
+}
+
+/// One schedule's map, from the first time that somebody asked for it.
+struct Entry {
+    schedule: ScheduleId,
+    slot: Mutex<Slot>,
+    /// Held by the one that loads.
+    load: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Slot {
+    map: Option<Map>,
+    /// Whether a snapshot is on its way.
+    loading: bool,
+    /// What came meanwhile.
+    kept: Vec<MapChange>,
+    /// Whether a change was lost, so that the map must be loaded again.
+    stale: bool,
+    /// Whether somebody is about to.
+    reloading: bool,
+}
+
+impl Slot {
+    /// Takes in a change; tells whether the map must be loaded again, and nobody is about to.
+    fn take_in(&mut self, change: &MapChange) -> bool {
+        if self.loading {
+            if self.kept.len() < KEPT_CHANGES_MAX {
+                self.kept.push(change.clone());
+            } else {
+                self.stale = true;
+            }
+            return false;
+        }
+        match self.map.as_mut().map(|map| map.apply(change)) {
+            Some(Applied::Gap) => self.wants_reload(),
+            Some(Applied::Done) | None => false,
+        }
+    }
+
+    fn wants_reload(&mut self) -> bool {
+        self.stale = true;
+        !std::mem::replace(&mut self.reloading, true)
+    }
+
+    fn begin_load(&mut self) {
+        self.loading = true;
+        self.stale = false;
+        self.kept.clear();
+    }
+
+    fn end_load(&mut self, snapshot: Option<Map>) {
+        self.loading = false;
+        let kept = std::mem::take(&mut self.kept);
+        let Some(mut map) = snapshot else {
+            self.stale = true;
+            return;
+        };
+        for change in &kept {
+            if map.apply(change) == Applied::Gap {
+                self.stale = true;
+            }
+        }
+        self.map = Some(map);
+    }
+}
+
+impl Entry {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SeatMaps {
+    /// Maps read through `pool`; [`Self::run`] keeps them up to date.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            entries: Arc::default(),
+        }
+    }
+
+    /// The document of a schedule's map.
+    async fn rendered(&self, schedule: ScheduleId) -> Result<Rendered, Problem> {
+        self.with(schedule, Map::rendered).await
+    }
+
+    /// How many seats of a schedule are available.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn remaining(&self, schedule: ScheduleId) -> Result<u32, Problem> {
+        self.with(schedule, |map| map.remaining()).await
+    }
+
+    async fn with<T>(
+        &self,
+        schedule: ScheduleId,
+        look: impl Fn(&mut Map) -> T,
+    ) -> Result<T, Problem> {
+        let entry = self.entry(schedule);
+        if let Some(map) = &mut entry.slot().map {
+            return Ok(look(map));
+        }
+        let _turn = entry.load.lock().await;
+        if let Some(map) = &mut entry.slot().map {
+            return Ok(look(map));
+        }
+        self.load(&entry).await?;
+        let seen = entry.slot().map.as_mut().map(look);
+        seen.ok_or_else(Problem::internal)
+    }
+
+    /// The entry is there before its snapshot is taken, so that changes are kept for it.
+    fn entry(&self, schedule: ScheduleId) -> Arc<Entry> {
+        let known = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&schedule)
+            .cloned();
+        known.unwrap_or_else(|| {
+            let mut all = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            let entry = all.entry(schedule).or_insert_with(|| {
+                Arc::new(Entry {
+                    schedule,
+                    slot: Mutex::default(),
+                    load: tokio::sync::Mutex::default(),
+                })
+            });
+            Arc::clone(entry)
+        })
+    }
+
+    /// Loads a map; the caller has the turn.
+    async fn load(&self, entry: &Entry) -> Result<(), Problem> {
+        entry.slot().begin_load();
+        let result = store::snapshot(&self.pool, entry.schedule).await;
+        let (map, outcome) = match result {
+            Ok(map) => (Some(map), Ok(())),
+            Err(problem) => (None, Err(problem)),
+        };
+        let mut slot = entry.slot();
+        slot.end_load(map);
+        if slot.map.is_none() {
+            drop(slot);
+            // It may not exist at all; whoever asks next begins anew.
+            self.entries
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&entry.schedule);
+        }
+        outcome
+    }
+
+    /// Loads a map again and again until it has no gap.
+    async fn reload(&self, entry: Arc<Entry>) {
+        let turn = entry.load.lock().await;
+        while entry.slot().stale {
+            if self.load(&entry).await.is_err() {
+                tokio::time::sleep(RELOAD_PAUSE).await;
+            }
+        }
+        entry.slot().reloading = false;
+        drop(turn);
+    }
+
+    /// Follows what the owners broadcast, until `stop` or the end of the subscription.
+    pub async fn run(
+        &self,
+        mut broadcasts: Subscriber,
+        client: async_nats::Client,
+        stop: CancellationToken,
+    ) {
+        let statistics = client.statistics();
+        let mut connects = statistics.connects.load(Ordering::Relaxed);
+        let mut check = tokio::time::interval(CONNECTION_CHECK);
+        let mut reloads = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                message = broadcasts.next() => {
+                    let Some(message) = message else { return };
+                    reloads.extend(self.take_in(&message.payload).map(|entry| self.reload(entry)));
+                }
+                Some(()) = reloads.next(), if !reloads.is_empty() => {}
+                _ = check.tick() => {
+                    let now = statistics.connects.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut connects, now) != now {
+                        let all = self.all_stale();
+                        reloads.extend(all.into_iter().map(|entry| self.reload(entry)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in a broadcast; tells which maps must be loaded again.
+    fn take_in(&self, payload: &[u8]) -> impl Iterator<Item = Arc<Entry>> + use<> {
+        let mut gaps = Vec::new();
+        match decode::<MapBroadcast>(payload) {
+            Ok(broadcast) => {
+                let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+                for change in &broadcast.maps {
+                    if let Some(entry) = entries.get(&change.schedule_id)
+                        && entry.slot().take_in(change)
+                    {
+                        gaps.push(Arc::clone(entry));
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "a map change could not be read"),
+        }
+        gaps.into_iter()
+    }
+
+    fn all_stale(&self) -> Vec<Arc<Entry>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .values()
+            .filter(|entry| entry.slot().wants_reload())
+            .cloned()
+            .collect()
+    }
+}
+
+/// `GET /schedules/{scheduleId}/seats`
+pub async fn get(
+    State(app): State<App>,
+    Id(schedule): Id<ScheduleId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Rendered { etag, json } = app.seat_maps.rendered(schedule).await?;
+    let unchanged = crate::etag::matches(&headers, &etag);
+    let caching = [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    if unchanged {
+        return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+    }
+    let content = [(header::CONTENT_TYPE, crate::answer::JSON)];
+    Ok((caching, content, json).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::status::ClaimState;
+    use onsale_schema::{SeatNo, Timestamp};
+    use uuid::Uuid;
+
+    fn change(from_version: i64, version: i64, seat: i32) -> MapChange {
+        MapChange {
+            schedule_id: ScheduleId(Uuid::nil()),
+            from_version,
+            version,
+            at: Timestamp::EPOCH,
+            changes: vec![(SeatNo(seat), Some(ClaimState::Held))],
+        }
+    }
+
+    fn map(version: i64) -> Map {
+        Map::new(version, 4, std::iter::empty())
+    }
+
+    fn text(slot: &mut Slot) -> String {
+        let json = slot.map.as_mut().unwrap().rendered().json;
+        String::from_utf8(json.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn what_comes_during_a_load_is_applied_after_it() {
+        let mut slot = Slot::default();
+        assert!(!slot.take_in(&change(0, 1, 0)), "nobody looks yet");
+        slot.begin_load();
+        for version in 4..7 {
+            let seat = i32::try_from(version - 4).unwrap();
+            assert!(!slot.take_in(&change(version, version + 1, seat)));
+        }
+        // The snapshot has seen the first of them.
+        slot.end_load(Some(map(5)));
+        assert!(!slot.stale);
+        assert_eq!(
+            text(&mut slot),
+            r#"{"version":7,"remaining":2,"seats":"AHHA"}"#
+        );
+    }
+
+    #[test]
+    fn a_gap_asks_for_one_reload() {
+        let mut slot = Slot::default();
+        slot.begin_load();
+        slot.end_load(Some(map(5)));
+        assert!(!slot.take_in(&change(5, 6, 0)));
+        assert!(slot.take_in(&change(7, 8, 1)), "one was lost");
+        assert!(!slot.take_in(&change(8, 9, 2)), "somebody is about to");
+        assert_eq!(
+            text(&mut slot),
+            r#"{"version":6,"remaining":3,"seats":"HAAA"}"#
+        );
+        slot.begin_load();
+        slot.take_in(&change(9, 10, 3));
+        slot.end_load(Some(map(9)));
+        assert!(!slot.stale);
+        assert_eq!(
+            text(&mut slot),
+            r#"{"version":10,"remaining":3,"seats":"AAAH"}"#
+        );
+    }
+
+    #[test]
+    fn a_failed_or_overrun_load_must_be_repeated() {
+        let mut slot = Slot::default();
+        slot.begin_load();
+        slot.end_load(None);
+        assert!(slot.stale && slot.map.is_none());
+        slot.begin_load();
+        for version in 0..i64::try_from(KEPT_CHANGES_MAX).unwrap() + 1 {
+            slot.take_in(&change(version, version + 1, 0));
+        }
+        slot.end_load(Some(map(0)));
+        assert!(slot.stale);
+    }
+}

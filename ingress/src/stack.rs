@@ -1,0 +1,245 @@
+//! What happens around every request: the trace id, metrics, the bound on its head, panics, and the
+//! writing of problems. One layer, because each more costs an allocation per request.
+
+use crate::problem::{self, Code, Problem};
+use crate::trace::{TRACE_ID, TraceId};
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use metrics::{Counter, Gauge, Histogram};
+use onsale_platform::metric;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tower::{Layer, Service};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// Puts the stack around a router: around what it routes, and around what it doesn't know.
+///
+/// # Errors
+/// When an origin for CORS is no header value.
+pub fn wrap(router: Router, settings: &crate::config::Http) -> Result<Router, InvalidOrigin> {
+    let layer = StackLayer {
+        head_bytes_max: usize::try_from(settings.header_bytes_max).unwrap_or(usize::MAX),
+        in_flight: metrics::gauge!(metric::HTTP_IN_FLIGHT),
+    };
+    let router = router.layer(layer);
+    Ok(match cors(&settings.cors_origins)? {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+/// An origin for CORS that is no header value.
+#[derive(Debug, thiserror::Error)]
+#[error("ONSALE_CORS_ORIGINS names an origin that is none")]
+pub struct InvalidOrigin;
+
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
+    let origins: Vec<&str> = origins
+        .iter()
+        .map(|origin| origin.trim())
+        .filter(|origin| !origin.is_empty())
+        .collect();
+    let allowed = match origins.as_slice() {
+        [] => return Ok(None),
+        all if all.contains(&"*") => AllowOrigin::any(),
+        list => AllowOrigin::list(
+            list.iter()
+                .map(|origin| HeaderValue::from_str(origin).map_err(|_| InvalidOrigin))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::PATCH])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            crate::idempotency::HEADER,
+            "traceparent".parse().map_err(|_| InvalidOrigin)?,
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            TRACE_ID,
+        ])
+        .max_age(std::time::Duration::from_secs(3600));
+    Ok(Some(layer))
+}
+
+/// Makes one [`Stack`] per route, which therefore knows its route.
+#[derive(Clone)]
+struct StackLayer {
+    head_bytes_max: usize,
+    in_flight: Gauge,
+}
+
+impl<S> Layer<S> for StackLayer {
+    type Service = Stack<S>;
+
+    fn layer(&self, inner: S) -> Stack<S> {
+        Stack {
+            inner,
+            head_bytes_max: self.head_bytes_max,
+            in_flight: self.in_flight.clone(),
+            route: Arc::new(Route::default()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Stack<S> {
+    inner: S,
+    head_bytes_max: usize,
+    in_flight: Gauge,
+    route: Arc<Route>,
+}
+
+impl<S> Service<Request> for Stack<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let started = Instant::now();
+        let trace = TraceId::of(request.headers());
+        let method = method_label(request.method());
+        let route = Arc::clone(&self.route);
+        route.learn(&request);
+        let fits = head_bytes(request.uri(), request.headers()) <= self.head_bytes_max;
+        let answer = fits.then(|| self.inner.call(request));
+        let in_flight = InFlight::new(self.in_flight.clone());
+        Box::pin(async move {
+            let mut response = match answer {
+                Some(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => {
+                        tracing::error!(trace = trace.as_str(), "a request made us panic");
+                        Problem::internal().into_response()
+                    }
+                },
+                None => Problem::new(Code::HeadersTooLarge).into_response(),
+            };
+            problem::finish(&mut response, &trace);
+            let headers = response.headers_mut();
+            headers.insert(TRACE_ID, trace.header());
+            headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
+            route.count(method, response.status().as_u16(), started);
+            drop(in_flight);
+            Ok(response)
+        })
+    }
+}
+
+/// Bytes of a request's head, about as on the wire.
+fn head_bytes(uri: &Uri, headers: &HeaderMap) -> usize {
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let lines = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + lines.sum::<usize>()
+}
+
+/// The method as a label: those that a client makes up are one.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::PUT => "PUT",
+        _ => "OTHER",
+    }
+}
+
+/// Counts a request as long as it is worked on, also when its client goes away.
+struct InFlight(Gauge);
+
+impl InFlight {
+    fn new(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// The metrics of one route, found once: asking the recorder costs an allocation and a hash.
+#[derive(Default)]
+struct Route {
+    template: OnceLock<String>,
+    series: Mutex<Vec<Series>>,
+}
+
+struct Series {
+    method: &'static str,
+    status: u16,
+    requests: Counter,
+    duration: Histogram,
+}
+
+impl Route {
+    fn learn(&self, request: &Request) {
+        if self.template.get().is_none() {
+            let matched = request.extensions().get::<MatchedPath>();
+            let template = matched.map_or("unmatched", MatchedPath::as_str);
+            self.template.get_or_init(|| template.to_owned());
+        }
+    }
+
+    fn count(&self, method: &'static str, status: u16, started: Instant) {
+        let mut all = self
+            .series
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = all
+            .iter()
+            .position(|series| series.status == status && series.method == method);
+        let at = known.unwrap_or_else(|| {
+            all.push(self.series(method, status));
+            all.len() - 1
+        });
+        let series = &all[at];
+        series.requests.increment(1);
+        series.duration.record(started.elapsed().as_secs_f64());
+    }
+
+    fn series(&self, method: &'static str, status: u16) -> Series {
+        let route = self.template.get().cloned().unwrap_or_default();
+        Series {
+            method,
+            status,
+            requests: metrics::counter!(metric::HTTP_REQUESTS,
+                "route" => route.clone(), "method" => method, "status" => status.to_string()),
+            duration: metrics::histogram!(metric::HTTP_DURATION,
+                "route" => route, "method" => method),
+        }
+    }
+}

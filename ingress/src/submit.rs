@@ -1,0 +1,104 @@
+//! From a checked request to its answer: hand the command in, wait for its outcome, and when time is
+//! up say where the outcome will be. A 202 is never a failure.
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::batcher::{Batcher, Full};
+use crate::flight::NotSent;
+use crate::lane::Commands;
+use crate::problem::{Code, Problem};
+use crate::token::CommandToken;
+use crate::trace::TraceParent;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use onsale_platform::metric;
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::{CommandId, PartitionNo, ScheduleId, Timestamp, UserId};
+use serde::Serialize;
+
+/// A command that is about to be handed in.
+pub struct Submission<L: Commands> {
+    /// The same id, the same command.
+    pub id: CommandId,
+    /// For whom.
+    pub user: UserId,
+    /// What was asked, as a digest.
+    pub fingerprint: Fingerprint,
+    /// The request's trace.
+    pub trace: TraceParent,
+    /// What.
+    pub kind: L::Kind,
+    /// The schedule and its partition; none on lanes of competing consumers.
+    pub place: Option<(ScheduleId, PartitionNo)>,
+    /// Whether it is refused once its deadline has passed.
+    pub expires: bool,
+}
+
+/// Hands a command in; answers with `decided` when its outcome comes in time, else with 202.
+///
+/// # Errors
+/// `overloaded` and `dependency-unavailable` when it was not sent, and what `decided` says.
+pub async fn submit<L: Commands>(
+    app: &App,
+    batcher: &Batcher<L>,
+    submission: Submission<L>,
+    decided: impl FnOnce(&L::Outcome) -> Result<Answer, Problem>,
+) -> Result<Response, Problem> {
+    let now = app.clock.now();
+    let deadline = now.plus_ms(i64::from(app.flow.request_timeout_ms));
+    let (user, place, expires) = (submission.user, submission.place, submission.expires);
+    let ticket = batcher
+        .submit(Command {
+            id: submission.id,
+            user,
+            fingerprint: submission.fingerprint,
+            deadline,
+            trace: submission.trace.0,
+            kind: submission.kind,
+        })
+        .map_err(|Full| Problem::new(Code::Overloaded))?;
+    match tokio::time::timeout(app.flow.request_timeout(), ticket.outcome()).await {
+        Ok(Ok(outcome)) => decided(outcome).map(IntoResponse::into_response),
+        Ok(Err(NotSent)) => Err(Problem::unavailable()),
+        Err(_) => {
+            metrics::counter!(metric::INGRESS_OPEN, "lane" => L::LANE.as_str()).increment(1);
+            let token = CommandToken {
+                user,
+                lane: L::LANE,
+                partition: place.map(|(_, partition)| partition),
+                schedule: place.map(|(schedule, _)| schedule),
+                message_id: ticket.message_id(),
+                index: ticket.index(),
+                deadline,
+                expires,
+            };
+            pending(app, &app.signer.sign(&token))
+        }
+    }
+}
+
+/// 202: the outcome is open, and will be at `/commands/{token}`.
+///
+/// # Errors
+/// Never in practice; see [`answer::to_json`].
+pub fn pending(app: &App, token: &str) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Pending {
+        state: &'static str,
+        server_time: Timestamp,
+    }
+    let answer = Answer {
+        status: StatusCode::ACCEPTED,
+        location: Some(format!("/api/v1/commands/{token}")),
+        json: answer::to_json(&Pending {
+            state: "PENDING",
+            server_time: app.clock.now(),
+        })?,
+    };
+    let mut response = answer.into_response();
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    Ok(response)
+}

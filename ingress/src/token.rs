@@ -1,0 +1,173 @@
+//! The signed token of a 202: all that is needed to look up a command's outcome later, at any
+//! ingress, without other state.
+
+use crate::config::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use onsale_schema::{Lane, MessageId, PartitionNo, ScheduleId, Timestamp, UserId};
+use sha2::Sha256;
+use uuid::Uuid;
+
+/// What the signing key is for, so that it signs nothing else.
+const PURPOSE: &[u8] = b"onsale command token";
+const VERSION: u8 = 1;
+const BODY_BYTES: usize = 63;
+const MAC_BYTES: usize = 16;
+
+/// Where the outcome of a command will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandToken {
+    /// Whose command it is.
+    pub user: UserId,
+    /// The lane it went to.
+    pub lane: Lane,
+    /// The partition; none on lanes of competing consumers.
+    pub partition: Option<PartitionNo>,
+    /// The schedule, where commands are about one.
+    pub schedule: Option<ScheduleId>,
+    /// The message that carries it.
+    pub message_id: MessageId,
+    /// Its index in the message.
+    pub index: u16,
+    /// Its deadline.
+    pub deadline: Timestamp,
+    /// Whether it is refused once its deadline has passed.
+    pub expires: bool,
+}
+
+/// Signs and reads tokens.
+#[derive(Clone)]
+pub struct Signer(Hmac<Sha256>);
+
+impl Signer {
+    /// Signs with a key of its own, derived from `secret`.
+    ///
+    /// # Panics
+    /// Never: HMAC takes keys of any length.
+    #[must_use]
+    pub fn new(secret: &Secret) -> Self {
+        let keyed = |key: &[u8]| {
+            Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
+        };
+        let derived = keyed(secret.bytes()).chain_update(PURPOSE).finalize();
+        Self(keyed(&derived.into_bytes()))
+    }
+
+    /// The token as text for a URL.
+    #[must_use]
+    pub fn sign(&self, token: &CommandToken) -> String {
+        let mut bytes = Vec::with_capacity(BODY_BYTES + MAC_BYTES);
+        bytes.push(VERSION);
+        bytes.push(match token.lane {
+            Lane::Seats => 0,
+            Lane::Ledger => 1,
+            Lane::Settlement => 2,
+        });
+        bytes.push(u8::from(token.expires));
+        // 0 is none; there are at most 1024 partitions.
+        let partition = token.partition.map_or(0, |partition| partition.0 + 1);
+        bytes.extend_from_slice(&partition.to_be_bytes());
+        bytes.extend_from_slice(&token.index.to_be_bytes());
+        bytes.extend_from_slice(&token.deadline.micros().to_be_bytes());
+        bytes.extend_from_slice(token.user.0.as_bytes());
+        bytes.extend_from_slice(token.message_id.0.as_bytes());
+        // The nil id is none.
+        let schedule = token.schedule.map_or(Uuid::nil(), |schedule| schedule.0);
+        bytes.extend_from_slice(schedule.as_bytes());
+        debug_assert_eq!(bytes.len(), BODY_BYTES);
+        let mac = self.0.clone().chain_update(&bytes).finalize().into_bytes();
+        bytes.extend_from_slice(&mac[..MAC_BYTES]);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The token, if we signed it.
+    #[must_use]
+    pub fn read(&self, text: &str) -> Option<CommandToken> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (body, mac) = bytes.split_at_checked(BODY_BYTES)?;
+        if mac.len() != MAC_BYTES {
+            return None;
+        }
+        let signed = self.0.clone().chain_update(body);
+        signed.verify_truncated_left(mac).ok()?;
+        let (head, ids) = body.split_at_checked(15)?;
+        let [version, lane, expires, p0, p1, i0, i1, deadline @ ..] = head else {
+            return None;
+        };
+        if *version != VERSION {
+            return None;
+        }
+        let (user, ids) = ids.split_at_checked(16)?;
+        let (message_id, schedule) = ids.split_at_checked(16)?;
+        let schedule = Uuid::from_slice(schedule).ok()?;
+        Some(CommandToken {
+            user: UserId(Uuid::from_slice(user).ok()?),
+            lane: match lane {
+                0 => Lane::Seats,
+                1 => Lane::Ledger,
+                2 => Lane::Settlement,
+                _ => return None,
+            },
+            partition: u16::from_be_bytes([*p0, *p1])
+                .checked_sub(1)
+                .map(PartitionNo),
+            schedule: Some(ScheduleId(schedule)).filter(|id| !id.0.is_nil()),
+            message_id: MessageId(Uuid::from_slice(message_id).ok()?),
+            index: u16::from_be_bytes([*i0, *i1]),
+            deadline: Timestamp::from_micros(i64::from_be_bytes(deadline.try_into().ok()?)),
+            expires: *expires == 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signer(digit: &str) -> Signer {
+        Signer::new(&digit.repeat(64).parse().unwrap())
+    }
+
+    fn token(partition: Option<PartitionNo>) -> CommandToken {
+        CommandToken {
+            user: UserId(Uuid::from_u128(1)),
+            lane: Lane::Settlement,
+            partition,
+            schedule: partition.map(|_| ScheduleId(Uuid::from_u128(3))),
+            message_id: MessageId(Uuid::from_u128(2)),
+            index: 255,
+            deadline: Timestamp::from_micros(1_700_000_000_000_000),
+            expires: true,
+        }
+    }
+
+    #[test]
+    fn what_was_signed_is_read() {
+        for partition in [None, Some(PartitionNo(0)), Some(PartitionNo(1023))] {
+            let text = signer("a").sign(&token(partition));
+            assert!(
+                text.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            );
+            assert_eq!(signer("a").read(&text), Some(token(partition)));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_not() {
+        let text = signer("a").sign(&token(None));
+        assert_eq!(signer("b").read(&text), None);
+        for at in 0..text.len() {
+            let mut edited = text.clone().into_bytes();
+            edited[at] = if edited[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(
+                signer("a").read(std::str::from_utf8(&edited).unwrap()),
+                None
+            );
+        }
+        for garbage in ["", "x", "☃", &text[..40], &format!("{text}AAAA")] {
+            assert_eq!(signer("a").read(garbage), None);
+        }
+    }
+}

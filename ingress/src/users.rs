@@ -1,0 +1,264 @@
+//! Users and their sessions: sign up, sign in, renew, sign out. The ingress alone writes them.
+
+pub mod store;
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::JsonBody;
+use crate::ids;
+use crate::problem::{Code, FieldError, Problem};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use onsale_schema::status::Role;
+use onsale_schema::{SessionId, Timestamp, UserId};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use store::{NewSession, NewUser};
+
+const EMAIL_BYTES_MAX: usize = 254;
+const NAME_CHARS: std::ops::RangeInclusive<usize> = 1..=100;
+const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignUp {
+    email: String,
+    name: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignIn {
+    email: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Renewal {
+    refresh_token: String,
+}
+
+impl SignUp {
+    fn validate(&self, email: &str) -> Result<(), Problem> {
+        let name = self.name.trim();
+        let checks = [
+            ("/email", is_email(email)),
+            (
+                "/name",
+                NAME_CHARS.contains(&name.chars().count()) && !name.chars().any(char::is_control),
+            ),
+            (
+                "/password",
+                PASSWORD_CHARS.contains(&self.password.chars().count()),
+            ),
+        ];
+        let errors: Vec<FieldError> = checks
+            .into_iter()
+            .filter(|(_, valid)| !valid)
+            .map(|(pointer, _)| FieldError::at(pointer, "invalid-value"))
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::validation(errors))
+        }
+    }
+}
+
+/// An email as it is stored and compared.
+fn normalized(email: &str) -> String {
+    email.trim().to_lowercase()
+}
+
+/// Whether it looks like an email: whether it is one, only a letter could tell.
+fn is_email(text: &str) -> bool {
+    let plain =
+        text.len() <= EMAIL_BYTES_MAX && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    let Some((local, domain)) = text.split_once('@') else {
+        return false;
+    };
+    let mut labels = domain.split('.');
+    plain
+        && !local.is_empty()
+        && !domain.contains('@')
+        && domain.contains('.')
+        && labels.all(|label| !label.is_empty())
+}
+
+/// `POST /users`
+pub async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct View {
+        user_id: UserId,
+    }
+    let wanted: SignUp = body.parse()?;
+    let email = normalized(&wanted.email);
+    wanted.validate(&email)?;
+    let name = wanted.name.trim().to_owned();
+    let password_hash = app.passwords.hash(wanted.password).await?;
+    let user = NewUser {
+        user_id: UserId(ids::new_v7(app.clock.now())),
+        email,
+        name,
+        password_hash,
+        role: Role::Buyer,
+    };
+    store::user_insert(&app.pool, &user).await?;
+    let view = View {
+        user_id: user.user_id,
+    };
+    Ok(Answer::created(Some("/api/v1/users/me".into()), &view)?.into_response())
+}
+
+/// `GET /users/me`
+pub async fn me(State(app): State<App>, user: User) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct View {
+        user_id: UserId,
+        email: String,
+        name: String,
+        role: Role,
+    }
+    let row = store::user_find(&app.pool, user.id).await?;
+    let row = row.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
+    answer::ok(&View {
+        user_id: row.user_id,
+        email: row.email,
+        name: row.name,
+        role: row.role,
+    })
+}
+
+/// A signed-in session, as told to its user.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SessionView {
+    access_token: String,
+    expires_at: Timestamp,
+    refresh_token: String,
+}
+
+/// `POST /sessions`
+pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+    let wanted: SignIn = body.parse()?;
+    let refused = || Problem::new(Code::CredentialsInvalid);
+    let email = normalized(&wanted.email);
+    // Neither can belong to anybody, which is no secret.
+    if !is_email(&email) || !PASSWORD_CHARS.contains(&wanted.password.chars().count()) {
+        return Err(refused());
+    }
+    let known = store::credentials_find(&app.pool, &email).await?;
+    let hash = known.as_ref().map(|known| known.password_hash.clone());
+    let matches = app.passwords.check(wanted.password, hash).await?;
+    let known = known.filter(|_| matches).ok_or_else(refused)?;
+    let refresh = RefreshToken::new();
+    let now = app.clock.now();
+    let session = NewSession {
+        session_id: SessionId(ids::new_v7(now)),
+        user_id: known.user_id,
+        refresh_digest: refresh.digest(),
+        expires_at: refresh_end(&app, now),
+    };
+    store::session_insert(&app.pool, &session).await?;
+    let user = User {
+        id: known.user_id,
+        session: session.session_id,
+        role: known.role,
+    };
+    signed_in(&app, user, refresh)
+}
+
+/// `POST /sessions/refresh`
+pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+    let wanted: Renewal = body.parse()?;
+    let old = RefreshToken(wanted.refresh_token).digest();
+    let new = RefreshToken::new();
+    let now = app.clock.now();
+    let end = refresh_end(&app, now);
+    let renewed = store::session_renew(&app.pool, &old, &new.digest(), now, end).await?;
+    let user = renewed.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
+    signed_in(&app, user, new)
+}
+
+/// `DELETE /sessions`
+pub async fn sign_out(State(app): State<App>, user: User) -> Result<Response, Problem> {
+    store::session_revoke(&app.pool, user.session, app.clock.now()).await?;
+    app.tokens.sign_out(user.session);
+    Ok(Answer::done().into_response())
+}
+
+fn refresh_end(app: &App, now: Timestamp) -> Timestamp {
+    now.plus_ms(app.refresh_token_ttl_s.saturating_mul(1000))
+}
+
+fn signed_in(app: &App, user: User, refresh: RefreshToken) -> Result<Response, Problem> {
+    let (access_token, expires_at) = app.tokens.issue(user);
+    let view = SessionView {
+        access_token,
+        expires_at,
+        refresh_token: refresh.0,
+    };
+    Ok(Answer::created(None, &view)?.into_response())
+}
+
+/// 256 random bits; only their digest is stored. Each is good for one renewal.
+struct RefreshToken(String);
+
+impl RefreshToken {
+    fn new() -> Self {
+        let mut bytes = [0; 32];
+        rand::rng().fill_bytes(&mut bytes);
+        Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    fn digest(&self) -> Vec<u8> {
+        Sha256::digest(self.0.as_bytes()).to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emails() {
+        assert_eq!(normalized("  Kim@Example.COM "), "kim@example.com");
+        for good in ["a@b.c", "first.last+tag@sub.example.org", "키@예.한국"] {
+            assert!(is_email(good), "{good}");
+        }
+        let long = format!("{}@b.c", "a".repeat(251));
+        for bad in [
+            "", "a", "@b.c", "a@", "a@b", "a@b.", "a@.c", "a@@b.c", "a@b@c.d", "a b@c.d",
+            "a\0@b.c", &long,
+        ] {
+            assert!(!is_email(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sign_ups() {
+        let errors = |email: &str, name: &str, password: &str| {
+            let wanted = SignUp {
+                email: email.into(),
+                name: name.into(),
+                password: password.into(),
+            };
+            wanted.validate(&normalized(email)).is_err()
+        };
+        assert!(!errors("a@b.c", "김", "12345678"));
+        assert!(errors("a", "김", "12345678"));
+        assert!(errors("a@b.c", "  ", "12345678"));
+        assert!(errors("a@b.c", "a\0b", "12345678"));
+        assert!(errors("a@b.c", &"x".repeat(101), "12345678"));
+        assert!(errors("a@b.c", "김", "1234567"));
+        assert!(errors("a@b.c", "김", &"x".repeat(257)));
+    }
+}

@@ -1,0 +1,210 @@
+//! The only writer of `app_user` and `session`.
+
+use crate::auth::User;
+use crate::problem::{Code, Problem};
+use diesel::prelude::{Insertable, Queryable};
+use diesel::sql_types::Text;
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel_async::RunQueryDsl;
+use onsale_platform::db::{self, Error, Pool};
+use onsale_schema::status::Role;
+use onsale_schema::tables::{app_user, session};
+use onsale_schema::{SessionId, Timestamp, UserId};
+
+/// What keeps emails unique.
+const EMAIL_INDEX: &str = "app_user_email";
+
+diesel::define_sql_function! {
+    /// Postgres' own.
+    fn lower(text: Text) -> Text;
+}
+
+/// A user to be made.
+#[derive(Insertable)]
+#[diesel(table_name = app_user)]
+pub struct NewUser {
+    /// The id.
+    pub user_id: UserId,
+    /// Trimmed and in lower case.
+    pub email: String,
+    /// What the user is called.
+    pub name: String,
+    /// See [`crate::password::hash`].
+    pub password_hash: String,
+    /// What the user may do.
+    pub role: Role,
+}
+
+/// A session to be made.
+#[derive(Insertable)]
+#[diesel(table_name = session)]
+pub struct NewSession {
+    /// The id.
+    pub session_id: SessionId,
+    /// Whose.
+    pub user_id: UserId,
+    /// SHA-256 of the refresh token.
+    pub refresh_digest: Vec<u8>,
+    /// When it can't be renewed any more.
+    pub expires_at: Timestamp,
+}
+
+/// A user.
+#[derive(Queryable)]
+pub struct UserRow {
+    /// The id.
+    pub user_id: UserId,
+    /// The email.
+    pub email: String,
+    /// The name.
+    pub name: String,
+    /// What the user may do.
+    pub role: Role,
+}
+
+/// What signing in needs.
+#[derive(Queryable)]
+pub struct Credentials {
+    /// The id.
+    pub user_id: UserId,
+    /// What the user may do.
+    pub role: Role,
+    /// The password's hash.
+    pub password_hash: String,
+}
+
+/// Makes a user.
+///
+/// # Errors
+/// `email-taken`, `dependency-unavailable`.
+pub async fn user_insert(pool: &Pool, user: &NewUser) -> Result<(), Problem> {
+    let mut conn = pool.get().await.map_err(Error::from)?;
+    let inserted = diesel::insert_into(app_user::table)
+        .values(user)
+        .execute(&mut conn)
+        .await;
+    match inserted.map_err(Error::from) {
+        Ok(_) => Ok(()),
+        Err(Error::Constraint { constraint, .. }) if constraint == EMAIL_INDEX => {
+            Err(Problem::new(Code::EmailTaken))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Makes users whose emails are new, and leaves the others as they are; for demo data.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn user_insert_new(pool: &Pool, users: &[NewUser]) -> Result<usize, Error> {
+    let mut conn = pool.get().await?;
+    let inserted = diesel::insert_into(app_user::table)
+        .values(users)
+        .on_conflict_do_nothing()
+        .execute(&mut conn)
+        .await?;
+    Ok(inserted)
+}
+
+/// A user by id.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn user_find(pool: &Pool, id: UserId) -> Result<Option<UserRow>, Error> {
+    let mut conn = pool.get().await?;
+    let row = app_user::table
+        .find(id)
+        .select((
+            app_user::user_id,
+            app_user::email,
+            app_user::name,
+            app_user::role,
+        ))
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// What signing in with an email (trimmed, in lower case) needs.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn credentials_find(pool: &Pool, email: &str) -> Result<Option<Credentials>, Error> {
+    let mut conn = pool.get().await?;
+    let row = app_user::table
+        .filter(lower(app_user::email).eq(email))
+        .select((app_user::user_id, app_user::role, app_user::password_hash))
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// Makes a session.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_insert(pool: &Pool, new: &NewSession) -> Result<(), db::Error> {
+    let mut conn = pool.get().await?;
+    diesel::insert_into(session::table)
+        .values(new)
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}
+
+/// Exchanges a live session's refresh token for another, and says whose it is. Of two renewals with
+/// one token, one finds it.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_renew(
+    pool: &Pool,
+    old_digest: &[u8],
+    new_digest: &[u8],
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<Option<User>, db::Error> {
+    let mut conn = pool.get().await?;
+    let live = session::table
+        .filter(session::refresh_digest.eq(old_digest))
+        .filter(session::revoked_at.is_null())
+        .filter(session::expires_at.gt(now));
+    let renewed: Option<(SessionId, UserId)> = diesel::update(live)
+        .set((
+            session::refresh_digest.eq(new_digest),
+            session::expires_at.eq(expires_at),
+        ))
+        .returning((session::session_id, session::user_id))
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    let Some((session, user)) = renewed else {
+        return Ok(None);
+    };
+    let role = app_user::table
+        .find(user)
+        .select(app_user::role)
+        .first(&mut conn)
+        .await?;
+    Ok(Some(User {
+        id: user,
+        session,
+        role,
+    }))
+}
+
+/// Ends a session.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_revoke(pool: &Pool, id: SessionId, now: Timestamp) -> Result<(), db::Error> {
+    let mut conn = pool.get().await?;
+    diesel::update(session::table.find(id))
+        .filter(session::revoked_at.is_null())
+        .set(session::revoked_at.eq(now))
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,411 @@
+//! The HTTP surface that needs no owner: problems, users, sessions, catalogue, maps, health.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, and its tasks end with it"
+)]
+
+mod common;
+
+use common::{Bench, CONCERT, PATIENCE, SCHEDULE, start, until};
+use onsale_ingress::config::Http;
+use onsale_ingress::problem::Code;
+use onsale_ingress::{server, stack};
+use onsale_schema::message::encode;
+use onsale_schema::seats::{MapBroadcast, MapChange};
+use onsale_schema::status::ClaimState;
+use onsale_schema::subjects::Subjects;
+use onsale_schema::{PartitionNo, ScheduleId, SeatNo, Timestamp};
+use onsale_testkit::{Api, Buyer};
+use reqwest::Method;
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Sends bytes and reads all that comes until the server closes.
+async fn raw(bench: &Bench, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(bench.addr).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer));
+    read.await.expect("the server closes").unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_frameworks_own_rejections_are_problems() {
+    let bench = start(&["--body-bytes-max", "2048", "--body-timeout-ms", "200"]).await;
+    let api = &bench.api;
+    let get = |path: &'static str| api.get(None, path);
+    get("/nothing").await.expect_problem(404, "not-found");
+    get("//nothing").await.expect_problem(404, "not-found");
+    get("/schedules/not-an-id")
+        .await
+        .expect_problem(404, "not-found");
+    get("/concerts/%ff").await.expect_problem(404, "not-found");
+    get("/concerts?limit=0")
+        .await
+        .expect_problem(422, "validation-failed");
+    get("/concerts?secret=1")
+        .await
+        .expect_problem(422, "validation-failed");
+
+    let put = api.send(api.request(Method::PUT, "/sessions")).await;
+    let put = put.expect_problem(405, "method-not-allowed");
+    let allow = put.headers["allow"].to_str().unwrap();
+    assert!(
+        allow.contains("POST") && allow.contains("DELETE"),
+        "{allow}"
+    );
+
+    let post = |kind: &'static str, body: String| {
+        let request = api.request(Method::POST, "/users");
+        api.send(request.header("content-type", kind).body(body))
+    };
+    let answer = post("text/plain", "{}".into()).await;
+    answer.expect_problem(415, "unsupported-media-type");
+    let answer = post("application/json", "{\"a\":".into()).await;
+    answer.expect_problem(400, "malformed-json");
+    let answer = post("application/json", "x".repeat(2049)).await;
+    answer.expect_problem(413, "body-too-large");
+    let secret = json!({"email": "a@b.c", "name": "n", "password": "12345678", "secret": "hush"});
+    let answer = post("application/json", secret.to_string()).await;
+    let answer = answer.expect_problem(422, "validation-failed");
+    assert!(!answer.body.to_string().contains("secret"), "{answer:?}");
+    let nul = json!({"email": "a@b.c", "name": "n\u{0}", "password": "12345678"});
+    let answer = post("application/json", nul.to_string()).await;
+    let answer = answer.expect_problem(422, "validation-failed");
+    assert_eq!(answer.body["errors"][0]["pointer"], "/name");
+
+    let large = api
+        .request(Method::GET, "/concerts")
+        .header("x-large", "x".repeat(20_000));
+    api.send(large)
+        .await
+        .expect_problem(431, "headers-too-large");
+
+    let stalled = "POST /api/v1/users HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                   content-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    let answer = raw(&bench, stalled.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains(Code::RequestTimeout.as_str()), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_carry_the_trace() {
+    let bench = start(&[]).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = bench.api.request(Method::GET, "/nothing");
+    let answer = bench.api.send(request.header("traceparent", parent)).await;
+    assert_eq!(
+        answer.headers["trace-id"],
+        "4bf92f3577b34da6a3ce929d0e0e4736"
+    );
+    assert_eq!(answer.body["traceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+    let fresh = bench.api.get(None, "/concerts").await.expect(200);
+    assert_eq!(fresh.headers["trace-id"].len(), 32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_are_closed() {
+    let bench = start(&[
+        "--first-request-timeout-ms",
+        "100",
+        "--header-timeout-ms",
+        "100",
+    ])
+    .await;
+    for silence in ["", "G", "GET / HTTP/1.1\r\nhost", "PRI * HTTP/2.0\r\n"] {
+        assert_eq!(raw(&bench, silence.as_bytes()).await, "", "{silence:?}");
+    }
+    let answer = raw(&bench, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_problem_and_the_server_goes_on() {
+    async fn boom() {
+        panic!("boom");
+    }
+    let bench = start(&[]).await;
+    let http = Http::clone(&http_settings(&bench));
+    let router = axum::Router::new()
+        .route("/boom", axum::routing::get(boom))
+        .route("/fine", axum::routing::get(async || "fine"));
+    let router = stack::wrap(router, &http).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let served = tokio::spawn(async move { server::serve(router, listener, &http, token).await });
+    api.get(None, "//boom")
+        .await
+        .expect_problem(500, "internal-error");
+    assert_eq!(api.get(None, "//fine").await.expect(200).body, "fine");
+    stop.cancel();
+    served.await.unwrap();
+}
+
+fn http_settings(bench: &Bench) -> Http {
+    use clap::Parser;
+    let arguments = [
+        "x",
+        "--token-secret",
+        common::SECRET,
+        "--database-url",
+        bench.db.url(),
+    ];
+    onsale_ingress::Config::try_parse_from(arguments)
+        .unwrap()
+        .http
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn origins_are_allowed_by_setting() {
+    let bench = start(&["--cors-origins", "https://shop.example"]).await;
+    let ask = |origin: &'static str| {
+        let request = bench.api.request(Method::OPTIONS, "/reservations");
+        let request = request.header("origin", origin);
+        bench
+            .api
+            .send(request.header("access-control-request-method", "POST"))
+    };
+    let answer = ask("https://shop.example").await.expect(200);
+    assert_eq!(
+        answer.headers["access-control-allow-origin"],
+        "https://shop.example"
+    );
+    let answer = ask("https://evil.example").await;
+    assert!(!answer.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_sessions() {
+    let bench = start(&[]).await;
+    let api = &bench.api;
+    let post = |path: &'static str, body: serde_json::Value| {
+        api.send(api.request(Method::POST, path).json(&body))
+    };
+    let ada = json!({"email": " Ada@Example.com", "name": "Ada", "password": "correct horse"});
+    let made = post("/users", ada.clone()).await.expect(201);
+    post("/users", ada).await.expect_problem(409, "email-taken");
+
+    let sign_in =
+        |email, password| post("/sessions", json!({"email": email, "password": password}));
+    let wrong = sign_in("ada@example.com", "wrong horse").await;
+    wrong.expect_problem(401, "credentials-invalid");
+    let unknown = sign_in("bob@example.com", "correct horse").await;
+    unknown.expect_problem(401, "credentials-invalid");
+    let session = sign_in("ADA@example.com", "correct horse")
+        .await
+        .expect(201);
+    let user = |session: &onsale_testkit::Answer| Buyer {
+        user_id: made.body["userId"].as_str().unwrap().parse().unwrap(),
+        token: session.body["accessToken"].as_str().unwrap().into(),
+    };
+    let me = api
+        .get(Some(&user(&session)), "/users/me")
+        .await
+        .expect(200);
+    assert_eq!(me.body["userId"], made.body["userId"]);
+    assert_eq!(
+        (&me.body["email"], &me.body["role"]),
+        (&json!("ada@example.com"), &json!("buyer"))
+    );
+    api.get(None, "/users/me")
+        .await
+        .expect_problem(401, "token-missing");
+
+    let refresh =
+        |token: serde_json::Value| post("/sessions/refresh", json!({"refreshToken": token}));
+    let renewed = refresh(session.body["refreshToken"].clone())
+        .await
+        .expect(201);
+    let again = refresh(session.body["refreshToken"].clone()).await;
+    again.expect_problem(401, "token-invalid");
+    let renewed_user = user(&renewed);
+    let _ = api.delete(&renewed_user, "/sessions").await.expect(204);
+    let after = refresh(renewed.body["refreshToken"].clone()).await;
+    after.expect_problem(401, "token-invalid");
+    let after = api.get(Some(&renewed_user), "/users/me").await;
+    after.expect_problem(401, "token-invalid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_access_tokens_are_told_apart() {
+    let bench = start(&["--access-token-ttl-s", "1"]).await;
+    let buyer = bench.api.buyer().await;
+    until("the token expires", || async {
+        let answer = bench.api.get(Some(&buyer), "/users/me").await;
+        answer.code() == "token-expired"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalogue_and_layout() {
+    let bench = start(&[]).await;
+    let get = async |path: &str| bench.api.get(None, path).await.expect(200).body;
+    let titles = async |query: &str| {
+        let page = get(&format!("/concerts?{query}")).await;
+        let items = page["items"].as_array().unwrap().clone();
+        let titles = items
+            .iter()
+            .map(|item| item["title"].as_str().unwrap().to_owned());
+        titles.collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(titles("").await, "Spring 100%,Autumn");
+    assert_eq!(titles("query=100%25").await, "Spring 100%");
+    assert_eq!(titles("query=1%25%25").await, "");
+    assert_eq!(titles("artist=%EC%9D%B4%EC%9C%A0").await, "Spring 100%");
+    assert_eq!(titles("from=2027-06-01").await, "Autumn");
+    assert_eq!(titles("to=2027-06-01").await, "Spring 100%");
+    assert_eq!(titles("bookable=true").await, "Spring 100%");
+    assert_eq!(titles("bookable=false").await, "Autumn");
+    let first = get("/concerts?limit=1").await;
+    let cursor = first["nextCursor"].as_str().unwrap();
+    let second = get(&format!("/concerts?limit=1&cursor={cursor}")).await;
+    assert_eq!(second["items"][0]["title"], "Autumn");
+    assert!(second["nextCursor"].is_null());
+
+    let concert = get(&format!("/concerts/{CONCERT}")).await;
+    assert_eq!(
+        (&concert["startsOn"], &concert["artist"]),
+        (&json!("2027-05-01"), &json!("아이유"))
+    );
+    let dates = get(&format!("/concerts/{CONCERT}/schedules")).await;
+    assert_eq!(
+        (&dates[0]["remaining"], &dates[0]["total"]),
+        (&json!(6), &json!(6))
+    );
+    assert_eq!(dates[0]["bookable"], true);
+    assert_eq!(dates[0]["prices"][0]["price"]["amount"], 150_000);
+    let date = get(&format!("/schedules/{SCHEDULE}")).await;
+    assert_eq!(
+        (&date["seatsPerUser"], &date["holdSeconds"]),
+        (&json!(4), &json!(300))
+    );
+    assert_eq!(date["saleState"], "OPEN");
+
+    let path = format!("/schedules/{SCHEDULE}/layout");
+    let layout = bench.api.get(None, &path).await.expect(200);
+    assert_eq!(
+        layout.body["sections"][0]["rows"][1]["seats"][2]["label"],
+        "A-2-3"
+    );
+    assert_eq!(layout.headers["etag"], "\"hash-1\"");
+    let request = bench.api.request(Method::GET, &path);
+    let request = request.header("if-none-match", &layout.headers["etag"]);
+    assert_eq!(
+        bench.api.send(request).await.expect(304).body,
+        serde_json::Value::Null
+    );
+
+    let nobody = uuid::Uuid::nil();
+    for path in [
+        "concerts/{}",
+        "concerts/{}/schedules",
+        "schedules/{}",
+        "schedules/{}/layout",
+        "schedules/{}/seats",
+    ] {
+        let path = format!("/{}", path.replace("{}", &nobody.to_string()));
+        bench
+            .api
+            .get(None, &path)
+            .await
+            .expect_problem(404, "not-found");
+    }
+}
+
+fn change(from_version: i64, version: i64, changes: &[(i32, Option<ClaimState>)]) -> Vec<u8> {
+    encode(&MapBroadcast {
+        maps: vec![MapChange {
+            schedule_id: ScheduleId(SCHEDULE),
+            from_version,
+            version,
+            at: Timestamp::EPOCH,
+            changes: changes
+                .iter()
+                .map(|&(seat, state)| (SeatNo(seat), state))
+                .collect(),
+        }],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_seat_map_follows_its_owner() {
+    let bench = start(&[]).await;
+    let path = format!("/schedules/{SCHEDULE}/seats");
+    let seats = async || bench.api.get(None, &path).await.expect(200);
+    let first = seats().await;
+    assert_eq!(
+        first.body,
+        json!({"version": 0, "remaining": 6, "seats": "AAAAAA"})
+    );
+    assert_eq!(first.headers["etag"], "W/\"0\"");
+    let unchanged = bench
+        .api
+        .request(Method::GET, &path)
+        .header("if-none-match", "W/\"0\"");
+    let _ = bench.api.send(unchanged).await.expect(304);
+
+    let subject = Subjects::new("").unwrap().map(PartitionNo(0));
+    let held = change(0, 1, &[(1, Some(ClaimState::Held))]);
+    bench.broadcast(subject.clone(), held).await;
+    until("a change is shown", || async {
+        seats().await.body["seats"] == "AHAAAA"
+    })
+    .await;
+
+    // A change is lost; the beat after it tells, and the map is read again.
+    bench
+        .sql(&format!(
+            "UPDATE sale SET map_version = 3; \
+             INSERT INTO reservation VALUES (gen_random_uuid(), '{SCHEDULE}', gen_random_uuid(), \
+                 gen_random_uuid(), gen_random_uuid(), '{{5}}', 1, 4, 'PAID', now(), \
+                 now() + interval '1 hour', NULL); \
+             INSERT INTO seat_claim SELECT schedule_id, 5, reservation_id, 'S' FROM reservation;"
+        ))
+        .await;
+    bench.broadcast(subject, change(3, 3, &[])).await;
+    until("the gap is noticed", || async {
+        seats().await.body == json!({"version": 3, "remaining": 5, "seats": "AAAAAS"})
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_servers() {
+    let mut bench = start(&[]).await;
+    let _ = bench.api.get(None, "//healthz").await.expect(200);
+    let _ = bench.api.get(None, "//readyz").await.expect(200);
+    bench.nats.server.kill9().await;
+    until("NATS is missed", || async {
+        let ready = bench.api.get(None, "//readyz").await;
+        ready.code() == "dependency-unavailable" && ready.headers.contains_key("retry-after")
+    })
+    .await;
+    let _ = bench.api.get(None, "//healthz").await.expect(200);
+    bench.nats.server.restart().await.unwrap();
+    until("NATS is back", || async {
+        bench.api.get(None, "//readyz").await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_when_told_and_closes_idle_connections() {
+    let bench = start(&["--drain-ms", "5000"]).await;
+    let _ = bench.api.get(None, "//healthz").await.expect(200);
+    bench.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(4), bench.served).await;
+    ended
+        .expect("it ends before the drain does")
+        .unwrap()
+        .unwrap();
+    assert!(TcpStream::connect(bench.addr).await.is_err());
+}

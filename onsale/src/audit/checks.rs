@@ -1,0 +1,294 @@
+//! One query per invariant: each row that it finds is a violation, told in a sentence.
+//!
+//! They look at all history, not only at what is live, and at nothing but committed rows of one
+//! snapshot, so that they are as true under load as at rest.
+
+use onsale_domain::invariants::Invariant;
+
+/// What a query may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a notice or fact may be open, in milliseconds.
+    pub open_ms: u32,
+}
+
+/// The query of an invariant: one column of text, one row per violation.
+#[must_use]
+pub fn query(invariant: Invariant, limits: Limits) -> String {
+    match invariant {
+        Invariant::S1 => S1.to_owned(),
+        Invariant::S2 => S2.to_owned(),
+        Invariant::S3 => S3.to_owned(),
+        Invariant::S4 => S4.to_owned(),
+        Invariant::S5 => S5.to_owned(),
+        Invariant::L1 => L1.to_owned(),
+        Invariant::L2 => L2.to_owned(),
+        Invariant::P1 => P1.to_owned(),
+        Invariant::I1 => I1.to_owned(),
+        Invariant::F1 => F1.to_owned(),
+        Invariant::F2 => F2.to_owned(),
+        Invariant::O1 => O1.replace("{open_ms}", &limits.open_ms.to_string()),
+    }
+}
+
+const S1: &str = "
+SELECT format('seat %s of schedule %s has %s claims', seat_no, schedule_id, count(*))
+FROM seat_claim
+GROUP BY schedule_id, seat_no
+HAVING count(*) > 1";
+
+/// A reservation owns its seats from `held_at` until just before `ended_at`. One that ended in the
+/// moment of its beginning owned nothing, so that it sorts before whoever followed it.
+const S2: &str = "
+WITH owned AS (
+    SELECT schedule_id, seat_no, reservation_id, held_at,
+           coalesce(ended_at, 'infinity') AS until
+    FROM reservation CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+), in_order AS (
+    SELECT *, max(until) OVER before AS taken_until, lag(reservation_id) OVER seat AS previous
+    FROM owned
+    WINDOW seat AS (PARTITION BY schedule_id, seat_no ORDER BY held_at, until, reservation_id),
+           before AS (seat ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT format('seat %s of schedule %s went to reservation %s at %s, but was taken until %s '
+              '(the one before: %s)',
+              seat_no, schedule_id, reservation_id, held_at, taken_until, previous)
+FROM in_order
+WHERE held_at < taken_until";
+
+/// Settlement makes a reservation PAID and tells the owner by a notice; until that is done the
+/// claims may still say H (and, of a cancelled one, may still be there).
+const S3: &str = "
+WITH told AS (
+    SELECT DISTINCT reservation_id
+    FROM seat_claim JOIN reservation AS r USING (reservation_id)
+    WHERE (r.status = 'CANCELLED' OR r.status = 'PAID' AND seat_claim.state = 'H')
+      AND EXISTS (SELECT FROM notice AS n
+                  WHERE n.done_at IS NULL AND n.lane = 'seats' AND n.schedule_id = r.schedule_id
+                    AND position(uuid_send(r.reservation_id) IN n.payload) > 0)
+)
+SELECT format('%s reservation %s has no claim on its seat %s', r.status, r.reservation_id, seat_no)
+FROM reservation AS r
+     CROSS JOIN unnest(r.seat_nos) AS seats (seat_no)
+     LEFT JOIN seat_claim AS c USING (schedule_id, seat_no, reservation_id)
+WHERE r.status IN ('HELD', 'PAID') AND c.state IS NULL
+UNION ALL
+SELECT format('seat %s of schedule %s is claimed (%s) by reservation %s, which %s',
+              c.seat_no, c.schedule_id, c.state, c.reservation_id,
+              CASE WHEN r.reservation_id IS NULL THEN 'does not exist'
+                   WHEN r.schedule_id <> c.schedule_id THEN 'is for another schedule'
+                   WHEN c.seat_no <> ALL (r.seat_nos) THEN 'has other seats'
+                   ELSE 'is ' || r.status END)
+FROM seat_claim AS c
+     LEFT JOIN reservation AS r USING (reservation_id)
+     LEFT JOIN told ON told.reservation_id = c.reservation_id
+WHERE c.reservation_id IS NOT NULL
+  AND (r.reservation_id IS NULL
+       OR r.schedule_id <> c.schedule_id
+       OR c.seat_no <> ALL (r.seat_nos)
+       OR NOT CASE r.status
+              WHEN 'HELD' THEN c.state = 'H'
+              WHEN 'PAID' THEN c.state = 'S' OR told.reservation_id IS NOT NULL
+              WHEN 'CANCELLED' THEN told.reservation_id IS NOT NULL
+              ELSE false END)
+UNION ALL
+SELECT format('seat %s of schedule %s is claimed, but is not in its layout', seat_no, schedule_id)
+FROM seat_claim LEFT JOIN seat USING (schedule_id, seat_no)
+WHERE seat.section IS NULL
+UNION ALL
+SELECT format('the claim (%s) on seat %s of schedule %s %s a reservation', state, seat_no,
+              schedule_id, CASE state WHEN 'B' THEN 'has' ELSE 'has not' END)
+FROM seat_claim
+WHERE (state = 'B') = (reservation_id IS NOT NULL)";
+
+/// What a row can tell of the way that it went: its end fits its status, a hold was paid before it
+/// lapsed, and who was paid stayed paid. The amount is P1's.
+const S4: &str = "
+SELECT format('reservation %s is %s, held %s, due %s, ended %s', reservation_id, status, held_at,
+              expires_at, coalesce(ended_at::text, 'never'))
+FROM reservation
+WHERE NOT CASE status
+          WHEN 'HELD' THEN ended_at IS NULL
+          WHEN 'PAID' THEN ended_at IS NULL
+          WHEN 'EXPIRED' THEN coalesce(ended_at >= expires_at, false)
+          WHEN 'RELEASED' THEN coalesce(ended_at >= held_at AND ended_at < expires_at, false)
+          WHEN 'CANCELLED' THEN coalesce(ended_at >= held_at, false)
+          ELSE false END
+UNION ALL
+SELECT format('reservation %s is %s and has %s payment', reservation_id, status,
+              CASE WHEN is_paid THEN 'a live' ELSE 'no live' END)
+FROM (SELECT reservation_id, status,
+             EXISTS (SELECT FROM payment
+                     WHERE payment.reservation_id = reservation.reservation_id
+                       AND payment.status = 'PAID') AS is_paid
+      FROM reservation) AS r
+WHERE is_paid <> (status IN ('PAID', 'CANCELLED'))
+UNION ALL
+SELECT format('reservation %s was paid at %s, but was due %s', reservation_id, at, expires_at)
+FROM payment JOIN reservation USING (reservation_id)
+WHERE payment.status = 'PAID' AND at >= expires_at";
+
+/// Seats are added at `held_at` and taken off at `ended_at`, all of one moment together: what is
+/// left then was live together. Where a limit changed within that moment, the higher one counts.
+const S5: &str = "
+WITH changes AS (
+    SELECT schedule_id, user_id, held_at AS at, cardinality(seat_nos) AS seats, seat_limit
+    FROM reservation WHERE ended_at IS DISTINCT FROM held_at
+    UNION ALL
+    SELECT schedule_id, user_id, ended_at, -cardinality(seat_nos), NULL
+    FROM reservation WHERE ended_at <> held_at
+), live AS (
+    SELECT DISTINCT schedule_id, user_id, at,
+           sum(seats) OVER (of_user ORDER BY at) AS seats,
+           max(seat_limit) OVER (PARTITION BY schedule_id, user_id, at) AS seat_limit
+    FROM changes
+    WINDOW of_user AS (PARTITION BY schedule_id, user_id)
+)
+SELECT format('user %s had %s live seats of schedule %s at %s, when the limit was %s', user_id,
+              seats, schedule_id, at, seat_limit)
+FROM live
+WHERE seats > seat_limit
+UNION ALL
+SELECT format('reservation %s has %s seats, when the limit was %s', reservation_id,
+              cardinality(seat_nos), seat_limit)
+FROM reservation
+WHERE ended_at = held_at AND cardinality(seat_nos) > seat_limit";
+
+/// The three accounts without a balance are the system's: card, cash and sales.
+const L1: &str = "
+WITH moved AS (
+    SELECT account_id, sum(amount) AS net
+    FROM (SELECT credit AS account_id, amount FROM transfer
+          UNION ALL
+          SELECT debit, -amount FROM transfer) AS sides
+    GROUP BY account_id
+)
+SELECT format('account %s has %s, its transfers make %s', account_id, balance, coalesce(net, 0))
+FROM account LEFT JOIN moved USING (account_id)
+WHERE balance <> coalesce(net, 0)
+UNION ALL
+SELECT format('account %s has %s', account_id, balance)
+FROM account
+WHERE balance < 0
+UNION ALL
+SELECT format('account %s %s a balance', account_id,
+              CASE WHEN balance IS NULL THEN 'has not' ELSE 'has' END)
+FROM account
+WHERE (balance IS NULL) <> (account_id IN ('00000000-0000-0000-0000-00000000ca4d',
+                                           '00000000-0000-0000-0000-00000000ca54',
+                                           '00000000-0000-0000-0000-000000005a1e'))
+UNION ALL
+SELECT format('all accounts together make %s', sum(net))
+FROM account JOIN moved USING (account_id)
+HAVING sum(net) <> 0";
+
+const L2: &str = "
+SELECT format('cause %s moved points %s times', cause, count(*))
+FROM transfer
+GROUP BY cause
+HAVING count(*) > 1
+UNION ALL
+SELECT 'the trigger that keeps transfers from changing is off'
+WHERE NOT EXISTS (SELECT FROM pg_trigger
+                  WHERE tgrelid = 'transfer'::regclass AND tgname = 'transfer_append_only'
+                    AND tgenabled IN ('O', 'A'))";
+
+const P1: &str = "
+SELECT format('reservation %s has %s live payments', reservation_id, count(*))
+FROM payment
+WHERE status = 'PAID'
+GROUP BY reservation_id
+HAVING count(*) > 1
+UNION ALL
+SELECT format('payment %s took %s from user %s for reservation %s, which costs user %s %s',
+              payment_id, amount, p.user_id, reservation_id, r.user_id, r.total)
+FROM payment AS p LEFT JOIN reservation AS r USING (reservation_id)
+WHERE p.status = 'PAID' AND (p.amount, p.user_id) IS DISTINCT FROM (r.total, r.user_id)
+UNION ALL
+SELECT format('payment %s of %s has transfer %s: %s of %s from %s to %s', payment_id, p.amount,
+              coalesce(transfer_id::text, 'none'), t.kind, t.amount, t.debit, t.credit)
+FROM payment AS p LEFT JOIN transfer AS t USING (transfer_id)
+WHERE p.status = 'PAID' AND (p.amount > 0 OR transfer_id IS NOT NULL)
+  AND (t.amount, t.kind, t.debit, t.credit)
+      IS DISTINCT FROM (p.amount, 'PAYMENT', p.user_id,
+                        '00000000-0000-0000-0000-000000005a1e'::uuid)
+UNION ALL
+SELECT format('transfer %s of %s paid for nothing', transfer_id, t.amount)
+FROM transfer AS t
+WHERE t.kind = 'PAYMENT'
+  AND NOT EXISTS (SELECT FROM payment AS p
+                  WHERE p.transfer_id = t.transfer_id AND p.status = 'PAID')";
+
+/// Twice in one table or once in two. Two transfers of one cause are L2's.
+const I1: &str = "
+SELECT format('command %s was accepted %s times: %s', command_id, count(*),
+              string_agg(what, ', ' ORDER BY what))
+FROM (SELECT command_id, 'reservation ' || reservation_id AS what FROM reservation
+      UNION ALL
+      SELECT command_id, 'payment ' || payment_id FROM payment WHERE status = 'PAID'
+      UNION ALL
+      SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE') AS accepted
+GROUP BY command_id
+HAVING count(*) > 1";
+
+/// Lanes of competing consumers have no order; their outcomes have partition -1.
+const F1: &str = "
+SELECT format('%s %s: message %s of incarnation %s was decided in epoch %s, commit %s, after one '
+              'in epoch %s, commit %s', lane, partition_no, seq, incarnation, epoch, commit_no,
+              epoch_before, commit_before)
+FROM (SELECT *, lag(epoch) OVER stream AS epoch_before, lag(commit_no) OVER stream AS commit_before
+      FROM outcome
+      WHERE partition_no >= 0
+      WINDOW stream AS (PARTITION BY lane, partition_no ORDER BY incarnation, seq)) AS in_order
+WHERE epoch < epoch_before OR commit_no < commit_before
+UNION ALL
+SELECT format('%s %s is in epoch %s, commit %s, but has outcomes of epoch %s, commit %s', lane,
+              partition_no, coalesce(p.epoch::text, 'none'), coalesce(p.commit_no::text, 'none'),
+              o.epoch, o.commit_no)
+FROM (SELECT lane, partition_no, max(epoch) AS epoch, max(commit_no) AS commit_no
+      FROM outcome WHERE partition_no >= 0
+      GROUP BY lane, partition_no) AS o
+     LEFT JOIN partition AS p USING (lane, partition_no)
+WHERE p.epoch IS NULL OR p.epoch < o.epoch OR p.commit_no < o.commit_no";
+
+/// What the tables alone can tell: nothing is decided beyond the cursor. The rest is found by
+/// comparing with the stream.
+const F2: &str = "
+SELECT format('%s %s: message %s of incarnation %s is decided, but the cursor is at %s of %s',
+              lane, partition_no, seq, o.incarnation, p.applied_seq, p.incarnation)
+FROM (SELECT lane, partition_no, incarnation, seq FROM outcome WHERE partition_no >= 0
+      UNION
+      SELECT lane, partition_no, incarnation, seq FROM dead_letter WHERE partition_no >= 0) AS o
+     JOIN partition AS p USING (lane, partition_no)
+WHERE (o.incarnation, o.seq) > (p.incarnation, p.applied_seq)";
+
+/// Ages count from the beginning of the snapshot's transaction, not from when a slow check looks.
+const O1: &str = "
+SELECT format('notice %s to %s about schedule %s is open since %s', notice_id, lane, schedule_id,
+              created_at)
+FROM notice
+WHERE done_at IS NULL AND created_at < now() - {open_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('fact %s of %s %s is not published since %s', seq, topic, aggregate_id, created_at)
+FROM outbox
+WHERE published_at IS NULL AND created_at < now() - {open_ms} * interval '1 millisecond'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::ledger::{CARD_ACCOUNT, CASH_ACCOUNT, SALES_ACCOUNT};
+
+    #[test]
+    fn the_system_accounts_are_the_schemas() {
+        for account in [CARD_ACCOUNT, CASH_ACCOUNT, SALES_ACCOUNT] {
+            assert!(L1.contains(&format!("'{account}'")), "{account}");
+        }
+        assert!(P1.contains(&format!("'{SALES_ACCOUNT}'")));
+    }
+
+    #[test]
+    fn the_limit_is_in_the_query() {
+        let sql = query(Invariant::O1, Limits { open_ms: 1234 });
+        assert!(sql.contains("1234 * interval") && !sql.contains('{'));
+    }
+}

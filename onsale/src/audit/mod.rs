@@ -1,0 +1,227 @@
+//! `onsale audit`: proves from the tables that everything which must always be true is true.
+//!
+//! It reads one snapshot and needs nobody's cooperation, so it may run at any moment: under load,
+//! after a crash, against a backup. It changes nothing.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use diesel::sql_types::{BigInt, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale_domain::invariants::Invariant;
+use onsale_platform::db;
+
+mod checks;
+mod report;
+mod stream;
+
+pub use report::{Check, Report};
+pub use stream::Nats;
+
+use crate::target::Target;
+
+/// How long a notice or fact may be open, in milliseconds, where nothing else is said: longer than
+/// a takeover after a crash.
+pub const OPEN_LIMIT_MS: u32 = 10_000;
+/// So many violations of one invariant are shown.
+const EXAMPLES: i64 = 5;
+
+/// Checks every invariant and shows what breaks it; exit status 1 if anything does.
+///
+/// It reads one snapshot of the database, so that it is right also while the system runs under
+/// load, and changes nothing. With NATS it also compares the decided commands with the stream.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap takes it for the command's own text")]
+    pub target: Target,
+
+    /// Prefix of all subjects and streams of the system.
+    #[arg(long, env = "ONSALE_SUBJECT_PREFIX", default_value = "")]
+    pub subject_prefix: String,
+
+    /// How long a notice or a fact may be open (O1), in milliseconds.
+    #[arg(long, default_value_t = OPEN_LIMIT_MS, value_name = "MS")]
+    pub open_limit_ms: u32,
+
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to audit.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database.
+    pub database_url: String,
+    /// The stream; without it F2 is checked by the tables alone.
+    pub nats: Option<Nats>,
+    /// How long a notice or fact may be open, in milliseconds.
+    pub open_limit_ms: u32,
+}
+
+impl Options {
+    /// A database, without its stream, with the usual limit.
+    #[must_use]
+    pub fn new(database_url: impl Into<String>) -> Self {
+        Self {
+            database_url: database_url.into(),
+            nats: None,
+            open_limit_ms: OPEN_LIMIT_MS,
+        }
+    }
+
+    /// The database and stream of a target.
+    ///
+    /// # Errors
+    /// When no database is named and no `onsale up` runs.
+    pub fn of(target: &Target, subject_prefix: &str) -> anyhow::Result<Self> {
+        let options = Self::new(target.database_url()?);
+        // A database that was named comes with the stream that was named, not with that of
+        // whatever else runs here.
+        let nats_url = match (&target.nats_url, &target.database_url) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(_)) => None,
+            (None, None) => Some(target.nats_url()?),
+        };
+        Ok(match nats_url {
+            Some(url) => options.with_nats(url, subject_prefix),
+            None => options,
+        })
+    }
+
+    /// And its stream.
+    #[must_use]
+    pub fn with_nats(self, url: impl Into<String>, subject_prefix: impl Into<String>) -> Self {
+        let nats = Nats {
+            url: url.into(),
+            subject_prefix: subject_prefix.into(),
+        };
+        Self {
+            nats: Some(nats),
+            ..self
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a server can't be reached.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        open_limit_ms: args.open_limit_ms,
+        ..Options::of(&args.target, &args.subject_prefix)?
+    };
+    let report = audit(&options).await?;
+    if args.json {
+        println!("{}", report.json());
+    } else {
+        println!("{report}");
+    }
+    Ok(if report.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Checks everything.
+///
+/// # Errors
+/// When Postgres or, if it is asked for, NATS can't be reached, or the database is not migrated.
+pub async fn audit(options: &Options) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let mut conn = db::connect(&options.database_url)
+        .await
+        .context("connecting to Postgres")?;
+    // Sessions are bounded for the sake of partitions; this one holds no locks and may take long.
+    conn.batch_execute(
+        "SET statement_timeout = '5min'; SET idle_in_transaction_session_timeout = '1min';
+         SET work_mem = '128MB'",
+    )
+    .await
+    .context("preparing the session")?;
+    let with_stream = options.nats.is_some();
+    let limits = checks::Limits {
+        open_ms: options.open_limit_ms,
+    };
+    let (mut checks, decided) = conn
+        .build_transaction()
+        .read_only()
+        .repeatable_read()
+        .run(async |conn| {
+            let mut checks = Vec::with_capacity(Invariant::ALL.len());
+            for invariant in Invariant::ALL {
+                checks.push(check(conn, *invariant, limits).await?);
+            }
+            let decided = if with_stream {
+                Some(stream::Decided::load(conn).await?)
+            } else {
+                None
+            };
+            Ok::<_, db::Error>((checks, decided))
+        })
+        .await
+        .context("auditing (is the database migrated? `onsale migrate`)")?;
+    drop(conn);
+
+    let f2 = checks
+        .iter_mut()
+        .find(|check| check.invariant == Invariant::F2);
+    if let Some(f2) = f2 {
+        match (&options.nats, decided) {
+            (Some(nats), Some(decided)) => add(f2, decided.compare(nats).await?),
+            _ => f2.note = Some("not compared with the stream: no NATS was named".into()),
+        }
+    }
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Report {
+        checks,
+        duration_ms,
+    })
+}
+
+fn add(f2: &mut Check, found: stream::Found) {
+    f2.violations += found.missing.len() as u64;
+    let room = usize::try_from(EXAMPLES)
+        .unwrap_or_default()
+        .saturating_sub(f2.examples.len());
+    f2.examples.extend(found.missing.into_iter().take(room));
+    f2.note = Some(format!(
+        "compared with {} messages on the stream",
+        found.messages
+    ));
+}
+
+#[derive(QueryableByName)]
+struct Violation {
+    #[diesel(sql_type = BigInt)]
+    violations: i64,
+    #[diesel(sql_type = Text)]
+    what: String,
+}
+
+async fn check(
+    conn: &mut AsyncPgConnection,
+    invariant: Invariant,
+    limits: checks::Limits,
+) -> Result<Check, db::Error> {
+    let query = checks::query(invariant, limits);
+    let found: Vec<Violation> = sql_query(format!(
+        "SELECT count(*) OVER () AS violations, what FROM ({query}) AS violation (what) LIMIT $1"
+    ))
+    .bind::<BigInt, _>(EXAMPLES)
+    .load(conn)
+    .await?;
+    let violations = found.as_slice().first().map_or(0, |row| row.violations);
+    Ok(Check {
+        invariant,
+        violations: u64::try_from(violations).unwrap_or(0),
+        examples: found.into_iter().map(|row| row.what).collect(),
+        note: None,
+    })
+}

@@ -1,0 +1,43 @@
+//! `onsale bench`: how fast it is, on real servers, next to designs that do the same job directly.
+//!
+//! The ratio is the figure that counts: both sides run in one go on one machine, through the same
+//! HTTP stack, with the same Postgres settings, and every answer is held against the rows.
+
+mod case;
+mod cpu;
+pub mod direct;
+mod histogram;
+mod load;
+mod machine;
+mod report;
+mod rig;
+mod run;
+mod scrape;
+pub mod seats;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+/// Measures this system, on servers of its own, against direct designs.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    Seats(seats::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When something does not start or breaks.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.what {
+        What::Seats(args) => seats::run(args).await,
+    }
+}

@@ -1,0 +1,366 @@
+//! What was measured, as tables for people and as one JSON object for programs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::case::{Case, Size};
+use super::direct::Rival;
+use super::run::{Design, Fault, Run, median};
+use crate::audit;
+
+/// What the CTE design and the plain echo did in the prototype that the design page reports
+/// (answers per second): a rival whose share of the echo is far below these was not at its best.
+const ECHO_THEN: f64 = 74_000.0;
+const CTE_THEN: [(Case, usize, f64); 3] = [
+    (Case::AllWin, 64, 10_500.0),
+    (Case::AllWin, 256, 10_200.0),
+    (Case::Hot, 256, 21_600.0),
+];
+/// "Far below": less than this part of that share. The rival here also checks the sale, the limit
+/// and the key, and keeps all indexes, which the prototype's did not.
+const SHARE_MIN: f64 = 0.6;
+
+/// One case at one number of connections.
+#[derive(Debug)]
+pub struct Group {
+    /// What was wanted.
+    pub case: Case,
+    /// By how many at once.
+    pub connections: usize,
+    /// The pool of each rival.
+    pub pools: BTreeMap<Rival, u16>,
+    /// All runs, in their order.
+    pub runs: Vec<Run>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Report {
+    /// What it was measured on.
+    pub machine: Value,
+    /// Postgres' settings.
+    pub settings: Value,
+    /// The commit, if known.
+    pub revision: Option<String>,
+    /// How much was asked in each run.
+    pub size: Size,
+    /// Echoes per second, by connections.
+    pub echo: BTreeMap<usize, f64>,
+    /// All cases.
+    pub groups: Vec<Group>,
+    /// The whole database afterwards.
+    pub audit: audit::Report,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Group {
+    fn name(&self) -> String {
+        format!("{}-{}", self.case, self.connections)
+    }
+
+    fn designs(&self) -> impl Iterator<Item = Design> {
+        let rivals = self.pools.keys().copied().map(Design::Direct);
+        std::iter::once(Design::Pipeline).chain(rivals)
+    }
+
+    fn of(&self, design: Design) -> Vec<&Run> {
+        let runs = self.runs.iter();
+        runs.filter(|run| run.course.design == design).collect()
+    }
+
+    fn median(&self, design: Design) -> Option<&Run> {
+        median(&self.of(design))
+    }
+
+    fn rate(&self, design: Design) -> f64 {
+        self.median(design)
+            .map_or(0.0, |run| run.tally.answers_per_s())
+    }
+
+    /// The pipeline's rate over that of a rival.
+    fn ratio(&self, rival: Rival) -> f64 {
+        let of_rival = self.rate(Design::Direct(rival));
+        if of_rival > 0.0 {
+            self.rate(Design::Pipeline) / of_rival
+        } else {
+            0.0
+        }
+    }
+
+    /// Over the best of the rivals.
+    fn ratio_to_best(&self) -> f64 {
+        let ratios = self.pools.keys().map(|rival| self.ratio(*rival));
+        ratios.min_by(f64::total_cmp).unwrap_or(0.0)
+    }
+
+    /// Whether the CTE rival was as fast as it must be on this machine.
+    fn too_slow(&self, echo: Option<f64>) -> Option<Fault> {
+        let then = CTE_THEN
+            .iter()
+            .find(|(case, connections, _)| (*case, *connections) == (self.case, self.connections));
+        let (&(.., then), echo) = (then?, echo?);
+        self.pools.get(&Rival::Cte)?;
+        let least = SHARE_MIN * then * echo / ECHO_THEN;
+        let now = self.rate(Design::Direct(Rival::Cte));
+        (now < least).then(|| Fault {
+            kind: "speed",
+            why: format!(
+                "the CTE rival answered {now:.0} a second, but should answer at least {least:.0} \
+                 where the echo answers {echo:.0}"
+            ),
+        })
+    }
+
+    fn json(&self) -> Value {
+        let mut designs = Map::new();
+        for design in self.designs() {
+            let runs: Vec<Value> = self.of(design).into_iter().map(Run::json).collect();
+            let median = self.median(design).map(Run::json);
+            designs.insert(
+                design.name().into(),
+                json!({ "median": median, "runs": runs }),
+            );
+        }
+        let by_rival = |f: &dyn Fn(Rival, u16) -> Value| -> Map<String, Value> {
+            let pairs = self.pools.iter();
+            pairs
+                .map(|(rival, pool)| (rival.name().to_owned(), f(*rival, *pool)))
+                .collect()
+        };
+        json!({
+            "case": self.case.name(),
+            "connections": self.connections,
+            "pools": by_rival(&|_, pool| pool.into()),
+            "ratios": by_rival(&|rival, _| self.ratio(rival).into()),
+            "designs": designs,
+        })
+    }
+}
+
+impl Report {
+    /// Whether the figures don't count.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        !self.faults().is_empty()
+    }
+
+    /// Why they don't, and where.
+    fn faults(&self) -> Vec<(String, Fault)> {
+        let mut all = Vec::new();
+        for group in &self.groups {
+            for run in &group.runs {
+                let place = format!("{} {}", group.name(), run.course.design);
+                all.extend(
+                    run.faults
+                        .iter()
+                        .map(|fault| (place.clone(), fault.clone())),
+                );
+            }
+            let echo = self.echo.get(&group.connections).copied();
+            let slow = group.too_slow(echo);
+            all.extend(slow.map(|fault| (group.name(), fault)));
+        }
+        if !self.audit.ok() {
+            let fault = Fault {
+                kind: "audit",
+                why: format!("violated: {}", self.audit.violated().join(", ")),
+            };
+            all.push(("all".to_owned(), fault));
+        }
+        if cfg!(debug_assertions) {
+            let fault = Fault {
+                kind: "build",
+                why: "a debug build says nothing about speed".to_owned(),
+            };
+            all.push(("all".to_owned(), fault));
+        }
+        all
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let groups = self.groups.iter();
+        let ratios: Map<String, Value> = groups
+            .map(|group| (group.name(), group.ratio_to_best().into()))
+            .collect();
+        let faults: Vec<Value> = self
+            .faults()
+            .into_iter()
+            .map(|(place, Fault { kind, why })| json!({ "where": place, "kind": kind, "why": why }))
+            .collect();
+        let echo: BTreeMap<String, f64> = self
+            .echo
+            .iter()
+            .map(|(connections, rate)| (connections.to_string(), *rate))
+            .collect();
+        json!({
+            "bench": "seats",
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": self.revision,
+            "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+            "machine": self.machine,
+            "postgresSettings": self.settings,
+            "requestsPerRun": self.size.requests,
+            "warmUpRequests": self.size.warm_up,
+            "echoAnswersPerS": echo,
+            "cases": self.groups.iter().map(Group::json).collect::<Vec<_>>(),
+            "ratios": ratios,
+            "void": self.is_void(),
+            "faults": faults,
+            "audit": self.audit.json(),
+            "tookS": self.took.as_secs_f64(),
+        })
+    }
+
+    fn speeds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<8}{:>6}  {:<10}{:>10}{:>13}{:>9}{:>9}{:>9}{:>9}",
+            "case",
+            "conns",
+            "design",
+            "wins/s",
+            "refusals/s",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "ratio"
+        )?;
+        for group in &self.groups {
+            for design in group.designs() {
+                let Some(run) = group.median(design) else {
+                    continue;
+                };
+                let seconds = run.tally.elapsed.as_secs_f64();
+                let rate = |status| run.tally.status(status) as f64 / seconds;
+                let percentile = |percent| run.tally.latency.percentile_ms(percent);
+                let ratio = match design {
+                    Design::Pipeline => String::new(),
+                    Design::Direct(rival) => format!("{:.2} x", group.ratio(rival)),
+                };
+                writeln!(
+                    f,
+                    "{:<8}{:>6}  {:<10}{:>10.0}{:>13.0}{:>9.2}{:>9.2}{:>9.2}{ratio:>9}",
+                    group.case,
+                    group.connections,
+                    design,
+                    rate(201),
+                    rate(409),
+                    percentile(50.0),
+                    percentile(95.0),
+                    percentile(99.0),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ROLES: [&str; 6] = ["postgres", "nats", "ingress", "workers", "rival", "load"];
+        write!(f, "{:<8}{:>6}  {:<10}", "CPU ms", "conns", "design")?;
+        for role in ROLES {
+            write!(f, "{role:>10}")?;
+        }
+        writeln!(f, "{:>10}{:>10}{:>9}", "all", "WAL B/req", "others")?;
+        for group in &self.groups {
+            for design in group.designs() {
+                let Some(run) = group.median(design) else {
+                    continue;
+                };
+                write!(
+                    f,
+                    "{:<8}{:>6}  {:<10}",
+                    group.case, group.connections, design
+                )?;
+                let answers = run.tally.latency.count().max(1) as f64;
+                let cost = |spent: Duration| spent.as_secs_f64() * 1e6 / answers;
+                for role in ROLES {
+                    let spent = run.cpu.get(role).copied().unwrap_or_default();
+                    write!(f, "{:>10.1}", cost(spent))?;
+                }
+                let all: Duration = run.cpu.values().sum();
+                let wal = run.wal_bytes as f64 / answers;
+                let others = run.foreign_share * 100.0;
+                writeln!(f, "{:>10.1}{wal:>10.0}{others:>7.0} %", cost(all))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const COLUMNS: [(&str, &str); 8] = [
+            ("messages", "messages"),
+            ("cmds/msg", "commandsPerMessage"),
+            ("puback ms", "pubackMeanMs"),
+            ("age ms", "messageAgeMeanMs"),
+            ("commits", "commits"),
+            ("cmds/commit", "commandsPerCommit"),
+            ("commit ms", "commitMeanMs"),
+            ("busy", "committerBusy"),
+        ];
+        write!(f, "{:<8}{:>6}", "pipeline", "conns")?;
+        for (title, _) in COLUMNS {
+            write!(f, "{title:>12}")?;
+        }
+        writeln!(f)?;
+        for group in &self.groups {
+            let run = group.median(Design::Pipeline);
+            let Some(times) = run.and_then(|run| run.pipeline.as_ref()) else {
+                continue;
+            };
+            write!(f, "{:<8}{:>6}", group.case, group.connections)?;
+            for (_, key) in COLUMNS {
+                write!(f, "{:>12.2}", times[key].as_f64().unwrap_or(0.0))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+        writeln!(
+            f,
+            "\n{} cores ({}), {}, {}; a write to disk takes {:.2} ms; revision {}",
+            self.machine["cores"],
+            text(&self.machine["cpu"]),
+            text(&self.machine["postgres"]),
+            text(&self.machine["nats"]),
+            self.machine["fdatasyncMs"].as_f64().unwrap_or(0.0),
+            self.revision.as_deref().unwrap_or("unknown"),
+        )?;
+        for (connections, rate) in &self.echo {
+            writeln!(
+                f,
+                "plain echo, {connections} connections: {rate:.0} answers/s"
+            )?;
+        }
+        writeln!(
+            f,
+            "medians of the runs, {} requests each; decided and durable\n",
+            self.size.requests
+        )?;
+        self.speeds(f)?;
+        writeln!(f, "\nper 1,000 requests:")?;
+        self.costs(f)?;
+        writeln!(f, "\nwhere the pipeline's time goes (means):")?;
+        self.times(f)?;
+        let verdict = if self.audit.ok() {
+            "all hold"
+        } else {
+            "VIOLATED"
+        };
+        writeln!(f, "\ninvariants, afterwards: {verdict}")?;
+        for (place, fault) in self.faults() {
+            writeln!(f, "VOID ({place}, {}): {}", fault.kind, fault.why)?;
+        }
+        write!(f, "took {:.0} s", self.took.as_secs_f64())
+    }
+}

@@ -1,0 +1,16 @@
+//! The operator's command: everything that is done *to* a system rather than by it.
+//!
+//! One file per command; [`running`] is how the commands find the system that `onsale up` runs.
+
+pub mod audit;
+pub mod bench;
+pub mod demo;
+pub mod doctor;
+pub mod down;
+pub mod migrate;
+pub mod partitions;
+pub mod repartition;
+pub mod running;
+pub mod seed;
+pub mod target;
+pub mod up;

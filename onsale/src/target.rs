@@ -1,0 +1,125 @@
+//! Which system a command means: the one that it is told, else the one that `onsale up` runs here.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::running::{self, DEFAULT_DATA_DIR, Running};
+
+/// The system that a command works on.
+#[derive(Args, Debug, Clone)]
+pub struct Target {
+    /// Postgres of the system, as `postgres://user:password@host:port/database`. Without it, that
+    /// of the system which `onsale up` runs on the data directory.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+
+    /// NATS of the system, as `nats://host:port`. Without it, that of the running `onsale up`.
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+
+    /// Address of an ingress, as `http://host:port`. Without it, that of the running `onsale up`.
+    #[arg(long, env = "ONSALE_API")]
+    pub api: Option<String>,
+
+    /// Data directory of the running `onsale up`.
+    #[arg(long, env = "ONSALE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// The database that a command works on, where nothing else is needed.
+#[derive(Args, Debug, Clone)]
+pub struct Database {
+    /// Postgres of the system, as `postgres://user:password@host:port/database`. Without it, that
+    /// of the system which `onsale up` runs on the data directory.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+
+    /// Data directory of the running `onsale up`.
+    #[arg(long, env = "ONSALE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+impl Database {
+    /// Its address.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn url(self) -> anyhow::Result<String> {
+        let target = Target {
+            database_url: self.database_url,
+            nats_url: None,
+            api: None,
+            data_dir: self.data_dir,
+        };
+        target.database_url()
+    }
+}
+
+impl Target {
+    /// What `onsale up` runs on the data directory.
+    ///
+    /// # Errors
+    /// When it runs nothing there, with the command that changes it.
+    pub fn running(&self) -> anyhow::Result<Running> {
+        match running::find(&self.data_dir)? {
+            Some(running) => Ok(running),
+            None if running::holder(&self.data_dir)?.is_some() => {
+                bail!(
+                    "`onsale up` is starting on {}, but not ready yet",
+                    self.data_dir.display()
+                )
+            }
+            None => bail!(
+                "no `onsale up` runs on {}; start one with `make up`",
+                self.data_dir.display()
+            ),
+        }
+    }
+
+    /// The address of the database.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn database_url(&self) -> anyhow::Result<String> {
+        self.given_or(
+            &self.database_url,
+            "--database-url (or DATABASE_URL)",
+            |running| running.database,
+        )
+    }
+
+    /// The address of NATS.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn nats_url(&self) -> anyhow::Result<String> {
+        self.given_or(&self.nats_url, "--nats-url (or NATS_URL)", |running| {
+            running.nats
+        })
+    }
+
+    /// The address of an ingress, without a slash at its end.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn api(&self) -> anyhow::Result<String> {
+        let api = self.given_or(&self.api, "--api (or ONSALE_API)", |running| running.api)?;
+        Ok(api.trim_end_matches('/').to_owned())
+    }
+
+    fn given_or(
+        &self,
+        given: &Option<String>,
+        flag: &str,
+        of: impl FnOnce(Running) -> String,
+    ) -> anyhow::Result<String> {
+        match given {
+            Some(value) => Ok(value.clone()),
+            None => Ok(of(self
+                .running()
+                .with_context(|| format!("{flag} is not given"))?)),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! `onsale up`: a whole system on one machine, in the foreground.
+//!
+//! It starts the servers, prepares the database, starts our processes and keeps all of them
+//! running until it is asked to stop. It decides nothing about seats or money, and everything it
+//! starts can be started without it.
+
+mod banner;
+mod owners;
+mod plan;
+mod servers;
+mod start;
+mod steps;
+mod supervisor;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args as ClapArgs;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::running::{DEFAULT_DATA_DIR, Lock};
+pub(crate) use plan::{check_disk, default_ports_taken};
+use start::System;
+use steps::{Steps, say};
+
+/// Runs everything on this machine, in the foreground, until Ctrl-C.
+///
+/// Starts Postgres and nats-server on loopback (the pinned ones from `make tools`; or those that
+/// ONSALE_POSTGRES_BIN and ONSALE_NATS_SERVER name; none, where DATABASE_URL or NATS_URL names a
+/// running one), migrates, seeds a demo catalogue, and starts ingresses and workers, which are
+/// started again when they die. The first start on a data directory plays the demo. Ctrl-C stops
+/// all in good order, a second one at once; the data stays.
+#[derive(ClapArgs, Debug, Clone)]
+#[command(max_term_width = 100)]
+pub struct Args {
+    /// Remove the data of former runs first.
+    #[arg(long)]
+    pub fresh: bool,
+
+    /// Where the data lives, kept between runs.
+    #[arg(long, env = "ONSALE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Take any free ports. Without it: API 8080 and following, metrics 9601 and following,
+    /// Postgres 5433, NATS 4222.
+    #[arg(long)]
+    pub random_ports: bool,
+
+    /// How many ingress processes.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub ingresses: u16,
+
+    /// How many worker processes.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub workers: u16,
+
+    /// No demo and no banner.
+    #[arg(long)]
+    pub headless: bool,
+
+    /// When ready, print one line of JSON with all addresses, accounts and processes on standard
+    /// output, in place of demo and banner.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Use this Postgres, as `postgres://user:password@host:port/database`, and start none.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+
+    /// Use this NATS, as `nats://host:port`, and start none.
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<String>,
+}
+
+/// What lies where in a data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct DataDir(PathBuf);
+
+impl DataDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+    pub(crate) fn postgres(&self) -> PathBuf {
+        self.0.join("postgres")
+    }
+    pub(crate) fn nats(&self) -> PathBuf {
+        self.0.join("nats")
+    }
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+    fn token_secret(&self) -> PathBuf {
+        self.0.join("token-secret")
+    }
+    fn demo_was_played(&self) -> PathBuf {
+        self.0.join("demo-was-played")
+    }
+    /// Everything that a run leaves. The directory itself may hold what is not ours.
+    fn contents(&self) -> [PathBuf; 5] {
+        [
+            self.postgres(),
+            self.nats(),
+            self.logs(),
+            self.token_secret(),
+            self.demo_was_played(),
+        ]
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When something is in the way, or does not start.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let wished = args.data_dir.clone();
+    let data_dir =
+        std::path::absolute(&wished).with_context(|| format!("finding {}", wished.display()))?;
+    let lock = match Lock::take(&data_dir)? {
+        Ok(lock) => lock,
+        Err(pid) => bail!(
+            "an `onsale up` (process {pid}) already runs on {}; `onsale down` stops it, --data-dir takes another one",
+            data_dir.display()
+        ),
+    };
+    let stop = CancellationToken::new();
+    // Aborted when it is dropped.
+    let mut signals = JoinSet::new();
+    signals.spawn(listen(stop.clone()));
+    live(&args, DataDir(data_dir), &lock, &stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From the first step to the last process.
+async fn live(
+    args: &Args,
+    dir: DataDir,
+    lock: &Lock,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let steps = Steps::start();
+    let mut system = tokio::select! {
+        started = Box::pin(System::start(args, dir, &steps)) => started?,
+        () = stop.cancelled() => bail!("stopped before it was ready"),
+    };
+    let running = system.running();
+    lock.describe(&running).context("describing what runs")?;
+    if args.json {
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", serde_json::to_string(&running)?)
+            .and_then(|()| out.flush())
+            .context("printing")?;
+    } else if !args.headless {
+        tokio::select! {
+            played = system.play_demo_once() => played?,
+            () = stop.cancelled() => {}
+        }
+        say(banner::text(&running, system.place(), steps.elapsed_s()));
+    }
+    system.keep(lock, stop).await;
+    let stopping = Steps::start();
+    system.stop(&stopping).await;
+    Ok(())
+}
+
+/// The first SIGINT or SIGTERM asks for a clean end, the second forces it. Whatever still runs
+/// then is tied to this process and ends with it.
+async fn listen(stop: CancellationToken) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.is_cancelled() {
+            std::process::exit(130);
+        }
+        say("\nstopping; again to force");
+        stop.cancel();
+    }
+}

@@ -1,0 +1,220 @@
+//! Postgres and nats-server for `onsale up`: ours, or those that the environment names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use onsale_testkit::postgres::Stop;
+use onsale_testkit::{Error, NatsOptions, NatsServer, PostgresOptions, PostgresServer, Tools};
+
+use super::plan::Plan;
+use super::steps::say;
+use super::supervisor::Board;
+use super::{Args, DataDir};
+
+const DATABASE: &str = "onsale";
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The two servers.
+#[derive(Debug)]
+pub struct Servers {
+    postgres: Option<PostgresServer>,
+    nats: Option<NatsServer>,
+    /// Address of the database.
+    pub database_url: String,
+    /// Address of NATS.
+    pub nats_url: String,
+}
+
+/// Waits until the servers of a killed run are gone, then removes their data if that is wished.
+///
+/// # Errors
+/// When they stay, or their data can't be removed.
+pub async fn prepare(args: &Args, tools: Option<&Tools>, dir: &DataDir) -> anyhow::Result<()> {
+    if args.fresh && (args.database_url.is_some() || args.nats_url.is_some()) {
+        bail!("--fresh removes data, but DATABASE_URL or NATS_URL names servers that are not ours");
+    }
+    if let Some(tools) = tools {
+        PostgresServer::settled(tools, &dir.postgres()).await?;
+        if args.fresh {
+            remove(&PostgresServer::place(tools, &dir.postgres())?.dir)?;
+        }
+    }
+    NatsServer::settled(&dir.nats()).await?;
+    if args.fresh {
+        for path in dir.contents() {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    let done = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match done {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Servers {
+    /// Starts what is not given.
+    ///
+    /// # Errors
+    /// With the end of a server's log, when it does not start.
+    pub async fn start(
+        args: &Args,
+        tools: Option<&Tools>,
+        plan: &Plan,
+        dir: &DataDir,
+    ) -> anyhow::Result<Self> {
+        let ours = || tools.context("the tools were located, because a server is ours");
+        let postgres = async {
+            if args.database_url.is_some() {
+                return Ok(None);
+            }
+            let mut options = PostgresOptions::new(dir.postgres());
+            options.port = plan.postgres;
+            options.log = Some(dir.log("postgres"));
+            let server = PostgresServer::start(ours()?, options)
+                .await
+                .map_err(with_way_out)?;
+            server.create_database(DATABASE).await?;
+            anyhow::Ok(Some(server))
+        };
+        let nats = async {
+            if args.nats_url.is_some() {
+                return Ok(None);
+            }
+            let mut options = NatsOptions::new(dir.nats());
+            options.port = plan.nats;
+            options.log = Some(dir.log("nats"));
+            anyhow::Ok(Some(NatsServer::start(ours()?, options).await?))
+        };
+        let (postgres, nats) = tokio::try_join!(postgres, nats)?;
+        let url = |given: &Option<String>, own: Option<String>| {
+            given
+                .clone()
+                .or(own)
+                .context("a server is either given or ours")
+        };
+        Ok(Self {
+            database_url: url(
+                &args.database_url,
+                postgres.as_ref().map(|server| server.url(DATABASE)),
+            )?,
+            nats_url: url(&args.nats_url, nats.as_ref().map(NatsServer::url))?,
+            postgres,
+            nats,
+        })
+    }
+
+    /// Our Postgres, if it is ours.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresServer> {
+        self.postgres.as_ref()
+    }
+
+    /// What runs, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let postgres = match &self.postgres {
+            Some(server) => format!("Postgres {} on port {}", server.version(), server.port()),
+            None => "Postgres of DATABASE_URL".to_owned(),
+        };
+        let nats = match &self.nats {
+            Some(server) => format!("NATS on port {}", server.port()),
+            None => "NATS of NATS_URL".to_owned(),
+        };
+        format!("{postgres}, {nats}")
+    }
+
+    /// Notes who runs.
+    pub fn announce(&self, board: &Board) {
+        if let Some(server) = &self.nats {
+            board.set("nats", 0, server.pid());
+        }
+        if let Some(server) = &self.postgres {
+            board.set("postgres", 0, server.pid());
+        }
+    }
+
+    /// Keeps both running; never returns. Cancel it to stop them.
+    pub async fn keep(&mut self, board: &Board) {
+        loop {
+            self.announce(board);
+            tokio::select! {
+                status = ended_postgres(&self.postgres) => {
+                    say(format!("  Postgres ended with {status}; starting it again"));
+                }
+                status = ended_nats(&self.nats) => {
+                    say(format!("  nats-server ended with {status}; starting it again"));
+                }
+            }
+            while let Err(error) = self.restart_what_ended().await {
+                say(format!("  {error:#}; again in {} s", RETRY.as_secs()));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn restart_what_ended(&mut self) -> anyhow::Result<()> {
+        if let Some(server) = &mut self.postgres
+            && !server.is_running()
+        {
+            server.restart().await?;
+        }
+        if let Some(server) = &mut self.nats
+            && !server.is_running()
+        {
+            server.restart().await?;
+        }
+        Ok(())
+    }
+
+    /// Stops ours.
+    pub async fn stop(&mut self) {
+        let postgres = async {
+            if let Some(server) = &mut self.postgres {
+                server.stop(Stop::Fast).await;
+            }
+        };
+        let nats = async {
+            if let Some(server) = &mut self.nats {
+                server.stop().await;
+            }
+        };
+        tokio::join!(postgres, nats);
+    }
+}
+
+fn with_way_out(error: Error) -> anyhow::Error {
+    match &error {
+        Error::DataVersion { found, .. } => {
+            let mend =
+                format!("use Postgres {found} (ONSALE_POSTGRES_BIN), or start over (--fresh)");
+            anyhow::Error::from(error).context(mend)
+        }
+        _ => error.into(),
+    }
+}
+
+async fn ended_postgres(server: &Option<PostgresServer>) -> std::process::ExitStatus {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended_nats(server: &Option<NatsServer>) -> std::process::ExitStatus {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
+    }
+}

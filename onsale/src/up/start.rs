@@ -1,0 +1,375 @@
+//! From nothing to a system that serves, and back.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use onsale_platform::db;
+use onsale_testkit::place::Place;
+use onsale_testkit::{Tools, log_tail};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::owners;
+use super::plan::{self, Plan};
+use super::servers::{self, Servers};
+use super::steps::{Steps, say};
+use super::supervisor::{Board, Crew, Spec};
+use super::{Args, DataDir};
+use crate::running::{self, Catalogue, Lock, Running};
+use crate::seed::{self, Seeded};
+use crate::{audit, demo};
+
+/// How long our processes may take until they serve: a takeover waits for a lease.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// So many deaths before all serve, and it is given up.
+const DEATHS_LIMIT: u32 = 6;
+const POLL: Duration = Duration::from_millis(25);
+
+/// A started system.
+pub(super) struct System {
+    dir: DataDir,
+    plan: Plan,
+    servers: Servers,
+    ingresses: Crew,
+    workers: Crew,
+    board: Board,
+    seeded: Seeded,
+}
+
+impl System {
+    /// Starts everything, step by step.
+    pub(super) async fn start(args: &Args, dir: DataDir, steps: &Steps) -> anyhow::Result<Self> {
+        let (tools, plan) = steps
+            .step("checks", check(args, &dir), |(_, plan)| {
+                format!(
+                    "tools, disk and ports are fine; the API will be on port {}",
+                    plan.api[0]
+                )
+            })
+            .await?;
+        let starting = Servers::start(args, tools.as_ref(), &plan, &dir);
+        let servers = steps.step("servers", starting, Servers::describe).await?;
+        let migrating = async { Ok(db::migrate(&servers.database_url).await?) };
+        steps
+            .step("migrations", migrating, |applied| match applied.len() {
+                0 => "the database is up to date".to_owned(),
+                count => format!("{count} applied"),
+            })
+            .await?;
+
+        let seeding = seed::seed(&servers.database_url, |_| {});
+        let seeded = steps.step("demo data", seeding, describe_seeded).await?;
+
+        let programs = programs()?;
+        let secret = token_secret(&dir.token_secret())?;
+        let board = Board::default();
+        servers.announce(&board);
+        let workers = Crew::start(worker_specs(args, &plan, &dir, &servers, &programs), &board);
+        let ingresses = Crew::start(
+            ingress_specs(args, &plan, &dir, &servers, &programs, &secret),
+            &board,
+        );
+        let system = Self {
+            dir,
+            plan,
+            servers,
+            ingresses,
+            workers,
+            board,
+            seeded,
+        };
+        let ready = |(): &()| {
+            format!(
+                "{} ingress, {} workers are ready",
+                args.ingresses, args.workers
+            )
+        };
+        steps.step("processes", system.until_ready(), ready).await?;
+        Ok(system)
+    }
+
+    /// What runs now.
+    pub(super) fn running(&self) -> Running {
+        Running {
+            api: self.api(0),
+            metrics: self.metrics_urls(),
+            nats: self.servers.nats_url.clone(),
+            database: self.servers.database_url.clone(),
+            data_dir: self.dir.path().to_owned(),
+            accounts: self.seeded.accounts.clone(),
+            demo: Catalogue {
+                concert_id: self.seeded.concert_id.to_string(),
+                hall_schedule_id: self.seeded.hall_schedule_id.to_string(),
+                stadium_schedule_id: self.seeded.stadium_schedule_id.to_string(),
+            },
+            processes: self.board.processes(),
+        }
+    }
+
+    /// Where our Postgres lives.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.servers
+            .postgres()
+            .map(onsale_testkit::PostgresServer::location)
+    }
+
+    fn api(&self, index: usize) -> String {
+        format!("http://127.0.0.1:{}", self.plan.api[index])
+    }
+
+    /// Plays the demo, the first time on a data directory.
+    pub(super) async fn play_demo_once(&self) -> anyhow::Result<()> {
+        let marker = self.dir.demo_was_played();
+        if marker.exists() {
+            return Ok(());
+        }
+        println!();
+        let options = demo::Options {
+            api: self.api(0),
+            audit: Some(
+                audit::Options::new(&self.servers.database_url)
+                    .with_nats(&self.servers.nats_url, ""),
+            ),
+        };
+        if let Err(error) = demo::play(&options).await {
+            // What runs can be looked at; the next start plays it again.
+            say(format!("\nthe demo failed: {error:#}"));
+            return Ok(());
+        }
+        fs::write(&marker, "").with_context(|| format!("writing {}", marker.display()))
+    }
+
+    /// Keeps everything running, and its description true, until `stop`.
+    pub(super) async fn keep(&mut self, lock: &Lock, stop: &CancellationToken) {
+        let mut changes = self.board.changes();
+        let mut running = self.running();
+        let describing = async {
+            while changes.changed().await.is_ok() {
+                running.processes = self.board.processes();
+                if let Err(error) = lock.describe(&running) {
+                    say(format!("  could not describe what runs: {error}"));
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.servers.keep(&self.board) => {}
+            () = describing => {}
+        }
+    }
+
+    /// Stops everything: first nothing new comes in, then what came in is finished.
+    pub(super) async fn stop(self, steps: &Steps) {
+        let Self {
+            ingresses,
+            workers,
+            mut servers,
+            ..
+        } = self;
+        steps.wait("ingress", "stopped", ingresses.stop()).await;
+        steps.wait("workers", "stopped", workers.stop()).await;
+        steps.wait("servers", "stopped", servers.stop()).await;
+    }
+
+    /// Waits until every process of ours serves, and every partition has an owner.
+    async fn until_ready(&self) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(2))
+            .no_proxy()
+            .build()?;
+        let mut conn = db::connect(&self.servers.database_url).await?;
+        let readiness = (0..self.plan.api.len()).map(|index| format!("{}/readyz", self.api(index)));
+        let deadline = Instant::now() + READY_LIMIT;
+        for url in self.metrics_urls().into_iter().chain(readiness) {
+            while !answers_ok(&client, &url).await {
+                self.wait_on(deadline, &url).await?;
+            }
+        }
+        while !owners::all_live(&mut conn).await? {
+            self.wait_on(deadline, "an owner of every partition")
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A moment, unless there is no hope left.
+    async fn wait_on(&self, deadline: Instant, what: &str) -> anyhow::Result<()> {
+        if self.board.deaths() >= DEATHS_LIMIT {
+            bail!("our processes die as they start\n{}", self.log_tails());
+        }
+        if Instant::now() >= deadline {
+            let limit_s = READY_LIMIT.as_secs();
+            bail!(
+                "{what} was not there after {limit_s} s\n{}",
+                self.log_tails()
+            );
+        }
+        tokio::time::sleep(POLL).await;
+        Ok(())
+    }
+
+    fn metrics_urls(&self) -> Vec<String> {
+        let ports = self.plan.metrics.iter();
+        ports
+            .map(|port| format!("http://127.0.0.1:{port}/metrics"))
+            .collect()
+    }
+
+    /// The end of each log of ours.
+    fn log_tails(&self) -> String {
+        let names = self
+            .board
+            .processes()
+            .into_iter()
+            .filter(|process| process.role != "postgres" && process.role != "nats");
+        let tails = names.map(|process| {
+            let path = self.dir.log(&format!("{}-{}", process.role, process.index));
+            format!("--- {}\n{}", path.display(), log_tail(&path))
+        });
+        tails.collect::<Vec<_>>().join("\n")
+    }
+}
+
+async fn answers_ok(client: &reqwest::Client, url: &str) -> bool {
+    client
+        .get(url)
+        .send()
+        .await
+        .is_ok_and(|response| response.status().is_success())
+}
+
+fn describe_seeded(seeded: &Seeded) -> String {
+    match (seeded.schedules_created, seeded.users_created) {
+        (0, 0) => "is there".to_owned(),
+        (dates, users) => format!("{dates} dates and {users} users created"),
+    }
+}
+
+/// Everything that can be known before something runs.
+async fn check(args: &Args, dir: &DataDir) -> anyhow::Result<(Option<Tools>, Plan)> {
+    let tools = match (&args.database_url, &args.nats_url) {
+        (Some(_), Some(_)) => None,
+        _ => Some(Tools::locate()?),
+    };
+    programs()?;
+    plan::check_disk(dir.path())?;
+    servers::prepare(args, tools.as_ref(), dir).await?;
+    keep_former_logs(dir)?;
+    Ok((tools, Plan::make(args).await?))
+}
+
+/// The logs of the last run stay beside those of this one.
+fn keep_former_logs(dir: &DataDir) -> anyhow::Result<()> {
+    let logs = dir.logs();
+    let failed = || format!("keeping logs in {}", logs.display());
+    fs::create_dir_all(&logs).with_context(failed)?;
+    for entry in fs::read_dir(&logs).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            fs::rename(&path, path.with_extension("log.1")).with_context(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Our other programs.
+struct Programs {
+    ingress: PathBuf,
+    workers: PathBuf,
+}
+
+/// They are built into the folder of this one.
+fn programs() -> anyhow::Result<Programs> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let sibling = |name: &str| {
+        let path = own.with_file_name(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        bail!(
+            "{} is not there; build it with `cargo build --release -p {name}`",
+            path.display()
+        )
+    };
+    Ok(Programs {
+        ingress: sibling("onsale-ingress")?,
+        workers: sibling("onsale-workers")?,
+    })
+}
+
+/// The key that signs access tokens: made once, so that tokens outlive a restart.
+fn token_secret(path: &Path) -> anyhow::Result<String> {
+    let failed = || format!("keeping the token secret in {}", path.display());
+    if path.exists() {
+        return Ok(fs::read_to_string(path)
+            .with_context(failed)?
+            .trim()
+            .to_owned());
+    }
+    let secret: String = rand::random::<[u8; 32]>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let aside = path.with_extension("new");
+    let mut file = running::private_file(&aside).with_context(failed)?;
+    writeln!(file, "{secret}")
+        .and_then(|()| fs::rename(&aside, path))
+        .with_context(failed)?;
+    Ok(secret)
+}
+
+fn common(servers: &Servers, metrics_port: u16) -> Vec<(&'static str, String)> {
+    vec![
+        ("DATABASE_URL", servers.database_url.clone()),
+        ("NATS_URL", servers.nats_url.clone()),
+        ("ONSALE_METRICS_ADDR", format!("127.0.0.1:{metrics_port}")),
+        // Its output goes to a file.
+        ("NO_COLOR", "1".to_owned()),
+    ]
+}
+
+fn ingress_specs(
+    args: &Args,
+    plan: &Plan,
+    dir: &DataDir,
+    servers: &Servers,
+    programs: &Programs,
+    secret: &str,
+) -> Vec<Spec> {
+    let one = |index: u16| {
+        let mut environment = common(servers, plan.metrics[usize::from(index)]);
+        environment.push((
+            "ONSALE_HTTP_ADDR",
+            format!("127.0.0.1:{}", plan.api[usize::from(index)]),
+        ));
+        environment.push(("ONSALE_TOKEN_SECRET", secret.to_owned()));
+        Spec {
+            role: "ingress",
+            index: index.into(),
+            program: programs.ingress.clone(),
+            environment,
+            log: dir.log(&format!("ingress-{index}")),
+        }
+    };
+    (0..args.ingresses).map(one).collect()
+}
+
+fn worker_specs(
+    args: &Args,
+    plan: &Plan,
+    dir: &DataDir,
+    servers: &Servers,
+    programs: &Programs,
+) -> Vec<Spec> {
+    let one = |index: u16| Spec {
+        role: "workers",
+        index: index.into(),
+        program: programs.workers.clone(),
+        environment: common(servers, plan.metrics[usize::from(args.ingresses + index)]),
+        log: dir.log(&format!("workers-{index}")),
+    };
+    (0..args.workers).map(one).collect()
+}

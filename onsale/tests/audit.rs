@@ -1,0 +1,539 @@
+//! The audit can fail: each violation that is planted here, past the constraints that stand against
+//! it, is reported under exactly its own name, and what only looks like one is not.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says what failed by where it panics"
+)]
+
+use async_nats::HeaderMap;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use onsale::audit::{self, Options, Report};
+use onsale::seed::{self, Layout, NewConcert, NewSchedule, Policy};
+use onsale_platform::{clock, db, nats};
+use onsale_schema::message::encode;
+use onsale_schema::seats::Kind;
+use onsale_schema::status::SaleState;
+use onsale_schema::subjects::Subjects;
+use onsale_schema::{ConcertId, NoticeId, ReservationId, ScheduleId};
+use onsale_testkit::{TestDb, TestNats};
+use uuid::Uuid;
+
+const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(0x10));
+
+/// A small system with a bit of everything, all of it in order.
+const HEALTHY: &str = "
+    CREATE FUNCTION id(n integer) RETURNS uuid LANGUAGE sql IMMUTABLE
+        AS $$ SELECT lpad(to_hex(n), 32, '0')::uuid $$;
+    CREATE FUNCTION at(s integer) RETURNS timestamptz LANGUAGE sql IMMUTABLE
+        AS $$ SELECT '2026-01-01T00:00:00Z'::timestamptz + s * interval '1 second' $$;
+    CREATE FUNCTION reserve(n integer, buyer integer, seats integer[], state text, held integer,
+                            due integer, ended integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint,
+                                 seat_nos, total, seat_limit, status, held_at, expires_at, ended_at)
+        VALUES (id(n), id(16), id(buyer), id(n + 100), id(0), seats, 1000 * cardinality(seats), 4,
+                state, at(held), at(due), at(ended));
+        INSERT INTO seat_claim (schedule_id, seat_no, reservation_id, state)
+        SELECT id(16), seat_no, id(n), CASE state WHEN 'HELD' THEN 'H' ELSE 'S' END
+        FROM unnest(seats) AS seats (seat_no) WHERE state IN ('HELD', 'PAID') $$;
+    INSERT INTO account VALUES (id(1), 3000), (id(2), 0);
+    INSERT INTO transfer VALUES
+        (id(301), id(201), id(0), 'CHARGE', '00000000-0000-0000-0000-00000000ca54', id(1), 5000,
+         5000, at(1)),
+        (id(302), id(1001), id(0), 'PAYMENT', id(1), '00000000-0000-0000-0000-000000005a1e', 2000,
+         3000, at(20));
+    SELECT reserve(1001, 1, '{0,1}', 'PAID', 10, 310, NULL);
+    SELECT reserve(1002, 2, '{2}', 'HELD', 10, 310, NULL);
+    SELECT reserve(1003, 2, '{3}', 'EXPIRED', 10, 310, 311);
+    SELECT reserve(1004, 1, '{3}', 'RELEASED', 311, 611, 400);
+    SELECT reserve(1005, 2, '{3}', 'HELD', 400, 700, NULL);
+    INSERT INTO payment VALUES
+        (id(401), id(1001), id(1), id(501), id(0), 'POINTS', 2000, 'FAILED', 'insufficient-points',
+         NULL, at(15)),
+        (id(402), id(1001), id(1), id(502), id(0), 'POINTS', 2000, 'PAID', NULL, id(302), at(20));
+    INSERT INTO seat_claim VALUES (id(16), 9, NULL, 'B');
+    INSERT INTO partition VALUES ('seats', 0, NULL, 2, 9, 0, 3, at(30));
+    INSERT INTO outcome VALUES
+        ('seats', 0, 0, 1, 1, 7, id(601), '', at(10)), ('seats', 0, 0, 2, 1, 7, id(602), '', at(10)),
+        ('seats', 0, 0, 3, 2, 9, id(603), '', at(30)),
+        ('ledger', -1, 0, 5, 0, 0, id(604), '', at(30)), ('ledger', -1, 0, 6, 0, 0, id(605), '', at(20));
+    INSERT INTO notice VALUES (id(701), 'seats', id(16), '', at(20), at(21));
+    INSERT INTO outbox VALUES ('seats', id(16), 1, '', at(20), at(21));";
+
+/// What to plant, what should be reported, by a name for the panic.
+type Case = (&'static str, &'static str, &'static [&'static str]);
+
+const CASES: &[Case] = &[
+    ("nothing", "", &[]),
+    (
+        "two claims of one seat",
+        "ALTER TABLE seat_claim DROP CONSTRAINT seat_claim_pkey;
+         INSERT INTO seat_claim SELECT * FROM seat_claim WHERE seat_no = 0",
+        &["S1"],
+    ),
+    (
+        "a seat that two had in the past",
+        "SELECT reserve(1010, 1, '{5}', 'EXPIRED', 10, 20, 30);
+         SELECT reserve(1011, 2, '{5,6}', 'EXPIRED', 29, 40, 41)",
+        &["S2"],
+    ),
+    (
+        "a long ownership around two short ones",
+        "SELECT reserve(1010, 1, '{5}', 'EXPIRED', 10, 20, 90);
+         SELECT reserve(1011, 2, '{5}', 'RELEASED', 95, 200, 100);
+         SELECT reserve(1012, 2, '{6,5}', 'RELEASED', 80, 200, 85)",
+        &["S2"],
+    ),
+    (
+        "seats that change hands within one moment",
+        "SELECT reserve(1010, 1, '{5}', 'RELEASED', 10, 20, 15);
+         SELECT reserve(1012, 2, '{5}', 'RELEASED', 15, 40, 15);
+         SELECT reserve(1011, 2, '{5}', 'RELEASED', 15, 40, 30)",
+        &[],
+    ),
+    (
+        "a hold without its claim",
+        "DELETE FROM seat_claim WHERE seat_no = 2",
+        &["S3"],
+    ),
+    (
+        "a claim without a reservation",
+        "INSERT INTO seat_claim VALUES (id(16), 5, id(9999), 'H')",
+        &["S3"],
+    ),
+    (
+        "a claim of an ended hold",
+        "INSERT INTO seat_claim VALUES (id(16), 5, id(1010), 'H');
+         SELECT reserve(1010, 1, '{5}', 'EXPIRED', 10, 20, 30)",
+        &["S3"],
+    ),
+    (
+        "a claim on a seat that the hold does not have",
+        "INSERT INTO seat_claim VALUES (id(16), 5, id(1002), 'H')",
+        &["S3"],
+    ),
+    (
+        "a held seat that looks sold",
+        "UPDATE seat_claim SET state = 'S' WHERE seat_no = 2",
+        &["S3"],
+    ),
+    (
+        "a paid seat that looks held, and nobody is told",
+        "UPDATE seat_claim SET state = 'H' WHERE seat_no = 0",
+        &["S3"],
+    ),
+    (
+        "a claim on a seat that is not there",
+        "SET session_replication_role = replica; INSERT INTO seat_claim VALUES (id(16), 99, NULL, 'B')",
+        &["S3"],
+    ),
+    (
+        "a block with a reservation",
+        "ALTER TABLE seat_claim DROP CONSTRAINT seat_claim_check;
+         UPDATE seat_claim SET reservation_id = NULL WHERE seat_no = 9;
+         INSERT INTO seat_claim VALUES (id(16), 8, NULL, 'H')",
+        &["S3"],
+    ),
+    (
+        "a hold that lapsed early",
+        "UPDATE reservation SET ended_at = at(300) WHERE status = 'EXPIRED'",
+        &["S4"],
+    ),
+    (
+        "a hold that was given back too late",
+        "UPDATE reservation SET expires_at = at(399) WHERE status = 'RELEASED'",
+        &["S4"],
+    ),
+    (
+        "a hold with an end",
+        "ALTER TABLE reservation DROP CONSTRAINT reservation_check;
+         SELECT reserve(1010, 1, '{5}', 'HELD', 10, 20, 30)",
+        &["S4"],
+    ),
+    (
+        "a status that is none",
+        "ALTER TABLE reservation DROP CONSTRAINT reservation_status_check;
+         ALTER TABLE reservation DROP CONSTRAINT reservation_check;
+         SELECT reserve(1010, 1, '{5}', 'LOST', 10, 20, 30)",
+        &["S4"],
+    ),
+    (
+        "a free ticket that is sold without a payment",
+        "SELECT reserve(1010, 1, '{5}', 'PAID', 10, 20, NULL);
+         UPDATE reservation SET total = 0 WHERE reservation_id = id(1010)",
+        &["S4"],
+    ),
+    (
+        "a paid one that lapsed",
+        "UPDATE reservation SET status = 'EXPIRED', ended_at = at(310) WHERE status = 'PAID';
+         DELETE FROM seat_claim WHERE state = 'S'",
+        &["S4"],
+    ),
+    (
+        "a hold that was paid after its end",
+        "UPDATE payment SET at = at(310) WHERE status = 'PAID'",
+        &["S4"],
+    ),
+    (
+        "more seats than the limit, in two holds",
+        "SELECT reserve(1010, 1, '{5,6,7}', 'HELD', 50, 90, NULL)",
+        &["S5"],
+    ),
+    (
+        "more seats than the limit, long ago",
+        "SELECT reserve(1010, 3, '{5,6,7}', 'EXPIRED', 20, 30, 40);
+         SELECT reserve(1011, 3, '{4,8}', 'EXPIRED', 39, 40, 50)",
+        &["S5"],
+    ),
+    (
+        "more seats than the limit, for no time at all",
+        "SELECT reserve(1010, 3, '{4,5,6,7,8}', 'RELEASED', 20, 30, 20)",
+        &["S5"],
+    ),
+    (
+        "the limit used twice in one moment",
+        "SELECT reserve(1010, 3, '{4,5,6,7}', 'RELEASED', 20, 30, 20);
+         SELECT reserve(1011, 3, '{4,5,6,7}', 'RELEASED', 20, 30, 25);
+         SELECT reserve(1012, 3, '{4,5,6,7}', 'RELEASED', 25, 30, 26)",
+        &[],
+    ),
+    (
+        "a balance out of nothing",
+        "UPDATE account SET balance = 1 WHERE account_id = id(2)",
+        &["L1"],
+    ),
+    (
+        "a negative balance",
+        "ALTER TABLE account DROP CONSTRAINT account_balance_check;
+         UPDATE account SET balance = -1 WHERE account_id = id(2)",
+        &["L1"],
+    ),
+    (
+        "a system account with a balance",
+        "UPDATE account SET balance = 2000
+         WHERE account_id = '00000000-0000-0000-0000-000000005a1e'",
+        &["L1"],
+    ),
+    (
+        "a user's account without one",
+        "INSERT INTO account VALUES (id(3), NULL)",
+        &["L1"],
+    ),
+    (
+        "points that go nowhere",
+        "SET session_replication_role = replica;
+         INSERT INTO transfer VALUES (id(303), id(203), id(0), 'CHARGE',
+             '00000000-0000-0000-0000-00000000ca54', id(99), 1, 1, at(1))",
+        &["L1"],
+    ),
+    (
+        "a cause that moved points twice",
+        "DROP INDEX transfer_cause;
+         INSERT INTO transfer SELECT id(303), cause, fingerprint, kind, debit, credit, amount,
+             10000, at FROM transfer WHERE kind = 'CHARGE';
+         UPDATE account SET balance = 8000 WHERE account_id = id(1)",
+        &["L2"],
+    ),
+    (
+        "transfers that may change",
+        "ALTER TABLE transfer DISABLE TRIGGER transfer_append_only",
+        &["L2"],
+    ),
+    (
+        "two live payments of one reservation",
+        "DROP INDEX payment_live;
+         INSERT INTO payment SELECT id(403), reservation_id, user_id, id(503), fingerprint, method,
+             amount, status, fail_code, transfer_id, at FROM payment WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "a payment of another price",
+        "UPDATE payment SET amount = 1999 WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "a payment by another user",
+        "UPDATE payment SET user_id = id(2) WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "a payment that moved something else",
+        "UPDATE payment SET transfer_id = id(301) WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "points paid for nothing",
+        "INSERT INTO transfer VALUES (id(303), id(203), id(0), 'PAYMENT', id(1),
+             '00000000-0000-0000-0000-000000005a1e', 1, 2999, at(1));
+         UPDATE account SET balance = 2999 WHERE account_id = id(1)",
+        &["P1"],
+    ),
+    (
+        "a command that bought two things",
+        "UPDATE payment SET command_id = id(1101) WHERE status = 'PAID'",
+        &["I1"],
+    ),
+    (
+        "a command that holds and charges",
+        "SET session_replication_role = replica;
+         UPDATE reservation SET command_id = id(201) WHERE reservation_id = id(1002)",
+        &["I1"],
+    ),
+    (
+        "a deposed owner that went on",
+        "UPDATE outcome SET epoch = 3 WHERE lane = 'seats' AND seq = 2;
+         UPDATE partition SET epoch = 3",
+        &["F1"],
+    ),
+    (
+        "a commit number that went back",
+        "UPDATE outcome SET commit_no = 10 WHERE lane = 'seats' AND seq = 1;
+         UPDATE partition SET commit_no = 10",
+        &["F1"],
+    ),
+    (
+        "a partition behind its outcomes",
+        "UPDATE partition SET epoch = 1",
+        &["F1"],
+    ),
+    (
+        "a partition that is not there",
+        "DELETE FROM partition",
+        &["F1"],
+    ),
+    (
+        "a decision beyond the cursor",
+        "UPDATE partition SET applied_seq = 2",
+        &["F2"],
+    ),
+    (
+        "a dead letter beyond the cursor",
+        "INSERT INTO dead_letter VALUES ('seats', 0, 1, 1, -1, '', '')",
+        &["F2"],
+    ),
+    (
+        "a notice that nobody takes",
+        "INSERT INTO notice VALUES (id(702), 'seats', id(16), '', now() - interval '11 s')",
+        &["O1"],
+    ),
+    (
+        "a fact that nobody publishes",
+        "INSERT INTO outbox VALUES ('seats', id(16), 2, '', now() - interval '11 s')",
+        &["O1"],
+    ),
+    (
+        "what is open for a moment",
+        "INSERT INTO outbox VALUES ('seats', id(16), 2, '', now() - interval '9 s');
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), '', now() - interval '9 s')",
+        &[],
+    ),
+];
+
+/// A healthy system in a schema of its own: as good as a database, and made much faster.
+async fn healthy(db: &TestDb, schema: &str) -> (String, AsyncPgConnection) {
+    let mut conn = db::connect(db.url()).await.unwrap();
+    conn.batch_execute(&format!("CREATE SCHEMA {schema}"))
+        .await
+        .unwrap();
+    let url = format!("{}?options=-csearch_path%3D{schema}", db.url());
+    db::migrate(&url).await.unwrap();
+    let mut conn = db::connect(&url).await.unwrap();
+    let now = clock::host_now();
+    let concert_id = ConcertId(Uuid::from_u128(1));
+    let day = chrono::NaiveDate::from_ymd_opt(2026, 2, 1).unwrap();
+    let concert = NewConcert {
+        concert_id,
+        title: "T",
+        artist: "A",
+        venue: "V",
+        description: "",
+        starts_on: day,
+        ends_on: day,
+    };
+    assert!(seed::concert_create(&mut conn, &concert).await.unwrap());
+    let layout = Layout::plain(10, 1000);
+    let schedule = NewSchedule {
+        schedule_id: SCHEDULE,
+        concert_id,
+        starts_at: now,
+        layout: &layout,
+        policy: Policy {
+            state: SaleState::Open,
+            booking_opens_at: now,
+            booking_closes_at: now.plus_ms(1000),
+            hold_ms: 300_000,
+            seats_per_user: 4,
+        },
+    };
+    assert!(seed::schedule_create(&mut conn, &schedule).await.unwrap());
+    conn.batch_execute(HEALTHY).await.unwrap();
+    (url, conn)
+}
+
+async fn report(url: &str) -> Report {
+    audit::audit(&Options::new(url)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_planted_violation_is_reported_under_its_name() {
+    let db = TestDb::create().await.unwrap();
+    for (number, (name, plant, expected)) in CASES.iter().enumerate() {
+        let (url, mut conn) = healthy(&db, &format!("case_{number}")).await;
+        conn.batch_execute(plant)
+            .await
+            .unwrap_or_else(|error| panic!("planting {name}: {error}"));
+        let report = report(&url).await;
+        assert_eq!(report.violated(), *expected, "{name}\n{report}");
+        assert_eq!(report.ok(), expected.is_empty());
+        for check in &report.checks {
+            let shown = check.examples.len() as u64;
+            assert_eq!(shown, check.violations.min(5), "{name}: examples are shown");
+        }
+    }
+    let planted: std::collections::HashSet<&str> = CASES
+        .iter()
+        .flat_map(|(_, _, expected)| *expected)
+        .copied()
+        .collect();
+    for invariant in onsale_domain::invariants::Invariant::ALL {
+        assert!(
+            planted.contains(invariant.id()),
+            "{invariant} was never made to fail"
+        );
+    }
+}
+
+/// Between a payment and its owner's taking note of it, the map may still say H.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paid_seat_may_look_held_while_its_owner_is_being_told() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    let notice = encode(&Kind::Paid {
+        notice_id: NoticeId(Uuid::from_u128(9)),
+        reservation_id: ReservationId(Uuid::from_u128(1001)),
+        schedule_id: SCHEDULE,
+    });
+    let payload: String = notice.iter().map(|byte| format!("{byte:02x}")).collect();
+    conn.batch_execute(&format!(
+        "INSERT INTO notice (notice_id, lane, schedule_id, payload)
+         VALUES (id(9), 'seats', id(16), decode('{payload}', 'hex'));
+         UPDATE seat_claim SET state = 'H' WHERE state = 'S';
+         INSERT INTO seat_claim VALUES (id(16), 5, id(1010), 'S');
+         SELECT reserve(1010, 1, '{{5}}', 'CANCELLED', 10, 20, 30);
+         INSERT INTO payment VALUES (id(403), id(1010), id(1), id(503), id(0), 'POINTS', 0, 'PAID',
+             NULL, NULL, at(15));
+         UPDATE reservation SET total = 0 WHERE reservation_id = id(1010)"
+    ))
+    .await
+    .unwrap();
+    let cancelled_without_notice = report(&url).await;
+    assert_eq!(cancelled_without_notice.violated(), ["S3"]);
+    assert_eq!(
+        cancelled_without_notice.checks[2].violations, 1,
+        "{cancelled_without_notice}"
+    );
+    conn.batch_execute("DELETE FROM seat_claim WHERE seat_no = 5")
+        .await
+        .unwrap();
+    assert!(report(&url).await.ok());
+    conn.batch_execute("UPDATE notice SET done_at = now()")
+        .await
+        .unwrap();
+    assert_eq!(report(&url).await.violated(), ["S3"]);
+}
+
+/// A sweep that finds thousands counts them all and shows a few.
+#[tokio::test(flavor = "multi_thread")]
+async fn violations_are_counted_beyond_what_is_shown() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    conn.batch_execute(
+        "INSERT INTO notice SELECT id(10000 + n), 'seats', id(16), '', at(0)
+         FROM generate_series(1, 1234) AS n",
+    )
+    .await
+    .unwrap();
+    let report = report(&url).await;
+    let o1 = report.checks.last().unwrap();
+    assert_eq!((o1.violations, o1.examples.len()), (1234, 5));
+    assert!(report.to_string().contains("and 1229 more"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_up_to_the_cursor_has_its_outcome() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    let server = TestNats::start().await.unwrap();
+    let subjects = Subjects::new("x").unwrap();
+    let client = nats::connect(&server.url(), "test").await.unwrap();
+    let jetstream = nats::jetstream(client);
+    nats::ensure_streams(&jetstream, &subjects, 1)
+        .await
+        .unwrap();
+    let options = Options::new(&url).with_nats(server.url(), "x");
+    let audit = async || audit::audit(&options).await.unwrap();
+    let f2 = |report: &Report| report.checks[10].note.clone().unwrap();
+
+    // A stream that was emptied can't contradict anything.
+    let report = audit().await;
+    assert!(report.ok(), "{report}");
+    assert!(f2(&report).contains(" 0 messages"), "{report}");
+
+    // Messages 1 to 4; the first three are up to the cursor and decided.
+    for (n, partition) in [(1, 0), (2, 0), (3, 0), (4, 1)] {
+        let mut headers = HeaderMap::new();
+        let id = Uuid::from_u128(0x600 + n).to_string();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, id.as_str());
+        let subject = format!("x.cmd.seats.{partition}");
+        let ack = jetstream
+            .publish_with_headers(subject, headers, "m".into())
+            .await
+            .unwrap();
+        assert_eq!(u128::from(ack.await.unwrap().sequence), n);
+    }
+    let report = audit().await;
+    assert!(report.ok(), "{report}");
+    assert!(f2(&report).contains(" 3 messages"), "{report}");
+
+    // One loses its outcome; a dead letter is as good; an outcome of a former incarnation is not,
+    // unless it is of this very message.
+    let steps: [(&str, &[&str]); 6] = [
+        (
+            "DELETE FROM outcome WHERE lane = 'seats' AND seq = 2",
+            &["F2"],
+        ),
+        (
+            "INSERT INTO dead_letter VALUES ('seats', 0, 0, 2, -1, '', '')",
+            &[],
+        ),
+        (
+            "INSERT INTO partition VALUES ('seats', 1, NULL, 1, 1, 1, 4, at(30))",
+            &["F2"],
+        ),
+        (
+            "INSERT INTO outcome VALUES ('seats', 1, 0, 4, 1, 1, id(9), '', at(1))",
+            &["F2"],
+        ),
+        (
+            "UPDATE outcome SET message_id = '00000000-0000-0000-0000-000000000604'
+          WHERE partition_no = 1",
+            &[],
+        ),
+        (
+            "UPDATE partition SET incarnation = 0; UPDATE outcome SET message_id = id(9)",
+            &[],
+        ),
+    ];
+    for (change, expected) in steps {
+        conn.batch_execute(change).await.unwrap();
+        let report = audit().await;
+        assert_eq!(report.violated(), expected, "{change}\n{report}");
+    }
+}
+
+/// What the audit needs is there, or it says so; it never calls an empty database sound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_tables_is_no_success() {
+    let db = TestDb::create().await.unwrap();
+    let error = audit::audit(&Options::new(db.url())).await.unwrap_err();
+    assert!(format!("{error:#}").contains("onsale migrate"), "{error:#}");
+}

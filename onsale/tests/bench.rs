@@ -1,0 +1,67 @@
+//! The benchmark works: it starts, measures every case, checks its answers, and says so in the
+//! documented shape. How fast anything is, is no matter of a test.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says what failed by where it panics"
+)]
+
+use serde_json::Value;
+use std::process::{Command, Stdio};
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+#[test]
+fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_onsale"))
+        .args(["bench", "seats", "--quick", "--json"])
+        .args(["--rivals", "cte,row-lock"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("not one JSON object: {error}\n{told}"));
+
+    for fault in report["faults"].as_array().unwrap() {
+        let kind = fault["kind"].as_str().unwrap();
+        assert!(["speed", "build"].contains(&kind), "{fault}\n{told}");
+    }
+    assert_eq!(report["audit"]["ok"], true, "{told}");
+    assert_eq!(report["postgresSettings"]["fsync"], "on");
+    assert_eq!(report["postgresSettings"]["synchronous_commit"], "on");
+    assert!(number(&report["machine"], "cores") >= 1.0);
+    assert!(number(&report["echoAnswersPerS"], "256") > 0.0);
+
+    let cases = report["cases"].as_array().unwrap();
+    let expected = [
+        ("all-win", 64, 2_000, 0),
+        ("all-win", 256, 2_000, 0),
+        ("hot", 64, 500, 1_500),
+        ("hot", 256, 500, 1_500),
+    ];
+    assert_eq!(cases.len(), expected.len());
+    for (case, (name, connections, wins, losses)) in cases.iter().zip(expected) {
+        assert_eq!(case["case"], name);
+        assert_eq!(case["connections"], connections);
+        let ratio = number(&report["ratios"], &format!("{name}-{connections}"));
+        assert!(ratio > 0.0);
+        for design in ["pipeline", "cte", "row-lock"] {
+            let runs = case["designs"][design]["runs"].as_array().unwrap();
+            assert_eq!(runs.len(), 1, "{design}");
+            let median = &case["designs"][design]["median"];
+            assert_eq!(median["statuses"]["201"], wins, "{design}: {median}");
+            let lost = median["statuses"]["409"].as_i64().unwrap_or(0);
+            assert_eq!(lost, losses, "{design}: {median}");
+            assert!(number(median, "p50Ms") <= number(median, "p99Ms"));
+            assert!(number(&median["cpuMsPer1000"], "postgres") > 0.0);
+        }
+        let times = &case["designs"]["pipeline"]["median"]["pipeline"];
+        assert!(number(times, "commits") >= 1.0, "{times}");
+        assert!(number(times, "commandsPerCommit") >= 1.0, "{times}");
+        assert_eq!(number(times, "deadLetters"), 0.0, "{times}");
+    }
+}

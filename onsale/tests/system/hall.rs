@@ -1,0 +1,211 @@
+//! A started system with a date on sale, and what every test asks of it.
+
+use diesel::sql_types::BigInt;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale::seed::{Layout, NewConcert, NewSchedule, Policy};
+use onsale::{audit, seed};
+use onsale_ingress::auth::{Tokens, User};
+use onsale_ingress::config::Config as IngressConfig;
+use onsale_platform::{Clock, db};
+use onsale_schema::status::{Role, SaleState};
+use onsale_schema::{ConcertId, ScheduleId, SessionId, Timestamp, UserId};
+use onsale_testkit::{Api, Buyer, System, SystemOptions, system};
+use serde_json::Value;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// No wait of these tests takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A started system.
+pub struct Hall {
+    pub system: System,
+    pub api: Api,
+    pub conn: AsyncPgConnection,
+    concert_id: ConcertId,
+    tokens: Tokens,
+}
+
+impl Hall {
+    /// A system of one ingress and one worker.
+    pub async fn open() -> Self {
+        Self::open_with(SystemOptions::default()).await
+    }
+
+    pub async fn open_with(options: SystemOptions) -> Self {
+        let system = System::start(options).await.expect("a system");
+        let api = Api::new(system.url(0));
+        let mut conn = connect(&system).await;
+        let day = "2030-05-01".parse().expect("a date");
+        let concert = NewConcert {
+            concert_id: ConcertId(Uuid::now_v7()),
+            title: "A Concert",
+            artist: "An Artist",
+            venue: "A Venue",
+            description: "",
+            starts_on: day,
+            ends_on: day,
+        };
+        seed::concert_create(&mut conn, &concert)
+            .await
+            .expect("a concert");
+        let tokens = Tokens::new(&auth_settings(&system), Clock::default());
+        Self {
+            system,
+            api,
+            conn,
+            concert_id: concert.concert_id,
+            tokens,
+        }
+    }
+
+    /// A date on sale with so many seats, labelled `A-1-1` to `A-1-100`, `A-2-1`, …
+    pub async fn date(&mut self, seats: u32) -> Uuid {
+        self.date_with(seats, open_policy()).await
+    }
+
+    pub async fn date_with(&mut self, seats: u32, policy: Policy) -> Uuid {
+        let schedule_id = ScheduleId(Uuid::now_v7());
+        let new = NewSchedule {
+            schedule_id,
+            concert_id: self.concert_id,
+            starts_at: soon(3600 * 24),
+            layout: &Layout::plain(seats, 10_000),
+            policy,
+        };
+        seed::schedule_create(&mut self.conn, &new)
+            .await
+            .expect("a date");
+        schedule_id.0
+    }
+
+    /// Somebody with a valid token, without the cost of a password.
+    pub fn buyer(&self) -> Buyer {
+        let id = UserId(Uuid::now_v7());
+        let user = User {
+            id,
+            session: SessionId(Uuid::now_v7()),
+            role: Role::Buyer,
+        };
+        Buyer {
+            user_id: id.0,
+            token: self.tokens.issue(user).0,
+        }
+    }
+
+    /// Somebody whose token has expired.
+    pub fn expired_buyer(&self) -> Buyer {
+        let mut settings = auth_settings(&self.system);
+        settings.access_token_ttl_s = -10;
+        let user = User {
+            id: UserId(Uuid::now_v7()),
+            session: SessionId(Uuid::now_v7()),
+            role: Role::Buyer,
+        };
+        let token = Tokens::new(&settings, Clock::default()).issue(user).0;
+        Buyer {
+            user_id: user.id.0,
+            token,
+        }
+    }
+
+    pub async fn sql(&mut self, sql: &str) {
+        self.conn.batch_execute(sql).await.expect(sql);
+    }
+
+    pub fn buyers(&self, count: usize) -> Vec<Buyer> {
+        (0..count).map(|_| self.buyer()).collect()
+    }
+
+    /// Another connection to the system's database.
+    pub async fn connect(&self) -> AsyncPgConnection {
+        connect(&self.system).await
+    }
+
+    pub async fn number(&mut self, sql: &str) -> i64 {
+        number(&mut self.conn, sql).await
+    }
+
+    /// The letters of a date's map, by seat number.
+    pub async fn map(&self, schedule: Uuid) -> String {
+        let map = self
+            .api
+            .get(None, &format!("/schedules/{schedule}/seats"))
+            .await
+            .expect(200);
+        onsale_testkit::api::text(&map.body["seats"]).to_owned()
+    }
+
+    /// Waits until the map shows these letters.
+    pub async fn map_becomes(&self, schedule: Uuid, expected: &str) {
+        let mut map = String::new();
+        let shown = tokio::time::timeout(PATIENCE, async {
+            while map != expected {
+                map = self.map(schedule).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(shown.await.is_ok(), "{map}, not {expected}");
+    }
+
+    /// Every invariant holds, now.
+    pub async fn assert_sound(&self) {
+        let options = audit::Options::new(self.system.db.url())
+            .with_nats(&self.system.nats_url, &self.system.prefix);
+        let report = audit::audit(&options).await.expect("the audit runs");
+        assert!(report.ok(), "{report}");
+    }
+}
+
+/// A connection that is told from those of the system's processes.
+async fn connect(system: &System) -> AsyncPgConnection {
+    let url = system.db.url();
+    let sign = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{sign}application_name=test");
+    db::connect(&url).await.expect("a connection")
+}
+
+/// The one number `n` that a query selects.
+pub async fn number(conn: &mut AsyncPgConnection, sql: &str) -> i64 {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        n: i64,
+    }
+    let row: Row = sql_query(sql).get_result(conn).await.expect(sql);
+    row.n
+}
+
+fn auth_settings(system: &System) -> onsale_ingress::config::Auth {
+    let arguments = [
+        "test",
+        "--database-url",
+        system.db.url(),
+        "--token-secret",
+        system::TOKEN_SECRET,
+    ];
+    <IngressConfig as clap::Parser>::parse_from(arguments).auth
+}
+
+/// Open since yesterday until next year; a hold lasts five minutes; four seats a user.
+pub fn open_policy() -> Policy {
+    Policy {
+        state: SaleState::Open,
+        booking_opens_at: soon(-3600 * 24),
+        booking_closes_at: soon(3600 * 24 * 365),
+        hold_ms: 300_000,
+        seats_per_user: 4,
+    }
+}
+
+/// So many seconds from now.
+pub fn soon(seconds: i64) -> Timestamp {
+    Clock::default().now().plus_ms(seconds * 1000)
+}
+
+/// The reservation's id in an answer.
+#[track_caller]
+pub fn reservation(body: &Value) -> Uuid {
+    onsale_testkit::api::id(&body["reservationId"])
+}

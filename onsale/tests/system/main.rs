@@ -1,0 +1,11 @@
+//! The whole system, as real processes on real servers, seen through HTTP as its users see it.
+
+mod crash;
+mod hall;
+mod idempotency;
+mod journey;
+mod limits;
+mod money;
+mod ownership;
+mod problems;
+mod race;

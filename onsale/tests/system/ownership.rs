@@ -1,0 +1,151 @@
+//! Workers come and go, hang and wake; the number of partitions changes.
+
+use crate::crash::{Load, keep_holding};
+use crate::hall::{Hall, PATIENCE, open_policy, reservation};
+use onsale::seed::Policy;
+use onsale::{partitions, repartition};
+use onsale_testkit::SystemOptions;
+use onsale_testkit::spawn::Signal;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The workers that own partitions now.
+async fn owners(hall: &Hall) -> BTreeSet<onsale_schema::WorkerId> {
+    let (nats, prefix) = (&hall.system.nats_url, &hall.system.prefix);
+    let list = partitions::list(hall.system.db.url(), nats, prefix)
+        .await
+        .expect("partitions");
+    list.iter()
+        .filter(|p| p.alive)
+        .filter_map(|p| p.owner)
+        .collect()
+}
+
+async fn owners_become(hall: &Hall, count: usize) {
+    let become_so = async {
+        while owners(hall).await.len() != count {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, become_so)
+        .await
+        .expect("so many owners");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_joins_or_leaves_fails_no_request() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(2)).await;
+    let load = Load::start(&mut hall, 12).await;
+    load.under_way(&hall, 3).await;
+    assert_eq!(hall.system.workers[1].stop().await.code(), Some(0));
+    owners_become(&hall, 1).await;
+    load.more(&hall, 500).await;
+    hall.system.workers[1].restart().await.expect("a worker");
+    owners_become(&hall, 2).await;
+    load.more(&hall, 500).await;
+    let seen = load.stop(&mut hall).await;
+    assert_eq!(seen.open, 0, "a request was left open");
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_owner_is_replaced_within_its_lease_and_commits_nothing_when_it_wakes() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(2)).await;
+    let load = Load::start(&mut hall, 12).await;
+    load.under_way(&hall, 3).await;
+    hall.system.workers[0].signal(Signal::SIGSTOP);
+    // All dates go on, whoever owned them.
+    let everywhere = load.least(&hall).await + 20;
+    load.under_way(&hall, everywhere).await;
+    hall.system.workers[0].signal(Signal::SIGCONT);
+    owners_become(&hall, 2).await;
+    load.more(&hall, 500).await;
+    let seen = load.stop(&mut hall).await;
+    let lease_and_a_second = Duration::from_secs(4);
+    assert!(
+        seen.gap < lease_and_a_second + Duration::from_secs(1),
+        "{:?}",
+        seen.gap
+    );
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_partitions_changes_when_all_is_drained() {
+    let settings = SystemOptions::default().setting("ONSALE_PARTITIONS", 4);
+    let mut hall = Hall::open_with(settings).await;
+    let policy = Policy {
+        seats_per_user: 10,
+        ..open_policy()
+    };
+    let date = hall.date_with(10, policy).await;
+    let buyer = hall.buyer();
+    let body = json!({ "scheduleId": date, "seats": ["A-1-1"] });
+    let first = hall
+        .api
+        .post(&buyer, "/reservations", "before-it", &body)
+        .await
+        .expect(201);
+
+    let url = hall.system.db.url().to_owned();
+    let (nats, prefix) = (hall.system.nats_url.clone(), hall.system.prefix.clone());
+    let change = |to, wait_s| {
+        let wait = Duration::from_secs(wait_s);
+        repartition::change(&url, &nats, &prefix, to, wait, |_| {})
+    };
+    let refused = change(7, 0)
+        .await
+        .expect_err("processes are running")
+        .to_string();
+    assert!(refused.contains("stop"), "{refused}");
+    hall.system.ingresses[0].stop().await;
+    hall.system.workers[0].stop().await;
+    assert_eq!(change(7, 10).await.expect("changed"), 4);
+
+    // A process that is configured as before refuses to start.
+    hall.system.workers[0].restart().await.expect("spawned");
+    assert_ne!(hall.system.workers[0].ended().await.code(), Some(0));
+    let log = hall.system.workers[0].log_tail();
+    assert!(log.contains("7 partitions"), "{log}");
+    hall.system.workers[0].set("ONSALE_PARTITIONS", 7);
+    hall.system.ingresses[0].set("ONSALE_PARTITIONS", 7);
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.system.ingresses[0]
+        .restart()
+        .await
+        .expect("an ingress");
+    let again = hall
+        .api
+        .post(&buyer, "/reservations", "before-it", &body)
+        .await
+        .expect(201);
+    assert_eq!(reservation(&again.body), reservation(&first.body));
+    hall.api.hold(&buyer, date, &["A-1-2"]).await.expect(201);
+    hall.map_becomes(date, "HHAAAAAAAA").await;
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_date_does_not_starve_its_neighbours() {
+    let mut hall = Hall::open().await;
+    let hot = hall.date(500).await;
+    let quiet = hall.date(500).await;
+    let mut background = tokio::task::JoinSet::new();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..64 {
+        let (api, buyer) = (hall.api.clone(), hall.buyer());
+        background.spawn(keep_holding(api, buyer, hot, next.clone(), stop.clone()));
+    }
+    for n in 1..=100 {
+        let label = format!("A-1-{n}");
+        hall.api
+            .hold(&hall.buyer(), quiet, &[&label])
+            .await
+            .expect(201);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    background.join_all().await;
+    hall.assert_sound().await;
+}

@@ -1,0 +1,271 @@
+//! The Postgres pool, migrations, and facts about this installation.
+
+use crate::clock::{self, Clock};
+use crate::sql::statement;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::sql_types::{Integer, Timestamptz};
+use diesel::{ConnectionError, ConnectionResult, ExpressionMethods, QueryDsl, QueryableByName};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use futures_util::FutureExt;
+use onsale_schema::{Timestamp, tables};
+use std::time::Duration;
+
+/// The pool of one process.
+pub type Pool = diesel_async::pooled_connection::deadpool::Pool<AsyncPgConnection>;
+/// A connection on loan from the pool.
+pub type Connection = diesel_async::pooled_connection::deadpool::Object<AsyncPgConnection>;
+
+/// The migrations, built in.
+pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+
+/// Bounds of a session, in milliseconds. All lie below the lease of a partition's owner (3 s), so
+/// that an owner that was paused in a transaction can't block its successor for longer.
+const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=2000 -c lock_timeout=2000 \
+     -c statement_timeout=20000 -c timezone=UTC";
+/// How long unacknowledged bytes may stay unacknowledged before the connection counts as dead.
+const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
+/// A server that has gone without a word is noticed within three of these, also while we only wait.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How long a process waits for a connection from its pool.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// What can go wrong with the database, by what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Away, restarting or out of connections; it heals by itself. Whether a commit that was under
+    /// way took place is unknown.
+    #[error("Postgres is unavailable: {0}")]
+    Unavailable(String),
+    /// Another transaction was in the way (deadlock, serialization failure, lock time-out):
+    /// nothing was changed, again is fine.
+    #[error("another transaction was in the way: {0}")]
+    Contended(String),
+    /// A unique key, foreign key or check said no.
+    #[error("constraint {constraint} was violated: {message}")]
+    Constraint {
+        /// Its name.
+        constraint: String,
+        /// What Postgres said.
+        message: String,
+    },
+    /// No row where one was asked for.
+    #[error("not found")]
+    NotFound,
+    /// Anything else; again would fail again.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// Whether trying again may help without anything else changing.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Contended(_) => true,
+            Self::Constraint { .. } | Self::NotFound | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        use DatabaseErrorKind as Kind;
+        match error {
+            DieselError::NotFound => Self::NotFound,
+            DieselError::BrokenTransactionManager => Self::Unavailable("connection lost".into()),
+            DieselError::DatabaseError(kind, info) => {
+                let message = info.message().to_owned();
+                match kind {
+                    Kind::UnableToSendCommand | Kind::ClosedConnection => {
+                        Self::Unavailable(message)
+                    }
+                    Kind::SerializationFailure => Self::Contended(message),
+                    Kind::UniqueViolation
+                    | Kind::ForeignKeyViolation
+                    | Kind::NotNullViolation
+                    | Kind::CheckViolation
+                    | Kind::RestrictViolation
+                    | Kind::ExclusionViolation => Self::Constraint {
+                        constraint: info.constraint_name().unwrap_or_default().to_owned(),
+                        message,
+                    },
+                    _ => by_message(message),
+                }
+            }
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
+/// Diesel keeps no SQLSTATE for these, so they are told by their text.
+fn by_message(message: String) -> Error {
+    const CONTENDED: &[&str] = &["deadlock detected", "due to lock timeout"];
+    const AWAY: &[&str] = &[
+        "terminating connection",
+        "the database system is",
+        "too many clients",
+        "connection slots are reserved",
+        "due to statement timeout",
+        "due to user request",
+        "cannot execute",
+        "could not ",
+        "No space left",
+        "out of memory",
+        "out of shared memory",
+    ];
+    let has = |list: &[&str]| list.iter().any(|part| message.contains(part));
+    if has(CONTENDED) {
+        Error::Contended(message)
+    } else if has(AWAY) {
+        Error::Unavailable(message)
+    } else {
+        Error::Refused(message)
+    }
+}
+
+impl From<diesel_async::pooled_connection::deadpool::PoolError> for Error {
+    fn from(error: diesel_async::pooled_connection::deadpool::PoolError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// A pool of at most `size` connections; they are made when first needed.
+///
+/// # Errors
+/// When the URL is malformed.
+pub fn pool(database_url: &str, size: usize) -> Result<Pool, Error> {
+    parse(database_url).map_err(|e| Error::Refused(format!("DATABASE_URL is malformed: {e}")))?;
+    let mut config = ManagerConfig::default();
+    // A broken connection is noticed by its own error; a query per loan would cost a round trip.
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(|url| connect(url).boxed());
+    let manager = AsyncDieselConnectionManager::new_with_config(database_url, config);
+    Pool::builder(manager)
+        .max_size(size)
+        .runtime(deadpool::Runtime::Tokio1)
+        .wait_timeout(Some(POOL_WAIT))
+        .create_timeout(Some(POOL_WAIT))
+        .build()
+        .map_err(|e| Error::Refused(e.to_string()))
+}
+
+fn parse(url: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
+    url.parse()
+}
+
+/// One connection of its own, with the bounds that the pool's have.
+///
+/// # Errors
+/// When Postgres can't be reached or refuses.
+pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> {
+    let setup = |e: tokio_postgres::Error| {
+        ConnectionError::CouldntSetupConfiguration(DieselError::DatabaseError(
+            DatabaseErrorKind::UnableToSendCommand,
+            Box::new(e.to_string()),
+        ))
+    };
+    let mut config = parse(database_url).map_err(setup)?;
+    let options = config.get_options().map_or_else(
+        || SESSION_OPTIONS.to_owned(),
+        |own| format!("{SESSION_OPTIONS} {own}"),
+    );
+    config
+        .keepalives_idle(KEEPALIVE)
+        .keepalives_interval(KEEPALIVE)
+        .keepalives_retries(2)
+        .options(options)
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
+        .connect_timeout(POOL_WAIT);
+    if config.get_application_name().is_none() {
+        config.application_name("onsale");
+    }
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(setup)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+/// Brings the database to the newest version. Needs the multi-thread runtime.
+///
+/// # Errors
+/// When Postgres can't be reached or a migration fails; what was applied stays.
+pub async fn migrate(database_url: &str) -> Result<Vec<String>, Error> {
+    let mut conn = connect(database_url)
+        .await
+        .map_err(|e| Error::Unavailable(e.to_string()))?;
+    // Migrations may take long, and two processes that start at once must not migrate at once.
+    conn.batch_execute(
+        "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock(7091, 1)",
+    )
+    .await?;
+    // The harness blocks its thread, and would take the wake-ups of what else its task awaits.
+    let migrated = tokio::task::spawn_blocking(move || {
+        AsyncMigrationHarness::new(conn)
+            .run_pending_migrations(MIGRATIONS)
+            .map(|versions| versions.iter().map(ToString::to_string).collect())
+            .map_err(|e| Error::Refused(e.to_string()))
+    });
+    migrated
+        .await
+        .unwrap_or_else(|e| Err(Error::Refused(e.to_string())))
+}
+
+/// Stores the partition count at the first start and refuses another one later.
+///
+/// # Errors
+/// `Refused` when the stored count differs.
+pub async fn agree_on_partitions(pool: &Pool, partitions: u16) -> Result<(), Error> {
+    use tables::system::dsl;
+    let mut conn = pool.get().await?;
+    diesel::insert_into(dsl::system)
+        .values(dsl::partitions.eq(i32::from(partitions)))
+        .on_conflict_do_nothing()
+        .execute(&mut conn)
+        .await?;
+    let stored: i32 = dsl::system.select(dsl::partitions).first(&mut conn).await?;
+    if stored == i32::from(partitions) {
+        Ok(())
+    } else {
+        Err(Error::Refused(format!(
+            "this database was set up with {stored} partitions, but ONSALE_PARTITIONS is \
+             {partitions}"
+        )))
+    }
+}
+
+/// Asks Postgres for its time and corrects `clock` by it.
+///
+/// # Errors
+/// When Postgres can't be asked.
+pub async fn measure_clock(conn: &mut AsyncPgConnection, clock: &Clock) -> Result<(), Error> {
+    #[derive(QueryableByName)]
+    struct Now {
+        #[diesel(sql_type = Timestamptz)]
+        now: Timestamp,
+    }
+    let asked = clock::host_now();
+    let answer: Now = statement("SELECT clock_timestamp() AS now")
+        .get_result(conn)
+        .await?;
+    clock.observe(asked, answer.now, clock::host_now());
+    metrics::gauge!(crate::metric::CLOCK_OFFSET).set(clock.offset_us() as f64 / 1e6);
+    Ok(())
+}
+
+/// Whether Postgres answers.
+///
+/// # Errors
+/// When it doesn't.
+pub async fn ping(pool: &Pool) -> Result<(), Error> {
+    #[derive(QueryableByName)]
+    struct One {
+        #[diesel(sql_type = Integer)]
+        #[allow(dead_code, reason = "only that it arrives counts")]
+        one: i32,
+    }
+    let mut conn = pool.get().await?;
+    let _: One = statement("SELECT 1 AS one").get_result(&mut conn).await?;
+    Ok(())
+}

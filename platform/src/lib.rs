@@ -1,0 +1,14 @@
+//! The only contact with the outside that is shared: settings, telemetry, the Postgres pool, NATS,
+//! shutdown and the clock. It knows no business.
+
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod metric;
+pub mod nats;
+pub mod shutdown;
+pub mod sql;
+pub mod telemetry;
+pub mod tx;
+
+pub use clock::Clock;

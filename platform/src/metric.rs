@@ -1,0 +1,150 @@
+//! Every metric: name, unit, meaning, and the buckets of histograms. Declared once, here.
+//!
+//! Labels: `route`, `method`, `status`, `outcome`, `lane`, `partition`, `kind`, `reason`. Never a
+//! user, seat or order.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Requests answered, by `route`, `method`, `status`.
+pub const HTTP_REQUESTS: &str = "onsale_http_requests_total";
+/// Time from a request's head to its answer, in seconds, by `route`, `method`.
+pub const HTTP_DURATION: &str = "onsale_http_request_duration_seconds";
+/// Requests being worked on.
+pub const HTTP_IN_FLIGHT: &str = "onsale_http_requests_in_flight";
+/// Commands waiting for their outcome at this ingress, by `lane`.
+pub const INGRESS_PENDING: &str = "onsale_ingress_commands_pending";
+/// Commands published in one message, by `lane`.
+pub const INGRESS_BATCH: &str = "onsale_ingress_commands_per_message";
+/// Time from publish to PubAck, in seconds, by `lane`.
+pub const INGRESS_PUBACK: &str = "onsale_ingress_puback_duration_seconds";
+/// Requests refused to keep lag bounded, by `reason`.
+pub const INGRESS_SHED: &str = "onsale_ingress_shed_total";
+/// Requests whose outcome was still open when their time was up (202), by `lane`.
+pub const INGRESS_OPEN: &str = "onsale_ingress_outcome_open_total";
+
+/// Partitions owned by this worker, by `lane`.
+pub const PARTITIONS_OWNED: &str = "onsale_partitions_owned";
+/// Epoch of an owned partition, by `lane`, `partition`.
+pub const PARTITION_EPOCH: &str = "onsale_partition_epoch";
+/// Undecided messages of an owned partition, by `lane`, `partition`.
+pub const PARTITION_UNDECIDED: &str = "onsale_partition_undecided_messages";
+/// Age of the oldest message of the last batch when it was decided, in seconds, by `lane`.
+pub const PARTITION_AGE: &str = "onsale_partition_message_age_seconds";
+/// Commands decided and durable, by `lane`, `kind`, `outcome`.
+pub const COMMANDS_DECIDED: &str = "onsale_commands_decided_total";
+/// Commands in one transaction, by `lane`.
+pub const COMMIT_COMMANDS: &str = "onsale_commit_commands";
+/// Partitions in one transaction, by `lane`.
+pub const COMMIT_PARTITIONS: &str = "onsale_commit_partitions";
+/// Time of one transaction, in seconds, by `lane`.
+pub const COMMIT_DURATION: &str = "onsale_commit_duration_seconds";
+/// Transactions that were not committed as first asked, by `lane`, `reason`.
+pub const COMMIT_RETRIES: &str = "onsale_commit_retries_total";
+/// Messages and commands that could not be processed, by `lane`.
+pub const DEAD_LETTERS: &str = "onsale_dead_letters_total";
+/// Partitions taken, by `lane`, `reason`.
+pub const TAKEOVERS: &str = "onsale_partition_takeovers_total";
+/// Streams that lost their tail (a new incarnation began), by `lane`.
+pub const TAIL_LOST: &str = "onsale_stream_tail_lost_total";
+
+/// Expire commands published by the sweeper.
+pub const EXPIRY_PUBLISHED: &str = "onsale_expiry_published_total";
+/// Time by which holds lapsed late, in seconds.
+pub const EXPIRY_DELAY: &str = "onsale_expiry_delay_seconds";
+/// Open rows, by `kind` (`notice`, `fact`).
+pub const OUTBOX_OPEN: &str = "onsale_outbox_open";
+/// Age of the oldest open row, in seconds, by `kind`.
+pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
+/// Rows published, by `kind`.
+pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
+
+/// Correction of this host's clock to Postgres, in seconds.
+pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
+/// Connections to NATS lost.
+pub const NATS_DISCONNECTS: &str = "onsale_nats_disconnects_total";
+
+/// Buckets of latencies, in seconds: 0.5 ms to 10 s.
+pub const LATENCY_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Buckets of sizes: powers of two.
+pub const SIZE_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
+];
+
+/// The histograms that count sizes; all others are latencies.
+pub const SIZES: &[&str] = &[INGRESS_BATCH, COMMIT_COMMANDS, COMMIT_PARTITIONS];
+
+/// Tells the recorder what each metric means.
+pub fn describe() {
+    describe_counter!(HTTP_REQUESTS, "Requests answered");
+    describe_histogram!(
+        HTTP_DURATION,
+        Unit::Seconds,
+        "Time from a request's head to its answer"
+    );
+    describe_gauge!(HTTP_IN_FLIGHT, "Requests being worked on");
+    describe_gauge!(
+        INGRESS_PENDING,
+        "Commands waiting for their outcome at this ingress"
+    );
+    describe_histogram!(
+        INGRESS_BATCH,
+        Unit::Count,
+        "Commands published in one message"
+    );
+    describe_histogram!(INGRESS_PUBACK, Unit::Seconds, "Time from publish to PubAck");
+    describe_counter!(INGRESS_SHED, "Requests refused to keep lag bounded");
+    describe_counter!(
+        INGRESS_OPEN,
+        "Requests answered 202 because the outcome was still open"
+    );
+    describe_gauge!(PARTITIONS_OWNED, "Partitions owned by this worker");
+    describe_gauge!(PARTITION_EPOCH, "Epoch of an owned partition");
+    describe_gauge!(
+        PARTITION_UNDECIDED,
+        "Undecided messages of an owned partition"
+    );
+    describe_histogram!(
+        PARTITION_AGE,
+        Unit::Seconds,
+        "Age of the oldest message of a batch"
+    );
+    describe_counter!(COMMANDS_DECIDED, "Commands decided and durable");
+    describe_histogram!(COMMIT_COMMANDS, Unit::Count, "Commands in one transaction");
+    describe_histogram!(
+        COMMIT_PARTITIONS,
+        Unit::Count,
+        "Partitions in one transaction"
+    );
+    describe_histogram!(COMMIT_DURATION, Unit::Seconds, "Time of one transaction");
+    describe_counter!(
+        COMMIT_RETRIES,
+        "Transactions that were not committed as first asked"
+    );
+    describe_counter!(
+        DEAD_LETTERS,
+        "Messages and commands that could not be processed"
+    );
+    describe_counter!(TAKEOVERS, "Partitions taken");
+    describe_counter!(TAIL_LOST, "Streams that lost their tail");
+    describe_counter!(EXPIRY_PUBLISHED, "Expire commands published by the sweeper");
+    describe_histogram!(
+        EXPIRY_DELAY,
+        Unit::Seconds,
+        "Time by which holds lapsed late"
+    );
+    describe_gauge!(OUTBOX_OPEN, "Open notices and facts");
+    describe_gauge!(
+        OUTBOX_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest open notice or fact"
+    );
+    describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
+    describe_gauge!(
+        CLOCK_OFFSET,
+        Unit::Seconds,
+        "Correction of this host's clock to Postgres"
+    );
+    describe_counter!(NATS_DISCONNECTS, "Connections to NATS lost");
+}

@@ -1,0 +1,121 @@
+//! The NATS connection and the streams.
+
+use crate::metric;
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client, ConnectOptions, Event};
+use onsale_schema::Lane;
+use onsale_schema::subjects::Subjects;
+use std::time::Duration;
+
+/// What can go wrong with NATS.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server can't be reached.
+    #[error("NATS is unavailable: {0}")]
+    Unavailable(String),
+    /// A stream could not be made or changed.
+    #[error("stream {stream}: {reason}")]
+    Stream {
+        /// Its name.
+        stream: String,
+        /// What the server said.
+        reason: String,
+    },
+}
+
+/// Noticed within about two of these that a server has gone silent.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Messages that a subscription may hold before new ones are dropped; bursts are large.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 16;
+/// Messages that a client may have waiting to be written.
+const CLIENT_CAPACITY: usize = 1 << 14;
+/// How long a publish waits for its PubAck.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the stream keeps commands and events. It protects the disk; the cursor in Postgres is
+/// what acknowledges.
+const STREAM_MAX_AGE: Duration = Duration::from_secs(48 * 3600);
+/// How long the server remembers message ids.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// The largest a stream may grow, in bytes.
+const STREAM_MAX_BYTES: i64 = 8 << 30;
+
+/// Connects, and reconnects for ever after.
+///
+/// # Errors
+/// When the server can't be reached now.
+pub async fn connect(url: &str, name: &str) -> Result<Client, Error> {
+    ConnectOptions::new()
+        .name(name)
+        .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .client_capacity(CLIENT_CAPACITY)
+        .connection_timeout(Duration::from_secs(2))
+        .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(5)) as u64))
+        .event_callback(|event| async move {
+            match event {
+                Event::Disconnected => {
+                    metrics::counter!(metric::NATS_DISCONNECTS).increment(1);
+                    tracing::warn!("NATS connection lost");
+                }
+                Event::SlowConsumer(id) => tracing::error!(id, "a subscription dropped messages"),
+                other => tracing::info!(event = %other, "NATS"),
+            }
+        })
+        .connect(url)
+        .await
+        .map_err(|e| Error::Unavailable(e.to_string()))
+}
+
+/// A JetStream context with our time limits.
+#[must_use]
+pub fn jetstream(client: Client) -> jetstream::Context {
+    jetstream::ContextBuilder::new()
+        .timeout(Duration::from_secs(5))
+        .ack_timeout(ACK_TIMEOUT)
+        .max_ack_inflight(1 << 14)
+        .build(client)
+}
+
+/// Makes the streams or brings them up to date.
+///
+/// # Errors
+/// When the server refuses one.
+pub async fn ensure_streams(
+    jetstream: &jetstream::Context,
+    subjects: &Subjects,
+    replicas: u8,
+) -> Result<(), Error> {
+    let base = |name: String, filter: String| stream::Config {
+        name,
+        subjects: vec![filter],
+        storage: stream::StorageType::File,
+        num_replicas: usize::from(replicas),
+        max_age: STREAM_MAX_AGE,
+        max_bytes: STREAM_MAX_BYTES,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        ..Default::default()
+    };
+    let mut configs = vec![base(subjects.events_stream(), subjects.events_filter())];
+    for lane in [Lane::Seats, Lane::Ledger, Lane::Settlement] {
+        let mut config = base(subjects.stream(lane), subjects.lane_filter(lane));
+        match lane {
+            Lane::Seats => {}
+            Lane::Ledger | Lane::Settlement => {
+                config.retention = stream::RetentionPolicy::WorkQueue;
+            }
+        }
+        configs.push(config);
+    }
+    for config in configs {
+        let name = config.name.clone();
+        jetstream
+            .create_or_update_stream(config)
+            .await
+            .map_err(|e| Error::Stream {
+                stream: name,
+                reason: e.to_string(),
+            })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! Every shape that outlives a process: ids, money, times, commands, replies, events, subject
+//! names and Diesel tables.
+//!
+//! This crate does no I/O and decides nothing. Changes to a message are additive: a field may be
+//! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
+//! `schema/fixtures/` that must still decode.
+
+pub mod ids;
+pub mod ledger;
+pub mod message;
+pub mod money;
+pub mod partition;
+pub mod seats;
+pub mod settlement;
+pub mod status;
+pub mod subjects;
+pub mod tables;
+pub mod time;
+
+pub use ids::{
+    AccountId, CommandId, ConcertId, IngressId, MessageId, NoticeId, PaymentId, ReservationId,
+    ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
+};
+pub use money::Money;
+pub use partition::{Lane, PartitionNo};
+pub use time::Timestamp;

@@ -1,0 +1,206 @@
+//! What is said about seats: commands to their owner, outcomes, facts, and the live map.
+
+use crate::ids::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, UserId};
+use crate::money::Money;
+use crate::status::{ClaimState, ReservationStatus};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A command to the owner of a schedule's seats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Hold named seats, all or none.
+    Hold {
+        /// The id that the reservation gets if this is accepted.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Which; not empty, no seat twice.
+        seats: Vec<SeatNo>,
+    },
+    /// Give a hold back.
+    Release {
+        /// The hold.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
+    /// Let a hold lapse if it is due.
+    Expire {
+        /// The hold.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// The end that was seen; another one now means that this command is void.
+        expires_at: Timestamp,
+    },
+    /// Settlement made a reservation PAID: its seats are sold.
+    Paid {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// What was paid.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
+}
+
+impl Kind {
+    /// The schedule that decides.
+    #[must_use]
+    pub fn schedule_id(&self) -> ScheduleId {
+        match self {
+            Self::Hold { schedule_id, .. }
+            | Self::Release { schedule_id, .. }
+            | Self::Expire { schedule_id, .. }
+            | Self::Paid { schedule_id, .. } => *schedule_id,
+        }
+    }
+
+    /// The command's name in metrics and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Expire { .. } => "expire",
+            Self::Paid { .. } => "paid",
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The seats are held.
+    Held(Hold),
+    /// The hold is given back (also when it was before).
+    Released {
+        /// The hold.
+        reservation_id: ReservationId,
+    },
+    /// A system command was applied, or was already.
+    Applied,
+    /// No, and why. Nothing was changed.
+    Refused(Refusal),
+    /// It could not be processed and lies among the dead letters.
+    DeadLettered,
+}
+
+/// An accepted hold, as at acceptance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The reservation.
+    pub reservation_id: ReservationId,
+    /// Where. Differs from what was asked only if the key was used for another schedule.
+    pub schedule_id: ScheduleId,
+    /// Its seats, in the order asked.
+    pub seats: Vec<SeatNo>,
+    /// Price of all.
+    pub total: Money,
+    /// When it was accepted.
+    pub held_at: Timestamp,
+    /// When it lapses.
+    pub expires_at: Timestamp,
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Its deadline had passed when it was decided.
+    CommandExpired,
+    /// The key was used for another request.
+    KeyReused,
+    /// No such schedule.
+    UnknownSchedule,
+    /// A seat is not in the layout, or named twice, or none is named.
+    UnknownSeat,
+    /// Before the booking window, or paused.
+    SaleNotOpen,
+    /// After the booking window, or closed.
+    SaleClosed,
+    /// More live seats than the schedule allows a user.
+    SeatLimitExceeded {
+        /// The limit.
+        limit: u32,
+    },
+    /// Somebody has some of them.
+    SeatUnavailable {
+        /// Those that were taken.
+        seats: Vec<SeatNo>,
+    },
+    /// No such reservation of that user.
+    NotFound,
+    /// The reservation's state doesn't allow it.
+    StateConflict {
+        /// That state.
+        status: ReservationStatus,
+    },
+    /// Not due yet.
+    NotDue,
+}
+
+/// Facts of one schedule and batch, for other systems. `version` is the map's version after it and
+/// numbers the schedule's facts without a gap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// Its map's version after these facts.
+    pub version: i64,
+    /// In the order in which they became true.
+    pub facts: Vec<Fact>,
+}
+
+/// Something that became true.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// Seats were held.
+    Held {
+        /// By whom.
+        user_id: UserId,
+        /// By which command.
+        command_id: CommandId,
+        /// How.
+        hold: Hold,
+    },
+    /// A reservation left HELD without being sold.
+    Ended {
+        /// Which.
+        reservation_id: ReservationId,
+        /// EXPIRED or RELEASED.
+        status: ReservationStatus,
+        /// When.
+        at: Timestamp,
+    },
+    /// A reservation's seats were sold.
+    Sold {
+        /// Which.
+        reservation_id: ReservationId,
+        /// When the owner learned of it.
+        at: Timestamp,
+    },
+}
+
+/// Broadcast by the owner after each commit that changed maps, and each second for the maps that it
+/// has loaded (with no changes), so that a lost change is noticed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MapBroadcast {
+    /// One entry per schedule.
+    pub maps: Vec<MapChange>,
+}
+
+/// What changed on one schedule's map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MapChange {
+    /// The schedule.
+    pub schedule_id: ScheduleId,
+    /// The version before.
+    pub from_version: i64,
+    /// The version after; the same as before in a beat.
+    pub version: i64,
+    /// When it was decided (business time).
+    pub at: Timestamp,
+    /// Seats with their new state; `None` is available.
+    pub changes: Vec<(SeatNo, Option<ClaimState>)>,
+}

@@ -1,0 +1,146 @@
+//! Closed sets of states, stored as text.
+
+use diesel::deserialize::{self, FromSql, FromSqlRow};
+use diesel::expression::AsExpression;
+use diesel::pg::{Pg, PgValue};
+use diesel::serialize::{self, Output, ToSql};
+use diesel::sql_types;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+            AsExpression, FromSqlRow,
+        )]
+        #[diesel(sql_type = sql_types::Text)]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant,)* }
+
+        impl $name {
+            /// Its name on the wire and in tables.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+        impl FromSql<sql_types::Text, Pg> for $name {
+            fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+                match value.as_bytes() {
+                    $(bytes if bytes == $text.as_bytes() => Ok(Self::$variant),)*
+                    _ => Err(concat!("unknown ", stringify!($name)).into()),
+                }
+            }
+        }
+        impl ToSql<sql_types::Text, Pg> for $name {
+            fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+                <str as ToSql<sql_types::Text, Pg>>::to_sql(self.as_str(), &mut out.reborrow())
+            }
+        }
+    };
+}
+
+text_enum! {
+    /// State of a reservation. It changes only HELD→PAID/EXPIRED/RELEASED and PAID→CANCELLED.
+    ReservationStatus {
+        /// Seats are held until `expires_at`.
+        Held = "HELD",
+        /// Paid; the seats are sold.
+        Paid = "PAID",
+        /// The hold lapsed.
+        Expired = "EXPIRED",
+        /// The buyer gave the hold back.
+        Released = "RELEASED",
+        /// A paid one was cancelled and refunded.
+        Cancelled = "CANCELLED",
+    }
+}
+
+impl ReservationStatus {
+    /// Whether it keeps its seats from others.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        match self {
+            Self::Held | Self::Paid => true,
+            Self::Expired | Self::Released | Self::Cancelled => false,
+        }
+    }
+}
+
+text_enum! {
+    /// Whether a schedule sells, as its operator set it; the booking window applies besides.
+    SaleState {
+        /// Sells within its booking window.
+        Open = "OPEN",
+        /// Stopped for now.
+        Paused = "PAUSED",
+        /// Over.
+        Closed = "CLOSED",
+    }
+}
+
+text_enum! {
+    /// State of a claimed seat. A seat without a claim is available.
+    ClaimState {
+        /// Held by a reservation.
+        Held = "H",
+        /// Sold.
+        Sold = "S",
+        /// Taken off sale.
+        Blocked = "B",
+    }
+}
+
+text_enum! {
+    /// How points were bought.
+    ChargeMethod {
+        /// By card.
+        Card = "CARD",
+        /// By cash.
+        Cash = "CASH",
+    }
+}
+
+text_enum! {
+    /// How a reservation is paid.
+    PaymentMethod {
+        /// With points.
+        Points = "POINTS",
+    }
+}
+
+text_enum! {
+    /// State of a payment attempt.
+    PaymentStatus {
+        /// The money moved and the reservation is sold.
+        Paid = "PAID",
+        /// Nothing moved; `fail_code` says why.
+        Failed = "FAILED",
+    }
+}
+
+text_enum! {
+    /// Why points moved.
+    TransferKind {
+        /// Bought by the user.
+        Charge = "CHARGE",
+        /// Spent on a reservation.
+        Payment = "PAYMENT",
+    }
+}
+
+text_enum! {
+    /// What a user may do.
+    Role {
+        /// Buys.
+        Buyer = "buyer",
+        /// Administers.
+        Admin = "admin",
+    }
+}

@@ -1,0 +1,167 @@
+//! Every subject and stream name, declared once.
+
+use crate::ids::{IngressId, ScheduleId};
+use crate::partition::{Lane, PartitionNo};
+
+/// Builds subject and stream names under a prefix, so that several systems (tests, above all) can
+/// share one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    prefix: String,
+}
+
+impl Subjects {
+    /// `prefix` is empty or one token of letters, digits, `-` and `_`.
+    ///
+    /// # Errors
+    /// With the offending prefix, when it is neither.
+    pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
+        let valid = prefix
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if valid {
+            Ok(Self {
+                prefix: prefix.to_owned(),
+            })
+        } else {
+            Err(InvalidPrefix(prefix.into()))
+        }
+    }
+
+    fn subject(&self, rest: &str) -> String {
+        if self.prefix.is_empty() {
+            rest.to_owned()
+        } else {
+            format!("{}.{rest}", self.prefix)
+        }
+    }
+
+    fn stream_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}_{name}", self.prefix)
+        }
+    }
+
+    /// The stream of a lane: `SEATS`, `LEDGER`, `SETTLEMENT`.
+    #[must_use]
+    pub fn stream(&self, lane: Lane) -> String {
+        self.stream_name(&lane.as_str().to_uppercase())
+    }
+
+    /// The stream of facts for other systems.
+    #[must_use]
+    pub fn events_stream(&self) -> String {
+        self.stream_name("EVENTS")
+    }
+
+    /// What the lane's stream holds.
+    #[must_use]
+    pub fn lane_filter(&self, lane: Lane) -> String {
+        match lane {
+            Lane::Seats => self.subject(&format!("cmd.{lane}.*")),
+            Lane::Ledger | Lane::Settlement => self.queue(lane),
+        }
+    }
+
+    /// Commands for one partition of a partitioned lane.
+    #[must_use]
+    pub fn partition(&self, lane: Lane, partition: PartitionNo) -> String {
+        self.subject(&format!("cmd.{lane}.{partition}"))
+    }
+
+    /// Commands for a lane of competing consumers.
+    #[must_use]
+    pub fn queue(&self, lane: Lane) -> String {
+        self.subject(&format!("cmd.{lane}"))
+    }
+
+    /// Replies of one lane to one ingress.
+    #[must_use]
+    pub fn reply(&self, ingress: IngressId, lane: Lane) -> String {
+        self.subject(&format!("rsp.{}.{lane}", ingress.0.simple()))
+    }
+
+    /// All replies to one ingress.
+    #[must_use]
+    pub fn replies(&self, ingress: IngressId) -> String {
+        self.subject(&format!("rsp.{}.*", ingress.0.simple()))
+    }
+
+    /// Map changes of one partition (core NATS).
+    #[must_use]
+    pub fn map(&self, partition: PartitionNo) -> String {
+        self.subject(&format!("map.seats.{partition}"))
+    }
+
+    /// All map changes.
+    #[must_use]
+    pub fn maps(&self) -> String {
+        self.subject("map.seats.*")
+    }
+
+    /// Lag of one partition (core NATS).
+    #[must_use]
+    pub fn lag(&self, lane: Lane, partition: PartitionNo) -> String {
+        self.subject(&format!("lag.{lane}.{partition}"))
+    }
+
+    /// All lags.
+    #[must_use]
+    pub fn lags(&self) -> String {
+        self.subject("lag.*.*")
+    }
+
+    /// "There is something to publish": wakes the outbox worker (core NATS, may be lost).
+    #[must_use]
+    pub fn outbox_nudge(&self) -> String {
+        self.subject("nudge.outbox")
+    }
+
+    /// "A partition changed hands or wants to": wakes the workers' control loops (core NATS).
+    #[must_use]
+    pub fn ownership_nudge(&self) -> String {
+        self.subject("nudge.ownership")
+    }
+
+    /// Facts of one schedule's seats.
+    #[must_use]
+    pub fn seat_events(&self, schedule: ScheduleId) -> String {
+        self.event("seats", &schedule.to_string())
+    }
+
+    /// Facts of a topic's aggregate.
+    #[must_use]
+    pub fn event(&self, topic: &str, aggregate: &str) -> String {
+        self.subject(&format!("evt.{topic}.{aggregate}"))
+    }
+
+    /// What the events stream holds.
+    #[must_use]
+    pub fn events_filter(&self) -> String {
+        self.subject("evt.>")
+    }
+}
+
+/// A subject prefix that is not one plain token.
+#[derive(Debug, thiserror::Error)]
+#[error("subject prefix {0:?} must be letters, digits, '-' and '_' only")]
+pub struct InvalidPrefix(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_and_without_prefix() {
+        let plain = Subjects::new("").unwrap();
+        assert_eq!(plain.partition(Lane::Seats, PartitionNo(3)), "cmd.seats.3");
+        assert_eq!(plain.stream(Lane::Seats), "SEATS");
+        assert_eq!(plain.lane_filter(Lane::Ledger), "cmd.ledger");
+        let test = Subjects::new("t1").unwrap();
+        assert_eq!(test.lane_filter(Lane::Seats), "t1.cmd.seats.*");
+        assert_eq!(test.stream(Lane::Settlement), "t1_SETTLEMENT");
+        assert!(Subjects::new("a.b").is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! Diesel's view of the tables. A test holds it against the migrations.
+#![allow(missing_docs, reason = "the migrations document the columns")]
+
+diesel::table! {
+    system (singleton) { singleton -> Bool, partitions -> Integer, created_at -> Timestamptz, }
+}
+diesel::table! {
+    worker (worker_id) {
+        worker_id -> Uuid, life_key -> Integer, lanes -> Array<Text>, started_at -> Timestamptz,
+        heartbeat_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    partition (lane, partition_no) {
+        lane -> Text, partition_no -> Integer, owner -> Nullable<Uuid>, epoch -> BigInt,
+        commit_no -> BigInt, incarnation -> Integer, applied_seq -> BigInt,
+        applied_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    outcome (lane, partition_no, incarnation, seq) {
+        lane -> Text, partition_no -> Integer, incarnation -> Integer, seq -> BigInt,
+        epoch -> BigInt, commit_no -> BigInt, message_id -> Uuid, outcomes -> Binary,
+        decided_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    dead_letter (lane, partition_no, incarnation, seq, command_index) {
+        lane -> Text, partition_no -> Integer, incarnation -> Integer, seq -> BigInt,
+        command_index -> Integer, payload -> Binary, error -> Text, at -> Timestamptz,
+    }
+}
+diesel::table! {
+    notice (notice_id) {
+        notice_id -> Uuid, lane -> Text, schedule_id -> Uuid, payload -> Binary,
+        created_at -> Timestamptz, done_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    outbox (topic, aggregate_id, seq) {
+        topic -> Text, aggregate_id -> Uuid, seq -> BigInt, payload -> Binary,
+        created_at -> Timestamptz, published_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    app_user (user_id) {
+        user_id -> Uuid, email -> Text, name -> Text, password_hash -> Text, role -> Text,
+        created_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    session (session_id) {
+        session_id -> Uuid, user_id -> Uuid, refresh_digest -> Binary, created_at -> Timestamptz,
+        expires_at -> Timestamptz, revoked_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    concert (concert_id) {
+        concert_id -> Uuid, title -> Text, artist -> Text, venue -> Text, description -> Text,
+        starts_on -> Date, ends_on -> Date,
+    }
+}
+diesel::table! {
+    schedule (schedule_id) {
+        schedule_id -> Uuid, concert_id -> Uuid, starts_at -> Timestamptz, layout_hash -> Text,
+    }
+}
+diesel::table! {
+    seat (schedule_id, seat_no) {
+        schedule_id -> Uuid, seat_no -> Integer, section -> Text, row_name -> Text,
+        seat_number -> Integer, grade -> Text, price -> Numeric, x -> Float, y -> Float,
+    }
+}
+diesel::table! {
+    sale (schedule_id) {
+        schedule_id -> Uuid, state -> Text, booking_opens_at -> Timestamptz,
+        booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
+        map_version -> BigInt,
+    }
+}
+diesel::table! {
+    reservation (reservation_id) {
+        reservation_id -> Uuid, schedule_id -> Uuid, user_id -> Uuid, command_id -> Uuid,
+        fingerprint -> Uuid, seat_nos -> Array<Integer>, total -> Numeric, seat_limit -> Integer,
+        status -> Text, held_at -> Timestamptz, expires_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    seat_claim (schedule_id, seat_no) {
+        schedule_id -> Uuid, seat_no -> Integer, reservation_id -> Nullable<Uuid>, state -> Text,
+    }
+}
+diesel::table! {
+    account (account_id) { account_id -> Uuid, balance -> Nullable<Numeric>, }
+}
+diesel::table! {
+    transfer (transfer_id) {
+        transfer_id -> Uuid, cause -> Uuid, fingerprint -> Uuid, kind -> Text, debit -> Uuid,
+        credit -> Uuid, amount -> Numeric, user_balance -> Numeric, at -> Timestamptz,
+    }
+}
+diesel::table! {
+    payment (payment_id) {
+        payment_id -> Uuid, reservation_id -> Uuid, user_id -> Uuid, command_id -> Uuid,
+        fingerprint -> Uuid, method -> Text, amount -> Numeric, status -> Text,
+        fail_code -> Nullable<Text>, transfer_id -> Nullable<Uuid>, at -> Timestamptz,
+    }
+}
+
+diesel::joinable!(schedule -> concert (concert_id));
+diesel::joinable!(sale -> schedule (schedule_id));
+diesel::joinable!(session -> app_user (user_id));
+diesel::allow_tables_to_appear_in_same_query!(concert, schedule, sale, seat, seat_claim);
+diesel::allow_tables_to_appear_in_same_query!(session, app_user);
+diesel::allow_tables_to_appear_in_same_query!(reservation, payment);

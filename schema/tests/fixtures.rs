@@ -1,0 +1,261 @@
+//! Frozen samples: what an older process wrote must be read by this one for as long as it may lie
+//! on a stream or in a table.
+//!
+//! To freeze a new kind, add it to `samples` and run with `ONSALE_FREEZE=1`, which writes the
+//! missing files and never changes one that is there.
+
+use onsale_schema::message::{
+    Command, CommandMessage, Fingerprint, Lag, MessageOutcomes, Reply, decode, encode,
+};
+use onsale_schema::seats::{self, Fact, Facts, Hold, MapBroadcast, MapChange};
+use onsale_schema::status::{ChargeMethod, ClaimState, PaymentMethod, ReservationStatus};
+use onsale_schema::{
+    CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId, ReservationId,
+    ScheduleId, SeatNo, Timestamp, TransferId, UserId, ledger, settlement,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + n)
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_micros(1_790_000_000_000_000).plus_ms(ms)
+}
+
+fn message<K>(kind: K) -> CommandMessage<K> {
+    let command = Command {
+        id: CommandId(uuid(1)),
+        user: UserId(uuid(2)),
+        fingerprint: Fingerprint(uuid(3)),
+        deadline: at(5000),
+        trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        kind,
+    };
+    CommandMessage {
+        id: MessageId(uuid(4)),
+        reply_to: Some(IngressId(uuid(5))),
+        commands: vec![command],
+    }
+}
+
+fn reply<O>(outcomes: Vec<O>) -> Reply<O> {
+    let message = MessageOutcomes {
+        message_id: MessageId(uuid(4)),
+        outcomes,
+    };
+    Reply {
+        messages: vec![message],
+    }
+}
+
+fn hold() -> Hold {
+    Hold {
+        reservation_id: ReservationId(uuid(6)),
+        schedule_id: ScheduleId(uuid(7)),
+        seats: vec![SeatNo(0), SeatNo(49_999)],
+        total: Money::won(264_000),
+        held_at: at(0),
+        expires_at: at(300_000),
+    }
+}
+
+/// Compares one sample with its file.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, sample: &T) {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.msgpack"));
+    if std::env::var_os("ONSALE_FREEZE").is_some() && !file.exists() {
+        std::fs::write(&file, encode(sample)).expect("the fixtures folder is writable");
+    }
+    let frozen = std::fs::read(&file).unwrap_or_else(|e| panic!("{name} is not frozen: {e}"));
+    assert_eq!(decode::<T>(&frozen).expect(name), *sample, "{name}");
+}
+
+#[test]
+fn seats_commands() {
+    let (reservation_id, schedule_id) = (ReservationId(uuid(6)), ScheduleId(uuid(7)));
+    let kinds = [
+        seats::Kind::Hold {
+            reservation_id,
+            schedule_id,
+            seats: vec![SeatNo(3), SeatNo(4)],
+        },
+        seats::Kind::Release {
+            reservation_id,
+            schedule_id,
+        },
+        seats::Kind::Expire {
+            reservation_id,
+            schedule_id,
+            expires_at: at(300_000),
+        },
+        seats::Kind::Paid {
+            notice_id: NoticeId(uuid(8)),
+            reservation_id,
+            schedule_id,
+        },
+    ];
+    for kind in kinds {
+        check(&format!("seats-{}", kind.name()), &message(kind));
+    }
+}
+
+#[test]
+fn money_commands() {
+    let charge = |method| ledger::Kind::Charge {
+        amount: Money::won(50_000),
+        method,
+    };
+    check("ledger-charge-card", &message(charge(ChargeMethod::Card)));
+    check("ledger-charge-cash", &message(charge(ChargeMethod::Cash)));
+    let pay = settlement::Kind::Pay {
+        payment_id: PaymentId(uuid(9)),
+        reservation_id: ReservationId(uuid(6)),
+        method: PaymentMethod::Points,
+    };
+    check("settlement-pay", &message(pay));
+}
+
+#[test]
+fn outcomes() {
+    use seats::{Outcome, Refusal};
+    let refused = [
+        Refusal::CommandExpired,
+        Refusal::KeyReused,
+        Refusal::UnknownSchedule,
+        Refusal::UnknownSeat,
+        Refusal::SaleNotOpen,
+        Refusal::SaleClosed,
+        Refusal::SeatLimitExceeded { limit: 4 },
+        Refusal::SeatUnavailable {
+            seats: vec![SeatNo(3)],
+        },
+        Refusal::NotFound,
+        Refusal::StateConflict {
+            status: ReservationStatus::Paid,
+        },
+        Refusal::NotDue,
+    ];
+    let mut outcomes = vec![
+        Outcome::Held(hold()),
+        Outcome::Released {
+            reservation_id: ReservationId(uuid(6)),
+        },
+        Outcome::Applied,
+        Outcome::DeadLettered,
+    ];
+    outcomes.extend(refused.map(Outcome::Refused));
+    check("seats-reply", &reply(outcomes));
+
+    let charged = ledger::Outcome::Charged {
+        transfer_id: TransferId(uuid(10)),
+        balance: Money::won(50_000),
+    };
+    let refused = [
+        ledger::Refusal::CommandExpired,
+        ledger::Refusal::KeyReused,
+        ledger::Refusal::AmountInvalid,
+        ledger::Refusal::BalanceCapExceeded {
+            cap: Money::won(1_000_000),
+        },
+    ];
+    let mut outcomes = vec![charged, ledger::Outcome::DeadLettered];
+    outcomes.extend(refused.map(ledger::Outcome::Refused));
+    check("ledger-reply", &reply(outcomes));
+
+    let paid = settlement::Outcome::Paid(settlement::Payment {
+        payment_id: PaymentId(uuid(9)),
+        reservation_id: ReservationId(uuid(6)),
+        amount: Money::won(264_000),
+        paid_at: at(1000),
+    });
+    let refused = [
+        settlement::Refusal::CommandExpired,
+        settlement::Refusal::KeyReused,
+        settlement::Refusal::NotFound,
+        settlement::Refusal::AlreadyPaid,
+        settlement::Refusal::HoldExpired,
+        settlement::Refusal::StateConflict {
+            status: ReservationStatus::Released,
+        },
+        settlement::Refusal::InsufficientPoints,
+    ];
+    let mut outcomes = vec![paid, settlement::Outcome::DeadLettered];
+    outcomes.extend(refused.map(settlement::Outcome::Refused));
+    check("settlement-reply", &reply(outcomes));
+}
+
+#[test]
+fn facts_and_broadcasts() {
+    let facts = Facts {
+        schedule_id: ScheduleId(uuid(7)),
+        version: 12,
+        facts: vec![
+            Fact::Held {
+                user_id: UserId(uuid(2)),
+                command_id: CommandId(uuid(1)),
+                hold: hold(),
+            },
+            Fact::Ended {
+                reservation_id: ReservationId(uuid(6)),
+                status: ReservationStatus::Expired,
+                at: at(300_000),
+            },
+            Fact::Sold {
+                reservation_id: ReservationId(uuid(6)),
+                at: at(1000),
+            },
+        ],
+    };
+    check("seats-facts", &facts);
+    let change = MapChange {
+        schedule_id: ScheduleId(uuid(7)),
+        from_version: 11,
+        version: 12,
+        at: at(0),
+        changes: vec![
+            (SeatNo(0), Some(ClaimState::Held)),
+            (SeatNo(1), Some(ClaimState::Sold)),
+            (SeatNo(2), Some(ClaimState::Blocked)),
+            (SeatNo(3), None),
+        ],
+    };
+    check("map", &MapBroadcast { maps: vec![change] });
+    let lag = |epoch| Lag {
+        lane: Lane::Seats,
+        partition: PartitionNo(3),
+        epoch,
+        undecided: 17,
+        age_ms: 250,
+    };
+    // The first form had no epoch.
+    check("lag", &lag(0));
+    check("lag-epoch", &lag(7));
+}
+
+/// An older process skips what it doesn't know, a newer one fills in what was not said yet.
+#[test]
+fn changes_are_additive() {
+    #[derive(Serialize)]
+    struct Newer {
+        lane: Lane,
+        partition: PartitionNo,
+        undecided: u64,
+        age_ms: u64,
+        something_new: &'static str,
+    }
+    let newer = Newer {
+        lane: Lane::Seats,
+        partition: PartitionNo(3),
+        undecided: 17,
+        age_ms: 250,
+        something_new: "x",
+    };
+    assert_eq!(
+        decode::<Lag>(&encode(&newer)).expect("readable").undecided,
+        17
+    );
+}

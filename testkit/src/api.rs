@@ -1,0 +1,235 @@
+//! A client of the HTTP API, as thin as a test needs it: what was asked and what came back.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Speaks to one ingress. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: Client,
+    base: String,
+}
+
+/// A signed-in user.
+#[derive(Debug, Clone)]
+pub struct Buyer {
+    /// The user.
+    pub user_id: Uuid,
+    /// Their access token.
+    pub token: String,
+}
+
+/// An answer, whatever it is.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body; null when it has none, a string when it is no JSON.
+    pub body: Value,
+}
+
+impl Answer {
+    /// The problem's code; empty when it is no problem.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    /// This answer, if its status is the expected one.
+    ///
+    /// # Panics
+    /// Otherwise, with all of it.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
+    /// This answer, if it is the expected problem.
+    ///
+    /// # Panics
+    /// Otherwise, with all of it.
+    #[track_caller]
+    pub fn expect_problem(self, status: u16, code: &str) -> Self {
+        assert_eq!(
+            (self.status.as_u16(), self.code()),
+            (status, code),
+            "{self:?}"
+        );
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{self:?}"
+        );
+        self
+    }
+}
+
+impl Api {
+    /// A client of the ingress at `base`, for example `http://127.0.0.1:8080`.
+    ///
+    /// # Panics
+    /// When the client can't be made, which needs nothing from outside.
+    #[must_use]
+    pub fn new(base: impl Into<String>) -> Self {
+        let client = Client::builder()
+            .timeout(Duration::from_secs(30))
+            .no_proxy()
+            .build()
+            .expect("a plain HTTP client needs nothing");
+        Self {
+            client,
+            base: base.into(),
+        }
+    }
+
+    /// A request to a path below `/api/v1` (or a whole path, when it begins with `//`).
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let url = match path.strip_prefix("//") {
+            Some(path) => format!("{}/{path}", self.base),
+            None => format!("{}/api/v1{path}", self.base),
+        };
+        self.client.request(method, url)
+    }
+
+    /// Sends a request and reads the answer.
+    ///
+    /// # Errors
+    /// When none came.
+    pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let bytes = answer.bytes().await?;
+        let body = match bytes.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
+        };
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
+    }
+
+    /// Sends a request and reads the answer.
+    ///
+    /// # Panics
+    /// When none came.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    /// GET, as a user or as nobody.
+    pub async fn get(&self, by: Option<&Buyer>, path: &str) -> Answer {
+        let request = self.request(Method::GET, path);
+        self.send(signed(request, by)).await
+    }
+
+    /// POST of JSON with an idempotency key.
+    pub async fn post(&self, by: &Buyer, path: &str, key: &str, body: &Value) -> Answer {
+        self.send(self.post_request(by, path, key, body)).await
+    }
+
+    /// The request of [`Self::post`].
+    pub fn post_request(
+        &self,
+        by: &Buyer,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> reqwest::RequestBuilder {
+        let request = self
+            .request(Method::POST, path)
+            .header("idempotency-key", key)
+            .json(body);
+        signed(request, Some(by))
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, by: &Buyer, path: &str) -> Answer {
+        let request = self.request(Method::DELETE, path);
+        self.send(signed(request, Some(by))).await
+    }
+
+    /// Signs up somebody new and signs them in.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub async fn buyer(&self) -> Buyer {
+        let email = format!("{}@example.com", Uuid::now_v7().simple());
+        let (name, password) = ("Buyer", "correct horse battery");
+        let sign_up = json!({ "email": email, "name": name, "password": password });
+        let request = self
+            .request(Method::POST, "/users")
+            .header("idempotency-key", &email);
+        let user = self.send(request.json(&sign_up)).await.expect(201);
+        let sign_in = json!({ "email": email, "password": password });
+        let request = self
+            .request(Method::POST, "/sessions")
+            .header("idempotency-key", &email);
+        let session = self.send(request.json(&sign_in)).await.expect(201);
+        Buyer {
+            user_id: id(&user.body["userId"]),
+            token: text(&session.body["accessToken"]).to_owned(),
+        }
+    }
+
+    /// Holds named seats with a new key.
+    pub async fn hold(&self, by: &Buyer, schedule: Uuid, seats: &[&str]) -> Answer {
+        let key = Uuid::now_v7().to_string();
+        let body = json!({ "scheduleId": schedule, "seats": seats });
+        self.post(by, "/reservations", &key, &body).await
+    }
+
+    /// Charges points with a new key.
+    pub async fn charge(&self, by: &Buyer, won: i64) -> Answer {
+        let key = Uuid::now_v7().to_string();
+        let amount = json!({ "amount": won, "currency": "KRW" });
+        let body = json!({ "amount": amount, "method": "CARD" });
+        self.post(by, "/users/me/points/charges", &key, &body).await
+    }
+
+    /// Pays a reservation with points, with a new key.
+    pub async fn pay(&self, by: &Buyer, reservation: Uuid) -> Answer {
+        let key = Uuid::now_v7().to_string();
+        let body = json!({ "reservationId": reservation, "method": "POINTS" });
+        self.post(by, "/payments", &key, &body).await
+    }
+}
+
+fn signed(request: reqwest::RequestBuilder, by: Option<&Buyer>) -> reqwest::RequestBuilder {
+    match by {
+        Some(buyer) => request.bearer_auth(&buyer.token),
+        None => request,
+    }
+}
+
+/// The text of a JSON value that must be one.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+#[track_caller]
+pub fn text(value: &Value) -> &str {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+/// The id in a JSON value that must be one.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+#[track_caller]
+pub fn id(value: &Value) -> Uuid {
+    text(value)
+        .parse()
+        .unwrap_or_else(|_| panic!("{value} is no id"))
+}

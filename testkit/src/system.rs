@@ -1,0 +1,331 @@
+//! A whole system of a test's own: ingress and worker processes on the shared servers, kept apart
+//! from others by a database and a subject prefix.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::server::{Error, io_error};
+use crate::spawn::{Child, Signal, Tie, spawn};
+use crate::{Scratch, TestDb, ports, shared};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct SystemOptions {
+    /// Ingress processes.
+    pub ingresses: usize,
+    /// Worker processes, each with all roles.
+    pub workers: usize,
+    /// Further settings of all processes, as environment variables.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for SystemOptions {
+    fn default() -> Self {
+        Self {
+            ingresses: 1,
+            workers: 1,
+            settings: Vec::new(),
+        }
+    }
+}
+
+impl SystemOptions {
+    /// So many ingresses.
+    #[must_use]
+    pub fn ingresses(self, ingresses: usize) -> Self {
+        Self { ingresses, ..self }
+    }
+
+    /// So many workers.
+    #[must_use]
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// One more setting.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.push((name.to_owned(), value.to_string()));
+        self
+    }
+}
+
+/// A running system. Dropping it kills its processes and drops its database.
+#[derive(Debug)]
+pub struct System {
+    /// Its database.
+    pub db: TestDb,
+    /// Its ingresses.
+    pub ingresses: Vec<Process>,
+    /// Its workers.
+    pub workers: Vec<Process>,
+    /// The address of its nats-server.
+    pub nats_url: String,
+    /// The prefix of its subjects.
+    pub prefix: String,
+    _scratch: Scratch,
+}
+
+/// One process of a system.
+#[derive(Debug)]
+pub struct Process {
+    program: PathBuf,
+    settings: Vec<(String, String)>,
+    log: PathBuf,
+    /// Where it tells its metrics.
+    pub metrics_addr: SocketAddr,
+    /// Where it serves HTTP, if it is an ingress.
+    pub http_addr: Option<SocketAddr>,
+    child: Child,
+}
+
+/// The secret that signs the tokens of test systems.
+pub const TOKEN_SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+/// No process of a test may take longer to become ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl System {
+    /// Starts a system on a migrated database; returns when its ingresses are ready and its
+    /// partitions have owners.
+    ///
+    /// # Errors
+    /// When something does not start; the error has the end of its log.
+    pub async fn start(options: SystemOptions) -> Result<Self, Error> {
+        let db = TestDb::create().await?;
+        onsale_platform::db::migrate(db.url())
+            .await
+            .map_err(|error| failed("migrations", error, String::new()))?;
+        let nats_url = shared().await?.nats_url.clone();
+        let scratch = Scratch::new("system").map_err(io_error("making a temporary folder"))?;
+        let prefix = format!("t{:016x}", rand::random::<u64>());
+        let mut system = Self {
+            db,
+            ingresses: Vec::new(),
+            workers: Vec::new(),
+            nats_url,
+            prefix,
+            _scratch: scratch,
+        };
+        let dir = system._scratch.path().to_owned();
+        for index in 0..options.workers {
+            let worker = system
+                .process("onsale-workers", index, &dir, &options, None)
+                .await?;
+            system.workers.push(worker);
+        }
+        for index in 0..options.ingresses {
+            let port = ports::free().map_err(io_error("finding a free port"))?;
+            let addr = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+            let ingress = system
+                .process("onsale-ingress", index, &dir, &options, addr)
+                .await?;
+            system.ingresses.push(ingress);
+        }
+        for ingress in &system.ingresses {
+            ingress.ready().await?;
+        }
+        if !system.workers.is_empty() {
+            system.owned().await?;
+        }
+        Ok(system)
+    }
+
+    async fn process(
+        &self,
+        name: &'static str,
+        index: usize,
+        dir: &Path,
+        options: &SystemOptions,
+        http_addr: Option<SocketAddr>,
+    ) -> Result<Process, Error> {
+        let port = ports::free().map_err(io_error("finding a free port"))?;
+        let metrics_addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut settings = vec![
+            ("DATABASE_URL".to_owned(), self.db.url().to_owned()),
+            ("NATS_URL".to_owned(), self.nats_url.clone()),
+            ("ONSALE_SUBJECT_PREFIX".to_owned(), self.prefix.clone()),
+            ("ONSALE_METRICS_ADDR".to_owned(), metrics_addr.to_string()),
+        ];
+        if let Some(addr) = http_addr {
+            settings.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));
+            settings.push(("ONSALE_TOKEN_SECRET".to_owned(), TOKEN_SECRET.to_owned()));
+        }
+        settings.extend(options.settings.iter().cloned());
+        let program = binary(name)?;
+        let log = dir.join(format!("{name}-{index}.log"));
+        let child = launch(&program, &settings, &log).await?;
+        Ok(Process {
+            program,
+            settings,
+            log,
+            metrics_addr,
+            http_addr,
+            child,
+        })
+    }
+
+    /// The base URL of an ingress.
+    #[must_use]
+    pub fn url(&self, ingress: usize) -> String {
+        let addr = self.ingresses[ingress]
+            .http_addr
+            .expect("an ingress has an address");
+        format!("http://{addr}")
+    }
+
+    /// Waits until every partition has an owner that is alive.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn owned(&self) -> Result<(), Error> {
+        let (client, connection) = tokio_postgres::connect(self.db.url(), tokio_postgres::NoTls)
+            .await
+            .map_err(|error| failed("Postgres", error, String::new()))?;
+        let mut background = JoinSet::new();
+        background.spawn(connection);
+        let sql = "SELECT count(*) > 0 AND count(*) = count(w.worker_id) FROM partition \
+                   LEFT JOIN worker w ON w.worker_id = owner";
+        let owned = async {
+            loop {
+                let row = client.query_one(sql, &[]).await;
+                if row.is_ok_and(|row| row.get(0)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let owned = tokio::time::timeout(PATIENCE, owned).await;
+        owned.map_err(|_| {
+            let logs: Vec<_> = self.workers.iter().map(Process::log_tail).collect();
+            failed(
+                "onsale-workers",
+                "partitions have no owner",
+                logs.join("\n"),
+            )
+        })
+    }
+}
+
+impl Process {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
+    }
+
+    /// Another setting, from its next start on.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_string()));
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&self) -> std::process::ExitStatus {
+        self.child.wait().await
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub async fn kill9(&self) {
+        self.child.stop(Signal::SIGKILL, PATIENCE).await;
+    }
+
+    /// Asks it to end and waits for that.
+    pub async fn stop(&self) -> std::process::ExitStatus {
+        self.child.stop(Signal::SIGTERM, PATIENCE).await
+    }
+
+    /// Starts it again, after its end.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        self.child = launch(&self.program, &self.settings, &self.log).await?;
+        if self.http_addr.is_some() {
+            self.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// The end of what it has logged.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Waits until an ingress answers `/readyz` with 200.
+    async fn ready(&self) -> Result<(), Error> {
+        let Some(addr) = self.http_addr else {
+            return Ok(());
+        };
+        let ready = async {
+            loop {
+                if let Some(status) = self.child.exit_status() {
+                    return Err(failed("onsale-ingress", status, self.log_tail()));
+                }
+                let answer = reqwest::get(format!("http://{addr}/readyz")).await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, ready).await {
+            Ok(ready) => ready,
+            Err(_) => Err(failed(
+                "onsale-ingress",
+                "not ready in time",
+                self.log_tail(),
+            )),
+        }
+    }
+}
+
+async fn launch(program: &Path, settings: &[(String, String)], log: &Path) -> Result<Child, Error> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(io_error("opening a log"))?;
+    let mut command = Tie::new(Signal::SIGKILL).command(program);
+    command.envs(settings.iter().map(|(name, value)| (name, value)));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    spawn(command).await.map_err(io_error("starting a process"))
+}
+
+/// A binary of this workspace, built beside the test.
+fn binary(name: &'static str) -> Result<PathBuf, Error> {
+    let own = std::env::current_exe().map_err(io_error("finding this test's own path"))?;
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|p| p.exists());
+    found.ok_or_else(|| {
+        let mend = "it is not built: run `cargo build --workspace --bins`";
+        failed(name, mend, String::new())
+    })
+}
+
+fn failed(server: &'static str, reason: impl ToString, log_tail: String) -> Error {
+    Error::Start {
+        server,
+        reason: reason.to_string(),
+        log_tail,
+    }
+}

@@ -1,0 +1,102 @@
+//! A database, and a nats-server, of a test's own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::server::{Error, io_error};
+use crate::{NatsOptions, NatsServer, Scratch, Tools, postgres, shared};
+
+/// An empty database on the shared Postgres. Dropping it drops the database too, with the sessions
+/// that are left on it.
+#[derive(Debug)]
+pub struct TestDb {
+    url: String,
+    name: String,
+    admin_url: String,
+}
+
+impl TestDb {
+    /// Creates a database with a name of its own.
+    ///
+    /// # Errors
+    /// When the shared servers don't start, or refuse.
+    pub async fn create() -> Result<Self, Error> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let shared = shared().await?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(
+            "test_{}_{number}_{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        );
+        postgres::create_database(&shared.database_url, &name).await?;
+        Ok(Self {
+            url: shared.url_of(&name),
+            name,
+            admin_url: shared.database_url.clone(),
+        })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        let (url, name) = (self.admin_url.clone(), self.name.clone());
+        // A thread, because a runtime may already be around us. What can't be dropped goes away
+        // with the server.
+        let dropper = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            if let Ok(runtime) = runtime
+                && let Err(error) = runtime.block_on(postgres::drop_database(&url, &name))
+            {
+                tracing::debug!(%error, name, "a test's database stays");
+            }
+        });
+        drop(dropper.join());
+    }
+}
+
+/// A nats-server of a test's own, in a temporary folder: streams have fixed names, so that tests
+/// which run at once can't share them. It starts in a few hundredths of a second.
+#[derive(Debug)]
+pub struct TestNats {
+    /// The server, to be killed and restarted at will.
+    pub server: NatsServer,
+    _scratch: Scratch,
+}
+
+impl TestNats {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start() -> Result<Self, Error> {
+        let mut scratch = Scratch::new("nats").map_err(io_error("making a temporary folder"))?;
+        let server = NatsServer::start(&Tools::locate()?, NatsOptions::new(scratch.path())).await?;
+        scratch
+            .outlive(server.pid())
+            .map_err(io_error("telling the janitor of a temporary folder"))?;
+        Ok(Self {
+            server,
+            _scratch: scratch,
+        })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+}

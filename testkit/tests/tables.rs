@@ -1,0 +1,108 @@
+//! Diesel's `table!`s against what the migrations make, and the migrations up and down.
+
+use std::collections::BTreeMap;
+
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
+use diesel_migrations::MigrationHarness;
+use onsale_platform::db;
+use onsale_testkit::TestDb;
+
+#[derive(QueryableByName)]
+struct Column {
+    #[diesel(sql_type = Text)]
+    table_name: String,
+    #[diesel(sql_type = Text)]
+    column_name: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+}
+
+/// Columns in the order of the table, as `name -> Type`.
+type Tables = BTreeMap<String, Vec<String>>;
+
+async fn in_postgres(conn: &mut AsyncPgConnection) -> Tables {
+    let columns: Vec<Column> = sql_query(
+        "SELECT table_name::text, column_name::text,
+                (CASE WHEN is_nullable = 'YES' THEN 'nullable ' ELSE '' END || udt_name)::text
+                    AS kind
+         FROM information_schema.columns
+         WHERE table_schema = 'public' AND table_name <> '__diesel_schema_migrations'
+         ORDER BY table_name, ordinal_position",
+    )
+    .load(conn)
+    .await
+    .expect("the catalogue");
+    let mut tables = Tables::new();
+    for column in columns {
+        let (nullable, kind) = match column.kind.strip_prefix("nullable ") {
+            Some(kind) => (true, kind),
+            None => (false, column.kind.as_str()),
+        };
+        let kind = match kind {
+            "bool" => "Bool",
+            "int4" => "Integer",
+            "int8" => "BigInt",
+            "float4" => "Float",
+            "text" => "Text",
+            "uuid" => "Uuid",
+            "bytea" => "Binary",
+            "numeric" => "Numeric",
+            "date" => "Date",
+            "timestamptz" => "Timestamptz",
+            "_text" => "Array<Text>",
+            "_int4" => "Array<Integer>",
+            other => panic!("{}.{} is {other}", column.table_name, column.column_name),
+        };
+        let kind = if nullable {
+            format!("Nullable<{kind}>")
+        } else {
+            kind.to_owned()
+        };
+        let column_line = format!("{} -> {kind}", column.column_name);
+        tables
+            .entry(column.table_name)
+            .or_default()
+            .push(column_line);
+    }
+    tables
+}
+
+/// The same, read from the text of `schema/src/tables.rs`.
+fn in_diesel() -> Tables {
+    let source = include_str!("../../schema/src/tables.rs");
+    let mut tables = Tables::new();
+    for part in source.split("diesel::table! {").skip(1) {
+        let (head, rest) = part.split_once('{').expect("a table has a body");
+        let name = head.split('(').next().expect("a name").trim().to_owned();
+        let body = rest.split_once('}').expect("a body ends").0;
+        let columns = body
+            .split(',')
+            .map(|c| c.split_whitespace().collect::<Vec<_>>().join(" "));
+        tables.insert(name, columns.filter(|c| !c.is_empty()).collect());
+    }
+    tables
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn diesel_sees_the_tables_that_the_migrations_make() {
+    let db = TestDb::create().await.expect("a database");
+    db::migrate(db.url()).await.expect("migrations");
+    let mut conn = db::connect(db.url()).await.expect("a connection");
+    assert_eq!(in_diesel(), in_postgres(&mut conn).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_go_up_down_and_up_again_and_leave_nothing() {
+    let db = TestDb::create().await.expect("a database");
+    let applied = db::migrate(db.url()).await.expect("up");
+    assert!(!applied.is_empty());
+    assert!(db::migrate(db.url()).await.expect("again").is_empty());
+    let conn = db::connect(db.url()).await.expect("a connection");
+    let mut harness = AsyncMigrationHarness::new(conn);
+    harness.revert_all_migrations(db::MIGRATIONS).expect("down");
+    let mut conn = harness.into_inner();
+    assert_eq!(in_postgres(&mut conn).await, Tables::new());
+    assert_eq!(db::migrate(db.url()).await.expect("up again"), applied);
+}

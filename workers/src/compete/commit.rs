@@ -1,0 +1,241 @@
+//! One batch, one transaction: what was decided before is answered alike, the rest is decided and
+//! stored with its outcomes. Only what Postgres refuses for itself is set aside.
+
+use super::Queue;
+use super::store::{self, Taken};
+use crate::runtime::core::{DeadLetter, Decided, Inbound};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt;
+use onsale_platform::{db, metric, tx};
+use onsale_schema::MessageId;
+use onsale_schema::message::{Command, CommandMessage, encode};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// How a batch is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// With one pass of statements for all its commands.
+    Together,
+    /// Each command by itself, so that one that can't be processed harms no other.
+    Apart,
+}
+
+/// Messages to decide in one transaction.
+pub struct Job<Q: Queue> {
+    /// Who decides.
+    pub queue: Arc<Q>,
+    /// The stream's incarnation, as far as this process knows it. Sequences of a stream that lost
+    /// its tail, or that was made anew, belong to older messages already.
+    pub incarnation: Arc<AtomicI32>,
+    /// What.
+    pub messages: Vec<Arc<Inbound<Q::Kind>>>,
+    /// How.
+    pub mode: Mode,
+}
+
+/// What a transaction has made durable.
+pub struct Done<O> {
+    /// Every decodable message with its outcomes, also those that were decided before.
+    pub decided: Vec<Decided<O>>,
+    /// Kind and outcome of each command that was decided now.
+    pub labels: Vec<(&'static str, &'static str)>,
+    /// Dead letters written.
+    pub dead: usize,
+}
+
+/// Runs a job in one transaction.
+///
+/// # Errors
+/// The database's; nothing is written then, except that after `Unavailable` it is unknown. The same
+/// job again is safe.
+pub async fn run<Q: Queue>(
+    pool: &db::Pool,
+    job: Arc<Job<Q>>,
+) -> Result<Done<Q::Outcome>, db::Error> {
+    tx::run(pool, move |conn| {
+        let job = Arc::clone(&job);
+        async move { job.run(conn).await }.boxed()
+    })
+    .await
+}
+
+impl<Q: Queue> Job<Q> {
+    async fn run(&self, conn: &mut AsyncPgConnection) -> Result<Done<Q::Outcome>, db::Error> {
+        let ids: Vec<MessageId> = self.decodable().map(|(_, message)| message.id).collect();
+        let mut known = store::outcome_list_known::<Q::Outcome>(conn, Q::LANE, &ids).await?;
+        let open: Vec<(u64, &CommandMessage<Q::Kind>)> = self
+            .decodable()
+            .filter(|(_, message)| !known.contains_key(&message.id))
+            .collect();
+        let mut dead = self.undecodable();
+        let outcomes = match self.mode {
+            Mode::Together => self.decide_together(conn, &open).await?,
+            Mode::Apart => self.decide_apart(conn, &open, &mut dead).await?,
+        };
+        let mut labels = Vec::new();
+        let mut decided = Vec::with_capacity(ids.len());
+        for ((seq, message), outcomes) in open.into_iter().zip(outcomes) {
+            let commands = message.commands.iter().zip(&outcomes);
+            labels.extend(commands.map(|(command, outcome)| Q::labels(&command.kind, outcome)));
+            decided.push(answer(seq, message, outcomes));
+        }
+        self.write(conn, &decided, &dead).await?;
+        for (seq, message) in self.decodable() {
+            if let Some(outcomes) = known.remove(&message.id) {
+                decided.push(answer(seq, message, outcomes));
+            }
+        }
+        Ok(Done {
+            decided,
+            labels,
+            dead: dead.len(),
+        })
+    }
+
+    fn decodable(&self) -> impl Iterator<Item = (u64, &CommandMessage<Q::Kind>)> {
+        let body = |inbound: &'_ Arc<Inbound<Q::Kind>>| inbound.seq;
+        self.messages
+            .iter()
+            .filter_map(move |inbound| Some((body(inbound), inbound.body.as_ref().ok()?)))
+    }
+
+    fn undecodable(&self) -> Vec<DeadLetter> {
+        let errors = |inbound: &Arc<Inbound<Q::Kind>>| {
+            let bytes = inbound.body.as_ref().err()?;
+            Some(DeadLetter {
+                seq: inbound.seq,
+                command_index: -1,
+                payload: bytes.payload.clone(),
+                error: bytes.error.clone(),
+            })
+        };
+        self.messages.iter().filter_map(errors).collect()
+    }
+
+    /// Outcomes per message.
+    async fn decide_together(
+        &self,
+        conn: &mut AsyncPgConnection,
+        open: &[(u64, &CommandMessage<Q::Kind>)],
+    ) -> Result<Vec<Vec<Q::Outcome>>, db::Error> {
+        let commands: Vec<&Command<Q::Kind>> = open
+            .iter()
+            .flat_map(|(_, message)| &message.commands)
+            .collect();
+        if commands.is_empty() {
+            return Ok(vec![Vec::new(); open.len()]);
+        }
+        let outcomes = self.queue.settle(conn, &commands).await?;
+        assert_eq!(
+            outcomes.len(),
+            commands.len(),
+            "each command has one outcome"
+        );
+        let mut outcomes = outcomes.into_iter();
+        let per_message = |message: &CommandMessage<Q::Kind>| {
+            outcomes.by_ref().take(message.commands.len()).collect()
+        };
+        let messages = open.iter().map(|(_, message)| *message);
+        Ok(messages.map(per_message).collect())
+    }
+
+    /// Outcomes per message; what can't be processed goes to `dead`.
+    async fn decide_apart(
+        &self,
+        conn: &mut AsyncPgConnection,
+        open: &[(u64, &CommandMessage<Q::Kind>)],
+        dead: &mut Vec<DeadLetter>,
+    ) -> Result<Vec<Vec<Q::Outcome>>, db::Error> {
+        let mut per_message = Vec::with_capacity(open.len());
+        for (seq, message) in open {
+            let mut outcomes = Vec::with_capacity(message.commands.len());
+            for (index, command) in message.commands.iter().enumerate() {
+                match self.decide_one(conn, command).await {
+                    Ok(outcome) => outcomes.push(outcome),
+                    Err(error) if error.retryable() => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%error, lane = %Q::LANE, seq, index, "dead letter");
+                        outcomes.push(Q::dead_lettered());
+                        dead.push(DeadLetter {
+                            seq: *seq,
+                            command_index: i32::try_from(index).unwrap_or(i32::MAX),
+                            payload: encode(command),
+                            error: error.to_string(),
+                        });
+                    }
+                }
+            }
+            per_message.push(outcomes);
+        }
+        Ok(per_message)
+    }
+
+    /// Decides one command under a savepoint. Also a broken assertion harms only this command.
+    async fn decide_one(
+        &self,
+        conn: &mut AsyncPgConnection,
+        command: &Command<Q::Kind>,
+    ) -> Result<Q::Outcome, db::Error> {
+        tx::begin(conn).await?;
+        let commands = [command];
+        let settled = AssertUnwindSafe(self.queue.settle(conn, &commands))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(db::Error::Refused("an assertion is broken".into())));
+        match settled.map(|mut outcomes| outcomes.pop()) {
+            Ok(outcome) => {
+                tx::commit(conn).await?;
+                Ok(outcome.expect("each command has one outcome"))
+            }
+            Err(error) => {
+                tx::rollback(conn).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        conn: &mut AsyncPgConnection,
+        decided: &[Decided<Q::Outcome>],
+        dead: &[DeadLetter],
+    ) -> Result<(), db::Error> {
+        let incarnation = self.incarnation.load(Ordering::Relaxed);
+        let mut written = store::outcome_insert(conn, Q::LANE, incarnation, decided).await?;
+        if written.is_ok() {
+            written = store::dead_letter_insert(conn, Q::LANE, incarnation, dead).await?;
+        }
+        match written {
+            Ok(()) => Ok(()),
+            Err(Taken::Meanwhile) => Err(db::Error::Contended(
+                "another replica has decided a message meanwhile".into(),
+            )),
+            Err(Taken::Earlier) => {
+                if self
+                    .incarnation
+                    .fetch_max(incarnation + 1, Ordering::Relaxed)
+                    == incarnation
+                {
+                    metrics::counter!(metric::TAIL_LOST, "lane" => Q::LANE.as_str()).increment(1);
+                    tracing::error!(
+                        lane = %Q::LANE,
+                        incarnation = incarnation + 1,
+                        "the stream counts anew: it lost its tail or was made again"
+                    );
+                }
+                Err(db::Error::Contended("the stream counts anew".into()))
+            }
+        }
+    }
+}
+
+fn answer<K, O>(seq: u64, message: &CommandMessage<K>, outcomes: Vec<O>) -> Decided<O> {
+    Decided {
+        seq,
+        message_id: message.id,
+        reply_to: message.reply_to,
+        outcomes,
+    }
+}

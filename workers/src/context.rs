@@ -1,0 +1,99 @@
+//! What every role of a worker process shares.
+
+use crate::config::Config;
+use crate::runtime::world::Publish;
+use async_nats::connection::State;
+use bytes::Bytes;
+use onsale_platform::{Clock, db, nats};
+use onsale_schema::WorkerId;
+use onsale_schema::subjects::Subjects;
+use std::time::Duration;
+
+/// The connections and settings of one worker process. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// This start of this process.
+    pub worker_id: WorkerId,
+    /// Postgres.
+    pub pool: db::Pool,
+    /// NATS.
+    pub nats: async_nats::Client,
+    /// JetStream on it.
+    pub jetstream: async_nats::jetstream::Context,
+    /// Subject names.
+    pub subjects: Subjects,
+    /// The clock, corrected to Postgres.
+    pub clock: Clock,
+    /// All settings.
+    pub config: std::sync::Arc<Config>,
+}
+
+/// Why a worker process can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] nats::Error),
+    /// A task panicked.
+    #[error("a task panicked: {0}")]
+    Task(String),
+    /// The subject prefix.
+    #[error(transparent)]
+    Prefix(#[from] onsale_schema::subjects::InvalidPrefix),
+}
+
+impl Context {
+    /// Connects to both servers, agrees on the partition count, makes the streams.
+    ///
+    /// # Errors
+    /// When a server can't be reached or the settings don't fit the database.
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        let subjects = Subjects::new(&config.common.subject_prefix)?;
+        let pool = db::pool(
+            &config.common.database_url,
+            usize::from(config.common.db_pool),
+        )?;
+        db::agree_on_partitions(&pool, config.common.partitions).await?;
+        let clock = Clock::default();
+        db::measure_clock(&mut *pool.get().await.map_err(db::Error::from)?, &clock).await?;
+        let client = nats::connect(&config.common.nats_url, "onsale-workers").await?;
+        let jetstream = nats::jetstream(client.clone());
+        nats::ensure_streams(&jetstream, &subjects, config.common.stream_replicas).await?;
+        Ok(Self {
+            worker_id: WorkerId(uuid::Uuid::now_v7()),
+            pool,
+            nats: client,
+            jetstream,
+            subjects,
+            clock,
+            config: std::sync::Arc::new(config),
+        })
+    }
+}
+
+/// How long a message that may be lost may wait to be sent.
+const PUBLISH_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Publish for Context {
+    fn subjects(&self) -> &Subjects {
+        &self.subjects
+    }
+
+    async fn publish(&self, subject: String, payload: Vec<u8>) {
+        // While NATS is away nothing is queued for it: it would come late, and a full queue waits.
+        if self.nats.connection_state() != State::Connected {
+            return;
+        }
+        let published = self.nats.publish(subject, Bytes::from(payload));
+        match tokio::time::timeout(PUBLISH_TIMEOUT, published).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "not sent; its receiver will look in Postgres");
+            }
+            Err(_) => tracing::warn!("not sent in time; its receiver will look in Postgres"),
+        }
+    }
+}

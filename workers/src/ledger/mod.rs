@@ -1,0 +1,109 @@
+//! The ledger worker: charges, decided by [`onsale_domain::ledger`], loaded and stored here.
+//!
+//! Points are a double-entry ledger. A balance is kept for user accounts only and is a consequence
+//! of transfers; [`store`] is the one module that writes either table.
+
+pub mod store;
+
+use crate::compete::{self, Queue, store::clock_now};
+use crate::context::{self, Context};
+use diesel_async::AsyncPgConnection;
+use onsale_domain::ledger::{Accounts, Cause, Changes, Limits};
+use onsale_platform::db;
+use onsale_schema::ledger::{Kind, Outcome, Refusal};
+use onsale_schema::message::{Command, MessageOutcomes};
+use onsale_schema::{AccountId, Lane, Money, Timestamp, TransferId};
+use std::collections::BTreeSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Decides charges until `shutdown`.
+///
+/// # Errors
+/// Never for what heals by itself.
+pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
+    let limits = Limits {
+        charge_max: Money::won(ctx.config.money.charge_max),
+        balance_cap: Money::won(ctx.config.money.balance_cap),
+    };
+    compete::run(ctx, Ledger::new(limits), shutdown).await
+}
+
+/// The lane of charges.
+pub struct Ledger {
+    limits: Limits,
+}
+
+impl Queue for Ledger {
+    const LANE: Lane = Lane::Ledger;
+    type Kind = Kind;
+    type Outcome = Outcome;
+
+    async fn settle(
+        &self,
+        conn: &mut AsyncPgConnection,
+        commands: &[&Command<Kind>],
+    ) -> Result<Vec<Outcome>, db::Error> {
+        let users: BTreeSet<AccountId> = commands
+            .iter()
+            .map(|command| AccountId::of_user(command.user))
+            .collect();
+        let causes: Vec<Uuid> = commands
+            .iter()
+            .map(|command| Cause::charge(command.id).0)
+            .collect();
+        store::account_open(conn, &users).await?;
+        let mut accounts = store::account_lock(conn, &users).await?;
+        // Under the locks: a charge of these users that is not seen now does not exist.
+        let (charges, now) =
+            futures_util::future::join(store::charge_list(conn, causes), clock_now(conn)).await;
+        store::charge_load(charges?, &mut accounts);
+        let (outcomes, changes) = self.decide(commands, &mut accounts, now?);
+        store::changes(conn, &changes).await?;
+        Ok(outcomes)
+    }
+
+    async fn committed(&self, _ctx: &Context, _outcomes: &[MessageOutcomes<Outcome>]) {}
+
+    fn dead_lettered() -> Outcome {
+        Outcome::DeadLettered
+    }
+
+    fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
+        let Kind::Charge { .. } = kind;
+        let outcome = match outcome {
+            Outcome::Charged { .. } => "accepted",
+            Outcome::Refused(Refusal::CommandExpired) => "command-expired",
+            Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
+            Outcome::Refused(Refusal::AmountInvalid) => "amount-invalid",
+            Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => "balance-cap-exceeded",
+            Outcome::DeadLettered => "dead-lettered",
+        };
+        ("charge", outcome)
+    }
+}
+
+impl Ledger {
+    /// The lane under these limits.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits }
+    }
+
+    fn decide(
+        &self,
+        commands: &[&Command<Kind>],
+        accounts: &mut Accounts,
+        now: Timestamp,
+    ) -> (Vec<Outcome>, Changes) {
+        let mut changes = Changes::default();
+        let outcomes = commands
+            .iter()
+            .map(|command| {
+                let transfer_id = TransferId(Uuid::now_v7());
+                accounts.decide(command, transfer_id, &self.limits, now, &mut changes)
+            })
+            .collect();
+        (outcomes, changes)
+    }
+}

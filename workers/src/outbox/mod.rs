@@ -1,0 +1,135 @@
+//! The outbox worker: publishes what was written in the transactions that made it true.
+//!
+//! [`notices`] are word from one worker to another, published until their receiver marks them done
+//! in the transaction that applies them. [`facts`] are for other systems, published at least once,
+//! in order per aggregate. Both take what is *open*, never what is "greater than the last", because
+//! transactions become visible in another order than they began.
+//!
+//! One replica publishes at a time, the one that holds an advisory lock; the others wait to take
+//! over. Two at once would be harmless: receivers know every id.
+
+pub mod facts;
+pub mod notices;
+pub mod pace;
+pub mod parcels;
+pub mod purge;
+pub mod system;
+
+use crate::compete::patience::Patience;
+use crate::context::{self, Context};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Bool, Double, Integer};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale_platform::sql::statement;
+use onsale_platform::{db, metric};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The advisory lock of the publisher.
+const LOCK: (i32, i32) = (7093, 1);
+/// How often a replica that waits asks for the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(500);
+/// How often the publisher makes sure that it still has the lock.
+const LOCK_CHECK: Duration = Duration::from_secs(1);
+/// A publisher that is paused or cut off loses the lock after some seconds: without these, its
+/// session could stay for hours.
+const LOCK_SESSION: &str = "SET idle_session_timeout = 5000; SET tcp_keepalives_idle = 2; \
+     SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3";
+
+/// Publishes until `shutdown`.
+///
+/// # Errors
+/// Never for what heals by itself.
+pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
+    let mut patience = Patience::new("outbox");
+    let publish = async {
+        loop {
+            let Err(error) = lead(&ctx, &mut patience).await;
+            patience.wait(error).await;
+        }
+    };
+    let stopped: Option<Infallible> = shutdown.run_until_cancelled(publish).await;
+    match stopped {
+        None => Ok(()),
+        Some(never) => match never {},
+    }
+}
+
+/// Waits for the lock and publishes as long as it is held.
+async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::Error> {
+    let mut conn = db::connect(&ctx.config.common.database_url)
+        .await
+        .map_err(|e| db::Error::Unavailable(e.to_string()))?;
+    conn.batch_execute(LOCK_SESSION).await?;
+    patience.healed();
+    while !lock(&mut conn).await? {
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+    tracing::info!("this replica publishes notices and facts");
+    let result = tokio::select! {
+        lost = keep(&mut conn) => lost,
+        never = notices::run(ctx) => match never {},
+        never = facts::run(ctx) => match never {},
+        never = purge::run(ctx) => match never {},
+    };
+    for kind in ["notice", "fact"] {
+        metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(0);
+        metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(0);
+    }
+    result
+}
+
+#[derive(QueryableByName)]
+struct LockRow {
+    #[diesel(sql_type = Bool)]
+    held: bool,
+}
+
+async fn lock(conn: &mut AsyncPgConnection) -> Result<bool, db::Error> {
+    let row: LockRow = statement("SELECT pg_try_advisory_lock($1, $2) AS held")
+        .bind::<Integer, _>(LOCK.0)
+        .bind::<Integer, _>(LOCK.1)
+        .get_result(conn)
+        .await?;
+    Ok(row.held)
+}
+
+#[derive(QueryableByName)]
+struct OpenRow {
+    #[diesel(sql_type = BigInt)]
+    notices: i64,
+    #[diesel(sql_type = Double)]
+    notice_age_s: f64,
+    #[diesel(sql_type = BigInt)]
+    facts: i64,
+    #[diesel(sql_type = Double)]
+    fact_age_s: f64,
+}
+
+/// Returns when the connection, and with it the lock, is lost. Its questions double as metrics.
+async fn keep(conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
+    loop {
+        let open: OpenRow = statement(
+            "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \
+                    f.age_s AS fact_age_s \
+             FROM (SELECT count(*) AS open, coalesce(extract(epoch FROM \
+                     clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
+                   FROM notice WHERE done_at IS NULL) n, \
+                  (SELECT count(*) AS open, coalesce(extract(epoch FROM \
+                     clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
+                   FROM outbox WHERE published_at IS NULL) f",
+        )
+        .get_result(conn)
+        .await?;
+        let kinds = [
+            ("notice", open.notices, open.notice_age_s),
+            ("fact", open.facts, open.fact_age_s),
+        ];
+        for (kind, open, age_s) in kinds {
+            metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(open as f64);
+            metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(age_s);
+        }
+        tokio::time::sleep(LOCK_CHECK).await;
+    }
+}

@@ -1,0 +1,77 @@
+//! When a publisher looks into Postgres again: at once when it is told to or when more is there,
+//! else after a while that grows as long as there is nothing; never in a hot loop.
+
+use async_nats::Subscriber;
+use futures_util::{FutureExt, StreamExt};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The shortest pause between two looks.
+const GAP_MIN: Duration = Duration::from_millis(5);
+/// A look that takes long is followed by a pause this many times as long.
+const GAP_FACTOR: u32 = 4;
+/// The pause without a nudge, while there is something to do.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+/// The longest pause, so that a lost nudge costs no more.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// Something; it may be all.
+    Some,
+    /// As much as one look takes; there is more.
+    More,
+}
+
+/// The pace of one publisher.
+pub struct Pace {
+    nudges: Option<Subscriber>,
+    wait: Duration,
+}
+
+impl Pace {
+    /// A pace that nudges quicken.
+    #[must_use]
+    pub fn new(nudges: Option<Subscriber>) -> Self {
+        Self {
+            nudges,
+            wait: WAIT_MIN,
+        }
+    }
+
+    /// Waits until the next look, after one that began at `started`.
+    pub async fn wait(&mut self, started: Instant, found: Found) {
+        tokio::time::sleep(GAP_MIN.max(started.elapsed() * GAP_FACTOR)).await;
+        self.wait = match found {
+            Found::Nothing => (self.wait * 2).min(WAIT_MAX),
+            Found::Some | Found::More => WAIT_MIN,
+        };
+        if found != Found::More {
+            let nudged = tokio::time::timeout(self.wait, self.nudged()).await.is_ok();
+            if nudged {
+                self.wait = WAIT_MIN;
+            }
+        }
+        // One look answers all nudges so far.
+        while let Some(nudges) = &mut self.nudges
+            && let Some(nudge) = nudges.next().now_or_never()
+        {
+            if nudge.is_none() {
+                self.nudges = None;
+            }
+        }
+    }
+
+    async fn nudged(&mut self) {
+        if let Some(nudges) = &mut self.nudges {
+            if nudges.next().await.is_some() {
+                return;
+            }
+            self.nudges = None;
+        }
+        std::future::pending().await
+    }
+}

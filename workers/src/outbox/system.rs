@@ -1,0 +1,118 @@
+//! Commands that the system sends to the owners of seats, and how they are published.
+
+use crate::context::Context;
+use async_nats::connection::State;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use onsale_schema::message::{Command, CommandMessage, Fingerprint, encode};
+use onsale_schema::seats::Kind;
+use onsale_schema::{CommandId, Lane, MessageId, PartitionNo, Timestamp, UserId};
+use uuid::Uuid;
+
+/// The end of the year 9999: what the system wants done never comes too late.
+const NEVER: Timestamp = Timestamp(253_402_300_799_000_000);
+/// Name space of the system's message ids (a fixed random UUID).
+const MESSAGE_NAMESPACE: Uuid = Uuid::from_u128(0x1c7a_5e92_d04b_4f38_b6a1_72e9_0d5c_8f43);
+
+/// A command of the system itself.
+#[must_use]
+pub fn command(id: CommandId, kind: Kind) -> Command<Kind> {
+    Command {
+        id,
+        user: UserId(Uuid::nil()),
+        fingerprint: Fingerprint(Uuid::nil()),
+        deadline: NEVER,
+        trace: None,
+        kind,
+    }
+}
+
+/// The id of a message with this content in this round of publishing: two replicas that send the
+/// same at once send one message, and another round is another message.
+#[must_use]
+pub fn message_id(content: impl IntoIterator<Item = Uuid>, round: i64) -> MessageId {
+    let mut name = Vec::new();
+    for part in content {
+        name.extend_from_slice(part.as_bytes());
+    }
+    name.extend_from_slice(&round.to_be_bytes());
+    MessageId(Uuid::new_v5(&MESSAGE_NAMESPACE, &name))
+}
+
+/// A message to be stored on a stream.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// Its `Nats-Msg-Id`.
+    pub id: String,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+impl Outgoing {
+    /// At most 256 commands for the owner of a partition. They are small: the largest message is
+    /// far below the limit in bytes.
+    #[must_use]
+    pub fn commands(
+        ctx: &Context,
+        partition: PartitionNo,
+        id: MessageId,
+        commands: Vec<Command<Kind>>,
+    ) -> Self {
+        let message = CommandMessage {
+            id,
+            reply_to: None,
+            commands,
+        };
+        Self {
+            subject: ctx.subjects.partition(Lane::Seats, partition),
+            id: id.to_string(),
+            payload: encode(&message).into(),
+        }
+    }
+}
+
+/// Why a message is not known to be on its stream; publish it again.
+#[derive(Debug, thiserror::Error)]
+#[error("NATS: {0}")]
+pub struct Error(pub String);
+
+/// Publishes all, in order, then waits for each to be stored.
+pub async fn publish(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+    if ctx.nats.connection_state() != State::Connected {
+        // Nothing may gather in the client to go out late.
+        let away = |_| Err(Error("not connected".into()));
+        return messages.into_iter().map(away).collect();
+    }
+    let mut sent = Vec::with_capacity(messages.len());
+    for message in messages {
+        let publish = PublishMessage::build()
+            .payload(message.payload)
+            .message_id(message.id);
+        sent.push(ctx.jetstream.send_publish(message.subject, publish).await);
+    }
+    // All at once: each waits its own time from here on.
+    let stored = sent.into_iter().map(async |sent| match sent {
+        Ok(ack) => ack
+            .await
+            .map(drop)
+            .map_err(|error| Error(error.to_string())),
+        Err(error) => Err(Error(error.to_string())),
+    });
+    join_all(stored).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_id_is_content_and_round() {
+        let [a, b] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        assert_eq!(message_id([a, b], 0), message_id([a, b], 0));
+        assert_ne!(message_id([a, b], 0), message_id([a, b], 1));
+        assert_ne!(message_id([a, b], 0), message_id([a], 0));
+    }
+}

@@ -1,0 +1,284 @@
+//! A partition without I/O: from a batch of messages to a proposal, and on after its commit.
+//!
+//! It reads no clock, sends nothing and waits for nothing, so that a simulation can drive exactly
+//! this code through crashes and takeovers.
+
+use super::lane::{PartitionedLane, Times};
+use onsale_schema::message::{Command, CommandMessage};
+use onsale_schema::{IngressId, MessageId, PartitionNo, Timestamp};
+
+/// Who may commit: an owner's epoch, and the number of its last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Grows by one with each owner.
+    pub epoch: i64,
+    /// Grows by one with each commit.
+    pub commit_no: i64,
+}
+
+/// How far a partition's stream is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Grows when the stream lost messages that were applied.
+    pub incarnation: i32,
+    /// Sequence of the last applied message; 0 before the first of an incarnation.
+    pub seq: u64,
+    /// That message's time on the stream.
+    pub at: Timestamp,
+}
+
+/// A message as it was read.
+#[derive(Clone, Debug)]
+pub struct Inbound<K> {
+    /// Its sequence on the stream.
+    pub seq: u64,
+    /// Its time on the stream.
+    pub at: Timestamp,
+    /// The message, or the bytes that are none and why.
+    pub body: Result<CommandMessage<K>, Undecodable>,
+}
+
+/// Bytes that are no message.
+#[derive(Clone, Debug)]
+pub struct Undecodable {
+    /// As they came.
+    pub payload: Vec<u8>,
+    /// Why.
+    pub error: String,
+}
+
+/// A message and what became of its commands.
+#[derive(Clone, Debug)]
+pub struct Decided<O> {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its id.
+    pub message_id: MessageId,
+    /// Who waits.
+    pub reply_to: Option<IngressId>,
+    /// One per command.
+    pub outcomes: Vec<O>,
+}
+
+/// What could not be processed.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// The message's sequence.
+    pub seq: u64,
+    /// Which of its commands; -1 for all of it.
+    pub command_index: i32,
+    /// The message or command.
+    pub payload: Vec<u8>,
+    /// Why.
+    pub error: String,
+}
+
+/// A batch that is decided and asks to be committed.
+pub struct Proposal<L: PartitionedLane> {
+    /// Of which partition.
+    pub partition: PartitionNo,
+    /// What the partition's row must say.
+    pub expect: Fence,
+    /// The cursor after it.
+    pub cursor: Cursor,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// The messages and their outcomes.
+    pub decided: Vec<Decided<L::Outcome>>,
+    /// What could not be processed.
+    pub dead: Vec<DeadLetter>,
+    /// What it writes.
+    pub changes: L::Changes,
+    /// Commands in it, by kind and outcome, for the metrics.
+    pub labels: Vec<(&'static str, &'static str)>,
+}
+
+/// One partition as its owner knows it.
+pub struct Core<L: PartitionedLane> {
+    partition: PartitionNo,
+    fence: Fence,
+    cursor: Cursor,
+    /// The latest business time; it never goes back.
+    business: Timestamp,
+    /// What is loaded.
+    pub state: L::State,
+}
+
+impl<L: PartitionedLane> Core<L> {
+    /// A partition that was just taken.
+    #[must_use]
+    pub fn new(partition: PartitionNo, fence: Fence, cursor: Cursor) -> Self {
+        Self {
+            partition,
+            fence,
+            cursor,
+            // Not the cursor's time, which is the stream's as it came: the rows know the latest time
+            // that was used.
+            business: Timestamp::EPOCH,
+            state: L::State::default(),
+        }
+    }
+
+    /// Which.
+    #[must_use]
+    pub fn partition(&self) -> PartitionNo {
+        self.partition
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The epoch in which it was taken.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.fence.epoch
+    }
+
+    /// The stream lost messages that were applied: begins to count anew after the cursor's time.
+    pub fn begin_incarnation(&mut self) {
+        self.cursor.incarnation += 1;
+        self.cursor.seq = 0;
+    }
+
+    /// Decides a batch of messages, in order.
+    pub fn decide(&mut self, batch: &[Inbound<L::Kind>], clock: Timestamp) -> Proposal<L> {
+        let mut proposal = self.propose(clock);
+        for inbound in batch {
+            let times = self.times(inbound.at, clock);
+            proposal.cursor.seq = inbound.seq;
+            proposal.cursor.at = inbound.at;
+            match &inbound.body {
+                Ok(message) => {
+                    let mut outcomes = Vec::with_capacity(message.commands.len());
+                    for command in &message.commands {
+                        outcomes.push(self.decide_into(&mut proposal, command, times));
+                    }
+                    proposal.decided.push(Decided {
+                        seq: inbound.seq,
+                        message_id: message.id,
+                        reply_to: message.reply_to,
+                        outcomes,
+                    });
+                }
+                Err(bytes) => proposal.dead.push(DeadLetter {
+                    seq: inbound.seq,
+                    command_index: -1,
+                    payload: bytes.payload.clone(),
+                    error: bytes.error.clone(),
+                }),
+            }
+        }
+        L::seal(&mut self.state, self.business, &mut proposal.changes);
+        proposal
+    }
+
+    /// Decides one command of a message without moving the cursor. A command that was committed so
+    /// is a duplicate when its message is read again, so this is safe to repeat.
+    pub fn decide_one(
+        &mut self,
+        at: Timestamp,
+        command: &Command<L::Kind>,
+        clock: Timestamp,
+    ) -> (Proposal<L>, L::Outcome) {
+        let mut proposal = self.propose(clock);
+        let times = self.times(at, clock);
+        let outcome = self.decide_into(&mut proposal, command, times);
+        L::seal(&mut self.state, self.business, &mut proposal.changes);
+        (proposal, outcome)
+    }
+
+    /// Moves the cursor past a message whose commands were committed one by one.
+    pub fn finish(
+        &mut self,
+        inbound: &Inbound<L::Kind>,
+        outcomes: Vec<L::Outcome>,
+        dead: Vec<DeadLetter>,
+        clock: Timestamp,
+    ) -> Proposal<L> {
+        let mut proposal = self.propose(clock);
+        proposal.cursor.seq = inbound.seq;
+        proposal.cursor.at = inbound.at;
+        proposal.dead = dead;
+        if let Ok(message) = &inbound.body {
+            proposal.decided.push(Decided {
+                seq: inbound.seq,
+                message_id: message.id,
+                reply_to: message.reply_to,
+                outcomes,
+            });
+        }
+        proposal
+    }
+
+    /// An internal batch: what time alone changes.
+    pub fn tick(&mut self, clock: Timestamp) -> Proposal<L> {
+        let mut proposal = self.propose(clock);
+        self.business = self.business.max(clock);
+        L::tick(&mut self.state, self.business, &mut proposal.changes);
+        L::seal(&mut self.state, self.business, &mut proposal.changes);
+        proposal
+    }
+
+    /// The proposal is in Postgres.
+    pub fn committed(&mut self, proposal: &Proposal<L>) {
+        assert_eq!(
+            self.fence, proposal.expect,
+            "proposals are committed in order"
+        );
+        self.fence.commit_no += 1;
+        self.cursor = proposal.cursor;
+    }
+
+    /// The proposal is not in Postgres: what is in memory is ahead of the rows and is dropped.
+    pub fn forget(&mut self) {
+        self.state = L::State::default();
+    }
+
+    fn propose(&self, clock: Timestamp) -> Proposal<L> {
+        Proposal {
+            partition: self.partition,
+            expect: self.fence,
+            cursor: self.cursor,
+            decided_at: clock,
+            decided: Vec::new(),
+            dead: Vec::new(),
+            changes: L::Changes::default(),
+            labels: Vec::new(),
+        }
+    }
+
+    fn times(&mut self, at: Timestamp, clock: Timestamp) -> Times {
+        // A stream's clock that runs ahead must not end holds early.
+        let at = at.min(clock.plus_ms(CLOCK_SKEW_MAX_MS));
+        self.business = self.business.max(at);
+        Times {
+            business: self.business,
+            clock,
+        }
+    }
+
+    fn decide_into(
+        &mut self,
+        proposal: &mut Proposal<L>,
+        command: &Command<L::Kind>,
+        times: Times,
+    ) -> L::Outcome {
+        let outcome = L::decide(&mut self.state, command, times, &mut proposal.changes);
+        proposal.labels.push(L::labels(&command.kind, &outcome));
+        outcome
+    }
+}
+
+/// A stream's time further than this ahead of the owner's clock is clamped, in milliseconds.
+pub const CLOCK_SKEW_MAX_MS: i64 = 5000;
+
+impl<L: PartitionedLane> Proposal<L> {
+    /// Whether it would write nothing but a commit number.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.decided.is_empty() && self.dead.is_empty() && L::is_empty(&self.changes)
+    }
+}

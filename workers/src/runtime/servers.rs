@@ -1,0 +1,363 @@
+//! The world of production: commands from JetStream, commits to Postgres, life-signs in it.
+
+use super::core::{Cursor, Fence, Proposal};
+use super::fence;
+use super::lane::{Persistent, Stored};
+use super::ownership::{Partition, Snapshot, Worker};
+use super::reader::Reader;
+use super::world::{Attempt, Owner, Registry, Settings, Store, World};
+use crate::context::Context;
+use diesel::QueryableByName;
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::StreamExt;
+use onsale_platform::sql::statement;
+use onsale_platform::{db, tx};
+use onsale_schema::message::Command;
+use onsale_schema::{Lane, PartitionNo, Timestamp, WorkerId};
+use std::collections::HashSet;
+
+/// Advisory locks of this class are life-signs; the key is the worker row's `life_key`.
+pub const LIFE_CLASS: i32 = 7092;
+
+impl<L: Persistent> World<L> for Context {
+    type Log = Reader;
+    type Store = Committing;
+    type Registry = LifeSign;
+
+    fn me(&self) -> WorkerId {
+        self.worker_id
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn settings(&self) -> Settings {
+        let seats = &self.config.seats;
+        Settings {
+            partitions: self.config.common.partitions,
+            lease_ms: seats.lease_ms,
+            tick_ms: seats.tick_ms,
+            batch_commands: usize::try_from(seats.batch_commands).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn log(&self, partition: PartitionNo, cursor: Cursor) -> Reader {
+        Reader::new(self.clone(), L::LANE, partition, cursor)
+    }
+
+    fn store(&self) -> Committing {
+        Committing {
+            ctx: self.clone(),
+            conn: None,
+        }
+    }
+
+    fn registry(&self) -> LifeSign {
+        LifeSign {
+            ctx: self.clone(),
+            lane: L::LANE,
+            conn: None,
+            nudges: None,
+        }
+    }
+
+    async fn load(
+        &self,
+        state: &mut L::State,
+        commands: &[&Command<L::Kind>],
+        thorough: bool,
+    ) -> Result<(), db::Error> {
+        L::load(&self.pool, state, commands, thorough).await
+    }
+}
+
+/// The committer's connection. It is its own: its statements are prepared once, and only the
+/// committer has transactions on it, so that one that failed is simply dropped.
+pub struct Committing {
+    ctx: Context,
+    conn: Option<AsyncPgConnection>,
+}
+
+impl Committing {
+    async fn connection(&mut self) -> Result<AsyncPgConnection, db::Error> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let mut conn = db::connect(&self.ctx.config.common.database_url)
+            .await
+            .map_err(|e| db::Error::Unavailable(e.to_string()))?;
+        // The statements take arrays whose length says nothing about the plan.
+        conn.batch_execute("SET plan_cache_mode = force_generic_plan")
+            .await?;
+        Ok(conn)
+    }
+}
+
+impl<L: Persistent> Store<L> for Committing {
+    async fn write(&mut self, me: WorkerId, proposals: &[&Proposal<L>]) -> Attempt {
+        let conn = match self.connection().await {
+            Ok(conn) => conn,
+            Err(error) => return Attempt::Failed(error),
+        };
+        let attempt = write(&conn, me, proposals).await;
+        // After any error the connection may be in a failed transaction: it is dropped, which ends
+        // the transaction.
+        match &attempt {
+            Attempt::Committed | Attempt::Refused { .. } => self.conn = Some(conn),
+            Attempt::Failed(_) | Attempt::Unknown(_) => {}
+        }
+        attempt
+    }
+
+    async fn look_up(&mut self, partition: PartitionNo) -> Result<Owner, db::Error> {
+        let mut conn = self.connection().await?;
+        tx::begin(&mut conn).await?;
+        let row = fence::partition_lock(&mut conn, L::LANE, partition).await?;
+        tx::commit(&mut conn).await?;
+        self.conn = Some(conn);
+        Ok(Owner {
+            owner: row.owner,
+            fence: row.fence(),
+        })
+    }
+}
+
+/// One transaction: the fence for all, then everything that is written, in one flush; then the
+/// commit.
+async fn write<L: Persistent>(
+    conn: &AsyncPgConnection,
+    me: WorkerId,
+    proposals: &[&Proposal<L>],
+) -> Attempt {
+    let changes: Vec<&L::Changes> = proposals.iter().map(|p| &p.changes).collect();
+    let begin = async {
+        (&mut &*conn)
+            .batch_execute("BEGIN")
+            .await
+            .map_err(db::Error::from)
+    };
+    let (begun, fenced, outcomes, dead, stored) = tokio::join!(
+        biased;
+        begin,
+        fence::advance(conn, me, proposals),
+        fence::outcomes_insert(conn, proposals),
+        fence::dead_letters_insert(conn, proposals),
+        L::store(conn, &changes),
+    );
+    let passed = match begun.and(fenced) {
+        Ok(passed) => passed,
+        Err(error) => return Attempt::Failed(error),
+    };
+    let deposed: HashSet<usize> = (0..proposals.len())
+        .filter(|&index| !passed.contains(&proposals[index].partition))
+        .collect();
+    // What a deposed owner writes may fail in any way (its successor has written the same rows): the
+    // fence comes first. Then the first error in the order of the statements is the cause of others.
+    let stored = match outcomes.and(dead).and(stored) {
+        Ok(stored) => stored,
+        Err(_) if !deposed.is_empty() => Stored::default(),
+        Err(error) => return Attempt::Failed(error),
+    };
+    let missed = stored.missed;
+    let sql = &mut &*conn;
+    if !deposed.is_empty() || !missed.is_empty() {
+        return match sql.batch_execute("ROLLBACK").await {
+            Ok(()) => Attempt::Refused { deposed, missed },
+            Err(error) => Attempt::Failed(error.into()),
+        };
+    }
+    match sql.batch_execute("COMMIT").await.map_err(db::Error::from) {
+        Ok(()) => Attempt::Committed,
+        Err(db::Error::Unavailable(error)) => Attempt::Unknown(error),
+        Err(error) => Attempt::Failed(error),
+    }
+}
+
+/// The connection that holds a session advisory lock, the life-sign, and writes the heartbeat. A
+/// killed process loses the lock at once, a hung host its lease.
+pub struct LifeSign {
+    ctx: Context,
+    lane: Lane,
+    conn: Option<AsyncPgConnection>,
+    nudges: Option<async_nats::Subscriber>,
+}
+
+impl LifeSign {
+    fn life_key(&self) -> i32 {
+        let [.., a, b, c, d] = *self.ctx.worker_id.0.as_bytes();
+        i32::from_be_bytes([a, b, c, d])
+    }
+
+    async fn connection(&mut self) -> Result<AsyncPgConnection, db::Error> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let mut conn = db::connect(&self.ctx.config.common.database_url)
+            .await
+            .map_err(|e| db::Error::Unavailable(e.to_string()))?;
+        // The life-sign first, then the row: a row without a life-sign reads as a death.
+        statement("SELECT pg_advisory_lock($1, $2)")
+            .bind::<Integer, _>(LIFE_CLASS)
+            .bind::<Integer, _>(self.life_key())
+            .execute(&mut conn)
+            .await?;
+        let partitions = self.ctx.config.common.partitions;
+        fence::partitions_insert(&mut conn, self.lane, partitions).await?;
+        Ok(conn)
+    }
+}
+
+impl Registry for LifeSign {
+    async fn beat(&mut self) -> Result<Snapshot, db::Error> {
+        let mut conn = self.connection().await?;
+        let (lane, key) = (self.lane.as_str(), self.life_key());
+        heartbeat(&mut conn, self.ctx.worker_id, lane, key).await?;
+        let snapshot = snapshot(&mut conn, lane).await?;
+        self.conn = Some(conn);
+        Ok(snapshot)
+    }
+
+    async fn take(
+        &mut self,
+        partition: PartitionNo,
+        seen_epoch: i64,
+    ) -> Result<Option<(Fence, Cursor)>, db::Error> {
+        let mut conn = self.connection().await?;
+        let me = self.ctx.worker_id;
+        let row = fence::partition_take(&mut conn, self.lane, partition, seen_epoch, me).await?;
+        self.conn = Some(conn);
+        Ok(row.map(|row| (row.fence(), row.cursor())))
+    }
+
+    async fn release(&mut self, partition: PartitionNo, epoch: i64) -> Result<(), db::Error> {
+        let mut conn = self.connection().await?;
+        let me = self.ctx.worker_id;
+        fence::partition_release(&mut conn, self.lane, partition, epoch, me).await?;
+        self.conn = Some(conn);
+        Ok(())
+    }
+
+    async fn changed(&mut self) {
+        if self.nudges.is_none() {
+            let subject = self.ctx.subjects.ownership_nudge();
+            match self.ctx.nats.subscribe(subject).await {
+                Ok(nudges) => self.nudges = Some(nudges),
+                Err(error) => tracing::warn!(%error, "no nudges; the timer has to do"),
+            }
+        }
+        let nudge = match &mut self.nudges {
+            Some(nudges) => nudges.next().await,
+            None => None,
+        };
+        if nudge.is_none() {
+            self.nudges = None;
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn leave(&mut self) {
+        let gone = async {
+            let mut conn = self.connection().await?;
+            statement("DELETE FROM worker WHERE worker_id = $1")
+                .bind::<SqlUuid, _>(self.ctx.worker_id)
+                .execute(&mut conn)
+                .await
+                .map_err(db::Error::from)
+        };
+        if let Err(error) = gone.await {
+            tracing::debug!(%error, "the worker's row stays until it is purged");
+        }
+    }
+}
+
+async fn heartbeat(
+    conn: &mut AsyncPgConnection,
+    me: WorkerId,
+    lane: &str,
+    life_key: i32,
+) -> Result<(), db::Error> {
+    statement(
+        "INSERT INTO worker (worker_id, life_key, lanes) VALUES ($1, $2, $3) \
+         ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp()",
+    )
+    .bind::<SqlUuid, _>(me)
+    .bind::<Integer, _>(life_key)
+    .bind::<Array<Text>, _>(vec![lane])
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct SnapshotRow {
+    #[diesel(sql_type = BigInt)]
+    postgres_uptime_ms: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    worker_id: Option<WorkerId>,
+    #[diesel(sql_type = BigInt)]
+    heartbeat_age_ms: i64,
+    #[diesel(sql_type = BigInt)]
+    uptime_ms: i64,
+    #[diesel(sql_type = Bool)]
+    life_sign: bool,
+    #[diesel(sql_type = Nullable<Integer>)]
+    partition_no: Option<i32>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    owner: Option<WorkerId>,
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+}
+
+/// Workers and partitions as one statement sees them: rows of workers, then rows of partitions.
+async fn snapshot(conn: &mut AsyncPgConnection, lane: &str) -> Result<Snapshot, db::Error> {
+    let rows: Vec<SnapshotRow> = statement(
+        "WITH now AS MATERIALIZED (SELECT clock_timestamp() AS t), life AS MATERIALIZED ( \
+             SELECT objid FROM pg_locks \
+             WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = $2::int::oid \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
+         up AS (SELECT (extract(epoch FROM t - pg_postmaster_start_time()) * 1000)::bigint AS ms \
+                FROM now) \
+         SELECT up.ms AS postgres_uptime_ms, worker_id, \
+                (extract(epoch FROM now.t - heartbeat_at) * 1000)::bigint AS heartbeat_age_ms, \
+                (extract(epoch FROM now.t - started_at) * 1000)::bigint AS uptime_ms, \
+                EXISTS (SELECT FROM life \
+                        WHERE objid = (life_key::bigint & 4294967295)::oid) AS life_sign, \
+                NULL::int AS partition_no, NULL::uuid AS owner, 0::bigint AS epoch \
+         FROM worker, now, up WHERE $1 = ANY (lanes) \
+         UNION ALL \
+         SELECT up.ms, NULL, 0, 0, false, partition_no, owner, epoch \
+         FROM partition, up, system WHERE lane = $1 AND partition_no < system.partitions",
+    )
+    .bind::<Text, _>(lane)
+    .bind::<Integer, _>(LIFE_CLASS)
+    .load(conn)
+    .await?;
+    let mut snapshot = Snapshot {
+        postgres_uptime_ms: rows
+            .as_slice()
+            .first()
+            .map_or(0, |row| row.postgres_uptime_ms),
+        workers: Vec::new(),
+        partitions: Vec::new(),
+    };
+    for row in rows {
+        if let Some(id) = row.worker_id {
+            snapshot.workers.push(Worker {
+                id,
+                heartbeat_age_ms: row.heartbeat_age_ms,
+                uptime_ms: row.uptime_ms,
+                life_sign: row.life_sign,
+            });
+        } else if let Some(no) = row.partition_no.and_then(|no| u16::try_from(no).ok()) {
+            let partition = Partition {
+                no: PartitionNo(no),
+                owner: row.owner,
+                epoch: row.epoch,
+            };
+            snapshot.partitions.push(partition);
+        }
+    }
+    Ok(snapshot)
+}

@@ -1,0 +1,189 @@
+//! Reads a schedule's state from its rows, in one snapshot.
+
+use super::Accepted;
+use diesel::sql_types::{
+    Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+};
+use diesel::{OptionalExtension, QueryableByName};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::FutureExt;
+use onsale_domain::seats::{Policy, Reservation, Sale};
+use onsale_platform::sql::statement;
+use onsale_platform::{db, tx};
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::seats::{Hold, Kind};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+
+#[derive(QueryableByName)]
+struct SaleRow {
+    #[diesel(sql_type = Text)]
+    state: SaleState,
+    #[diesel(sql_type = Timestamptz)]
+    booking_opens_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    booking_closes_at: Timestamp,
+    #[diesel(sql_type = BigInt)]
+    hold_ms: i64,
+    #[diesel(sql_type = Integer)]
+    seats_per_user: i32,
+    #[diesel(sql_type = BigInt)]
+    map_version: i64,
+}
+
+#[derive(QueryableByName)]
+struct PriceRow {
+    #[diesel(sql_type = Numeric)]
+    price: Money,
+}
+
+#[derive(QueryableByName)]
+struct ReservationRow {
+    #[diesel(sql_type = SqlUuid)]
+    reservation_id: ReservationId,
+    #[diesel(sql_type = SqlUuid)]
+    schedule_id: ScheduleId,
+    #[diesel(sql_type = SqlUuid)]
+    user_id: UserId,
+    #[diesel(sql_type = SqlUuid)]
+    command_id: CommandId,
+    #[diesel(sql_type = SqlUuid)]
+    fingerprint: uuid::Uuid,
+    #[diesel(sql_type = Array<Integer>)]
+    seat_nos: Vec<SeatNo>,
+    #[diesel(sql_type = Numeric)]
+    total: Money,
+    #[diesel(sql_type = Integer)]
+    seat_limit: i32,
+    #[diesel(sql_type = Text)]
+    status: ReservationStatus,
+    #[diesel(sql_type = Timestamptz)]
+    held_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    expires_at: Timestamp,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    ended_at: Option<Timestamp>,
+}
+
+#[derive(QueryableByName)]
+struct ClaimRow {
+    #[diesel(sql_type = Integer)]
+    seat_no: SeatNo,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    reservation_id: Option<ReservationId>,
+    #[diesel(sql_type = Text)]
+    state: ClaimState,
+}
+
+/// The state of a schedule; none when there is no such schedule on sale.
+///
+/// # Errors
+/// When Postgres fails.
+pub(super) async fn sale(
+    pool: &db::Pool,
+    schedule_id: ScheduleId,
+) -> Result<Option<Sale>, db::Error> {
+    tx::run(pool, move |conn| read_sale(conn, schedule_id).boxed()).await
+}
+
+async fn read_sale(
+    conn: &mut AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<Option<Sale>, db::Error> {
+    conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .await?;
+    let row: Option<SaleRow> = statement(
+        "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version \
+         FROM sale WHERE schedule_id = $1",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let prices: Vec<PriceRow> =
+        statement("SELECT price FROM seat WHERE schedule_id = $1 ORDER BY seat_no")
+            .bind::<SqlUuid, _>(schedule_id)
+            .load(conn)
+            .await?;
+    let reservations: Vec<ReservationRow> = statement(
+        "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
+         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE schedule_id = $1 \
+         AND (ended_at IS NULL OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .bind::<BigInt, _>(super::REMEMBER_MS)
+    .load(conn)
+    .await?;
+    let claims: Vec<ClaimRow> =
+        statement("SELECT seat_no, reservation_id, state FROM seat_claim WHERE schedule_id = $1")
+            .bind::<SqlUuid, _>(schedule_id)
+            .load(conn)
+            .await?;
+
+    let policy = Policy {
+        state: row.state,
+        booking_opens_at: row.booking_opens_at,
+        booking_closes_at: row.booking_closes_at,
+        hold_ms: row.hold_ms,
+        seats_per_user: u32::try_from(row.seats_per_user).unwrap_or(0),
+    };
+    let prices = prices.into_iter().map(|row| row.price).collect();
+    let mut sale = Sale::new(schedule_id, policy, prices, row.map_version);
+    for row in reservations {
+        sale.load_reservation(row.into_reservation());
+    }
+    for row in claims {
+        sale.load_claim(row.seat_no, row.reservation_id, row.state);
+    }
+    Ok(Some(sale))
+}
+
+impl ReservationRow {
+    fn into_reservation(self) -> Reservation {
+        Reservation {
+            reservation_id: self.reservation_id,
+            user_id: self.user_id,
+            command_id: self.command_id,
+            fingerprint: Fingerprint(self.fingerprint),
+            seats: self.seat_nos,
+            total: self.total,
+            seat_limit: u32::try_from(self.seat_limit).unwrap_or(0),
+            status: self.status,
+            held_at: self.held_at,
+            expires_at: self.expires_at,
+            ended_at: self.ended_at,
+        }
+    }
+}
+
+/// Looks up which of these commands were accepted already, at whatever schedule.
+///
+/// # Errors
+/// When Postgres fails.
+pub(super) async fn accepted(
+    pool: &db::Pool,
+    commands: &[&Command<Kind>],
+) -> Result<Vec<Accepted>, db::Error> {
+    let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
+    let mut conn = pool.get().await?;
+    let rows: Vec<ReservationRow> = statement(
+        "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
+         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE command_id = ANY($1)",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(&mut conn)
+    .await?;
+    let accepted = rows.into_iter().map(|row| {
+        let hold = Hold {
+            reservation_id: row.reservation_id,
+            schedule_id: row.schedule_id,
+            seats: row.seat_nos,
+            total: row.total,
+            held_at: row.held_at,
+            expires_at: row.expires_at,
+        };
+        (row.command_id, Fingerprint(row.fingerprint), hold)
+    });
+    Ok(accepted.collect())
+}

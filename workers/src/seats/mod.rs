@@ -1,0 +1,233 @@
+//! The seats lane: its commands, decided by [`onsale_domain::seats`], loaded and stored here.
+//!
+//! This module alone inserts, changes and deletes claims, versions maps, and inserts reservations;
+//! settlement alone makes one PAID.
+
+mod load;
+mod store;
+
+use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
+use crate::sabotage::{self, Bug};
+use diesel_async::AsyncPgConnection;
+use onsale_domain::seats::{self, Changes, Sale};
+use onsale_platform::{db, metric};
+use onsale_schema::message::{Command, Fingerprint, encode};
+use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal};
+use onsale_schema::{CommandId, Lane, ScheduleId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Holds that one tick lapses per schedule, at most, so that the committer stays free for others.
+const LAPSES_PER_TICK: usize = 500;
+/// A schedule that nobody asked about for this long is dropped from memory, in milliseconds.
+const IDLE_MS: i64 = 10 * 60 * 1000;
+/// Ended reservations are remembered for their retries this long, in milliseconds.
+pub(crate) const REMEMBER_MS: i64 = 24 * 3600 * 1000;
+
+/// The seats lane.
+pub struct Seats;
+
+/// The schedules of one partition that are loaded.
+#[derive(Default)]
+pub struct State {
+    sales: BTreeMap<ScheduleId, Loaded>,
+    /// Touched since the last seal.
+    touched: BTreeSet<ScheduleId>,
+    /// Holds accepted since the last seal. A key that is used for two schedules of the partition in
+    /// one batch has no row yet that would tell the second schedule of the first.
+    accepted: HashMap<CommandId, (Fingerprint, Hold)>,
+}
+
+struct Loaded {
+    sale: Sale,
+    used_at: Timestamp,
+}
+
+/// A command that was accepted, as its row says.
+pub type Accepted = (CommandId, Fingerprint, Hold);
+
+impl State {
+    /// The schedules of these commands that are not loaded.
+    #[must_use]
+    pub fn missing(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
+        let schedules = commands.iter().map(|command| command.kind.schedule_id());
+        schedules
+            .filter(|id| !self.sales.contains_key(id))
+            .collect()
+    }
+
+    /// Adds a schedule that was loaded from its rows.
+    pub fn enter(&mut self, sale: Sale) {
+        let used_at = Timestamp::EPOCH;
+        self.sales
+            .insert(sale.schedule_id(), Loaded { sale, used_at });
+    }
+
+    /// Makes the schedules of these commands know which of them were accepted, at whatever
+    /// schedule.
+    pub fn tell(&mut self, commands: &[&Command<Kind>], accepted: Vec<Accepted>) {
+        let accepted: HashMap<CommandId, (Fingerprint, Hold)> = accepted
+            .into_iter()
+            .map(|(id, fingerprint, hold)| (id, (fingerprint, hold)))
+            .collect();
+        for command in commands {
+            if let Some((fingerprint, hold)) = accepted.get(&command.id)
+                && let Some(loaded) = self.sales.get_mut(&command.kind.schedule_id())
+            {
+                loaded
+                    .sale
+                    .load_foreign(command.id, *fingerprint, hold.clone());
+            }
+        }
+    }
+}
+
+impl PartitionedLane for Seats {
+    const LANE: Lane = Lane::Seats;
+    type Kind = Kind;
+    type Outcome = Outcome;
+    type State = State;
+    type Changes = Changes;
+
+    fn decide(
+        state: &mut State,
+        command: &Command<Kind>,
+        times: Times,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let schedule_id = command.kind.schedule_id();
+        let Some(loaded) = state.sales.get_mut(&schedule_id) else {
+            return Outcome::Refused(Refusal::UnknownSchedule);
+        };
+        loaded.used_at = times.clock;
+        state.touched.insert(schedule_id);
+        if let Some((fingerprint, hold)) = state.accepted.get(&command.id)
+            && hold.schedule_id != schedule_id
+        {
+            let hold = hold.clone();
+            loaded.sale.load_foreign(command.id, *fingerprint, hold);
+        }
+        if let Some(refusal) = sabotage::remembered(command.id) {
+            return refusal;
+        }
+        let times = seats::Times {
+            business: times.business,
+            clock: match sabotage::is(Bug::DeadlineByMessageTime) {
+                false => times.clock,
+                true => times.business,
+            },
+        };
+        let outcome = match sabotage::is(Bug::NoDedupe) {
+            false => loaded.sale.decide(command, times, changes),
+            true => (loaded.sale).decide(&sabotage::unknown(command), times, changes),
+        };
+        sabotage::remember(command, &outcome);
+        if let Outcome::Held(hold) = &outcome {
+            let accepted = (command.fingerprint, hold.clone());
+            state.accepted.insert(command.id, accepted);
+        }
+        outcome
+    }
+
+    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) {
+        for (schedule_id, loaded) in &mut state.sales {
+            if let Some(due) = loaded.sale.next_due().filter(|due| *due <= now) {
+                // Of the one that waited longest.
+                metrics::histogram!(metric::EXPIRY_DELAY).record(now.ms_since(due) as f64 / 1000.0);
+                loaded.sale.lapse_due(now, LAPSES_PER_TICK, changes);
+                state.touched.insert(*schedule_id);
+            }
+        }
+    }
+
+    fn seal(state: &mut State, business: Timestamp, changes: &mut Changes) {
+        state.accepted.clear();
+        for schedule_id in std::mem::take(&mut state.touched) {
+            if let Some(loaded) = state.sales.get_mut(&schedule_id) {
+                loaded.sale.seal(business, changes);
+            }
+        }
+    }
+
+    fn evict(state: &mut State, now: Timestamp) {
+        state.sales.retain(|_, loaded| {
+            loaded.sale.prune(now.plus_ms(-REMEMBER_MS));
+            loaded.sale.next_due().is_some() || now.ms_since(loaded.used_at) < IDLE_MS
+        });
+    }
+
+    fn is_empty(changes: &Changes) -> bool {
+        changes.is_empty()
+    }
+
+    fn broadcast(changes: &Changes) -> Option<Vec<u8>> {
+        let maps = changes.maps.clone();
+        (!maps.is_empty()).then(|| encode(&MapBroadcast { maps }))
+    }
+
+    fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
+        let maps: Vec<MapChange> = state
+            .sales
+            .values()
+            .map(|loaded| MapChange {
+                schedule_id: loaded.sale.schedule_id(),
+                from_version: loaded.sale.map_version(),
+                version: loaded.sale.map_version(),
+                at: now,
+                changes: Vec::new(),
+            })
+            .collect();
+        (!maps.is_empty()).then(|| encode(&MapBroadcast { maps }))
+    }
+
+    fn dead_lettered() -> Outcome {
+        Outcome::DeadLettered
+    }
+
+    fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
+        let outcome = match outcome {
+            Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => "accepted",
+            Outcome::Refused(refusal) => refusal_label(refusal),
+            Outcome::DeadLettered => "dead-lettered",
+        };
+        (kind.name(), outcome)
+    }
+}
+
+impl Persistent for Seats {
+    async fn load(
+        pool: &db::Pool,
+        state: &mut State,
+        commands: &[&Command<Kind>],
+        thorough: bool,
+    ) -> Result<(), db::Error> {
+        for schedule_id in state.missing(commands) {
+            if let Some(sale) = load::sale(pool, schedule_id).await? {
+                state.enter(sale);
+            }
+        }
+        if thorough {
+            let accepted = load::accepted(pool, commands).await?;
+            state.tell(commands, accepted);
+        }
+        Ok(())
+    }
+
+    async fn store(conn: &AsyncPgConnection, changes: &[&Changes]) -> Result<Stored, db::Error> {
+        store::changes(conn, changes).await
+    }
+}
+
+fn refusal_label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::CommandExpired => "command-expired",
+        Refusal::KeyReused => "idempotency-key-reused",
+        Refusal::UnknownSchedule | Refusal::NotFound => "not-found",
+        Refusal::UnknownSeat => "unknown-seat",
+        Refusal::SaleNotOpen => "sale-not-open",
+        Refusal::SaleClosed => "sale-closed",
+        Refusal::SeatLimitExceeded { .. } => "seat-limit-exceeded",
+        Refusal::SeatUnavailable { .. } => "seat-unavailable",
+        Refusal::StateConflict { .. } => "reservation-state-conflict",
+        Refusal::NotDue => "not-due",
+    }
+}

@@ -1,0 +1,302 @@
+//! Writes what batches of seat decisions changed: a fixed number of set-based statements, all sent
+//! before the first is answered, however large the batches are.
+
+use crate::runtime::lane::Stored;
+use diesel::QueryableByName;
+use diesel::sql_types::{
+    Array, BigInt, Binary, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use onsale_domain::seats::{
+    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
+};
+use onsale_platform::db;
+use onsale_platform::sql::statement;
+use onsale_schema::message::encode;
+use onsale_schema::seats::{Facts, MapChange};
+use onsale_schema::{NoticeId, ReservationId, SeatNo};
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+/// Stores the changes of several partitions, inside the open transaction.
+///
+/// # Errors
+/// When Postgres fails, or rows are not as the owner knows them.
+pub(super) async fn changes(
+    conn: &AsyncPgConnection,
+    changes: &[&Changes],
+) -> Result<Stored, db::Error> {
+    let made: Vec<&NewReservation> = changes.iter().flat_map(|c| &c.reservations).collect();
+    let ended: Vec<&Ended> = changes.iter().flat_map(|c| &c.ended).collect();
+    let nets: Vec<Net> = changes.iter().map(|c| c.claims.net()).collect();
+    let deletes: Vec<&ClaimDelete> = nets.iter().flat_map(|n| &n.deletes).collect();
+    let updates: Vec<&ClaimUpdate> = nets.iter().flat_map(|n| &n.updates).collect();
+    let inserts: Vec<&ClaimInsert> = nets.iter().flat_map(|n| &n.inserts).collect();
+    let maps: Vec<&MapChange> = changes.iter().flat_map(|c| &c.maps).collect();
+    let facts: Vec<&Facts> = changes.iter().flat_map(|c| &c.facts).collect();
+    let notices: Vec<NoticeId> = changes
+        .iter()
+        .flat_map(|c| c.notices_done.iter().copied())
+        .collect();
+
+    // Polled in this order, so they are sent in this order: reservations before claims.
+    let (stayed, made_ids, deleted, updated, inserted, versioned, told, noted) = tokio::join!(
+        biased;
+        reservations_end(conn, &ended),
+        reservations_insert(conn, &made),
+        claims_delete(conn, &deletes),
+        claims_update(conn, &updates),
+        claims_insert(conn, &inserts),
+        maps_version(conn, &maps),
+        facts_insert(conn, &facts),
+        notices_done(conn, &notices),
+    );
+    let (ended_ids, made_ids) = (stayed?, made_ids?);
+    let stored = missed(changes, &ended_ids, &made_ids);
+    // After a miss everything is rolled back, and the other counts mean nothing.
+    if stored.missed.is_empty() {
+        expect("claims to delete", deletes.len(), deleted?)?;
+        expect("claims to update", updates.len(), updated?)?;
+        expect("claims to insert", inserts.len(), inserted?)?;
+        expect("map versions", maps.len(), versioned?)?;
+        told?;
+        noted?;
+    }
+    Ok(stored)
+}
+
+/// The partitions of which a row was not as expected: a payment was quicker than an expiry, or a
+/// key was accepted elsewhere.
+fn missed(
+    changes: &[&Changes],
+    ended: &HashSet<ReservationId>,
+    made: &HashSet<ReservationId>,
+) -> Stored {
+    let missed = changes
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| {
+            c.ended.iter().any(|e| !ended.contains(&e.reservation_id))
+                || c.reservations
+                    .iter()
+                    .any(|r| !made.contains(&r.reservation.reservation_id))
+        })
+        .map(|(index, _)| index)
+        .collect();
+    Stored { missed }
+}
+
+fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(db::Error::Refused(format!(
+            "{what}: {wanted} expected, {found} found"
+        )))
+    }
+}
+
+/// A column of rows.
+fn column<T, R, U>(rows: &[&R], f: impl Fn(&R) -> U) -> T
+where
+    T: FromIterator<U>,
+{
+    rows.iter().map(|row| f(row)).collect()
+}
+
+#[derive(QueryableByName)]
+struct ReservationOnly {
+    #[diesel(sql_type = SqlUuid)]
+    reservation_id: ReservationId,
+}
+
+fn ids(rows: Vec<ReservationOnly>) -> HashSet<ReservationId> {
+    rows.into_iter().map(|row| row.reservation_id).collect()
+}
+
+/// Postgres' text form of an array, because `unnest` takes no arrays of different lengths.
+fn array_text(seats: &[SeatNo]) -> String {
+    let mut text = String::with_capacity(2 + seats.len() * 6);
+    text.push('{');
+    for (index, seat) in seats.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        write!(text, "{comma}{}", seat.0).expect("writing to a string can't fail");
+    }
+    text.push('}');
+    text
+}
+
+async fn reservations_insert(
+    mut conn: &AsyncPgConnection,
+    rows: &[&NewReservation],
+) -> Result<HashSet<ReservationId>, db::Error> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let inserted = statement(
+        "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
+             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at) \
+         SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
+                expires, ended \
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
+                     $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
+                     $11::timestamptz[], $12::timestamptz[]) \
+              AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
+                   ended) \
+         ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.user_id))
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.command_id))
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.fingerprint.0))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| array_text(&r.reservation.seats)))
+    .bind::<Array<Numeric>, Vec<_>>(column(rows, |r| r.reservation.total))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| {
+        i32::try_from(r.reservation.seat_limit).unwrap_or(i32::MAX)
+    }))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.reservation.status))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.reservation.held_at))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.reservation.expires_at))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| r.reservation.ended_at))
+    .load(&mut conn)
+    .await?;
+    Ok(ids(inserted))
+}
+
+async fn reservations_end(
+    mut conn: &AsyncPgConnection,
+    rows: &[&Ended],
+) -> Result<HashSet<ReservationId>, db::Error> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    // Locked in the order of the ids, as settlement does.
+    let ended = statement(
+        "WITH x AS MATERIALIZED ( \
+             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) \
+                  AS x(id, old, new, at)), \
+         locked AS MATERIALIZED ( \
+             SELECT reservation_id FROM reservation WHERE reservation_id IN (SELECT id FROM x) \
+             ORDER BY reservation_id FOR UPDATE) \
+         UPDATE reservation r SET status = x.new, ended_at = x.at FROM x, locked \
+         WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = x.old \
+         RETURNING r.reservation_id",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation_id))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.from))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.to))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.at))
+    .load(&mut conn)
+    .await?;
+    Ok(ids(ended))
+}
+
+async fn claims_delete(
+    mut conn: &AsyncPgConnection,
+    rows: &[&ClaimDelete],
+) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "DELETE FROM seat_claim c USING unnest($1::uuid[], $2::int[], $3::uuid[]) \
+             AS x(schedule, seat, reservation) \
+         WHERE c.schedule_id = x.schedule AND c.seat_no = x.seat \
+           AND c.reservation_id IS NOT DISTINCT FROM x.reservation",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| r.seat_no))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.from))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn claims_update(
+    mut conn: &AsyncPgConnection,
+    rows: &[&ClaimUpdate],
+) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "UPDATE seat_claim c SET reservation_id = x.new, state = x.state \
+         FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::uuid[], $5::text[]) \
+             AS x(schedule, seat, old, new, state) \
+         WHERE c.schedule_id = x.schedule AND c.seat_no = x.seat \
+           AND c.reservation_id IS NOT DISTINCT FROM x.old",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| r.seat_no))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.from))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.to))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.state))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn claims_insert(
+    mut conn: &AsyncPgConnection,
+    rows: &[&ClaimInsert],
+) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "INSERT INTO seat_claim (schedule_id, seat_no, reservation_id, state) \
+         SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[])",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| r.seat_no))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation_id))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.state))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn maps_version(
+    mut conn: &AsyncPgConnection,
+    rows: &[&MapChange],
+) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "UPDATE sale s SET map_version = x.new \
+         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS x(schedule, old, new) \
+         WHERE s.schedule_id = x.schedule AND s.map_version = x.old",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.from_version))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.version))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn facts_insert(mut conn: &AsyncPgConnection, rows: &[&Facts]) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "INSERT INTO outbox (topic, aggregate_id, seq, payload) \
+         SELECT 'seats', * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[])",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.version))
+    .bind::<Array<Binary>, Vec<_>>(column(rows, encode))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn notices_done(mut conn: &AsyncPgConnection, rows: &[NoticeId]) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "UPDATE notice SET done_at = clock_timestamp() \
+         WHERE notice_id = ANY($1) AND done_at IS NULL",
+    )
+    .bind::<Array<SqlUuid>, _>(rows)
+    .execute(&mut conn)
+    .await?)
+}

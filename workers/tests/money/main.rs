@@ -1,0 +1,13 @@
+//! The competing workers, the sweeper and the publisher, on a real nats-server and a real
+//! Postgres, spoken to by messages as an ingress would.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says what failed by where it panics"
+)]
+
+mod charges;
+mod outages;
+mod payments;
+mod publishing;
+mod rig;

@@ -1,0 +1,172 @@
+//! The sweeper and the publisher of notices and facts.
+
+use crate::rig::{Asker, PARTITIONS, PATIENCE, Rig, pay};
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use onsale_schema::message::{CommandMessage, decode};
+use onsale_schema::partition::of_schedule;
+use onsale_schema::seats::Kind;
+use onsale_schema::settlement::Outcome;
+use onsale_schema::{Lane, MessageId, ScheduleId};
+use onsale_workers::config::Role;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Commands to the owners of seats, as they are published.
+struct Owners(Subscriber);
+
+impl Owners {
+    async fn new(rig: &Rig) -> Self {
+        let subject = rig.subjects.lane_filter(Lane::Seats);
+        let subscriber = rig.client.subscribe(subject).await.unwrap();
+        rig.client.flush().await.unwrap();
+        Self(subscriber)
+    }
+
+    async fn next(&mut self, rig: &Rig, schedule: ScheduleId) -> (MessageId, Vec<Kind>) {
+        let message = tokio::time::timeout(PATIENCE, self.0.next())
+            .await
+            .expect("a command in time")
+            .unwrap();
+        let partition = of_schedule(schedule, PARTITIONS);
+        let subject = rig.subjects.partition(Lane::Seats, partition);
+        assert_eq!(message.subject.as_str(), subject);
+        let message: CommandMessage<Kind> = decode(&message.payload).unwrap();
+        assert_eq!(message.reply_to, None);
+        let kinds = message.commands.into_iter().map(|c| c.kind).collect();
+        (message.id, kinds)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_is_told_to_the_owner_of_its_seats_until_that_is_done() {
+    let mut rig = Rig::new().await;
+    let mut owners = Owners::new(&rig).await;
+    let mut asker = Asker::<Outcome>::new(&rig, Lane::Settlement).await;
+    let workers = [
+        rig.worker(Role::Settlement).await,
+        rig.worker(Role::Outbox).await,
+    ];
+    let user = rig.user(5000).await;
+    let (reservation, schedule) = rig.reservation(user, 5000, "HELD", 60_000).await;
+    let paid = asker.ask(pay(user, reservation)).await;
+    assert!(matches!(paid, Outcome::Paid(_)));
+
+    let (first, kinds) = owners.next(&rig, schedule).await;
+    let [
+        Kind::Paid {
+            notice_id,
+            reservation_id,
+            schedule_id,
+        },
+    ] = kinds[..]
+    else {
+        panic!("{kinds:?}")
+    };
+    assert_eq!((reservation_id, schedule_id), (reservation, schedule));
+    let (second, again) = owners.next(&rig, schedule).await;
+    assert_eq!((first, kinds), (second, again), "the stream keeps one");
+    let mut stream = rig
+        .jetstream
+        .get_stream(rig.subjects.stream(Lane::Seats))
+        .await
+        .unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 1);
+
+    rig.sql(&format!(
+        "UPDATE notice SET done_at = now() WHERE notice_id = '{notice_id}'"
+    ))
+    .await;
+    // It would be told again two seconds after the second time.
+    let again = tokio::time::timeout(Duration::from_millis(2500), owners.0.next()).await;
+    assert!(again.is_err(), "{again:?}");
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_are_published_in_order_and_once_by_whoever_leads() {
+    let mut rig = Rig::new().await;
+    let leader = rig.worker(Role::Outbox).await;
+    let follower = rig.worker(Role::Outbox).await;
+    let insert = |from: i64, to: i64| {
+        format!(
+            "INSERT INTO outbox (topic, aggregate_id, seq, payload)
+             SELECT 'seats', a, n, convert_to(n::text, 'UTF8')
+             FROM generate_series({from}, {to}) n,
+                  (VALUES ('{}'::uuid), ('{}'::uuid)) v(a) ORDER BY n",
+            Uuid::from_u128(1),
+            Uuid::from_u128(2)
+        )
+    };
+    let open = "SELECT count(*) AS n FROM outbox WHERE published_at IS NULL";
+    // More than one look takes.
+    rig.sql(&insert(1, 400)).await;
+    rig.until(open, 0).await;
+    drop(leader);
+    rig.sql(&insert(401, 500)).await;
+    rig.until(open, 0).await;
+    follower.stop().await;
+
+    let mut stream = rig
+        .jetstream
+        .get_stream(rig.subjects.events_stream())
+        .await
+        .unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 1000);
+    for aggregate in [1, 2] {
+        let aggregate = ScheduleId(Uuid::from_u128(aggregate));
+        let config = async_nats::jetstream::consumer::pull::OrderedConfig {
+            filter_subject: rig.subjects.seat_events(aggregate),
+            ..Default::default()
+        };
+        let consumer = stream.create_consumer(config).await.unwrap();
+        let mut messages = consumer.messages().await.unwrap();
+        for n in 1..=500 {
+            let message = messages.next().await.unwrap().unwrap();
+            assert_eq!(message.payload, n.to_string());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_that_are_due_are_asked_to_lapse_and_asked_again() {
+    let mut rig = Rig::new().await;
+    let mut owners = Owners::new(&rig).await;
+    let worker = rig.worker(Role::Expiry).await;
+    let user = rig.user(0).await;
+    rig.reservation(user, 1000, "HELD", 60_000).await;
+    rig.reservation(user, 1000, "EXPIRED", -5000).await;
+    let (due, schedule) = rig.reservation(user, 1000, "HELD", 200).await;
+    let (first, kinds) = owners.next(&rig, schedule).await;
+    let asked_at = Instant::now();
+    let [
+        Kind::Expire {
+            reservation_id,
+            schedule_id,
+            expires_at,
+        },
+    ] = kinds[..]
+    else {
+        panic!("{kinds:?}")
+    };
+    assert_eq!((reservation_id, schedule_id), (due, schedule));
+    let late_ms = onsale_platform::clock::host_now().ms_since(expires_at);
+    // Half a second on a machine that has nothing else to do.
+    assert!((300..3000).contains(&late_ms), "{late_ms} ms");
+
+    // Nobody let it lapse.
+    let (second, again) = owners.next(&rig, schedule).await;
+    assert_eq!(again, kinds);
+    assert_ne!(second, first);
+    let waited = asked_at.elapsed();
+    assert!(waited > Duration::from_millis(1500), "{waited:?}");
+    worker.stop().await;
+    assert_eq!(
+        rig.number("SELECT count(*) AS n FROM reservation WHERE status = 'HELD'")
+            .await,
+        2,
+        "it never changes a seat"
+    );
+}

@@ -1,0 +1,205 @@
+//! A seats worker on real servers, spoken to by messages as an ingress would.
+
+use async_nats::jetstream;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::StreamExt;
+use onsale_platform::{Clock, db, nats};
+use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply, decode, encode};
+use onsale_schema::partition::of_schedule;
+use onsale_schema::seats::{Kind, Outcome};
+use onsale_schema::subjects::Subjects;
+use onsale_schema::{
+    CommandId, IngressId, Lane, MessageId, ReservationId, ScheduleId, SeatNo, Timestamp, UserId,
+};
+use onsale_testkit::{TestDb, shared};
+use onsale_workers::{Config, Context, process};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Partitions of the test systems.
+const PARTITIONS: u16 = 4;
+/// No wait of these tests takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Rig {
+    pub db: TestDb,
+    pub conn: AsyncPgConnection,
+    pub subjects: Subjects,
+    pub jetstream: jetstream::Context,
+    pub clock: Clock,
+    prefix: String,
+    ingress: IngressId,
+    replies: async_nats::Subscriber,
+    outcomes: HashMap<MessageId, Vec<Outcome>>,
+}
+
+pub struct Worker {
+    stop: CancellationToken,
+    task: JoinSet<Result<(), onsale_workers::context::Error>>,
+}
+
+impl Worker {
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let ended = self.task.join_next().await.expect("one task");
+        ended.expect("no panic").expect("a clean end");
+    }
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        let db = TestDb::create().await.expect("a database");
+        db::migrate(db.url()).await.expect("migrations");
+        let conn = db::connect(db.url()).await.expect("a connection");
+        let nats_url = &shared().await.expect("servers").nats_url;
+        let client = nats::connect(nats_url, "test").await.expect("NATS");
+        let prefix = format!("t{}", Uuid::now_v7().simple());
+        let subjects = Subjects::new(&prefix).expect("a plain token");
+        let ingress = IngressId(Uuid::now_v7());
+        let replies = client
+            .subscribe(subjects.replies(ingress))
+            .await
+            .expect("replies");
+        let jetstream = nats::jetstream(client);
+        nats::ensure_streams(&jetstream, &subjects, 1)
+            .await
+            .expect("streams");
+        Self {
+            db,
+            conn,
+            subjects,
+            jetstream,
+            clock: Clock::default(),
+            prefix,
+            ingress,
+            replies,
+            outcomes: HashMap::new(),
+        }
+    }
+
+    pub async fn worker(&self) -> Worker {
+        let nats_url = &shared().await.expect("servers").nats_url;
+        let partitions = PARTITIONS.to_string();
+        let config = <Config as clap::Parser>::parse_from([
+            "test",
+            "--database-url",
+            self.db.url(),
+            "--nats-url",
+            nats_url,
+            "--subject-prefix",
+            &self.prefix,
+            "--partitions",
+            &partitions,
+            "--roles",
+            "seats",
+        ]);
+        let ctx = Context::connect(config).await.expect("a context");
+        let stop = CancellationToken::new();
+        let task = JoinSet::from_iter([process::run(ctx, stop.clone())]);
+        Worker { stop, task }
+    }
+
+    pub async fn sql(&mut self, sql: &str) {
+        self.conn.batch_execute(sql).await.expect(sql);
+    }
+
+    /// A schedule on sale with so many seats.
+    pub async fn schedule(&mut self, seats: u32, hold_ms: u32, seats_per_user: u32) -> ScheduleId {
+        let (concert, schedule) = (Uuid::now_v7(), ScheduleId(Uuid::now_v7()));
+        self.sql(&format!(
+            "INSERT INTO concert (concert_id, title, artist, venue, starts_on, ends_on)
+                 VALUES ('{concert}', 'c', 'a', 'v', '2030-01-01', '2030-01-01');
+             INSERT INTO schedule VALUES ('{schedule}', '{concert}', '2030-01-01', 'h');
+             INSERT INTO seat SELECT '{schedule}', n, 'A', '1', n, 'R', 1000, n, 0
+                 FROM generate_series(0, {seats} - 1) n;
+             INSERT INTO sale (schedule_id, booking_opens_at, booking_closes_at, hold_ms,
+                               seats_per_user)
+                 VALUES ('{schedule}', '2020-01-01', '2030-01-01', {hold_ms}, {seats_per_user});"
+        ))
+        .await;
+        schedule
+    }
+
+    pub fn hold(&self, schedule_id: ScheduleId, seats: &[i32]) -> Command<Kind> {
+        self.hold_by(UserId(Uuid::now_v7()), schedule_id, seats)
+    }
+
+    pub fn hold_by(&self, user: UserId, schedule_id: ScheduleId, seats: &[i32]) -> Command<Kind> {
+        self.command(
+            user,
+            Kind::Hold {
+                reservation_id: ReservationId(Uuid::now_v7()),
+                schedule_id,
+                seats: seats.iter().copied().map(SeatNo).collect(),
+            },
+        )
+    }
+
+    pub fn command(&self, user: UserId, kind: Kind) -> Command<Kind> {
+        Command {
+            id: CommandId(Uuid::now_v7()),
+            user,
+            fingerprint: Fingerprint(Uuid::nil()),
+            deadline: self.clock.now().plus_ms(60_000),
+            trace: None,
+            kind,
+        }
+    }
+
+    /// Publishes commands as one message, to the partition of the first.
+    pub async fn send(&self, commands: Vec<Command<Kind>>) -> MessageId {
+        let id = MessageId(Uuid::now_v7());
+        let schedule = commands[0].kind.schedule_id();
+        let message = CommandMessage {
+            id,
+            reply_to: Some(self.ingress),
+            commands,
+        };
+        self.send_bytes(schedule, encode(&message)).await;
+        id
+    }
+
+    /// Publishes bytes to a schedule's partition.
+    pub async fn send_bytes(&self, schedule: ScheduleId, payload: Vec<u8>) {
+        let partition = of_schedule(schedule, PARTITIONS);
+        let subject = self.subjects.partition(Lane::Seats, partition);
+        let ack = self
+            .jetstream
+            .publish(subject, payload.into())
+            .await
+            .expect("published");
+        ack.await.expect("stored");
+    }
+
+    /// Waits for a message's outcomes.
+    pub async fn outcomes(&mut self, message: MessageId) -> Vec<Outcome> {
+        let wait = async {
+            loop {
+                if let Some(outcomes) = self.outcomes.remove(&message) {
+                    return outcomes;
+                }
+                let reply = self.replies.next().await.expect("the subscription lives");
+                let reply: Reply<Outcome> = decode(&reply.payload).expect("a reply");
+                for message in reply.messages {
+                    self.outcomes.insert(message.message_id, message.outcomes);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("a reply in time")
+    }
+
+    /// Sends one command and waits for its outcome.
+    pub async fn ask(&mut self, command: Command<Kind>) -> Outcome {
+        let message = self.send(vec![command]).await;
+        self.outcomes(message).await.remove(0)
+    }
+
+    pub fn in_the_past(&self) -> Timestamp {
+        self.clock.now().plus_ms(-1000)
+    }
+}

@@ -1,0 +1,246 @@
+//! The other workers: settlement, which makes holds PAID while their owner may be ending them; the
+//! outbox, whose own code publishes the notices; expiry.
+
+use crate::people::{short, shown};
+use crate::rows::NoticeRow;
+use crate::sim::{Sim, lock};
+use crate::store::{Key, unavailable};
+use crate::stream::{Body, publish};
+use onsale_platform::db;
+use onsale_schema::message::{Command, CommandMessage, encode};
+use onsale_schema::seats::Kind;
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::{
+    CommandId, Lane, MessageId, NoticeId, PartitionNo, ReservationId, Timestamp, UserId,
+};
+use onsale_workers::outbox::notices::{Notices, Post, Row};
+use onsale_workers::outbox::system::{self, message_id};
+use onsale_workers::sabotage::{self, Bug};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Holds that are due for less than this are left to their owners, in milliseconds.
+const GRACE_MS: i64 = 300;
+
+/// Pays a hold, some time before or around its end.
+pub async fn settle(
+    sim: Arc<Sim>,
+    _user: UserId,
+    reservation: ReservationId,
+    expires_at: Timestamp,
+) {
+    let left_ms = expires_at.ms_since(sim.now()).max(0);
+    if sim.percent(40) {
+        sim.sleep((left_ms - 60).max(0), left_ms + 60).await;
+    } else {
+        sim.sleep(0, left_ms).await;
+    }
+    for _ in 0..20 {
+        sim.travel().await;
+        let changed = sim.database_changed.notified();
+        match begin(&sim, reservation) {
+            Payment::Begun(transaction) => {
+                sim.travel().await;
+                lock(&sim.database).is_committing(transaction);
+                let violations = lock(&sim.database).commit(transaction);
+                sim.database_changed.notify_waiters();
+                if violations.is_some() {
+                    sim.note("paid", || short(reservation.0));
+                    return;
+                }
+            }
+            Payment::Refused => return,
+            Payment::Blocked => changed.await,
+            Payment::Away => sim.sleep(200, 500).await,
+        }
+    }
+}
+
+enum Payment {
+    Begun(u64),
+    Refused,
+    Blocked,
+    Away,
+}
+
+fn begin(sim: &Sim, reservation: ReservationId) -> Payment {
+    let notice = NoticeId(sim.uuid());
+    let mut database = lock(&sim.database);
+    if !database.is_up {
+        return Payment::Away;
+    }
+    if database.is_locked(Key::Reservation(reservation)) {
+        return Payment::Blocked;
+    }
+    let Some(row) = database.rows.reservations.get(&reservation) else {
+        return Payment::Refused;
+    };
+    let r = &row.reservation;
+    if r.status != ReservationStatus::Held || r.expires_at <= sim.now() {
+        return Payment::Refused;
+    }
+    let schedule = row.schedule;
+    let id = CommandId::of_system("paid", reservation.0, 0);
+    let kind = Kind::Paid {
+        notice_id: notice,
+        reservation_id: reservation,
+        schedule_id: schedule,
+    };
+    let row = NoticeRow {
+        schedule,
+        reservation,
+        payload: encode(&system::command(id, kind)),
+        created_at: sim.now(),
+        is_done: false,
+    };
+    match database.begin_payment(reservation, notice, row) {
+        Some(transaction) => Payment::Begun(transaction),
+        None => Payment::Away,
+    }
+}
+
+/// Runs the outbox worker, which is restarted now and then and knows nothing then.
+pub async fn outbox(sim: Arc<Sim>) {
+    let post = Office(sim.clone());
+    loop {
+        let mut notices = Notices::default();
+        loop {
+            sim.sleep(100, 500).await;
+            if !sim.is_calm() && sim.percent(2) {
+                sim.note("outbox restart", String::new);
+                break;
+            }
+            if let Err(error) = notices.look(&post).await {
+                sim.note("outbox waits", || error.to_string());
+            }
+        }
+    }
+}
+
+struct Office(Arc<Sim>);
+
+impl Post for Office {
+    fn partitions(&self) -> u16 {
+        self.0.plan.partitions
+    }
+
+    async fn list_open(&self, max: i64) -> Result<Vec<NoticeId>, db::Error> {
+        self.0.travel().await;
+        let database = lock(&self.0.database);
+        if !database.is_up {
+            return Err(unavailable("not up"));
+        }
+        let mut open: Vec<_> = database
+            .rows
+            .notices
+            .iter()
+            .filter(|(_, row)| !row.is_done)
+            .map(|(id, row)| (row.created_at, *id))
+            .collect();
+        open.sort_unstable();
+        open.truncate(usize::try_from(max).expect("a bound"));
+        Ok(open.into_iter().map(|(_, id)| id).collect())
+    }
+
+    async fn list(&self, ids: &[NoticeId]) -> Result<Vec<Row>, db::Error> {
+        self.0.travel().await;
+        let database = lock(&self.0.database);
+        if !database.is_up {
+            return Err(unavailable("not up"));
+        }
+        let rows = ids.iter().filter_map(|id| {
+            let row = database.rows.notices.get(id).filter(|row| !row.is_done)?;
+            Some(Row {
+                notice_id: *id,
+                lane: Lane::Seats.as_str().to_owned(),
+                schedule_id: row.schedule,
+                payload: row.payload.clone(),
+            })
+        });
+        Ok(rows.collect())
+    }
+
+    async fn send(
+        &self,
+        messages: Vec<(PartitionNo, MessageId, Vec<Command<Kind>>)>,
+    ) -> Vec<Result<(), system::Error>> {
+        let mut stored = Vec::with_capacity(messages.len());
+        for (partition, id, commands) in messages {
+            self.0.note("notices sent", || {
+                format!("p{partition} {}:{}", short(id.0), shown(&commands))
+            });
+            let is_stored = send(&self.0, partition, id, commands.clone()).await;
+            if is_stored && sabotage::is(Bug::NoticeDoneAtAck) {
+                self.mark(&commands);
+            }
+            stored.push(if is_stored {
+                Ok(())
+            } else {
+                Err(system::Error("no ack".to_owned()))
+            });
+        }
+        stored
+    }
+}
+
+impl Office {
+    /// The bug: done, because the stream has it.
+    fn mark(&self, commands: &[Command<Kind>]) {
+        let mut database = lock(&self.0.database);
+        for command in commands {
+            if let Kind::Paid { notice_id, .. } = &command.kind
+                && let Some(row) = database.rows.notices.get_mut(notice_id)
+            {
+                row.is_done = true;
+            }
+        }
+    }
+}
+
+/// Publishes commands of the system.
+async fn send(
+    sim: &Arc<Sim>,
+    partition: PartitionNo,
+    id: MessageId,
+    commands: Vec<Command<Kind>>,
+) -> bool {
+    let message = Arc::new(CommandMessage {
+        id,
+        reply_to: None,
+        commands,
+    });
+    lock(&sim.database).ghost.send(&message);
+    publish(sim, partition, id, Body::Commands(message)).await
+}
+
+/// Asks owners to let lapse what is due, as the expiry worker does.
+pub async fn sweeper(sim: Arc<Sim>) {
+    loop {
+        sim.sleep(500, 1000).await;
+        let mut by_partition: BTreeMap<PartitionNo, Vec<Command<Kind>>> = BTreeMap::new();
+        {
+            let database = lock(&sim.database);
+            let before = sim.now().plus_ms(-GRACE_MS);
+            for (id, row) in &database.rows.reservations {
+                let r = &row.reservation;
+                if r.status == ReservationStatus::Held && r.expires_at < before {
+                    let kind = Kind::Expire {
+                        reservation_id: *id,
+                        schedule_id: row.schedule,
+                        expires_at: r.expires_at,
+                    };
+                    let command = CommandId::of_system("expire", id.0, r.expires_at.micros());
+                    by_partition
+                        .entry(database.rows.partition_of(row.schedule))
+                        .or_default()
+                        .push(system::command(command, kind));
+                }
+            }
+        }
+        for (partition, commands) in by_partition {
+            let round = sim.now().micros() / 2_000_000;
+            let id = message_id(commands.iter().map(|command| command.id.0), round);
+            send(&sim, partition, id, commands).await;
+        }
+    }
+}

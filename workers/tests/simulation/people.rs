@@ -1,0 +1,421 @@
+//! The ingresses and the buyers behind them: they ask for seats, several things in one message,
+//! ask again with the same key when no answer comes or when a refusal may have become untrue,
+//! reuse keys, give seats back, pay, and remember every answer.
+
+use crate::neighbours::settle;
+use crate::sim::{Sim, lock};
+use crate::stream::{Body, publish};
+use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
+use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
+use onsale_schema::{CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// What everybody remembers.
+#[derive(Default)]
+pub struct People {
+    answers: BTreeMap<MessageId, Vec<Outcome>>,
+    /// Every answer that somebody got, with what was asked.
+    pub acknowledged: Vec<(Command<Kind>, Outcome)>,
+    /// Holds that were accepted, for things to ask about.
+    holds: Vec<(UserId, Hold)>,
+    /// What was asked before.
+    asked: Vec<Request>,
+    /// Ingresses that have no open request, and are done.
+    pub done: usize,
+    /// What is still open, to be told when it stays so.
+    pub open: BTreeMap<CommandId, String>,
+}
+
+/// What somebody wants; the same for all attempts.
+#[derive(Clone, Debug)]
+struct Request {
+    key: CommandId,
+    fingerprint: Fingerprint,
+    user: UserId,
+    want: Want,
+    /// Of one who had an answer and asks again.
+    is_again: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Want {
+    Hold(ScheduleId, Vec<SeatNo>),
+    Release(ScheduleId, ReservationId),
+}
+
+impl Want {
+    fn schedule(&self) -> ScheduleId {
+        match self {
+            Self::Hold(schedule, _) | Self::Release(schedule, _) => *schedule,
+        }
+    }
+}
+
+/// One ingress.
+pub struct Ingress {
+    sim: Arc<Sim>,
+    id: IngressId,
+    open: Vec<Request>,
+    clock_offset_ms: i64,
+    schedules: Vec<ScheduleId>,
+}
+
+/// A reply on its way to its ingress; it may be lost or late.
+pub async fn deliver(sim: Arc<Sim>, reply: Reply<Outcome>) {
+    if !sim.is_calm() && sim.percent(sim.plan.lost_replies) {
+        sim.note("reply lost", || {
+            format!("{} messages", reply.messages.len())
+        });
+        return;
+    }
+    sim.travel().await;
+    for message in reply.messages {
+        learn(&sim, message.message_id, message.outcomes);
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Held(_) => "held",
+        Outcome::Released { .. } => "released",
+        Outcome::Applied => "applied",
+        Outcome::DeadLettered => "dead-lettered",
+        Outcome::Refused(refusal) => match refusal {
+            Refusal::CommandExpired => "command expired",
+            Refusal::KeyReused => "key reused",
+            Refusal::SaleNotOpen => "sale not open",
+            Refusal::SeatLimitExceeded { .. } => "seat limit exceeded",
+            Refusal::SeatUnavailable { .. } => "seat unavailable",
+            Refusal::NotFound => "not found",
+            Refusal::StateConflict { .. } => "state conflict",
+            Refusal::UnknownSchedule
+            | Refusal::UnknownSeat
+            | Refusal::SaleClosed
+            | Refusal::NotDue => "never asked for",
+        },
+    }
+}
+
+/// The begin of an id, for the trace.
+pub fn short(id: Uuid) -> String {
+    format!("{:.6}", id.simple().to_string())
+}
+
+/// Commands, for the trace.
+pub fn shown(commands: &[Command<Kind>]) -> String {
+    let mut text = String::new();
+    for command in commands {
+        let key = short(command.id.0);
+        let kind = match &command.kind {
+            Kind::Hold {
+                reservation_id: id,
+                schedule_id,
+                seats,
+            } => {
+                let (id, schedule) = (short(id.0), short(schedule_id.0));
+                format!(
+                    "hold {id} of {schedule}{seats:?} until {}",
+                    command.deadline
+                )
+            }
+            Kind::Release { reservation_id, .. } => format!("release {}", short(reservation_id.0)),
+            Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
+            Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
+        };
+        text.push_str(&format!(" <{key} {kind}>"));
+    }
+    text
+}
+
+/// Takes in an answer, however it came.
+fn learn(sim: &Sim, id: MessageId, outcomes: Vec<Outcome>) {
+    let asked = lock(&sim.database).ghost.message(id);
+    let asked = asked.expect("only what was asked is answered");
+    sim.note("answer", || format!("{}: {outcomes:?}", short(id.0)));
+    let mut people = lock(&sim.people);
+    for (command, outcome) in asked.commands.iter().zip(&outcomes) {
+        people.acknowledged.push((command.clone(), outcome.clone()));
+    }
+    for outcome in &outcomes {
+        sim.note(name(outcome), String::new);
+    }
+    people.answers.insert(id, outcomes);
+    drop(people);
+    sim.answered.notify_waiters();
+}
+
+impl Ingress {
+    pub fn start(sim: &Arc<Sim>) {
+        let schedules = lock(&sim.database).rows.sales.keys().copied().collect();
+        let ingress = Self {
+            sim: sim.clone(),
+            id: IngressId(sim.uuid()),
+            open: Vec::new(),
+            clock_offset_ms: sim.range(-20, 20),
+            schedules,
+        };
+        sim.spawn(ingress.run());
+    }
+
+    async fn run(mut self) {
+        let chaos_ms = u128::from(self.sim.plan.chaos_ms);
+        loop {
+            if self.sim.elapsed().as_millis() < chaos_ms {
+                let burst_ms = if self.sim.percent(30) { 50 } else { 900 };
+                self.sim.sleep(0, burst_ms).await;
+                for _ in 0..self.sim.range(1, 4) {
+                    let request = self.invent();
+                    self.open.push(request);
+                }
+            } else if self.open.is_empty() {
+                break;
+            }
+            self.round().await;
+        }
+        lock(&self.sim.people).done += 1;
+    }
+
+    /// Asks for all that is open, and waits for answers for a while.
+    async fn round(&mut self) {
+        let requests = std::mem::take(&mut self.open);
+        let patience_ms = self.sim.range(300, 2500);
+        let mut sent: Vec<(Request, MessageId, usize)> = Vec::new();
+        let mut messages: BTreeMap<_, Vec<Command<Kind>>> = BTreeMap::new();
+        let mut in_message: BTreeMap<_, MessageId> = BTreeMap::new();
+        for request in requests {
+            let schedule = request.want.schedule();
+            let partition = lock(&self.sim.database).rows.partition_of(schedule);
+            let command = self.command(&request, patience_ms);
+            let id = match in_message.get(&partition) {
+                Some(id) if self.sim.percent(70) => *id,
+                Some(_) | None => MessageId(self.sim.uuid()),
+            };
+            in_message.insert(partition, id);
+            let commands = messages.entry((partition, id)).or_default();
+            commands.push(command);
+            let index = commands.len() - 1;
+            lock(&self.sim.people)
+                .open
+                .insert(request.key, format!("{request:?} in {id}"));
+            sent.push((request, id, index));
+        }
+        for ((partition, id), commands) in messages {
+            self.send(partition, id, commands);
+        }
+        self.wait(&sent, patience_ms).await;
+        for (request, id, index) in sent {
+            self.judge(request, id, index).await;
+        }
+    }
+
+    fn command(&self, request: &Request, patience_ms: i64) -> Command<Kind> {
+        let kind = match &request.want {
+            Want::Hold(schedule_id, seats) => Kind::Hold {
+                reservation_id: ReservationId(self.sim.uuid()),
+                schedule_id: *schedule_id,
+                seats: seats.clone(),
+            },
+            Want::Release(schedule_id, reservation_id) => Kind::Release {
+                reservation_id: *reservation_id,
+                schedule_id: *schedule_id,
+            },
+        };
+        let now = self.sim.now().plus_ms(self.clock_offset_ms);
+        Command {
+            id: request.key,
+            user: request.user,
+            fingerprint: request.fingerprint,
+            deadline: now.plus_ms(patience_ms + self.sim.range(0, 1000)),
+            trace: None,
+            kind,
+        }
+    }
+
+    fn send(
+        &self,
+        partition: onsale_schema::PartitionNo,
+        id: MessageId,
+        commands: Vec<Command<Kind>>,
+    ) {
+        let sim = self.sim.clone();
+        sim.note("send", || {
+            format!("p{partition} {}: {}", short(id.0), shown(&commands))
+        });
+        let message = Arc::new(CommandMessage {
+            id,
+            reply_to: Some(self.id),
+            commands,
+        });
+        lock(&sim.database).ghost.send(&message);
+        let copies = if sim.percent(sim.plan.duplicates) {
+            2
+        } else {
+            1
+        };
+        for copy in 0..copies {
+            let sim = sim.clone();
+            let body = Body::Commands(message.clone());
+            let late_ms = match copy {
+                0 if sim.percent(sim.plan.late) => sim.range(50, 3000),
+                0 => 0,
+                _ => sim.range(0, 5000),
+            };
+            self.sim.spawn(async move {
+                sim.sleep(late_ms, late_ms).await;
+                publish(&sim, partition, id, body).await;
+            });
+        }
+        if !sim.is_calm() && sim.percent(1) {
+            let body = Body::Junk(vec![0xc1]);
+            let id = MessageId(sim.uuid());
+            self.sim.spawn(async move {
+                publish(&sim, partition, id, body).await;
+            });
+        }
+    }
+
+    async fn wait(&self, sent: &[(Request, MessageId, usize)], patience_ms: i64) {
+        let until = Instant::now() + self.sim.millis(patience_ms, patience_ms);
+        loop {
+            let answered = self.sim.answered.notified();
+            {
+                let people = lock(&self.sim.people);
+                let mut ids = sent.iter().map(|(_, id, _)| id);
+                if ids.all(|id| people.answers.contains_key(id)) {
+                    return;
+                }
+            }
+            if tokio::time::timeout_at(until, answered).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What a request's answer, or none, leads to.
+    async fn judge(&mut self, request: Request, id: MessageId, index: usize) {
+        let mut answer = lock(&self.sim.people).answers.get(&id).cloned();
+        if answer.is_none() && self.sim.percent(30) {
+            answer = self.look_up(id).await;
+        }
+        let Some(outcome) = answer.map(|outcomes| outcomes[index].clone()) else {
+            // Ask again, with the same key.
+            self.open.push(request);
+            return;
+        };
+        let is_ending = self.sim.elapsed().as_millis() >= u128::from(self.sim.plan.chaos_ms);
+        match outcome {
+            Outcome::Refused(
+                Refusal::SeatUnavailable { .. }
+                | Refusal::CommandExpired
+                | Refusal::SaleNotOpen
+                | Refusal::SeatLimitExceeded { .. },
+            ) if !is_ending && self.sim.percent(40) => self.open.push(request),
+            Outcome::Held(hold) => {
+                lock(&self.sim.people).open.remove(&request.key);
+                if !request.is_again {
+                    self.held(&request, hold);
+                }
+                if !is_ending && self.sim.percent(10) {
+                    self.open.push(Request {
+                        is_again: true,
+                        ..request
+                    });
+                }
+            }
+            Outcome::Released { .. }
+            | Outcome::Applied
+            | Outcome::DeadLettered
+            | Outcome::Refused(_) => {
+                lock(&self.sim.people).open.remove(&request.key);
+            }
+        }
+    }
+
+    fn held(&mut self, request: &Request, hold: Hold) {
+        if self.sim.percent(40) {
+            let (sim, user) = (self.sim.clone(), request.user);
+            self.sim
+                .spawn(settle(sim, user, hold.reservation_id, hold.expires_at));
+        }
+        if self.sim.percent(40) {
+            lock(&self.sim.people).holds.push((request.user, hold));
+        } else {
+            lock(&self.sim.people).asked.push(request.clone());
+        }
+    }
+
+    /// What `GET /commands/{token}` does.
+    async fn look_up(&self, id: MessageId) -> Option<Vec<Outcome>> {
+        self.sim.travel().await;
+        let outcomes = {
+            let database = lock(&self.sim.database);
+            let keys = database.rows.outcomes_of.get(&id)?;
+            let key = database.is_up.then(|| keys.last()).flatten()?;
+            database.rows.outcomes[key].outcomes.clone()
+        };
+        self.sim.note("looked up", || short(id.0));
+        learn(&self.sim, id, outcomes.clone());
+        Some(outcomes)
+    }
+
+    /// Something to ask for.
+    fn invent(&self) -> Request {
+        let sim = &self.sim;
+        let users = sim.plan.users;
+        let user = UserId(Uuid::from_u128(sim.range(1, users).unsigned_abs().into()));
+        match sim.range(1, 100) {
+            1..=20 => {
+                let holds = lock(&sim.people).holds.clone();
+                if let Some((owner, hold)) = sim.pick(&holds) {
+                    let user = if sim.percent(90) { owner } else { user };
+                    let want = Want::Release(hold.schedule_id, hold.reservation_id);
+                    return self.request(CommandId(sim.uuid()), user, want);
+                }
+            }
+            21..=28 => {
+                let asked = lock(&sim.people).asked.clone();
+                if let Some(before) = sim.pick(&asked) {
+                    // The same key for something else, maybe elsewhere.
+                    return self.request(before.key, before.user, self.want());
+                }
+            }
+            29..=34 => {
+                let asked = lock(&sim.people).asked.clone();
+                if let Some(before) = sim.pick(&asked) {
+                    return Request {
+                        is_again: true,
+                        ..before
+                    };
+                }
+            }
+            _ => {}
+        }
+        self.request(CommandId(sim.uuid()), user, self.want())
+    }
+
+    fn request(&self, key: CommandId, user: UserId, want: Want) -> Request {
+        Request {
+            key,
+            fingerprint: Fingerprint(self.sim.uuid()),
+            user,
+            want,
+            is_again: false,
+        }
+    }
+
+    fn want(&self) -> Want {
+        let sim = &self.sim;
+        let schedule = sim.pick(&self.schedules).expect("there are schedules");
+        let last = sim.plan.seats - 1;
+        let mut seats: Vec<SeatNo> = (0..sim.range(1, 3))
+            .map(|_| sim.range(0, last.into()))
+            .map(|no| SeatNo(i32::try_from(no).expect("few seats")))
+            .collect();
+        seats.sort_unstable();
+        seats.dedup();
+        Want::Hold(schedule, seats)
+    }
+}

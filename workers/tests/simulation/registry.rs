@@ -1,0 +1,186 @@
+//! Who is alive and who owns what: life-signs, heartbeats, leases, epochs.
+
+use crate::process::Process;
+use crate::rows::WorkerRow;
+use crate::sim::lock;
+use crate::store::{Connection, Key, unavailable};
+use onsale_platform::db;
+use onsale_schema::PartitionNo;
+use onsale_workers::runtime::core::{Cursor, Fence};
+use onsale_workers::runtime::ownership::{Partition, Snapshot, Worker};
+use onsale_workers::runtime::world::Registry;
+use std::time::Duration;
+
+/// The connection that holds a worker's life-sign.
+pub struct LifeSign {
+    process: Process,
+    connection: Connection,
+    is_living: bool,
+}
+
+impl LifeSign {
+    pub fn new(process: Process) -> Self {
+        Self {
+            connection: Connection::new(process.clone()),
+            process,
+            is_living: false,
+        }
+    }
+
+    /// The session, with the life-sign.
+    async fn connect(&mut self) -> Result<(), db::Error> {
+        if !self.connection.is_open() {
+            self.is_living = false;
+        }
+        let session = self.connection.session().await?;
+        if self.is_living {
+            return Ok(());
+        }
+        self.connection.leg().await?;
+        let sim = self.process.sim.clone();
+        let worker = self.process.worker;
+        // Its last session may still be there.
+        let wait = async {
+            loop {
+                let changed = sim.database_changed.notified();
+                if lock(&sim.database).live(session, worker) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(2), wait)
+            .await
+            .is_err()
+        {
+            self.connection.drop_session();
+            return Err(db::Error::Contended("due to lock timeout".to_owned()));
+        }
+        self.connection.leg().await?;
+        self.is_living = true;
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = self.process.sim.now();
+        let database = lock(&self.process.sim.database);
+        let workers = database.rows.workers.iter().map(|(id, row)| Worker {
+            id: *id,
+            heartbeat_age_ms: now.ms_since(row.heartbeat_at),
+            uptime_ms: now.ms_since(row.started_at),
+            life_sign: database.is_living(*id),
+        });
+        let partitions = (0..).zip(&database.rows.partitions);
+        Snapshot {
+            postgres_uptime_ms: now.ms_since(database.started_at),
+            workers: workers.collect(),
+            partitions: partitions
+                .map(|(no, row)| Partition {
+                    no: PartitionNo(no),
+                    owner: row.owner,
+                    epoch: row.fence.epoch,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Registry for LifeSign {
+    async fn beat(&mut self) -> Result<Snapshot, db::Error> {
+        self.connect().await?;
+        self.connection.leg().await?;
+        let now = self.process.sim.now();
+        {
+            let mut database = lock(&self.process.sim.database);
+            let row = database.rows.workers.entry(self.process.worker);
+            row.or_insert(WorkerRow {
+                started_at: now,
+                heartbeat_at: now,
+            })
+            .heartbeat_at = now;
+        }
+        let snapshot = self.snapshot();
+        self.connection.leg().await?;
+        Ok(snapshot)
+    }
+
+    async fn take(
+        &mut self,
+        partition: PartitionNo,
+        seen_epoch: i64,
+    ) -> Result<Option<(Fence, Cursor)>, db::Error> {
+        self.connect().await?;
+        self.connection.leg().await?;
+        let worker = self.process.worker;
+        let taken = self
+            .connection
+            .when_free(Key::Partition(partition), |rows| {
+                let row = rows.partition(partition);
+                (row.fence.epoch == seen_epoch).then(|| {
+                    row.fence.epoch += 1;
+                    row.owner = Some(worker);
+                    (row.fence, row.cursor)
+                })
+            })
+            .await;
+        let no = self.process.no;
+        self.process
+            .sim
+            .note("take", || format!("w{no} p{partition} {taken:?}"));
+        if taken.is_err() {
+            self.connection.drop_session();
+        }
+        self.connection.leg().await?;
+        taken
+    }
+
+    async fn release(&mut self, partition: PartitionNo, epoch: i64) -> Result<(), db::Error> {
+        self.connect().await?;
+        self.connection.leg().await?;
+        let worker = self.process.worker;
+        let released = self
+            .connection
+            .when_free(Key::Partition(partition), |rows| {
+                let row = rows.partition(partition);
+                let is_ours = row.fence.epoch == epoch && row.owner == Some(worker);
+                if is_ours {
+                    row.owner = None;
+                }
+                is_ours
+            })
+            .await;
+        let no = self.process.no;
+        self.process
+            .sim
+            .note("release", || format!("w{no} p{partition} {released:?}"));
+        if released.is_err() {
+            self.connection.drop_session();
+        }
+        self.connection.leg().await?;
+        released.map(|_| ())
+    }
+
+    async fn changed(&mut self) {
+        self.process.sim.nudged.notified().await;
+        self.process.gate().await;
+    }
+
+    async fn leave(&mut self) {
+        let gone = async {
+            self.connect().await?;
+            self.connection.leg().await?;
+            let mut database = lock(&self.process.sim.database);
+            database
+                .rows
+                .workers
+                .remove(&self.process.worker)
+                .map(|_| ())
+                .ok_or_else(|| unavailable("no row"))
+        };
+        if let Err(error) = gone.await {
+            let no = self.process.no;
+            let sim = self.process.sim.clone();
+            sim.note("not left", || format!("w{no} {error}"));
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! JetStream: one stream for all partitions, with its own clock, that can restart, lose its tail
+//! or be deleted; and the reader of one partition.
+
+use crate::people::short;
+use crate::process::{Link, Process};
+use crate::sim::{Sim, lock};
+use onsale_schema::message::CommandMessage;
+use onsale_schema::seats::Kind;
+use onsale_schema::{MessageId, PartitionNo, Timestamp};
+use onsale_workers::runtime::core::{Cursor, Inbound, Undecodable};
+use onsale_workers::runtime::tail::{Found, Start};
+use onsale_workers::runtime::world::{Log, LogError, Tail};
+use onsale_workers::seats::Seats;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the stream drops messages with an id that it has, in milliseconds. (Two minutes in
+/// production; a history is shorter.)
+const ID_WINDOW_MS: i64 = 3000;
+/// How long a request waits for an answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is published.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Commands(Arc<CommandMessage<Kind>>),
+    Junk(Vec<u8>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub seq: u64,
+    pub at: Timestamp,
+    pub partition: PartitionNo,
+    pub id: MessageId,
+    pub body: Body,
+    /// When readers get it.
+    visible_at: Instant,
+}
+
+/// The stream.
+pub struct Stream {
+    pub is_up: bool,
+    pub exists: bool,
+    /// Grows when all consumers are lost.
+    pub generation: u64,
+    pub messages: Vec<Stored>,
+    first_seq: u64,
+    last_seq: u64,
+    last_at: Timestamp,
+    clock_offset_us: i64,
+    ids: BTreeMap<MessageId, Timestamp>,
+}
+
+impl Stream {
+    pub fn new(at: Timestamp) -> Self {
+        Self {
+            is_up: true,
+            exists: true,
+            generation: 0,
+            messages: Vec::new(),
+            first_seq: 1,
+            last_seq: 0,
+            last_at: at,
+            clock_offset_us: 0,
+            ids: BTreeMap::new(),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_up && self.exists
+    }
+
+    /// Stores a message, or drops it as one that it has. The clock of a stream may run ahead or
+    /// behind, but a later message never has an earlier time.
+    fn store(&mut self, now: Timestamp, partition: PartitionNo, id: MessageId, body: Body) {
+        let stays = now.plus_ms(-ID_WINDOW_MS);
+        self.ids.retain(|_, at| *at > stays);
+        if self.ids.insert(id, now).is_some() {
+            return;
+        }
+        let clock = Timestamp(now.0 + self.clock_offset_us);
+        self.last_at = clock.max(Timestamp(self.last_at.0 + 1));
+        self.last_seq += 1;
+        self.messages.push(Stored {
+            seq: self.last_seq,
+            at: self.last_at,
+            partition,
+            id,
+            body,
+            visible_at: Instant::now(),
+        });
+    }
+
+    /// A crash that takes the last messages with it, which were acknowledged.
+    pub fn lose_tail(&mut self, count: usize) -> usize {
+        let keep = self.messages.len().saturating_sub(count);
+        let lost = self.messages.split_off(keep);
+        for message in &lost {
+            self.ids.remove(&message.id);
+        }
+        self.last_seq -= lost.len() as u64;
+        lost.len()
+    }
+
+    pub fn delete(&mut self) {
+        self.messages.clear();
+        self.ids.clear();
+        (self.first_seq, self.last_seq) = (1, 0);
+        self.exists = false;
+        self.generation += 1;
+    }
+
+    /// Drops the oldest messages, as limits do.
+    pub fn age(&mut self, up_to_seq: u64) {
+        self.messages.retain(|message| message.seq > up_to_seq);
+        self.first_seq = self.first_seq.max(up_to_seq + 1);
+    }
+
+    pub fn jump(&mut self, offset_us: i64) {
+        self.clock_offset_us = offset_us;
+    }
+
+    fn find(&self, seq: u64, partition: PartitionNo) -> Found {
+        match self.messages.iter().find(|message| message.seq == seq) {
+            Some(message) => Found::Message {
+                at: message.at,
+                is_ours: message.partition == partition,
+            },
+            None => Found::Nothing {
+                first_seq: self.first_seq,
+                last_seq: self.last_seq,
+            },
+        }
+    }
+
+    fn first(&self, start: Start) -> u64 {
+        match start {
+            Start::First => 0,
+            Start::AtSeq(seq) => seq,
+            Start::AtTime(at) => {
+                let first = self.messages.iter().find(|message| message.at >= at);
+                first.map_or(self.last_seq + 1, |message| message.seq)
+            }
+        }
+    }
+
+    /// A partition's messages from a sequence on.
+    pub fn of(&self, partition: PartitionNo, from_seq: u64) -> impl Iterator<Item = &Stored> {
+        let at = self
+            .messages
+            .partition_point(|message| message.seq < from_seq);
+        let later = self.messages[at..].iter();
+        later.filter(move |message| message.partition == partition)
+    }
+}
+
+/// Publishes one message: false when no PubAck came. It may be stored all the same.
+pub async fn publish(sim: &Arc<Sim>, partition: PartitionNo, id: MessageId, body: Body) -> bool {
+    sim.travel().await;
+    let is_stored = {
+        let mut stream = lock(&sim.stream);
+        let is_there = stream.is_there();
+        if is_there {
+            stream.store(sim.now(), partition, id, body);
+        }
+        is_there
+    };
+    if !is_stored {
+        return false;
+    }
+    sim.note("stored", || format!("p{partition} {}", short(id.0)));
+    sim.stream_changed.notify_waiters();
+    sim.travel().await;
+    sim.is_calm() || !sim.percent(sim.plan.lost_replies / 2)
+}
+
+/// NATS restarts in the blink of an eye, without its tail, and has new messages before anybody can
+/// look: the sequences behind the cursors belong to others now.
+fn blink(sim: &Arc<Sim>, partition: PartitionNo) {
+    let lost = usize::try_from(sim.range(1, 3)).expect("small");
+    let ids: Vec<_> = (0..sim.range(1, 6))
+        .map(|_| MessageId(sim.uuid()))
+        .collect();
+    {
+        let mut stream = lock(&sim.stream);
+        stream.lose_tail(lost);
+        stream.generation += 1;
+        for id in ids {
+            let junk = Body::Junk(vec![0xc1]);
+            stream.store(sim.now(), partition, id, junk);
+        }
+    }
+    sim.note("blink", || format!("lost {lost}"));
+    sim.stream_changed.notify_waiters();
+}
+
+/// The reader of one partition.
+pub struct Reader {
+    process: Process,
+    partition: PartitionNo,
+    position: Cursor,
+    open: Option<Consumer>,
+    pending: u64,
+}
+
+struct Consumer {
+    generation: u64,
+    /// The next message's sequence is not below this.
+    next_seq: u64,
+    /// Nothing is heard of it, not even a heartbeat, until this: then it counts as lost.
+    lost_at: Option<Instant>,
+}
+
+impl Reader {
+    pub fn new(process: Process, partition: PartitionNo, cursor: Cursor) -> Self {
+        Self {
+            process,
+            partition,
+            position: cursor,
+            open: None,
+            pending: 0,
+        }
+    }
+
+    fn sim(&self) -> &Arc<Sim> {
+        &self.process.sim
+    }
+
+    async fn try_open(&mut self) -> bool {
+        if self.process.leg(Link::Nats).await.is_err() {
+            return false;
+        }
+        if !self.sim().is_calm() && self.sim().plan.blips && self.sim().percent(20) {
+            blink(self.sim(), self.partition);
+        }
+        let (generation, next_seq) = {
+            let stream = lock(&self.sim().stream);
+            if !stream.is_there() {
+                return false;
+            }
+            (stream.generation, stream.first(self.position.next()))
+        };
+        if self.process.leg(Link::Nats).await.is_err() {
+            return false;
+        }
+        let no = self.process.no;
+        self.sim().note("opened", || {
+            format!("w{no} p{} from {next_seq}", self.partition)
+        });
+        self.open = Some(Consumer {
+            generation,
+            next_seq,
+            lost_at: None,
+        });
+        true
+    }
+
+    /// What can be read now, or when to look again.
+    fn take(&mut self, commands_max: usize) -> Result<Vec<Inbound<Kind>>, Option<Instant>> {
+        let sim = self.process.sim.clone();
+        let Some(consumer) = &mut self.open else {
+            return Err(None);
+        };
+        let stream = lock(&sim.stream);
+        let mut batch = Vec::new();
+        let mut commands = 0;
+        let mut later = None;
+        for message in stream.of(self.partition, consumer.next_seq) {
+            if message.visible_at > Instant::now() {
+                later = Some(message.visible_at);
+                break;
+            }
+            if commands >= commands_max {
+                break;
+            }
+            let body = match &message.body {
+                Body::Commands(message) => {
+                    commands += message.commands.len();
+                    Ok(CommandMessage::clone(message))
+                }
+                Body::Junk(bytes) => {
+                    commands += 1;
+                    Err(Undecodable {
+                        payload: bytes.clone(),
+                        error: "junk".to_owned(),
+                    })
+                }
+            };
+            batch.push(Inbound {
+                seq: message.seq,
+                at: message.at,
+                body,
+            });
+        }
+        let Some(last) = batch.last() else {
+            return Err(later);
+        };
+        consumer.next_seq = last.seq + 1;
+        (self.position.seq, self.position.at) = (last.seq, last.at);
+        self.pending = stream.of(self.partition, last.seq + 1).count() as u64;
+        Ok(batch)
+    }
+
+    /// Whether messages come; false when it is sure by now that they don't.
+    async fn is_heard(&mut self) -> Result<bool, LogError> {
+        let generation = {
+            let stream = lock(&self.sim().stream);
+            stream.is_there().then_some(stream.generation)
+        };
+        let is_cut = self.process.cut_until(Link::Nats).is_some();
+        let patience = self.sim().millis(100, 2000);
+        let Some(consumer) = &mut self.open else {
+            return Err(LogError("not open".to_owned()));
+        };
+        if generation == Some(consumer.generation) && !is_cut {
+            consumer.lost_at = None;
+            return Ok(true);
+        }
+        let lost_at = *consumer.lost_at.get_or_insert(Instant::now() + patience);
+        tokio::time::sleep_until(lost_at.min(Instant::now() + Duration::from_millis(100))).await;
+        if Instant::now() < lost_at {
+            return Ok(false);
+        }
+        self.open = None;
+        Err(LogError("missed heartbeats".to_owned()))
+    }
+}
+
+impl Log<Seats> for Reader {
+    fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    async fn reopen(&mut self) {
+        let mut pause_ms = 20;
+        while !self.try_open().await {
+            self.sim().sleep(pause_ms, pause_ms).await;
+            pause_ms = (pause_ms * 2).min(500);
+        }
+    }
+
+    async fn next_batch(&mut self, commands_max: usize) -> Result<Vec<Inbound<Kind>>, LogError> {
+        loop {
+            self.process.gate().await;
+            let sim = self.process.sim.clone();
+            let changed = sim.stream_changed.notified();
+            if !self.is_heard().await? {
+                continue;
+            }
+            match self.take(commands_max) {
+                Ok(batch) => return Ok(batch),
+                Err(Some(at)) => tokio::time::sleep_until(at).await,
+                Err(None) => changed.await,
+            }
+        }
+    }
+
+    fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    fn rewind(&mut self, cursor: Cursor) {
+        let (no, partition) = (self.process.no, self.partition);
+        self.sim()
+            .note("rewind", || format!("w{no} p{partition} {cursor:?}"));
+        self.position = cursor;
+        self.open = None;
+    }
+
+    async fn tail(&self, cursor: Cursor) -> Result<Tail, LogError> {
+        if cursor.seq == 0 {
+            return Ok(Tail::Intact);
+        }
+        let lost = |_| LogError("connection lost".to_owned());
+        self.process.leg(Link::Nats).await.map_err(lost)?;
+        let found = {
+            let stream = lock(&self.sim().stream);
+            let is_there = stream.is_there();
+            is_there.then(|| stream.find(cursor.seq, self.partition))
+        };
+        let Some(found) = found else {
+            tokio::time::sleep(REQUEST_TIMEOUT).await;
+            return Err(LogError("no answer".to_owned()));
+        };
+        self.process.leg(Link::Nats).await.map_err(lost)?;
+        Ok(cursor.tail(found))
+    }
+}
