@@ -3,7 +3,6 @@
 //! It is a client like any other: it knows nothing but the API (and, for the audit at the end, the
 //! database). It works any number of times on the same system, and fails where something is off.
 
-use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use uuid::Uuid;
 
 mod client;
 mod hall;
+mod story;
 
 use crate::audit;
 use crate::running::Account;
@@ -26,6 +26,7 @@ use crate::seed::catalogue;
 use crate::target::Target;
 use client::Client;
 use hall::Choice;
+use story::{Story, grouped};
 
 /// Seats that are bought.
 const SEATS: usize = 3;
@@ -98,44 +99,25 @@ pub async fn play(options: &Options) -> anyhow::Result<()> {
     let story = &mut Story::begin();
     let guest = Client::new(&options.api)?;
     println!("A buyer's journey, against {}\n", options.api);
-    let buyer = sign_in(&guest, story).await?;
+    let mut buyer = sign_in(&guest, story).await?;
     look_around(&guest, story).await?;
-    let (hold, choice) = hold_three(&buyer, story).await?;
+    let (hold, choice) = loop {
+        if let Some(held) = hold_three(&buyer, story).await? {
+            break held;
+        }
+        story.tell("somebody plays with the same buyer; taking another");
+        buyer = sign_in(&guest, story).await?;
+    };
     charge(&buyer, &hold, story).await?;
     pay(&buyer, &hold, story).await?;
     see_sold(&guest, &choice, story).await?;
     let_lapse(&buyer, story).await?;
     audit(options.audit.as_ref(), story).await?;
-    let seconds = story.began.elapsed().as_secs_f64();
-    println!("\nEverything is as it should be ({seconds:.1} s).");
+    println!(
+        "\nEverything is as it should be ({:.1} s).",
+        story.seconds()
+    );
     Ok(())
-}
-
-/// Tells each step with the time that it took.
-struct Story {
-    began: Instant,
-    last: Instant,
-}
-
-impl Story {
-    fn begin() -> Self {
-        let now = Instant::now();
-        Self {
-            began: now,
-            last: now,
-        }
-    }
-
-    fn tell(&mut self, what: impl Display) {
-        let ms = self.last.elapsed().as_secs_f64() * 1000.0;
-        println!("  {ms:>7.1} ms  {what}");
-        self.last = Instant::now();
-    }
-
-    /// A line that belongs to the last step.
-    fn show(&self, what: impl Display) {
-        println!("  {:>10}  {what}", "");
-    }
 }
 
 /// `GET /reservations` and what POST answers.
@@ -240,8 +222,12 @@ async fn look_around(guest: &Client, story: &mut Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Holds three free seats side by side; when somebody else is quicker, others.
-async fn hold_three(buyer: &Client, story: &mut Story) -> anyhow::Result<(Reservation, Choice)> {
+/// Holds three free seats side by side; when somebody else is quicker, others. `None` when this
+/// buyer may hold no more.
+async fn hold_three(
+    buyer: &Client,
+    story: &mut Story,
+) -> anyhow::Result<Option<(Reservation, Choice)>> {
     let layout = hall::layout(buyer, catalogue::HALL).await?;
     for _ in 0..RACES {
         let map = hall::map(buyer, catalogue::HALL).await?;
@@ -254,9 +240,13 @@ async fn hold_three(buyer: &Client, story: &mut Story) -> anyhow::Result<(Reserv
             map.count('S')
         ));
         story.show(choice.picture(&map));
-        let Some(hold) = hold(buyer, catalogue::HALL, &choice.labels()).await? else {
-            story.tell("somebody else was quicker; looking again");
-            continue;
+        let hold = match hold(buyer, catalogue::HALL, &choice.labels()).await? {
+            Held::Yes(hold) => hold,
+            Held::LimitReached => return Ok(None),
+            Held::SeatTaken => {
+                story.tell("somebody else was quicker; looking again");
+                continue;
+            }
         };
         let prices: Money = choice.seats.iter().map(|seat| seat.price).sum();
         ensure!(
@@ -274,25 +264,31 @@ async fn hold_three(buyer: &Client, story: &mut Story) -> anyhow::Result<(Reserv
         let map = seen(buyer, catalogue::HALL, &choice, 'H').await?;
         story.tell("the map shows them held");
         story.show(choice.picture(&map));
-        return Ok((hold, choice));
+        return Ok(Some((hold, choice)));
     }
     bail!("somebody else was quicker {RACES} times; try again when it is quieter")
 }
 
-/// `None` when somebody has one of the seats.
-async fn hold(
-    buyer: &Client,
-    schedule: ScheduleId,
-    labels: &[&str],
-) -> anyhow::Result<Option<Reservation>> {
+/// What became of the wish for seats.
+enum Held {
+    Yes(Reservation),
+    /// Somebody has one of them.
+    SeatTaken,
+    /// The buyer has as many of this date as one may have.
+    LimitReached,
+}
+
+async fn hold(buyer: &Client, schedule: ScheduleId, labels: &[&str]) -> anyhow::Result<Held> {
     let body = json!({ "scheduleId": schedule, "seats": labels });
     let answer = buyer.post("/reservations", &key(), &body).await?;
-    if answer.code() == Some("seat-unavailable") {
-        return Ok(None);
+    match answer.code() {
+        Some("seat-unavailable") => return Ok(Held::SeatTaken),
+        Some("seat-limit-exceeded") => return Ok(Held::LimitReached),
+        _ => {}
     }
     let hold: Reservation = answer.read(StatusCode::CREATED)?;
     ensure!(hold.status == "HELD", "a new hold is {}", hold.status);
-    Ok(Some(hold))
+    Ok(Held::Yes(hold))
 }
 
 #[derive(Deserialize)]
@@ -337,7 +333,7 @@ async fn pay(buyer: &Client, hold: &Reservation, story: &mut Story) -> anyhow::R
     let before: Balance = buyer.get("/users/me/points").await?;
     let body = json!({ "reservationId": hold.reservation_id, "method": "POINTS" });
     let key = key();
-    story.last = Instant::now();
+    story.restart();
     let paid: Value = buyer
         .post("/payments", &key, &body)
         .await?
@@ -383,8 +379,10 @@ async fn let_lapse(buyer: &Client, story: &mut Story) -> anyhow::Result<()> {
             .side_by_side(&map, 1)
             .context("the club is sold out")?;
         let label = choice.labels().join("");
-        let Some(hold) = hold(buyer, catalogue::CLUB, &[&label]).await? else {
-            continue;
+        let hold = match hold(buyer, catalogue::CLUB, &[&label]).await? {
+            Held::Yes(hold) => hold,
+            Held::SeatTaken => continue,
+            Held::LimitReached => bail!("the buyer has all the seats of the club one may have"),
         };
         let ends = Instant::now() + ms(hold.expires_at.ms_since(hold.server_time));
         story.tell(format!("held {label} in the club, and going for a walk"));
@@ -486,35 +484,4 @@ fn key() -> String {
 
 fn ms(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-}
-
-/// An amount as people write it: `99,000`.
-fn grouped(amount: Money) -> String {
-    let digits = amount.to_won().to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) && !text.ends_with('-') {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_are_grouped() {
-        for (amount, text) in [
-            (0, "0"),
-            (999, "999"),
-            (99_000, "99,000"),
-            (1_234_567, "1,234,567"),
-            (-495_000, "-495,000"),
-        ] {
-            assert_eq!(grouped(Money::won(amount)), text);
-        }
-    }
 }
