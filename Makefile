@@ -34,7 +34,7 @@ bench: build ## measure holds against the direct designs
 
 test: tools ## all tests, on real servers
 	$(CARGO) build --workspace --bins
-	target/debug/with-servers -- $(CARGO) test --workspace $(ARGS)
+	target/debug/with-servers -- $(CARGO) test --workspace --no-fail-fast $(ARGS)
 	$(CARGO) test -p onsale-workers --features sabotage --test simulation sabotage
 
 simulate: export ONSALE_SIM_SEEDS ?= 100000

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn pages_follow_each_other() {
         let cursor = |&n: &i64| Cursor {
-            key: -n,
+            key: 100 - n,
             id: Uuid::from_u128(3),
         };
         let start = query(None, Some("2")).unwrap();
@@ -158,9 +158,20 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
+        let far = |key| {
+            Cursor {
+                key,
+                id: Uuid::nil(),
+            }
+            .encode()
+        };
+        let (before, beyond) = (far(-1), far(KEY_MAX + 1));
+        assert!(query(Some(&far(KEY_MAX)), None).is_ok());
         for (cursor, limit) in [
             (Some("x"), None),
             (Some(""), None),
+            (Some(before.as_str()), None),
+            (Some(beyond.as_str()), None),
             (None, Some("0")),
             (None, Some("101")),
             (None, Some("-1")),
