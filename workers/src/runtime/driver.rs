@@ -116,15 +116,18 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         }
     }
 
-    /// Opens the reader, after a look whether the stream still has what was applied: without it, the
-    /// new messages of a stream that lost its tail would be taken for the applied ones.
+    /// Opens the reader, and then looks whether the stream still has what was applied: without it,
+    /// the new messages of a stream that lost its tail would be taken for the applied ones. In this
+    /// order, as a loss between the look and the reader's beginning would go unnoticed.
     async fn open(&mut self) {
-        let mut pause = Duration::from_millis(10);
-        while !self.check_tail().await {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+        while !self.log.is_open() {
+            self.log.reopen().await;
+            let mut pause = Duration::from_millis(10);
+            while !self.check_tail().await {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
         }
-        self.log.reopen().await;
     }
 
     /// Looks at the stream's tail, and begins anew behind a loss; false when it can't be seen now.
