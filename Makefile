@@ -35,7 +35,7 @@ bench: build ## measure holds against the direct designs
 test: tools ## all tests, on real servers
 	$(CARGO) build --workspace --bins
 	target/debug/with-servers -- $(CARGO) test --workspace --no-fail-fast $(ARGS)
-	$(CARGO) test -p onsale-workers --features sabotage --test simulation sabotage
+	$(CARGO) test --workspace --features onsale-workers/sabotage --test simulation sabotage
 
 simulate: export ONSALE_SIM_SEEDS ?= 100000
 simulate: ## 100,000 seeded histories of the partition runtime, in virtual time

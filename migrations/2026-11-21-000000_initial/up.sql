@@ -70,6 +70,7 @@ CREATE TABLE notice (
     done_at timestamptz
 );
 CREATE INDEX notice_open ON notice (created_at) WHERE done_at IS NULL;
+CREATE INDEX notice_created_at ON notice (created_at);
 
 -- workers: facts for other systems; one row per batch and aggregate, numbered without a gap.
 CREATE TABLE outbox (
@@ -82,6 +83,7 @@ CREATE TABLE outbox (
     PRIMARY KEY (topic, aggregate_id, seq)
 );
 CREATE INDEX outbox_open ON outbox (created_at) WHERE published_at IS NULL;
+CREATE INDEX outbox_created_at ON outbox (created_at);
 
 -- ingress: users and their sessions.
 CREATE TABLE app_user (

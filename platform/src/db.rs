@@ -25,7 +25,8 @@ pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// Bounds of a session, in milliseconds. All lie below the lease of a partition's owner (3 s), so
 /// that an owner that was paused in a transaction can't block its successor for longer.
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=2000 -c lock_timeout=2000 \
-     -c statement_timeout=20000 -c timezone=UTC";
+     -c statement_timeout=20000 -c timezone=UTC -c tcp_keepalives_idle=1 \
+     -c tcp_keepalives_interval=1 -c tcp_keepalives_count=2 -c tcp_user_timeout=2000";
 /// How long unacknowledged bytes may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
 /// A server that has gone without a word is noticed within three of these, also while we only wait.
@@ -183,8 +184,19 @@ pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> 
     if config.get_application_name().is_none() {
         config.application_name("onsale");
     }
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(setup)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    // The driver's own limit ends when the socket is there.
+    let connecting = async {
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(setup)?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    };
+    tokio::time::timeout(POOL_WAIT, connecting)
+        .await
+        .unwrap_or_else(|_| {
+            let error = "Postgres does not answer".to_owned();
+            Err(ConnectionError::CouldntSetupConfiguration(
+                DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, Box::new(error)),
+            ))
+        })
 }
 
 /// Brings the database to the newest version. Needs the multi-thread runtime.

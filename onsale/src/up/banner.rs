@@ -8,12 +8,17 @@ use crate::running::Running;
 pub(super) fn text(running: &Running, place: Option<&Place>, ready_after_s: f64) -> String {
     let row = |name: &str, value: String| format!("  {name:<10} {value}");
     let (accounts, data_dir) = (&running.accounts, &running.data_dir);
+    // Of our own Postgres it opens nothing but this machine's demo.
+    let database = match place {
+        Some(_) => running.database.clone(),
+        None => without_password(&running.database),
+    };
     let mut lines = vec![
         format!("\nonsale is up, ready after {ready_after_s:.1} s.\n"),
         row("API", format!("{}/api/v1", running.api)),
         row("Metrics", running.metrics.join("  ")),
-        row("Postgres", running.database.clone()),
-        row("NATS", running.nats.clone()),
+        row("Postgres", database),
+        row("NATS", without_password(&running.nats)),
         row(
             "Admin",
             sign_in(&accounts.admin.email, &accounts.admin.password),
@@ -49,6 +54,16 @@ pub(super) fn text(running: &Running, place: Option<&Place>, ready_after_s: f64)
     lines.join("\n")
 }
 
+fn without_password(url: &str) -> String {
+    let shown = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user, host) = rest.rsplit_once('@')?;
+        let (name, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{name}:***@{host}"))
+    };
+    shown().unwrap_or_else(|| url.to_owned())
+}
+
 fn sign_in(email: &str, password: &str) -> String {
     format!("{email}  password {password}")
 }
@@ -60,5 +75,21 @@ fn data_dir_flag(running: &Running) -> String {
         String::new()
     } else {
         format!(" --data-dir {}", running.data_dir.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            ("postgres://a:b:c@d@h:1/x", "postgres://a:***@h:1/x"),
+            ("postgres://a@h:1/x", "postgres://a@h:1/x"),
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 }

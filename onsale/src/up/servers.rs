@@ -26,25 +26,31 @@ pub struct Servers {
     pub nats_url: String,
 }
 
-/// Waits until the servers of a killed run are gone, then removes their data if that is wished.
+/// Waits until the servers of a killed run are gone.
 ///
 /// # Errors
-/// When they stay, or their data can't be removed.
-pub async fn prepare(args: &Args, tools: Option<&Tools>, dir: &DataDir) -> anyhow::Result<()> {
+/// When they stay, or data are to be removed that are not ours.
+pub async fn settled(args: &Args, tools: Option<&Tools>, dir: &DataDir) -> anyhow::Result<()> {
     if args.fresh && (args.database_url.is_some() || args.nats_url.is_some()) {
         bail!("--fresh removes data, but DATABASE_URL or NATS_URL names servers that are not ours");
     }
     if let Some(tools) = tools {
         PostgresServer::settled(tools, &dir.postgres()).await?;
-        if args.fresh {
-            remove(&PostgresServer::place(tools, &dir.postgres())?.dir)?;
-        }
     }
     NatsServer::settled(&dir.nats()).await?;
-    if args.fresh {
-        for path in dir.contents() {
-            remove(&path)?;
-        }
+    Ok(())
+}
+
+/// Removes what former runs have left.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn remove_data(tools: Option<&Tools>, dir: &DataDir) -> anyhow::Result<()> {
+    if let Some(tools) = tools {
+        remove(&PostgresServer::place(tools, &dir.postgres())?.dir)?;
+    }
+    for path in dir.contents() {
+        remove(&path)?;
     }
     Ok(())
 }
@@ -82,6 +88,10 @@ impl Servers {
             let mut options = PostgresOptions::new(dir.postgres());
             options.port = plan.postgres;
             options.log = Some(dir.log("postgres"));
+            options.settings.push(format!(
+                "max_connections={}",
+                max_connections(args.ingresses + args.workers)
+            ));
             let server = PostgresServer::start(ours()?, options)
                 .await
                 .map_err(with_way_out)?;
@@ -192,6 +202,11 @@ impl Servers {
         };
         tokio::join!(postgres, nats);
     }
+}
+
+/// What our processes hold (their pools, by default 8, and some of their own), and others beside.
+fn max_connections(processes: u16) -> u16 {
+    (100 + 15 * processes).max(200)
 }
 
 fn with_way_out(error: Error) -> anyhow::Error {

@@ -256,9 +256,14 @@ async fn check(args: &Args, dir: &DataDir) -> anyhow::Result<(Option<Tools>, Pla
     };
     programs()?;
     plan::check_disk(dir.path())?;
-    servers::prepare(args, tools.as_ref(), dir).await?;
+    servers::settled(args, tools.as_ref(), dir).await?;
+    let plan = Plan::make(args).await?;
+    // Only now, when nothing is in the way.
+    if args.fresh {
+        servers::remove_data(tools.as_ref(), dir)?;
+    }
     keep_former_logs(dir)?;
-    Ok((tools, Plan::make(args).await?))
+    Ok((tools, plan))
 }
 
 /// The logs of the last run stay beside those of this one.

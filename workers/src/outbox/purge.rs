@@ -26,12 +26,14 @@ const PIECES: &[(&str, &str)] = &[
     (
         "notice",
         "DELETE FROM notice WHERE ctid = ANY (ARRAY (SELECT ctid FROM notice \
-         WHERE done_at < now() - interval '24 hours' LIMIT 1000))",
+         WHERE created_at < now() - interval '24 hours' AND done_at IS NOT NULL \
+         ORDER BY created_at LIMIT 1000))",
     ),
     (
         "outbox",
         "DELETE FROM outbox WHERE ctid = ANY (ARRAY (SELECT ctid FROM outbox \
-         WHERE published_at < now() - interval '24 hours' LIMIT 1000))",
+         WHERE created_at < now() - interval '24 hours' AND published_at IS NOT NULL \
+         ORDER BY created_at LIMIT 1000))",
     ),
     (
         "worker",

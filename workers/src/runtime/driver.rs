@@ -7,8 +7,11 @@ use super::lag::Progress;
 use super::lane::PartitionedLane;
 use super::world::{Log, Settings, Tail, World};
 use crate::sabotage::{self, Bug};
+use futures_util::FutureExt;
 use onsale_platform::metric;
 use onsale_schema::message::{Command, encode};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -157,8 +160,25 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         true
     }
 
+    /// Decides. A decision that panics must not take the partition down with it, or its next owner
+    /// would panic at the same command, and so on for ever: what is in memory is dropped, and the
+    /// caller finds the culprit.
+    fn deciding<T>(&mut self, decide: impl FnOnce(&mut Core<L>) -> T) -> Result<T, String> {
+        catch_unwind(AssertUnwindSafe(|| decide(&mut self.core))).map_err(|panic| {
+            self.core.forget();
+            format!("deciding panicked: {}", text_of(panic.as_ref()))
+        })
+    }
+
     async fn tick(&mut self) -> Batch {
-        let proposal = self.core.tick(self.world.now());
+        let now = self.world.now();
+        let proposal = match self.deciding(|core| core.tick(now)) {
+            Ok(proposal) => proposal,
+            Err(error) => {
+                tracing::error!(error, partition = %self.core.partition(), "a tick failed");
+                return Batch::Done;
+            }
+        };
         if proposal.is_idle() {
             return Batch::Done;
         }
@@ -206,8 +226,10 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
     async fn settle(&mut self, batch: &[Inbound<L::Kind>]) -> Batch {
         for attempt in 0..MISSES_MAX {
             // After a miss the reason is looked up.
-            if !self.load(batch, attempt > 0).await {
-                return Batch::Stopped;
+            match self.load(batch, attempt > 0).await {
+                Loaded::Yes => {}
+                Loaded::Stopped => return Batch::Stopped,
+                Loaded::Never(error) => return self.settle_in_parts(batch, &error).await,
             }
             let now = self.world.now();
             if let Some(first) = batch.first() {
@@ -215,7 +237,10 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 metrics::histogram!(metric::PARTITION_AGE, "lane" => L::LANE.as_str())
                     .record(age_s);
             }
-            let proposal = self.core.decide(batch, now);
+            let proposal = match self.deciding(|core| core.decide(batch, now)) {
+                Ok(proposal) => proposal,
+                Err(error) => return self.settle_in_parts(batch, &error).await,
+            };
             if sabotage::is(Bug::ReplyBeforeCommit) {
                 act::reply_all::<L>(&self.world, proposal.decided.clone()).await;
             }
@@ -228,24 +253,21 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 Verdict::Again => self.core.forget(),
                 Verdict::Poisoned(error) => {
                     self.core.forget();
-                    tracing::error!(
-                        error, partition = %self.core.partition(), messages = batch.len(),
-                        "a batch can't be committed; it is tried in parts"
-                    );
-                    return self.settle_in_parts(batch).await;
+                    return self.settle_in_parts(batch, &error).await;
                 }
             }
         }
-        tracing::warn!(
-            partition = %self.core.partition(), messages = batch.len(),
-            "others keep being quicker than this batch; it is tried in parts"
-        );
-        self.settle_in_parts(batch).await
+        self.settle_in_parts(batch, "others keep being quicker")
+            .await
     }
 
-    /// A batch that Postgres refuses, message by message and then command by command: only what is
-    /// refused for itself is dead-lettered.
-    async fn settle_in_parts(&mut self, batch: &[Inbound<L::Kind>]) -> Batch {
+    /// A batch that can't be decided or that Postgres refuses, message by message and then command
+    /// by command: only what fails for itself is dead-lettered.
+    async fn settle_in_parts(&mut self, batch: &[Inbound<L::Kind>], error: &str) -> Batch {
+        tracing::error!(
+            error, partition = %self.core.partition(), messages = batch.len(),
+            "a batch can't be committed; it is tried in parts"
+        );
         if batch.len() > 1 {
             for inbound in batch {
                 match Box::pin(self.settle(std::slice::from_ref(inbound))).await {
@@ -298,10 +320,17 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         command: &Command<L::Kind>,
     ) -> One<L> {
         for _ in 0..MISSES_MAX {
-            if !self.load_commands(&[command], true).await {
-                return One::Ended(Batch::Stopped);
+            match self.load_commands(&[command], true).await {
+                Loaded::Yes => {}
+                Loaded::Stopped => return One::Ended(Batch::Stopped),
+                Loaded::Never(error) => return One::Poisoned(error),
             }
-            let (proposal, outcome) = self.core.decide_one(inbound.at, command, self.world.now());
+            let now = self.world.now();
+            let decided = self.deciding(|core| core.decide_one(inbound.at, command, now));
+            let (proposal, outcome) = match decided {
+                Ok(decided) => decided,
+                Err(error) => return One::Poisoned(error),
+            };
             match self.committer.commit(proposal).await {
                 Verdict::Committed(proposal) => {
                     self.acted(proposal).await;
@@ -318,7 +347,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         One::Poisoned("its conditional writes kept missing".to_owned())
     }
 
-    async fn load(&mut self, batch: &[Inbound<L::Kind>], thorough: bool) -> bool {
+    async fn load(&mut self, batch: &[Inbound<L::Kind>], thorough: bool) -> Loaded {
         let commands: Vec<&Command<L::Kind>> = batch
             .iter()
             .filter_map(|inbound| inbound.body.as_ref().ok())
@@ -327,23 +356,28 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         self.load_commands(&commands, thorough).await
     }
 
-    /// Loads what commands need, however long Postgres stays away; false when stopped meanwhile.
-    async fn load_commands(&mut self, commands: &[&Command<L::Kind>], thorough: bool) -> bool {
+    /// Loads what commands need, however long Postgres stays away.
+    async fn load_commands(&mut self, commands: &[&Command<L::Kind>], thorough: bool) -> Loaded {
         let mut pause = Duration::from_millis(10);
         loop {
-            match self
-                .world
-                .load(&mut self.core.state, commands, thorough)
-                .await
-            {
-                Ok(()) => return true,
-                Err(error) => {
+            let loading = self.world.load(&mut self.core.state, commands, thorough);
+            match AssertUnwindSafe(loading).catch_unwind().await {
+                Ok(Ok(())) => return Loaded::Yes,
+                Ok(Err(error)) if error.retryable() => {
                     tracing::warn!(%error, partition = %self.core.partition(), "can't load");
+                }
+                Ok(Err(error)) => {
+                    self.core.forget();
+                    return Loaded::Never(format!("can't load: {error}"));
+                }
+                Err(panic) => {
+                    self.core.forget();
+                    return Loaded::Never(format!("loading panicked: {}", text_of(panic.as_ref())));
                 }
             }
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return false,
+                () = self.stop.cancelled() => return Loaded::Stopped,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(PAUSE_MAX);
@@ -361,4 +395,22 @@ enum One<L: PartitionedLane> {
     Decided(L::Outcome),
     Poisoned(String),
     Ended(Batch),
+}
+
+/// How loading went.
+enum Loaded {
+    Yes,
+    /// The driver was stopped while Postgres was away.
+    Stopped,
+    /// It failed, and would again.
+    Never(String),
+}
+
+/// What a panic said.
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a word")
 }

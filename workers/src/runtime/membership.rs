@@ -94,8 +94,8 @@ impl<L: PartitionedLane, W: World<L>> Member<L, W> {
     async fn round(&mut self) -> Result<(), db::Error> {
         let snapshot = self.registry.beat().await?;
         let lease_ms = self.world.settings().lease_ms;
-        let is_driven = |partition| self.owned.contains_key(&partition);
-        let plan = ownership::plan(L::LANE, self.world.me(), lease_ms, &snapshot, is_driven);
+        let driven = |partition| self.owned.get(&partition).map(|owned| owned.epoch);
+        let plan = ownership::plan(L::LANE, self.world.me(), lease_ms, &snapshot, driven);
         self.carry_out(plan).await
     }
 

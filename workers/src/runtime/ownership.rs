@@ -42,7 +42,7 @@ pub struct Snapshot {
 pub struct Plan {
     /// Partitions to take: number, the epoch that was seen, and whether their owner died.
     pub take: Vec<(PartitionNo, i64, Reason)>,
-    /// Own partitions that another live worker should have.
+    /// Driven partitions to stop driving: another live worker should have them, or has taken them.
     pub release: Vec<PartitionNo>,
     /// Partitions that are ours by their rows, in this epoch, but not driven: the answer to taking
     /// them, or giving them back, was lost. They must be given back, or nobody would ever have
@@ -77,14 +77,14 @@ impl Reason {
 /// milliseconds.
 pub const SETTLE_MS: i64 = 500;
 
-/// What `me`, who drives those partitions of which `is_driven` says so, should take and release.
+/// What `me` should take and release; `driven` says in which epoch it drives a partition.
 #[must_use]
 pub fn plan(
     lane: Lane,
     me: WorkerId,
     lease_ms: i64,
     snapshot: &Snapshot,
-    is_driven: impl Fn(PartitionNo) -> bool,
+    driven: impl Fn(PartitionNo) -> Option<i64>,
 ) -> Plan {
     // Until one lease after its start, Postgres can't say who lost its life-sign by the restart and
     // who by death: nobody is dead yet.
@@ -114,8 +114,15 @@ pub fn plan(
             .map(|w| w.id)
             .max_by_key(|id| score(*id, lane, partition.no));
         let mine = wanted == Some(me);
+        let driven = driven(partition.no);
+        // The fence holds back what a deposed owner writes; it should also stop to tell its old
+        // map. An older epoch in the snapshot is only an older snapshot.
+        if driven.is_some_and(|epoch| epoch < partition.epoch) {
+            plan.release.push(partition.no);
+            continue;
+        }
         match partition.owner {
-            Some(owner) if owner == me && !is_driven(partition.no) => {
+            Some(owner) if owner == me && driven.is_none() => {
                 plan.forgotten.push((partition.no, partition.epoch));
             }
             Some(owner) if owner == me => {
@@ -194,7 +201,7 @@ mod tests {
     }
 
     fn plan_of(n: u128, snapshot: &Snapshot) -> Plan {
-        plan(Lane::Seats, id(n), LEASE_MS, snapshot, |_| true)
+        plan(Lane::Seats, id(n), LEASE_MS, snapshot, |_| Some(7))
     }
 
     #[test]
@@ -255,9 +262,23 @@ mod tests {
     #[test]
     fn what_is_ours_but_not_driven_is_given_back() {
         let s = snapshot(vec![worker(1), worker(2)], Some(1));
-        let plan = plan(Lane::Seats, id(1), LEASE_MS, &s, |no| no != PartitionNo(5));
+        let plan = plan(Lane::Seats, id(1), LEASE_MS, &s, |no| {
+            (no != PartitionNo(5)).then_some(7)
+        });
         assert_eq!(plan.forgotten, [(PartitionNo(5), 7)]);
         assert!(!plan.release.contains(&PartitionNo(5)));
+    }
+
+    #[test]
+    fn what_another_has_taken_is_driven_no_more() {
+        let s = snapshot(vec![worker(1), worker(2)], Some(2));
+        let driven = |no: PartitionNo| match no.0 {
+            3 => Some(6),
+            4 => Some(7),
+            _ => None,
+        };
+        let plan = plan(Lane::Seats, id(1), LEASE_MS, &s, driven);
+        assert_eq!(plan.release, [PartitionNo(3)]);
     }
 
     #[test]

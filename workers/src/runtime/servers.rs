@@ -16,9 +16,16 @@ use onsale_platform::{db, tx};
 use onsale_schema::message::Command;
 use onsale_schema::{Lane, PartitionNo, Timestamp, WorkerId};
 use std::collections::HashSet;
+use std::time::Duration;
+use tokio::time::timeout;
+use uuid::Uuid;
 
 /// Advisory locks of this class are life-signs; the key is the worker row's `life_key`.
 pub const LIFE_CLASS: i32 = 7092;
+/// How long a sign of life may take, well within a lease: then another connection is tried.
+const BEAT_MAX: Duration = Duration::from_millis(1500);
+/// How long a transaction may take before its connection counts as dead, and its fate as unknown.
+const WRITE_MAX: Duration = Duration::from_secs(5);
 
 impl<L: Persistent> World<L> for Context {
     type Log = Reader;
@@ -101,7 +108,9 @@ impl<L: Persistent> Store<L> for Committing {
             Ok(conn) => conn,
             Err(error) => return Attempt::Failed(error),
         };
-        let attempt = write(&conn, me, proposals).await;
+        let attempt = timeout(WRITE_MAX, write(&conn, me, proposals))
+            .await
+            .unwrap_or_else(|_| Attempt::Unknown("Postgres does not answer".into()));
         // After any error the connection may be in a failed transaction: it is dropped, which ends
         // the transaction.
         match &attempt {
@@ -113,15 +122,29 @@ impl<L: Persistent> Store<L> for Committing {
 
     async fn look_up(&mut self, partition: PartitionNo) -> Result<Owner, db::Error> {
         let mut conn = self.connection().await?;
-        tx::begin(&mut conn).await?;
-        let row = fence::partition_lock(&mut conn, L::LANE, partition).await?;
-        tx::commit(&mut conn).await?;
+        let row = in_time(WRITE_MAX, async {
+            tx::begin(&mut conn).await?;
+            let row = fence::partition_lock(&mut conn, L::LANE, partition).await?;
+            tx::commit(&mut conn).await?;
+            Ok(row)
+        })
+        .await?;
         self.conn = Some(conn);
         Ok(Owner {
             owner: row.owner,
             fence: row.fence(),
         })
     }
+}
+
+/// Without an answer in time the connection, which the caller holds, must be dropped.
+async fn in_time<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, db::Error>>,
+) -> Result<T, db::Error> {
+    timeout(limit, asked)
+        .await
+        .unwrap_or_else(|_| Err(db::Error::Unavailable("it does not answer".into())))
 }
 
 /// One transaction: the fence for all, then everything that is written, in one flush; then the
@@ -180,42 +203,54 @@ async fn write<L: Persistent>(
 pub struct LifeSign {
     ctx: Context,
     lane: Lane,
-    conn: Option<AsyncPgConnection>,
+    conn: Option<Signed>,
     nudges: Option<async_nats::Subscriber>,
 }
 
-impl LifeSign {
-    fn life_key(&self) -> i32 {
-        let [.., a, b, c, d] = *self.ctx.worker_id.0.as_bytes();
-        i32::from_be_bytes([a, b, c, d])
-    }
+/// A connection that holds a life-sign. Each has a key of its own: Postgres may go on holding the
+/// lock of a connection that was lost without a word.
+struct Signed {
+    conn: AsyncPgConnection,
+    life_key: i32,
+}
 
-    async fn connection(&mut self) -> Result<AsyncPgConnection, db::Error> {
+impl LifeSign {
+    async fn connection(&mut self) -> Result<Signed, db::Error> {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
         let mut conn = db::connect(&self.ctx.config.common.database_url)
             .await
             .map_err(|e| db::Error::Unavailable(e.to_string()))?;
-        // The life-sign first, then the row: a row without a life-sign reads as a death.
-        statement("SELECT pg_advisory_lock($1, $2)")
-            .bind::<Integer, _>(LIFE_CLASS)
-            .bind::<Integer, _>(self.life_key())
-            .execute(&mut conn)
-            .await?;
+        // The random part of a new id.
+        let [.., a, b, c, d] = Uuid::now_v7().into_bytes();
+        let life_key = i32::from_be_bytes([a, b, c, d]);
         let partitions = self.ctx.config.common.partitions;
-        fence::partitions_insert(&mut conn, self.lane, partitions).await?;
-        Ok(conn)
+        in_time(BEAT_MAX, async {
+            // The life-sign first, then the row: a row without a life-sign reads as a death.
+            statement("SELECT pg_advisory_lock($1, $2)")
+                .bind::<Integer, _>(LIFE_CLASS)
+                .bind::<Integer, _>(life_key)
+                .execute(&mut conn)
+                .await?;
+            fence::partitions_insert(&mut conn, self.lane, partitions).await
+        })
+        .await?;
+        Ok(Signed { conn, life_key })
     }
 }
 
 impl Registry for LifeSign {
     async fn beat(&mut self) -> Result<Snapshot, db::Error> {
-        let mut conn = self.connection().await?;
-        let (lane, key) = (self.lane.as_str(), self.life_key());
-        heartbeat(&mut conn, self.ctx.worker_id, lane, key).await?;
-        let snapshot = snapshot(&mut conn, lane).await?;
-        self.conn = Some(conn);
+        let mut signed = self.connection().await?;
+        let (lane, key) = (self.lane.as_str(), signed.life_key);
+        let conn = &mut signed.conn;
+        let snapshot = in_time(BEAT_MAX, async {
+            heartbeat(conn, self.ctx.worker_id, lane, key).await?;
+            snapshot(conn, lane).await
+        })
+        .await?;
+        self.conn = Some(signed);
         Ok(snapshot)
     }
 
@@ -224,18 +259,20 @@ impl Registry for LifeSign {
         partition: PartitionNo,
         seen_epoch: i64,
     ) -> Result<Option<(Fence, Cursor)>, db::Error> {
-        let mut conn = self.connection().await?;
-        let me = self.ctx.worker_id;
-        let row = fence::partition_take(&mut conn, self.lane, partition, seen_epoch, me).await?;
-        self.conn = Some(conn);
+        let mut signed = self.connection().await?;
+        let (conn, me) = (&mut signed.conn, self.ctx.worker_id);
+        let take = fence::partition_take(conn, self.lane, partition, seen_epoch, me);
+        let row = in_time(BEAT_MAX, take).await?;
+        self.conn = Some(signed);
         Ok(row.map(|row| (row.fence(), row.cursor())))
     }
 
     async fn release(&mut self, partition: PartitionNo, epoch: i64) -> Result<(), db::Error> {
-        let mut conn = self.connection().await?;
-        let me = self.ctx.worker_id;
-        fence::partition_release(&mut conn, self.lane, partition, epoch, me).await?;
-        self.conn = Some(conn);
+        let mut signed = self.connection().await?;
+        let (conn, me) = (&mut signed.conn, self.ctx.worker_id);
+        let release = fence::partition_release(conn, self.lane, partition, epoch, me);
+        in_time(BEAT_MAX, release).await?;
+        self.conn = Some(signed);
         Ok(())
     }
 
@@ -259,12 +296,15 @@ impl Registry for LifeSign {
 
     async fn leave(&mut self) {
         let gone = async {
-            let mut conn = self.connection().await?;
-            statement("DELETE FROM worker WHERE worker_id = $1")
-                .bind::<SqlUuid, _>(self.ctx.worker_id)
-                .execute(&mut conn)
-                .await
-                .map_err(db::Error::from)
+            let mut signed = self.connection().await?;
+            in_time(BEAT_MAX, async {
+                statement("DELETE FROM worker WHERE worker_id = $1")
+                    .bind::<SqlUuid, _>(self.ctx.worker_id)
+                    .execute(&mut signed.conn)
+                    .await
+                    .map_err(db::Error::from)
+            })
+            .await
         };
         if let Err(error) = gone.await {
             tracing::debug!(%error, "the worker's row stays until it is purged");
@@ -280,7 +320,8 @@ async fn heartbeat(
 ) -> Result<(), db::Error> {
     statement(
         "INSERT INTO worker (worker_id, life_key, lanes) VALUES ($1, $2, $3) \
-         ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp()",
+         ON CONFLICT (worker_id) DO UPDATE \
+         SET heartbeat_at = clock_timestamp(), life_key = excluded.life_key",
     )
     .bind::<SqlUuid, _>(me)
     .bind::<Integer, _>(life_key)

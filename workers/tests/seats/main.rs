@@ -144,6 +144,58 @@ async fn a_command_that_postgres_refuses_is_dead_lettered_alone() {
     worker.stop().await;
 }
 
+/// Rows that contradict themselves, as no code of ours writes them: their schedule's commands are
+/// dead-lettered, and the partition serves its other schedules.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_schedule_does_not_stop_its_partition() {
+    let mut rig = Rig::new().await;
+    let sound = rig.schedule(10, 60_000, 4).await;
+    let (unreadable, impossible) = (
+        rig.schedule(10, 60_000, 4).await,
+        rig.schedule(10, 60_000, 4).await,
+    );
+    rig.sql(&format!(
+        "ALTER TABLE sale DROP CONSTRAINT sale_state_check, DROP CONSTRAINT sale_hold_ms_check;
+         UPDATE sale SET state = 'ODD' WHERE schedule_id = '{unreadable}';
+         UPDATE sale SET hold_ms = 0 WHERE schedule_id = '{impossible}';"
+    ))
+    .await;
+    let worker = rig.worker().await;
+    for (seat, broken) in [(1, unreadable), (2, impossible)] {
+        let commands = vec![rig.hold(broken, &[1]), rig.hold(sound, &[seat])];
+        let message = rig.send(commands).await;
+        let outcomes = rig.outcomes(message).await;
+        assert_eq!(outcomes[0], Outcome::DeadLettered);
+        assert!(matches!(outcomes[1], Outcome::Held(_)), "{outcomes:?}");
+    }
+
+    // A decision that finds its own state broken.
+    let buyer = UserId(Uuid::now_v7());
+    let torn = rig.schedule(10, 60_000, 4).await;
+    let hold = rig.hold_by(buyer, torn, &[1]);
+    let reservation_id = held(rig.ask(hold).await);
+    worker.stop().await;
+    rig.sql(&format!(
+        "DELETE FROM seat_claim WHERE schedule_id = '{torn}'"
+    ))
+    .await;
+    let worker = rig.worker().await;
+    let release = Kind::Release {
+        reservation_id,
+        schedule_id: torn,
+    };
+    let commands = vec![rig.command(buyer, release), rig.hold(torn, &[2])];
+    let message = rig.send(commands).await;
+    let outcomes = rig.outcomes(message).await;
+    assert_eq!(outcomes[0], Outcome::DeadLettered);
+    assert!(matches!(outcomes[1], Outcome::Held(_)), "{outcomes:?}");
+    assert_eq!(
+        number(&mut rig, "SELECT count(*) AS n FROM dead_letter").await,
+        3
+    );
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_lapse_by_the_owners_tick() {
     let mut rig = Rig::new().await;

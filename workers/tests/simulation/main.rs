@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod checks;
+mod database;
 mod faults;
 mod history;
 mod neighbours;

@@ -1,10 +1,11 @@
 //! The other workers: settlement, which makes holds PAID while their owner may be ending them; the
 //! outbox, whose own code publishes the notices; expiry.
 
+use crate::database::Key;
 use crate::people::{short, shown};
 use crate::rows::NoticeRow;
 use crate::sim::{Sim, lock};
-use crate::store::{Key, unavailable};
+use crate::store::unavailable;
 use crate::stream::{Body, publish};
 use onsale_platform::db;
 use onsale_schema::message::{Command, CommandMessage, encode};

@@ -1,15 +1,15 @@
 //! Who is alive and who owns what: life-signs, heartbeats, leases, epochs.
 
+use crate::database::{Key, Session};
 use crate::process::Process;
 use crate::rows::WorkerRow;
 use crate::sim::lock;
-use crate::store::{Connection, Key, unavailable};
+use crate::store::{Connection, unavailable};
 use onsale_platform::db;
 use onsale_schema::PartitionNo;
 use onsale_workers::runtime::core::{Cursor, Fence};
 use onsale_workers::runtime::ownership::{Partition, Snapshot, Worker};
 use onsale_workers::runtime::world::Registry;
-use std::time::Duration;
 
 /// The connection that holds a worker's life-sign.
 pub struct LifeSign {
@@ -28,37 +28,19 @@ impl LifeSign {
     }
 
     /// The session, with the life-sign.
-    async fn connect(&mut self) -> Result<(), db::Error> {
+    async fn connect(&mut self) -> Result<Session, db::Error> {
         if !self.connection.is_open() {
             self.is_living = false;
         }
         let session = self.connection.session().await?;
         if self.is_living {
-            return Ok(());
+            return Ok(session);
         }
         self.connection.leg().await?;
-        let sim = self.process.sim.clone();
-        let worker = self.process.worker;
-        // Its last session may still be there.
-        let wait = async {
-            loop {
-                let changed = sim.database_changed.notified();
-                if lock(&sim.database).live(session, worker) {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(2), wait)
-            .await
-            .is_err()
-        {
-            self.connection.drop_session();
-            return Err(db::Error::Contended("due to lock timeout".to_owned()));
-        }
+        lock(&self.process.sim.database).live(session);
         self.connection.leg().await?;
         self.is_living = true;
-        Ok(())
+        Ok(session)
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -68,7 +50,7 @@ impl LifeSign {
             id: *id,
             heartbeat_age_ms: now.ms_since(row.heartbeat_at),
             uptime_ms: now.ms_since(row.started_at),
-            life_sign: database.is_living(*id),
+            life_sign: database.is_living(row.life),
         });
         let partitions = (0..).zip(&database.rows.partitions);
         Snapshot {
@@ -87,17 +69,19 @@ impl LifeSign {
 
 impl Registry for LifeSign {
     async fn beat(&mut self) -> Result<Snapshot, db::Error> {
-        self.connect().await?;
+        let life = self.connect().await?;
         self.connection.leg().await?;
         let now = self.process.sim.now();
         {
             let mut database = lock(&self.process.sim.database);
             let row = database.rows.workers.entry(self.process.worker);
-            row.or_insert(WorkerRow {
+            let row = row.or_insert(WorkerRow {
                 started_at: now,
                 heartbeat_at: now,
-            })
-            .heartbeat_at = now;
+                life,
+            });
+            row.heartbeat_at = now;
+            row.life = life;
         }
         let snapshot = self.snapshot();
         self.connection.leg().await?;

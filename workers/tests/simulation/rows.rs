@@ -1,5 +1,6 @@
 //! The tables, with the constraints of the migrations, and what a batch of proposals meets in them.
 
+use crate::database::Session;
 use crate::rng::Rng;
 use crate::sim::Plan;
 use crate::stream::{Body, Stored};
@@ -66,6 +67,8 @@ pub struct NoticeRow {
 pub struct WorkerRow {
     pub started_at: Timestamp,
     pub heartbeat_at: Timestamp,
+    /// The session that is its life-sign.
+    pub life: Session,
 }
 
 /// Partition, incarnation, sequence.

@@ -2,10 +2,10 @@
 //! parts of the outside hang off it; everything runs on one thread, so a part's lock is only ever
 //! taken alone.
 
+use crate::database::Database;
 use crate::people::People;
 use crate::process::Processes;
 use crate::rng::Rng;
-use crate::store::Database;
 use crate::stream::Stream;
 use onsale_domain::invariants::Invariant;
 use onsale_schema::Timestamp;
