@@ -49,7 +49,7 @@ fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
         assert_eq!(case["connections"], connections);
         let ratio = number(&report["ratios"], &format!("{name}-{connections}"));
         assert!(ratio > 0.0);
-        for design in ["pipeline", "cte", "row-lock"] {
+        for design in ["pipeline", "cte", "row-lock", "lean-cte"] {
             let runs = case["designs"][design]["runs"].as_array().unwrap();
             assert_eq!(runs.len(), 1, "{design}");
             let median = &case["designs"][design]["median"];

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::case::PARTITIONS;
 use super::cpu::Watched;
-use super::direct::Rival;
+use super::direct::{Rival, lean};
 
 const DATABASE: &str = "bench";
 /// How long a process may take until it serves: a first takeover waits for a lease.
@@ -73,6 +73,11 @@ impl Rig {
         postgres.create_database(DATABASE).await?;
         let database_url = postgres.url(DATABASE);
         db::migrate(&database_url).await?;
+        let mut conn = db::connect(&database_url)
+            .await
+            .context("connecting to Postgres")?;
+        conn.batch_execute(lean::TABLES).await?;
+        drop(conn);
 
         let secret = hex(&rand::random::<[u8; 32]>());
         let environment = vec![
@@ -258,7 +263,8 @@ pub async fn drained(conn: &mut AsyncPgConnection) -> anyhow::Result<bool> {
 pub async fn tidy(conn: &mut AsyncPgConnection) -> anyhow::Result<()> {
     // Each by itself: VACUUM takes no transaction, and several in one text are one.
     for statement in [
-        "VACUUM (ANALYZE) reservation, seat_claim, seat, sale, outcome, outbox, partition, app_user",
+        "VACUUM (ANALYZE) reservation, seat_claim, seat, sale, outcome, outbox, partition, app_user, \
+         lean_reservation, lean_seat_claim",
         "CHECKPOINT",
     ] {
         conn.batch_execute(statement).await.context(statement)?;

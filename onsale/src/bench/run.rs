@@ -167,7 +167,7 @@ impl Track {
         let wins = case.wins(size.requests);
         let losses = size.requests as u64 - wins;
         faults.extend(complaints("run", &tally, wins, losses));
-        let rows = verify::rows(&mut self.conn, &schedules).await?;
+        let rows = verify::rows(&mut self.conn, design, &schedules).await?;
         let answered = warmed_up.status(201) + tally.status(201);
         faults.extend(
             rows.complaint(answered)

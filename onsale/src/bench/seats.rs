@@ -1,7 +1,7 @@
 //! `onsale bench seats`: the pipeline against the direct designs, alternating, on one machine, in one
 //! run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,9 +29,10 @@ const ECHOES: usize = 3;
 /// workers with all features, and the rivals: one CTE statement per request, or a transaction with
 /// row locks, behind the same HTTP stack, pool and settings. Runs alternate between the designs; the
 /// median counts. Every answer is checked against Postgres afterwards, and the whole database by
-/// `onsale audit`. A figure is void when an answer was not the right one, or when the CTE rival is
-/// far below what it can do on such a machine. Use a release build, on a machine that has nothing
-/// else to do.
+/// `onsale audit`. Beside the rivals runs a yardstick, the prototype's statement, which writes two
+/// bare rows and checks nothing. A figure is void when an answer was not the right one, or when the
+/// yardstick is far below its known share of what the plain echo does. Use a release build, on a
+/// machine that has nothing else to do.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     /// Requests of each run.
@@ -165,7 +166,9 @@ impl Bench {
     /// One case at one number of connections: the pools first, then the alternating runs.
     async fn group(&mut self, case: Case, connections: usize) -> anyhow::Result<Group> {
         let mut pools = BTreeMap::new();
-        for rival in self.args.rivals.clone() {
+        let mut rivals: BTreeSet<Rival> = self.args.rivals.iter().copied().collect();
+        rivals.insert(Rival::LeanCte);
+        for rival in rivals {
             let pool = self.best_pool(rival, case, connections).await?;
             pools.insert(rival, pool);
         }

@@ -6,6 +6,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
 use onsale_schema::ScheduleId;
 
+use super::direct::Rival;
+use super::run::Design;
+
 /// What Postgres has of a run's schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 pub struct Rows {
@@ -29,17 +32,22 @@ pub struct Rows {
 /// When Postgres fails.
 pub async fn rows(
     conn: &mut AsyncPgConnection,
+    design: Design,
     schedules: &[ScheduleId],
 ) -> Result<Rows, db::Error> {
-    let rows = sql_query(
+    let tables = match design {
+        Design::Direct(Rival::LeanCte) => "lean_",
+        Design::Direct(Rival::Cte | Rival::RowLock) | Design::Pipeline => "",
+    };
+    let rows = sql_query(format!(
         "WITH held AS (
              SELECT schedule_id, unnest(seat_nos) AS seat_no, reservation_id
-             FROM reservation WHERE schedule_id = ANY ($1) AND status = 'HELD'
+             FROM {tables}reservation WHERE schedule_id = ANY ($1) AND status = 'HELD'
          ), claimed AS (
              SELECT schedule_id, seat_no, reservation_id, state
-             FROM seat_claim WHERE schedule_id = ANY ($1)
+             FROM {tables}seat_claim WHERE schedule_id = ANY ($1)
          )
-         SELECT (SELECT count(*) FROM reservation WHERE schedule_id = ANY ($1)) AS reservations,
+         SELECT (SELECT count(*) FROM {tables}reservation WHERE schedule_id = ANY ($1)) AS reservations,
                 (SELECT count(*) FROM claimed) AS claims,
                 (SELECT count(*) FROM (SELECT FROM claimed GROUP BY schedule_id, seat_no
                                        HAVING count(*) > 1) AS twice) AS claimed_twice,
@@ -47,7 +55,7 @@ pub async fn rows(
                  FROM held FULL JOIN claimed USING (schedule_id, seat_no, reservation_id)
                  WHERE claimed.state IS DISTINCT FROM 'H'
                     OR held.seat_no IS NULL) AS disagreements",
-    )
+    ))
     .bind::<Array<SqlUuid>, _>(schedules)
     .get_result(conn)
     .await?;

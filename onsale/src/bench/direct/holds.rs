@@ -19,7 +19,7 @@ use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::{Direct, Rival, cte, row_lock};
+use super::{Direct, Rival, cte, lean, row_lock};
 
 /// The same path as the ingress'.
 pub const ROUTE: &str = "/api/v1/reservations";
@@ -123,6 +123,7 @@ pub async fn create(
         let attempt = match direct.rival {
             Rival::Cte => cte::attempt(&direct.pool, &wanted).await?,
             Rival::RowLock => row_lock::attempt(&direct.pool, &wanted).await?,
+            Rival::LeanCte => lean::attempt(&direct.pool, &wanted, direct.clock.now()).await?,
         };
         match attempt {
             Attempt::Decided(Outcome::Held(hold)) => {

@@ -7,6 +7,7 @@
 
 mod cte;
 mod holds;
+pub mod lean;
 mod row_lock;
 
 use std::process::ExitCode;
@@ -37,15 +38,24 @@ pub enum Rival {
     Cte,
     /// One transaction per request that locks the rows of its seats.
     RowLock,
+    /// The prototype's statement, which does not do the work: the yardstick, always measured.
+    LeanCte,
 }
 
 impl Rival {
+    /// Whether it does all that the pipeline does, so that the two can be compared.
+    #[must_use]
+    pub fn is_rival(self) -> bool {
+        self != Self::LeanCte
+    }
+
     /// Its name in reports and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Cte => "cte",
             Self::RowLock => "row-lock",
+            Self::LeanCte => "lean-cte",
         }
     }
 }
