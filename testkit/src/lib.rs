@@ -9,6 +9,7 @@ pub mod nats;
 pub mod place;
 pub mod ports;
 pub mod postgres;
+pub mod proxy;
 mod scratch;
 mod shared;
 pub mod spawn;
