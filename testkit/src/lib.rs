@@ -5,6 +5,7 @@
 //! about starting, stopping and killing them is used, and tried, all day.
 
 pub mod api;
+pub mod links;
 pub mod nats;
 pub mod place;
 pub mod ports;

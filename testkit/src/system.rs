@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::links::{Links, by_way_of};
 use crate::server::{Error, io_error};
 use crate::spawn::{Child, Signal, Tie, spawn};
 use crate::{Scratch, TestDb, ports, shared};
@@ -22,6 +23,8 @@ pub struct SystemOptions {
     pub workers: usize,
     /// Further settings of all processes, as environment variables.
     pub settings: Vec<(String, String)>,
+    /// Whether each process reaches its servers through proxies that can break its links.
+    pub proxied: bool,
 }
 
 impl Default for SystemOptions {
@@ -30,6 +33,7 @@ impl Default for SystemOptions {
             ingresses: 1,
             workers: 1,
             settings: Vec::new(),
+            proxied: false,
         }
     }
 }
@@ -52,6 +56,15 @@ impl SystemOptions {
     pub fn setting(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// With [`Process::links`] that can be broken.
+    #[must_use]
+    pub fn proxied(self) -> Self {
+        Self {
+            proxied: true,
+            ..self
+        }
     }
 }
 
@@ -81,6 +94,7 @@ pub struct Process {
     pub metrics_addr: SocketAddr,
     /// Where it serves HTTP, if it is an ingress.
     pub http_addr: Option<SocketAddr>,
+    links: Option<Links>,
     child: Child,
 }
 
@@ -145,9 +159,17 @@ impl System {
     ) -> Result<Process, Error> {
         let port = ports::free().map_err(io_error("finding a free port"))?;
         let metrics_addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let (mut nats_url, mut database_url) = (self.nats_url.clone(), self.db.url().to_owned());
+        let mut links = None;
+        if options.proxied {
+            let proxies = Links::start(&nats_url, &database_url).await?;
+            nats_url = by_way_of(&proxies.nats, &nats_url);
+            database_url = by_way_of(&proxies.postgres, &database_url);
+            links = Some(proxies);
+        }
         let mut settings = vec![
-            ("DATABASE_URL".to_owned(), self.db.url().to_owned()),
-            ("NATS_URL".to_owned(), self.nats_url.clone()),
+            ("DATABASE_URL".to_owned(), database_url),
+            ("NATS_URL".to_owned(), nats_url),
             ("ONSALE_SUBJECT_PREFIX".to_owned(), self.prefix.clone()),
             ("ONSALE_METRICS_ADDR".to_owned(), metrics_addr.to_string()),
         ];
@@ -165,6 +187,7 @@ impl System {
             log,
             metrics_addr,
             http_addr,
+            links,
             child,
         })
     }
@@ -216,6 +239,15 @@ impl Process {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// Its links to the servers.
+    ///
+    /// # Panics
+    /// When its system was not started as [`SystemOptions::proxied`].
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        self.links.as_ref().expect("a proxied system")
     }
 
     /// Sends it a signal.

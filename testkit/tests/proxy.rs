@@ -25,8 +25,10 @@ struct Echo {
 
 impl Echo {
     async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let upstream = listener.local_addr().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port");
+        let upstream = listener.local_addr().expect("an address");
         let (sender, ends) = mpsc::unbounded_channel();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -43,7 +45,7 @@ impl Echo {
             }
         });
         Self {
-            proxy: Proxy::start(upstream).await.unwrap(),
+            proxy: Proxy::start(upstream).await.expect("a proxy"),
             ends,
             _serving: serving,
         }
@@ -65,7 +67,7 @@ async fn connect(addr: SocketAddr) -> TcpStream {
 }
 
 async fn echoed(stream: &mut TcpStream, text: &[u8]) {
-    stream.write_all(text).await.unwrap();
+    stream.write_all(text).await.expect("sent");
     assert_eq!(read(stream, text.len()).await, text);
 }
 
