@@ -42,7 +42,11 @@ fn authority(url: &str) -> Range<usize> {
     begin..end
 }
 
-fn address(url: &str) -> Result<SocketAddr, Error> {
+/// The address in a URL like `scheme://user:password@127.0.0.1:port/path`.
+///
+/// # Errors
+/// When its host is a name.
+pub fn address(url: &str) -> Result<SocketAddr, Error> {
     let authority = &url[authority(url)];
     let unfit = |error| Error::Start {
         server: "proxy",
@@ -53,7 +57,8 @@ fn address(url: &str) -> Result<SocketAddr, Error> {
 }
 
 /// The same URL by way of a proxy.
-pub(crate) fn by_way_of(proxy: &Proxy, url: &str) -> String {
+#[must_use]
+pub fn by_way_of(proxy: &Proxy, url: &str) -> String {
     let mut url = url.to_owned();
     url.replace_range(authority(&url), &proxy.addr().to_string());
     url

@@ -42,6 +42,9 @@ pub enum Fault {
     /// taken back, what was held back is delivered and all goes on: so does TCP, which repeats
     /// what a network has dropped.
     BlackHole,
+    /// The connections that are there lead nowhere from here on, and for good, with nobody told:
+    /// what a firewall does that has forgotten them. New ones pass.
+    Forget,
     /// Connections are reset, also new ones, just after they were accepted.
     Reset,
     /// The receiver of one direction reads the end of its stream; what is sent to it after that is
@@ -148,6 +151,7 @@ async fn connect(
         Fault::Pass
         | Fault::Delay(_)
         | Fault::BlackHole
+        | Fault::Forget
         | Fault::HalfClose(_)
         | Fault::CutAfter(..) => Ok(TcpStream::connect(upstream).await?),
     }
@@ -172,6 +176,8 @@ struct Pipe<'a> {
     ended: bool,
     /// The receiver has been told that the stream ends.
     closed: bool,
+    /// Nothing passes any more.
+    forgotten: bool,
     /// Bytes that may still pass before the connection is cut.
     left: usize,
 }
@@ -183,7 +189,10 @@ impl<'a> Pipe<'a> {
         to: WriteHalf<'a>,
         mut faults: watch::Receiver<Fault>,
     ) -> Self {
-        faults.mark_changed();
+        // A fault that is there applies, but a new connection was not there to be forgotten.
+        if *faults.borrow_and_update() != Fault::Forget {
+            faults.mark_changed();
+        }
         Self {
             direction,
             from,
@@ -192,6 +201,7 @@ impl<'a> Pipe<'a> {
             held: VecDeque::new(),
             ended: false,
             closed: false,
+            forgotten: false,
             left: usize::MAX,
         }
     }
@@ -203,7 +213,7 @@ impl<'a> Pipe<'a> {
             if self.left == 0 {
                 return Err(Cut);
             }
-            let flows = fault != Fault::BlackHole;
+            let flows = fault != Fault::BlackHole && !self.forgotten;
             let held: usize = self.held.iter().map(|(_, bytes)| bytes.len()).sum();
             tokio::select! {
                 biased;
@@ -226,6 +236,7 @@ impl<'a> Pipe<'a> {
         self.left = usize::MAX;
         match fault {
             Fault::Pass | Fault::Delay(_) | Fault::BlackHole => {}
+            Fault::Forget => self.forgotten = true,
             Fault::Reset => return Err(Cut),
             Fault::HalfClose(direction) if direction == self.direction => {
                 self.held.clear();
@@ -243,6 +254,7 @@ impl<'a> Pipe<'a> {
             Fault::Delay(delay) => delay,
             Fault::Pass
             | Fault::BlackHole
+            | Fault::Forget
             | Fault::Reset
             | Fault::HalfClose(_)
             | Fault::CutAfter(..) => Duration::ZERO,

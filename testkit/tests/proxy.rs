@@ -144,6 +144,23 @@ async fn a_black_hole_swallows_silently_and_gives_back_when_healed() {
 }
 
 #[tokio::test]
+async fn what_is_forgotten_stays_silent_while_new_connections_pass() {
+    let echo = Echo::start().await;
+    let mut old = echo.connect().await;
+    echoed(&mut old, b"before").await;
+    echo.proxy.set(Fault::Forget);
+    old.write_all(b"lost").await.unwrap();
+    assert_silent(&mut old).await;
+    let mut new = echo.connect().await;
+    echoed(&mut new, b"new").await;
+    echo.proxy.set(Fault::Pass);
+    echoed(&mut new, b"still there").await;
+    assert_silent(&mut old).await;
+    echo.proxy.set(Fault::Reset);
+    until_reset(&mut old).await;
+}
+
+#[tokio::test]
 async fn a_reset_reaches_both_ends_and_new_connections() {
     let mut echo = Echo::start().await;
     let mut old = echo.connect().await;
