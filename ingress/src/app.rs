@@ -219,7 +219,7 @@ impl Ingress {
         let pool = db::pool(&common.database_url, usize::from(common.db_pool))?;
         db::agree_on_partitions(&pool, common.partitions).await?;
         let clock = Clock::default();
-        db::measure_clock(&mut *pool.get().await.map_err(db::Error::from)?, &clock).await?;
+        db::measure_clock(&mut *pool.get().await?, &clock).await?;
         let client = nats::connect(&common.nats_url, "onsale-ingress").await?;
         let jetstream = nats::jetstream(client.clone());
         nats::ensure_streams(&jetstream, &subjects, common.stream_replicas).await?;
@@ -362,7 +362,7 @@ async fn keep_time(pool: db::Pool, clock: Clock, stop: CancellationToken) {
         }
         let measured = match pool.get().await {
             Ok(mut conn) => db::measure_clock(&mut conn, &clock).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         if let Err(error) = measured {
             tracing::warn!(%error, "the clock could not be compared");

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
 use diesel_async::RunQueryDsl;
-use onsale_platform::db::{self, Pool};
+use onsale_platform::db::Pool;
 use onsale_schema::{Money, ScheduleId, SeatNo, tables};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -205,7 +205,7 @@ impl Layouts {
 
     async fn load(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
         use tables::{schedule as s, seat};
-        let mut conn = self.pool.get().await.map_err(db::Error::from)?;
+        let mut conn = self.pool.get().await?;
         let hash: Option<String> = s::table
             .find(schedule)
             .select(s::layout_hash)

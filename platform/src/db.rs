@@ -5,19 +5,14 @@ use crate::sql::statement;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{Integer, Timestamptz};
 use diesel::{ConnectionError, ConnectionResult, ExpressionMethods, QueryDsl, QueryableByName};
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
-};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use futures_util::FutureExt;
 use onsale_schema::{Timestamp, tables};
 use std::time::Duration;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Socket};
 
-/// The pool of one process.
-pub type Pool = diesel_async::pooled_connection::deadpool::Pool<AsyncPgConnection>;
-/// A connection on loan from the pool.
-pub type Connection = diesel_async::pooled_connection::deadpool::Object<AsyncPgConnection>;
+pub use crate::pool::{Connection, Pool};
 
 /// The migrations, built in.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
@@ -32,7 +27,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
 /// A server that has gone without a word is noticed within three of these, also while we only wait.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// How long a process waits for a connection from its pool.
-const POOL_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const POOL_WAIT: Duration = Duration::from_secs(5);
 
 /// What can go wrong with the database, by what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -128,30 +123,13 @@ fn by_message(message: String) -> Error {
     }
 }
 
-impl From<diesel_async::pooled_connection::deadpool::PoolError> for Error {
-    fn from(error: diesel_async::pooled_connection::deadpool::PoolError) -> Self {
-        Self::Unavailable(error.to_string())
-    }
-}
-
 /// A pool of at most `size` connections; they are made when first needed.
 ///
 /// # Errors
 /// When the URL is malformed.
 pub fn pool(database_url: &str, size: usize) -> Result<Pool, Error> {
     parse(database_url).map_err(|e| Error::Refused(format!("DATABASE_URL is malformed: {e}")))?;
-    let mut config = ManagerConfig::default();
-    // A broken connection is noticed by its own error; a query per loan would cost a round trip.
-    config.recycling_method = RecyclingMethod::Fast;
-    config.custom_setup = Box::new(|url| connect(url).boxed());
-    let manager = AsyncDieselConnectionManager::new_with_config(database_url, config);
-    Pool::builder(manager)
-        .max_size(size)
-        .runtime(deadpool::Runtime::Tokio1)
-        .wait_timeout(Some(POOL_WAIT))
-        .create_timeout(Some(POOL_WAIT))
-        .build()
-        .map_err(|e| Error::Refused(e.to_string()))
+    Pool::new(database_url, size)
 }
 
 fn parse(url: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
@@ -163,13 +141,28 @@ fn parse(url: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
 /// # Errors
 /// When Postgres can't be reached or refuses.
 pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let setup = |e: tokio_postgres::Error| {
-        ConnectionError::CouldntSetupConfiguration(DieselError::DatabaseError(
-            DatabaseErrorKind::UnableToSendCommand,
-            Box::new(e.to_string()),
-        ))
+    let failed = |reason: String| {
+        let error =
+            DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, Box::new(reason));
+        ConnectionError::CouldntSetupConfiguration(error)
     };
-    let mut config = parse(database_url).map_err(setup)?;
+    // The driver's own limit ends when the socket is there.
+    let connecting = async {
+        let (client, connection) = open(database_url)
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    };
+    tokio::time::timeout(POOL_WAIT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(failed("Postgres does not answer".to_owned())))
+}
+
+/// A session with our bounds, and what moves its bytes.
+pub(crate) async fn open(
+    database_url: &str,
+) -> Result<(Client, tokio_postgres::Connection<Socket, NoTlsStream>), tokio_postgres::Error> {
+    let mut config = parse(database_url)?;
     let options = config.get_options().map_or_else(
         || SESSION_OPTIONS.to_owned(),
         |own| format!("{SESSION_OPTIONS} {own}"),
@@ -184,19 +177,7 @@ pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> 
     if config.get_application_name().is_none() {
         config.application_name("onsale");
     }
-    // The driver's own limit ends when the socket is there.
-    let connecting = async {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(setup)?;
-        AsyncPgConnection::try_from_client_and_connection(client, connection).await
-    };
-    tokio::time::timeout(POOL_WAIT, connecting)
-        .await
-        .unwrap_or_else(|_| {
-            let error = "Postgres does not answer".to_owned();
-            Err(ConnectionError::CouldntSetupConfiguration(
-                DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, Box::new(error)),
-            ))
-        })
+    config.connect(tokio_postgres::NoTls).await
 }
 
 /// Brings the database to the newest version. Needs the multi-thread runtime.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod db;
 pub mod metric;
 pub mod nats;
+mod pool;
 pub mod shutdown;
 pub mod sql;
 pub mod telemetry;

@@ -64,7 +64,7 @@ where
     F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, E>>,
     E: From<Error>,
 {
-    let mut conn = pool.get().await.map_err(|e| E::from(e.into()))?;
+    let mut conn = pool.get().await?;
     begin(&mut conn).await?;
     match body(&mut conn).await {
         Ok(value) => {

@@ -58,7 +58,7 @@ impl Context {
         )?;
         db::agree_on_partitions(&pool, config.common.partitions).await?;
         let clock = Clock::default();
-        db::measure_clock(&mut *pool.get().await.map_err(db::Error::from)?, &clock).await?;
+        db::measure_clock(&mut *pool.get().await?, &clock).await?;
         let client = nats::connect(&config.common.nats_url, "onsale-workers").await?;
         let jetstream = nats::jetstream(client.clone());
         nats::ensure_streams(&jetstream, &subjects, config.common.stream_replicas).await?;

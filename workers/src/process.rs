@@ -48,7 +48,7 @@ async fn keep_clock(ctx: Context, stop: CancellationToken) -> Result<(), Error> 
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
         let measured = async {
-            let mut conn = ctx.pool.get().await.map_err(db::Error::from)?;
+            let mut conn = ctx.pool.get().await?;
             db::measure_clock(&mut conn, &ctx.clock).await
         };
         if let Err(error) = measured.await {

@@ -5,7 +5,7 @@ use crate::problem::{Code, Problem};
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::RunQueryDsl;
-use onsale_platform::db::{self, Pool};
+use onsale_platform::db::Pool;
 use onsale_platform::sql::statement;
 use onsale_schema::ScheduleId;
 
@@ -22,7 +22,7 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Map, Problem>
         #[diesel(sql_type = Nullable<Text>)]
         states: Option<String>,
     }
-    let mut conn = pool.get().await.map_err(db::Error::from)?;
+    let mut conn = pool.get().await?;
     let row: Option<Row> = statement(
         "SELECT map_version, \
              (SELECT count(*) FROM seat WHERE schedule_id = sale.schedule_id) AS total, \

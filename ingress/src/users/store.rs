@@ -78,7 +78,7 @@ pub struct Credentials {
 /// # Errors
 /// `email-taken`, `dependency-unavailable`.
 pub async fn user_insert(pool: &Pool, user: &NewUser) -> Result<(), Problem> {
-    let mut conn = pool.get().await.map_err(Error::from)?;
+    let mut conn = pool.get().await?;
     let inserted = diesel::insert_into(app_user::table)
         .values(user)
         .execute(&mut conn)

@@ -93,7 +93,7 @@ pub async fn create(pool: &db::Pool) -> anyhow::Result<usize> {
     };
     let buyers = users.iter().filter(|user| user.role == Role::Buyer);
     let charges: Vec<Command<Kind>> = buyers.map(|buyer| charge(buyer.user_id)).collect();
-    let mut conn = pool.get().await.map_err(db::Error::from)?;
+    let mut conn = pool.get().await?;
     let outcomes = conn
         .transaction(async |conn| {
             let points = Money::won(POINTS_WON);
