@@ -1,4 +1,4 @@
-//! The benchmark works: it starts, measures every case, checks its answers, and says so in the
+//! The benchmarks work: each starts, measures every case, checks its answers, and says so in the
 //! documented shape. How fast anything is, is no matter of a test.
 #![allow(
     clippy::unwrap_used,
@@ -14,18 +14,60 @@ fn number(value: &Value, key: &str) -> f64 {
         .unwrap_or_else(|| panic!("{key} is no number in {value}"))
 }
 
-#[test]
-fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
+/// Runs a benchmark; its report, and what it said meanwhile.
+fn bench(arguments: &[&str]) -> (Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_onsale"))
-        .args(["bench", "seats", "--quick", "--json"])
-        .args(["--rivals", "cte,row-lock"])
+        .arg("bench")
+        .args(arguments)
+        .arg("--json")
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&output.stdout)
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("not one JSON object: {error}\n{told}"));
+    (report, told)
+}
 
+#[test]
+fn a_failover_run_strikes_measures_and_finds_every_hold() {
+    let (report, told) = bench(&[
+        "failover",
+        "--kills=1",
+        "--hangs=0",
+        "--handovers=1",
+        "--rate=20",
+        "--throughput=2",
+        "--requests=500",
+        "--runs=1",
+    ]);
+    for fault in report["faults"].as_array().unwrap() {
+        assert!(
+            fault.as_str().unwrap().contains("debug build"),
+            "{fault}\n{told}"
+        );
+    }
+    assert_eq!(report["audit"]["ok"], true, "{told}");
+    let (kill, handover) = (&report["blows"]["kill"], &report["blows"]["hand-over"]);
+    for blow in [kill, handover] {
+        assert_eq!(number(blow, "count"), 1.0);
+        assert!(number(blow, "gapMaxMs") > 0.0);
+        // 150 of each of the 16 dates, at least.
+        assert!(number(blow, "held") >= 2_400.0, "{blow}\n{told}");
+    }
+    assert_eq!(
+        number(handover, "failedRequests"),
+        0.0,
+        "{handover}\n{told}"
+    );
+    let throughput = &report["throughput"][0];
+    assert_eq!(number(throughput, "workers"), 2.0);
+    assert_eq!(throughput["median"]["statuses"]["201"], 500);
+}
+
+#[test]
+fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
+    let (report, told) = bench(&["seats", "--quick", "--rivals=cte,row-lock"]);
     for fault in report["faults"].as_array().unwrap() {
         let kind = fault["kind"].as_str().unwrap();
         assert!(["speed", "build"].contains(&kind), "{fault}\n{told}");

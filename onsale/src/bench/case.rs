@@ -86,6 +86,17 @@ pub struct Field {
     pub counted: Script,
 }
 
+/// Dates to be sold seat by seat.
+#[derive(Debug)]
+pub struct Dates {
+    /// One on each partition.
+    pub schedules: Vec<ScheduleId>,
+    /// The seats that each has.
+    pub labels: Vec<String>,
+    /// Of a buyer without a limit that anybody reaches.
+    pub token: String,
+}
+
 /// Makes fields in one database.
 pub struct Grounds {
     conn: AsyncPgConnection,
@@ -172,6 +183,25 @@ impl Grounds {
             schedules,
             warm_up,
             counted,
+        })
+    }
+
+    /// Makes a date on each partition, with so many seats, and a buyer who is signed in.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn dates(&mut self, seats: u32) -> anyhow::Result<Dates> {
+        let schedules = schedule_ids(Case::AllWin);
+        let layout = Layout::plain(seats, PRICE_WON);
+        for schedule_id in &schedules {
+            self.schedule(*schedule_id, &layout).await?;
+        }
+        let token = self.users(1).await?.remove(0);
+        let seats = layout.seats.iter();
+        Ok(Dates {
+            schedules,
+            labels: seats.map(crate::seed::layout::Seat::label).collect(),
+            token,
         })
     }
 

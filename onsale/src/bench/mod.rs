@@ -6,9 +6,12 @@
 mod case;
 mod cpu;
 pub mod direct;
+pub mod failover;
 mod histogram;
 mod load;
 mod machine;
+mod process;
+mod progress;
 mod report;
 mod rig;
 mod run;
@@ -30,6 +33,7 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum What {
     Seats(seats::Args),
+    Failover(failover::Args),
 }
 
 /// Runs the command.
@@ -39,5 +43,6 @@ enum What {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Seats(args) => seats::run(args).await,
+        What::Failover(args) => failover::run(args).await,
     }
 }

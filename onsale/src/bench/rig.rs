@@ -1,10 +1,8 @@
 //! What a benchmark runs on: servers and processes of its own in a temporary folder, which are gone
 //! with it, however it ends.
 
-use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,22 +13,23 @@ use onsale_ingress::auth::Tokens;
 use onsale_ingress::config::Auth;
 use onsale_platform::{Clock, db};
 use onsale_testkit::postgres::Stop;
-use onsale_testkit::spawn::{self, Child, Signal, Tie};
 use onsale_testkit::{
-    NatsOptions, NatsServer, PostgresOptions, PostgresServer, Scratch, Tools, log_tail, ports,
+    NatsOptions, NatsServer, PostgresOptions, PostgresServer, Scratch, Tools, log_tail,
 };
 use tokio::time::Instant;
 
 use super::case::PARTITIONS;
 use super::cpu::Watched;
 use super::direct::{Rival, lean};
+use super::process::{Process, Spec, sibling};
 
 const DATABASE: &str = "bench";
-/// How long a process may take until it serves: a first takeover waits for a lease.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take until every partition has its owner: a first takeover waits for a lease.
+const OWNED_LIMIT: Duration = Duration::from_secs(60);
 /// How long facts of a run may take to be published.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Nothing changes hands for so long when all have what they should have.
+const QUIET: Duration = Duration::from_millis(1200);
 const POLL: Duration = Duration::from_millis(25);
 /// Longer than any benchmark.
 const TOKEN_TTL_S: i64 = 86_400;
@@ -39,7 +38,9 @@ const TOKEN_TTL_S: i64 = 86_400;
 pub struct Rig {
     rival: Option<Process>,
     ingress: Process,
-    workers: Process,
+    /// The workers, each with all roles.
+    pub workers: Vec<Process>,
+    environment: Vec<(&'static str, String)>,
     postgres: PostgresServer,
     nats: NatsServer,
     database_url: String,
@@ -53,7 +54,7 @@ impl Rig {
     ///
     /// # Errors
     /// With the end of a log, when something does not start.
-    pub async fn start(tools: &Tools) -> anyhow::Result<Self> {
+    pub async fn start(tools: &Tools, workers: usize) -> anyhow::Result<Self> {
         let mut scratch = Scratch::new("bench").context("making a temporary folder")?;
         let postgres_dir = scratch.path().join("postgres");
         let nats_dir = scratch.path().join("nats");
@@ -87,21 +88,52 @@ impl Rig {
             ("ONSALE_TOKEN_SECRET", secret.clone()),
         ];
         let dir = scratch.path();
-        let workers = Spec::new("workers", sibling("onsale-workers")?, &environment);
         let ingress = Spec::new("ingress", sibling("onsale-ingress")?, &environment).http()?;
-        let (workers, ingress) = tokio::try_join!(workers.start(dir), ingress.start(dir))?;
-        let rig = Self {
+        let ingress = ingress.start(dir).await?;
+        let mut rig = Self {
             rival: None,
             ingress,
-            workers,
+            workers: Vec::new(),
+            environment,
             postgres,
             nats,
             database_url,
             secret,
             scratch,
         };
-        rig.until_owned().await?;
+        rig.scale(workers).await?;
         Ok(rig)
+    }
+
+    /// Has so many workers running, and the partitions shared among them.
+    ///
+    /// # Errors
+    /// With the end of a log, when that does not come to be.
+    pub async fn scale(&mut self, workers: usize) -> anyhow::Result<()> {
+        for worker in self.workers.drain(workers.min(self.workers.len())..) {
+            worker.stop().await;
+        }
+        while self.workers.len() < workers {
+            let worker = self.worker().await?;
+            self.workers.push(worker);
+        }
+        self.until_shared().await
+    }
+
+    /// One more worker process.
+    async fn worker(&self) -> anyhow::Result<Process> {
+        let program = sibling("onsale-workers")?;
+        let spec = Spec::new("workers", program, &self.environment);
+        spec.start(self.scratch.path()).await
+    }
+
+    /// Puts a new worker in the place of one that has ended.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not start.
+    pub async fn replace(&mut self, index: usize) -> anyhow::Result<()> {
+        self.workers[index] = self.worker().await?;
+        Ok(())
     }
 
     /// Where the pipeline serves.
@@ -112,8 +144,11 @@ impl Rig {
 
     /// Where the pipeline tells its metrics.
     #[must_use]
-    pub fn pipeline_metrics(&self) -> [SocketAddr; 2] {
-        [self.ingress.metrics, self.workers.metrics]
+    pub fn pipeline_metrics(&self) -> Vec<SocketAddr> {
+        let workers = self.workers.iter().map(|worker| worker.metrics);
+        std::iter::once(self.ingress.metrics)
+            .chain(workers)
+            .collect()
     }
 
     /// Starts a rival in place of the one that runs.
@@ -155,15 +190,15 @@ impl Rig {
                 with_children: true,
             },
             one("nats", self.nats.pid()),
-            one("ingress", self.ingress.child.pid()),
-            one("workers", self.workers.child.pid()),
+            one("ingress", self.ingress.pid()),
             one("load", std::process::id()),
         ];
         all.extend(
-            self.rival
+            self.workers
                 .iter()
-                .map(|rival| one("rival", rival.child.pid())),
+                .map(|worker| one("workers", worker.pid())),
         );
+        all.extend(self.rival.iter().map(|rival| one("rival", rival.pid())));
         all
     }
 
@@ -217,27 +252,68 @@ impl Rig {
             rival.stop().await;
         }
         self.ingress.stop().await;
-        self.workers.stop().await;
+        for worker in &self.workers {
+            worker.stop().await;
+        }
         tokio::join!(self.postgres.stop(Stop::Fast), self.nats.stop());
     }
 
-    /// Waits until every partition has its owner.
-    async fn until_owned(&self) -> anyhow::Result<()> {
+    /// Waits until the partitions are owned by exactly the workers that run, and stay so: a
+    /// newcomer gets its share only after a moment.
+    ///
+    /// # Errors
+    /// With the end of a log, when that does not come to be.
+    pub async fn until_shared(&self) -> anyhow::Result<()> {
         let mut conn = self.connect().await?;
-        let deadline = Instant::now() + READY_LIMIT;
-        let owned =
-            "SELECT count(*) AS count FROM partition WHERE lane = 'seats' AND owner IS NOT NULL";
-        while count(&mut conn, owned).await? < i64::from(PARTITIONS) {
-            if Instant::now() >= deadline || self.workers.child.exit_status().is_some() {
-                bail!(
-                    "the partitions have no owner\n{}",
-                    log_tail(&self.workers.log)
-                );
+        let deadline = Instant::now() + OWNED_LIMIT;
+        let mut quiet_since: Option<(Shares, Instant)> = None;
+        loop {
+            let shares = shares(&mut conn).await?;
+            let is_whole =
+                shares.owned == i64::from(PARTITIONS) && shares.living == self.workers.len() as i64;
+            quiet_since = quiet_since.filter(|(before, _)| *before == shares && is_whole);
+            match quiet_since {
+                Some((_, since)) if since.elapsed() >= QUIET => return Ok(()),
+                Some(_) => {}
+                None => quiet_since = Some((shares, Instant::now())),
+            }
+            let ended = self.workers.iter().find(|worker| worker.has_ended());
+            if Instant::now() >= deadline || ended.is_some() {
+                let log = self
+                    .workers
+                    .as_slice()
+                    .first()
+                    .map(|worker| log_tail(&worker.log));
+                bail!("the partitions have no owner\n{}", log.unwrap_or_default());
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(())
     }
+}
+
+/// Who owns how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+struct Shares {
+    /// Partitions with a living owner.
+    #[diesel(sql_type = BigInt)]
+    owned: i64,
+    /// Living workers.
+    #[diesel(sql_type = BigInt)]
+    living: i64,
+    /// Takeovers so far.
+    #[diesel(sql_type = BigInt)]
+    epochs: i64,
+}
+
+async fn shares(conn: &mut AsyncPgConnection) -> anyhow::Result<Shares> {
+    let query = "WITH living AS (SELECT worker_id FROM worker
+                                 WHERE heartbeat_at > clock_timestamp() - interval '1 second')
+                 SELECT (SELECT count(*) FROM partition JOIN living ON worker_id = owner
+                         WHERE lane = 'seats') AS owned,
+                        (SELECT count(*) FROM living) AS living,
+                        (SELECT coalesce(sum(epoch), 0)::bigint FROM partition
+                         WHERE lane = 'seats') AS epochs";
+    Ok(sql_query(query).get_result(conn).await?)
 }
 
 /// Waits until the facts of former runs are published; false when they are not in time.
@@ -316,124 +392,6 @@ pub async fn settings(conn: &mut AsyncPgConnection) -> anyhow::Result<serde_json
         .into_iter()
         .map(|Setting { name, value }| (name, value.into()));
     Ok(serde_json::Value::Object(pairs.collect()))
-}
-
-/// A process to start.
-struct Spec {
-    role: &'static str,
-    program: PathBuf,
-    arguments: Vec<String>,
-    environment: Vec<(&'static str, String)>,
-    http: Option<SocketAddr>,
-}
-
-/// A child of ours.
-struct Process {
-    /// Where it serves; nowhere that anybody asks, for workers.
-    http: SocketAddr,
-    metrics: SocketAddr,
-    log: PathBuf,
-    child: Child,
-}
-
-impl Spec {
-    fn new(role: &'static str, program: PathBuf, environment: &[(&'static str, String)]) -> Self {
-        Self {
-            role,
-            program,
-            arguments: Vec::new(),
-            environment: environment.to_vec(),
-            http: None,
-        }
-    }
-
-    fn http(self) -> anyhow::Result<Self> {
-        Ok(Self {
-            http: Some(free_addr()?),
-            ..self
-        })
-    }
-
-    /// Starts it and waits until it serves.
-    async fn start(self, dir: &Path) -> anyhow::Result<Process> {
-        let log = dir.join(format!("{}.log", self.role));
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("opening {}", log.display()))?;
-        let metrics = free_addr()?;
-        let mut command = Tie::new(Signal::SIGKILL).command(&self.program);
-        command.args(&self.arguments).envs(self.environment);
-        command.env("ONSALE_METRICS_ADDR", metrics.to_string());
-        if let Some(http) = self.http {
-            command.env("ONSALE_HTTP_ADDR", http.to_string());
-        }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file);
-        let child = spawn::spawn(command)
-            .await
-            .with_context(|| format!("starting {}", self.program.display()))?;
-        let url = match self.http {
-            Some(http) => format!("http://{http}/readyz"),
-            None => format!("http://{metrics}/metrics"),
-        };
-        until_ready(&url, &child, &log).await?;
-        Ok(Process {
-            http: self.http.unwrap_or(metrics),
-            metrics,
-            log,
-            child,
-        })
-    }
-}
-
-impl Process {
-    async fn stop(&self) {
-        self.child.stop(Signal::SIGTERM, STOP_LIMIT).await;
-    }
-}
-
-async fn until_ready(url: &str, child: &Child, log: &Path) -> anyhow::Result<()> {
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(2))
-        .no_proxy()
-        .build()?;
-    let deadline = Instant::now() + READY_LIMIT;
-    loop {
-        let answer = client.get(url).send().await;
-        if answer.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok(());
-        }
-        if let Some(status) = child.exit_status() {
-            bail!("it ended with {status}\n{}", log_tail(log));
-        }
-        if Instant::now() >= deadline {
-            bail!("{url} is not ready\n{}", log_tail(log));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-fn free_addr() -> anyhow::Result<SocketAddr> {
-    let port = ports::free().context("looking for a free port")?;
-    Ok((Ipv4Addr::LOCALHOST, port).into())
-}
-
-/// Our other programs are built into the folder of this one.
-fn sibling(name: &str) -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()
-        .context("finding this program")?
-        .with_file_name(name);
-    if !path.is_file() {
-        bail!(
-            "{} is not there; build it with `cargo build --release -p {name}`",
-            path.display()
-        );
-    }
-    Ok(path)
 }
 
 fn hex(bytes: &[u8]) -> String {

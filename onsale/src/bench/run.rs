@@ -94,8 +94,10 @@ pub struct Run {
 pub struct Track {
     /// The servers and processes.
     pub rig: Rig,
-    grounds: Grounds,
-    conn: AsyncPgConnection,
+    /// Makes dates to sell.
+    pub grounds: Grounds,
+    /// A connection for looking.
+    pub conn: AsyncPgConnection,
 }
 
 impl Track {

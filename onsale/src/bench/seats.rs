@@ -13,6 +13,7 @@ use super::case::{Case, Size, echoes};
 use super::direct::Rival;
 use super::load::Generator;
 use super::machine;
+use super::progress::Progress;
 use super::report::{Group, Report};
 use super::rig::Rig;
 use super::run::{Course, Design, Fault, Run, Track, play};
@@ -103,7 +104,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let progress = Progress::start();
     let tools = Tools::locate()?;
     progress.say("starting Postgres, nats-server, ingress and workers");
-    let rig = Rig::start(&tools).await?;
+    let rig = Rig::start(&tools, 1).await?;
     let fdatasync_ms = machine::fdatasync_ms(rig.data_dir())?;
     let mut bench = Bench {
         track: Track::new(rig).await?,
@@ -316,17 +317,4 @@ fn faulty(faults: &[Fault]) -> String {
         .iter()
         .map(|fault| format!("\n           VOID: {}", fault.why))
         .collect()
-}
-
-/// Lines on standard error, each with the time since the start.
-struct Progress(Instant);
-
-impl Progress {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn say(&self, what: impl std::fmt::Display) {
-        eprintln!("{:>7.1} s  {what}", self.0.elapsed().as_secs_f64());
-    }
 }
