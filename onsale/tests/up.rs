@@ -35,9 +35,12 @@ impl Up {
                 program.display()
             );
         }
-        let mut child = up_command(data_dir)
+        Self::spawn(up_command(data_dir).args(more))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .args(["--random-ports", "--headless", "--json"])
-            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -317,5 +320,14 @@ async fn servers_that_the_environment_names_are_used_and_left_alone() {
     up.signal(Signal::SIGTERM);
     assert!(up.ended().success());
     all_gone(&up.pids());
+
+    // It becomes ready with fewer partitions, although nobody owns those that are left over.
+    let named = ["--database-url", &database, "--nats-url", &nats];
+    let repartition = run(&[&["repartition", "4"], &named[..]].concat(), &data_dir);
+    assert!(repartition.status.success(), "{repartition:?}");
+    let mut fewer = up_command(&data_dir);
+    let mut up = Up::spawn(fewer.env("ONSALE_PARTITIONS", "4").args(named));
+    up.signal(Signal::SIGTERM);
+    assert!(up.ended().success());
     assert!(servers.postgres.is_running() && servers.nats.is_running());
 }

@@ -6,7 +6,8 @@ use diesel::sql_types::{Bool, Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_workers::runtime::servers::LIFE_CLASS;
 
-/// Whether the owner of every partition gives its life-sign.
+/// Whether the owner of every partition gives its life-sign. After `onsale repartition` there may be
+/// rows of more partitions than are in use.
 ///
 /// # Errors
 /// When Postgres can't be asked.
@@ -22,7 +23,8 @@ pub(super) async fn all_live(conn: &mut AsyncPgConnection) -> diesel::QueryResul
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
          SELECT coalesce(bool_and(EXISTS (SELECT FROM life \
                     WHERE objid = (life_key::bigint & 4294967295)::oid)), false) AS all_live \
-         FROM partition LEFT JOIN worker ON worker_id = owner",
+         FROM system JOIN partition ON partition_no < partitions \
+         LEFT JOIN worker ON worker_id = owner",
     )
     .bind::<Integer, _>(LIFE_CLASS)
     .get_result(conn)
