@@ -1,8 +1,8 @@
-//! The yardstick: the direct design of the prototype whose figures the design page reports. It
-//! writes a reservation and a seat, and nothing else: no idempotency, no window, no limit of a
-//! user, no index but the keys, no foreign key. It is no rival, for it does not do the work. But its
-//! share of what the plain echo does is known, so it tells whether the machine and the harness are
-//! in order, which a rival that does the work can't.
+//! The yardstick: a bare statement that writes a reservation and a seat, and nothing else: no
+//! idempotency, no window, no limit of a user, no index but the keys, no foreign key. It is no
+//! rival, for it does not do the work. But what it does where a plain echo does so much was measured
+//! before (`report.rs` has the figures), so it tells whether the machine and the harness are in
+//! order, which a rival that does the work can't.
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Integer, Uuid as SqlUuid};

@@ -38,7 +38,7 @@ pub enum Rival {
     Cte,
     /// One transaction per request that locks the rows of its seats.
     RowLock,
-    /// The prototype's statement, which does not do the work: the yardstick, always measured.
+    /// A bare statement, which does not do the work: the yardstick, always measured.
     LeanCte,
 }
 
