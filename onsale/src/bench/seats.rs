@@ -33,9 +33,10 @@ const ECHOES: usize = 3;
 /// `onsale audit`. Beside the rivals runs a yardstick, `lean-cte`: a bare statement that writes two
 /// rows and checks nothing. Measured before on a machine of 2 cores with Postgres 18, where a plain
 /// echo of the same stack did 74k answers/s, it did 10.2k to 10.5k holds/s when all win, and 21.6k
-/// decisions/s when 256 connections want hot seats. A figure is void when an answer was not the right one,
-/// when the yardstick is below 0.6 of that share of what the echo does now, or when the rival `cte`
-/// is below 0.4 of the yardstick. Use a release build, on a machine that has nothing else to do.
+/// decisions/s when 256 connections want hot seats. A figure is void when an answer was not the
+/// right one, when the yardstick is below 0.6 of that share of what the echo does now, or when the
+/// rival `cte` is below 0.4 of the yardstick. Use a release build, on a machine that has nothing
+/// else to do.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     /// Requests of each run.
