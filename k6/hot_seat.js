@@ -73,6 +73,7 @@ export function setup() {
   let sessions = inBatches(signIns.slice(-1), 1);
   if (sessions[0].status === 401) {
     const signUps = signIns.map((_, index) => request('POST', '/users', {
+      key: newKey(),
       body: { email: email(index), name: `Hot ${index}`, password: PASSWORD },
     }));
     for (const made of inBatches(signUps, SIGN_INS)) {

@@ -81,7 +81,7 @@ export function expect(answer, status, what) {
 
 /** Signs up, unless the account is there, and in; the access token. */
 export function signIn(email, password, name) {
-  const made = call('POST', '/users', { body: { email, name, password } });
+  const made = call('POST', '/users', { key: newKey(), body: { email, name, password } });
   if (made.status !== 201 && made.status !== 409) expect(made, 201, 'sign up');
   const session = call('POST', '/sessions', { body: { email, password } });
   return expect(session, 201, 'sign in').accessToken;
