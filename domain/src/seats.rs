@@ -159,9 +159,8 @@ impl Sale {
         }
     }
 
-    /// Adds a reservation from its row: the live ones, and those that ended within a day before
-    /// the partition's cursor (its time, not the clock's: after a long outage the commands that
-    /// come next are old).
+    /// Adds a reservation from its row: the live ones, and those that ended within the last day.
+    /// The command of an older one is found when its insert conflicts, and added as foreign.
     ///
     /// # Panics
     /// When the row contradicts itself, or its id or command is known.

@@ -51,9 +51,10 @@ pub enum Role {
 /// How partitions are owned and read.
 #[derive(Args, Clone)]
 pub struct Seats {
-    /// How long an owner that gives no sign of life keeps its partitions, in milliseconds.
+    /// How long an owner that gives no sign of life keeps its partitions, in milliseconds. Longer
+    /// than the time-outs of a session (2 s), so that what it has open ends first.
     #[arg(long, env = "ONSALE_LEASE_MS", default_value_t = 3000,
-          value_parser = clap::value_parser!(i64).range(500..=60_000))]
+          value_parser = clap::value_parser!(i64).range(3000..=60_000))]
     pub lease_ms: i64,
     /// Commands decided in one batch of a partition, at most.
     #[arg(long, env = "ONSALE_BATCH_COMMANDS", default_value_t = 4096,

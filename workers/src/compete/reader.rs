@@ -15,7 +15,6 @@ use onsale_schema::{Lane, Timestamp};
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,12 +200,7 @@ fn accept<K: DeserializeOwned>(message: Message) -> Result<(Taken<K>, u64), Erro
     let (seq, at) = (info.stream_sequence, Timestamp::from(info.published));
     let pending = info.pending;
     let (message, acker) = message.split();
-    let body = decode(&message.payload).map_err(|error| Undecodable {
-        payload: message.payload.to_vec(),
-        error: error
-            .source()
-            .map_or_else(|| error.to_string(), ToString::to_string),
-    });
+    let body = decode(&message.payload).map_err(|error| Undecodable::new(&message.payload, &error));
     let taken = Taken {
         inbound: Arc::new(Inbound { seq, at, body }),
         ackers: vec![acker],

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// The shortest pause between two looks.
 const GAP_MIN: Duration = Duration::from_millis(5);
-/// A look that takes long is followed by a pause this many times as long.
+/// A look that takes long is followed by a pause this many times as long, unless there is more.
 const GAP_FACTOR: u32 = 4;
 /// The pause without a nudge, while there is something to do.
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -44,7 +44,11 @@ impl Pace {
 
     /// Waits until the next look, after one that began at `started`.
     pub async fn wait(&mut self, started: Instant, found: Found) {
-        tokio::time::sleep(GAP_MIN.max(started.elapsed() * GAP_FACTOR)).await;
+        let gap = match found {
+            Found::Nothing | Found::Some => started.elapsed() * GAP_FACTOR,
+            Found::More => Duration::ZERO,
+        };
+        tokio::time::sleep(GAP_MIN.max(gap)).await;
         self.wait = match found {
             Found::Nothing => (self.wait * 2).min(WAIT_MAX),
             Found::Some | Found::More => WAIT_MIN,

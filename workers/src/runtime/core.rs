@@ -4,8 +4,9 @@
 //! this code through crashes and takeovers.
 
 use super::lane::{PartitionedLane, Times};
-use onsale_schema::message::{Command, CommandMessage};
+use onsale_schema::message::{Command, CommandMessage, DecodeError};
 use onsale_schema::{IngressId, MessageId, PartitionNo, Timestamp};
+use std::error::Error;
 
 /// Who may commit: an owner's epoch, and the number of its last commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,20 @@ pub struct Undecodable {
     pub payload: Vec<u8>,
     /// Why.
     pub error: String,
+}
+
+impl Undecodable {
+    /// These bytes, for this reason. It may quote them, and Postgres takes no NUL in a text.
+    #[must_use]
+    pub fn new(payload: &[u8], error: &DecodeError) -> Self {
+        let reason = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        Self {
+            payload: payload.to_vec(),
+            error: reason.replace('\0', "\u{fffd}"),
+        }
+    }
 }
 
 /// A message and what became of its commands.
@@ -216,9 +231,11 @@ impl<L: PartitionedLane> Core<L> {
     /// An internal batch: what time alone changes.
     pub fn tick(&mut self, clock: Timestamp) -> Proposal<L> {
         let mut proposal = self.propose(clock);
-        self.business = self.business.max(clock);
-        L::tick(&mut self.state, self.business, &mut proposal.changes);
-        L::seal(&mut self.state, self.business, &mut proposal.changes);
+        // The clock's time stays with what is due: a command's time is its message's, also when it
+        // has waited for longer than a tick.
+        let now = self.business.max(clock);
+        L::tick(&mut self.state, now, &mut proposal.changes);
+        L::seal(&mut self.state, now, &mut proposal.changes);
         proposal
     }
 

@@ -182,6 +182,15 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         if proposal.is_idle() {
             return Batch::Done;
         }
+        // While this commit takes its time, nothing else is decided.
+        let pending = self.log.pending();
+        self.progress.set(pending.max(1), Some(now));
+        let ended = self.commit_tick(proposal).await;
+        self.progress.set(pending, (pending > 0).then_some(now));
+        ended
+    }
+
+    async fn commit_tick(&mut self, proposal: Proposal<L>) -> Batch {
         match self.committer.commit(proposal).await {
             Verdict::Committed(proposal) => self.acted(proposal).await,
             // What is due stays due: the next tick, or the expiry worker, finds it in the rows.

@@ -52,8 +52,10 @@ impl Board {
     }
 
     /// Stops reporting it.
-    pub fn leave(&self, partition: PartitionNo) {
+    pub fn leave(&self, lane: Lane, partition: PartitionNo) {
         self.lock().remove(&partition);
+        // What a former owner said last must not stand beside what the present one says.
+        gauge(lane, partition).set(0.0);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PartitionNo, Arc<Progress>>> {
@@ -81,11 +83,7 @@ impl Board {
                     0 => 0,
                     us => u64::try_from(now.ms_since(Timestamp::from_micros(us))).unwrap_or(0),
                 };
-                metrics::gauge!(
-                    metric::PARTITION_UNDECIDED,
-                    "lane" => lane.as_str(), "partition" => partition.to_string()
-                )
-                .set(undecided as f64);
+                gauge(lane, partition).set(undecided as f64);
                 let lag = message::Lag {
                     lane,
                     partition,
@@ -98,4 +96,11 @@ impl Board {
             }
         }
     }
+}
+
+fn gauge(lane: Lane, partition: PartitionNo) -> metrics::Gauge {
+    metrics::gauge!(
+        metric::PARTITION_UNDECIDED,
+        "lane" => lane.as_str(), "partition" => partition.to_string()
+    )
 }

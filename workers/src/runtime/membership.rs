@@ -169,7 +169,7 @@ impl<L: PartitionedLane, W: World<L>> Member<L, W> {
                 (*partition, Ended::Stopped)
             }
         };
-        self.board.leave(partition);
+        self.board.leave(L::LANE, partition);
         let Some(owned) = self.owned.remove(&partition) else {
             return;
         };

@@ -87,10 +87,9 @@ pub fn plan(
     driven: impl Fn(PartitionNo) -> Option<i64>,
 ) -> Plan {
     // Until one lease after its start, Postgres can't say who lost its life-sign by the restart and
-    // who by death: nobody is dead yet.
+    // who by death: what has an owner stays where it is.
     let quiet = snapshot.postgres_uptime_ms < lease_ms;
     let death = |w: &Worker| match (w.life_sign, w.heartbeat_age_ms < lease_ms) {
-        _ if quiet => None,
         (true, true) => None,
         (false, _) => Some(Reason::Killed),
         (true, false) => Some(Reason::Hung),
@@ -126,14 +125,13 @@ pub fn plan(
                 plan.forgotten.push((partition.no, partition.epoch));
             }
             Some(owner) if owner == me => {
-                if wanted.is_some() && !mine {
+                if wanted.is_some() && !mine && !quiet {
                     plan.release.push(partition.no);
                 }
             }
-            Some(owner) if mine => {
+            Some(owner) if mine && !quiet => {
                 let reason = match snapshot.workers.iter().find(|w| w.id == owner) {
                     Some(worker) => death(worker),
-                    None if quiet => None,
                     None => Some(Reason::Killed),
                 };
                 if let Some(reason) = reason {
@@ -256,6 +254,27 @@ mod tests {
         s.postgres_uptime_ms = LEASE_MS - 1;
         assert_eq!(plan_of(1, &s), Plan::default());
         s.postgres_uptime_ms = LEASE_MS;
+        assert_eq!(plan_of(1, &s).take.len(), 64);
+        // Nor does an owner give anything to a worker, dead for long or alive, meanwhile.
+        for life_sign in [false, true] {
+            let other = Worker {
+                life_sign,
+                ..worker(2)
+            };
+            let mut s = snapshot(vec![worker(1), other], Some(1));
+            s.postgres_uptime_ms = LEASE_MS - 1;
+            assert_eq!(plan_of(1, &s), Plan::default());
+        }
+    }
+
+    #[test]
+    fn what_nobody_owns_is_taken_at_once_also_after_a_postgres_restart() {
+        let dead = Worker {
+            life_sign: false,
+            ..worker(2)
+        };
+        let mut s = snapshot(vec![worker(1), dead], None);
+        s.postgres_uptime_ms = 0;
         assert_eq!(plan_of(1, &s).take.len(), 64);
     }
 

@@ -11,7 +11,7 @@ use super::tail::{Found, Start};
 use super::world::{Log, LogError as Error, Tail};
 use crate::context::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind, Stream};
 use futures_util::{FutureExt, StreamExt};
 use onsale_schema::message::decode;
 use onsale_schema::{Lane, PartitionNo, Timestamp};
@@ -94,10 +94,8 @@ impl Reader {
         self.pending = info.pending;
         self.position.seq = info.stream_sequence;
         self.position.at = Timestamp::from(info.published);
-        let body = decode(&message.payload).map_err(|error| Undecodable {
-            payload: message.payload.to_vec(),
-            error: error.to_string(),
-        });
+        let body =
+            decode(&message.payload).map_err(|error| Undecodable::new(&message.payload, &error));
         Ok(Inbound {
             seq: self.position.seq,
             at: self.position.at,
@@ -211,19 +209,30 @@ impl<L: PartitionedLane> Log<L> for Reader {
             return Ok(Tail::Intact);
         }
         let stream = self.stream().await?;
-        let found = match stream.direct_get(cursor.seq).await {
-            Ok(message) => Found::Message {
+        let message = match stream.direct_get(cursor.seq).await {
+            Ok(message) => Some(message),
+            // A replica that is behind says so, too: only the leader knows.
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                match stream.get_raw_message(cursor.seq).await {
+                    Ok(message) => Some(message),
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => None,
+                    Err(error) => return Err(Error(error.to_string())),
+                }
+            }
+            Err(error) => return Err(Error(error.to_string())),
+        };
+        let found = match message {
+            Some(message) => Found::Message {
                 at: Timestamp::from(message.time),
                 is_ours: message.subject.as_str() == self.subject,
             },
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+            None => {
                 let info = stream.get_info().await.map_err(|e| Error(e.to_string()))?;
                 Found::Nothing {
                     first_seq: info.state.first_sequence,
                     last_seq: info.state.last_sequence,
                 }
             }
-            Err(error) => return Err(Error(error.to_string())),
         };
         Ok(cursor.tail(found))
     }

@@ -2,9 +2,9 @@
 
 use crate::rig::{Asker, Rig, charge};
 use onsale_domain::ledger::Limits;
-use onsale_schema::ledger::{Outcome, Refusal};
-use onsale_schema::message::encode;
-use onsale_schema::{Lane, Money, Timestamp, UserId};
+use onsale_schema::ledger::{Kind, Outcome, Refusal};
+use onsale_schema::message::{Command, CommandMessage, encode};
+use onsale_schema::{Lane, MessageId, Money, Timestamp, UserId};
 use onsale_workers::compete::commit::{self, Job, Mode};
 use onsale_workers::config::Role;
 use onsale_workers::ledger::Ledger;
@@ -214,6 +214,18 @@ async fn replicas_that_decide_a_message_at_once_agree() {
     assert_eq!(rig.number("SELECT count(*) AS n FROM outcome").await, 20);
 }
 
+/// A message whose command has a name that nobody knows.
+fn of_an_odd_kind(command: Command<Kind>) -> Vec<u8> {
+    let mut bytes = encode(&CommandMessage {
+        id: MessageId(Uuid::now_v7()),
+        reply_to: None,
+        commands: vec![command],
+    });
+    let name = bytes.windows(6).position(|name| name == b"Charge");
+    bytes[name.expect("its name") + 2] = 0;
+    bytes
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_processed_is_set_aside_and_the_queue_goes_on() {
     let mut rig = Rig::new().await;
@@ -227,6 +239,8 @@ async fn what_cannot_be_processed_is_set_aside_and_the_queue_goes_on() {
     ))
     .await;
     asker.send_bytes(b"\xc1 no message".to_vec()).await;
+    // The reason quotes the name, and Postgres takes no NUL in a text.
+    asker.send_bytes(of_an_odd_kind(charge(user, 7))).await;
     let message = asker
         .send(vec![charge(user, 1), poison, charge(user, 2)])
         .await;
@@ -238,9 +252,9 @@ async fn what_cannot_be_processed_is_set_aside_and_the_queue_goes_on() {
     assert_eq!(outcomes[1], Outcome::DeadLettered);
     assert_eq!(balance(&outcomes[2]), 1003);
     assert_eq!(balance(&asker.outcomes(behind).await[0]), 1006);
-    rig.until("SELECT count(*) AS n FROM dead_letter", 3).await;
+    rig.until("SELECT count(*) AS n FROM dead_letter", 4).await;
     let whole = "SELECT count(*) AS n FROM dead_letter WHERE command_index = -1";
-    assert_eq!(rig.number(whole).await, 2);
+    assert_eq!(rig.number(whole).await, 3);
     assert_eq!(
         rig.number(
             "SELECT command_index::bigint AS n FROM dead_letter WHERE error LIKE '%poison%'"
