@@ -23,8 +23,8 @@ pub enum Error {
     },
 }
 
-/// Noticed within about two of these that a server has gone silent.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A server that has gone silent is given up when it has left out the third ping, after six seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Messages that a subscription may hold before new ones are dropped; bursts are large.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 16;
 /// Messages that a client may have waiting to be written.
