@@ -38,7 +38,8 @@ pub struct Command<K> {
     pub user: UserId,
     /// What was asked, as a digest.
     pub fingerprint: Fingerprint,
-    /// After this a hold is refused, by the owner's clock when it decides.
+    /// After this it is refused, by the owner's clock when it decides; but not what the system sends
+    /// to itself.
     pub deadline: Timestamp,
     /// W3C `traceparent`, if the request had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -43,6 +43,10 @@ impl Sale {
                     Err(refusal) => Outcome::Refused(refusal),
                 }
             }
+            // Who was told that nothing came of it must not lose the hold afterwards.
+            Kind::Release { .. } if times.clock > command.deadline => {
+                Outcome::Refused(Refusal::CommandExpired)
+            }
             Kind::Release { reservation_id, .. } => {
                 self.release(command.user, *reservation_id, now, changes)
             }

@@ -64,9 +64,14 @@ fn releases() {
     let released = Outcome::Released {
         reservation_id: reservation_id(1),
     };
-    let mut late = release(1, 1);
-    late.deadline = at_s(1);
-    let (answer, changes) = decide(&mut sale, &late, 1102);
+    let mut in_time = release(1, 1);
+    in_time.deadline = at_s(1102);
+    assert_eq!(
+        refusal(&mut sale, &in_time, 1103),
+        Refusal::CommandExpired,
+        "the owner's clock counts"
+    );
+    let (answer, changes) = decide(&mut sale, &in_time, 1102);
     assert_eq!(answer, released);
     assert_eq!(changes.ended[0].to, ReservationStatus::Released);
     let (again, changes) = decide(&mut sale, &release(1, 1), 1103);

@@ -54,6 +54,9 @@ impl Model {
                 Some(outcome) => outcome,
                 None => Outcome::Held(self.hold(command, *reservation_id, seats, now)),
             },
+            Kind::Release { .. } if times.clock > command.deadline => {
+                Outcome::Refused(Refusal::CommandExpired)
+            }
             Kind::Release { reservation_id, .. } => {
                 let Some(at) = self.find(*reservation_id) else {
                     return Outcome::Refused(Refusal::NotFound);
