@@ -9,7 +9,7 @@ use crate::points;
 use crate::problem::{Code, Problem};
 use crate::reservations;
 use crate::submit::pending;
-use crate::token::CommandToken;
+use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -20,12 +20,15 @@ use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
-use onsale_schema::{Lane, Timestamp, ledger, seats, settlement};
+use onsale_schema::{Timestamp, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
 
 /// How long after its deadline a command without an outcome counts as expired where no cursor tells,
 /// in milliseconds: longer than any transaction that could still decide it.
 const SETTLED_MS: i64 = 60_000;
+/// How long after a command's deadline its outcome is certainly still there, in milliseconds.
+/// Outcomes are kept for 24 h, and decided a request's time before the deadline at the earliest.
+const KEPT_MS: i64 = 23 * 3_600_000;
 
 /// What the tables say, at one moment.
 #[derive(QueryableByName)]
@@ -53,18 +56,33 @@ pub async fn get(
             Err(problem) if problem.code() == Code::CommandExpired => Err(problem),
             decided => wrapped(decided, &TraceId::of(&headers)),
         },
-        None if has_expired(&token, progress.applied_at, app.clock.now()) => {
-            Err(Problem::new(Code::CommandExpired))
-        }
-        None => pending(&app, &text),
+        None => match missing(token.deadline, progress.applied_at, app.clock.now()) {
+            Missing::Yet => pending(&app, &text),
+            Missing::Expired => Err(Problem::new(Code::CommandExpired)),
+            Missing::Forgotten => Err(Problem::new(Code::NotFound)),
+        },
     }
 }
 
-/// Whether a command without an outcome can't have one any more: its partition is past its
-/// deadline, or it would be refused by now in any case.
-fn has_expired(token: &CommandToken, applied_at: Option<Timestamp>, now: Timestamp) -> bool {
-    applied_at.is_some_and(|at| at > token.deadline)
-        || (token.expires && now > token.deadline.plus_ms(SETTLED_MS))
+/// What it means that a command has no outcome.
+#[derive(Debug, PartialEq, Eq)]
+enum Missing {
+    /// It may yet come.
+    Yet,
+    /// It never will: the command would be refused by now in any case.
+    Expired,
+    /// Nobody knows any more. To say that it has expired would make a client pay twice.
+    Forgotten,
+}
+
+fn missing(deadline: Timestamp, applied_at: Option<Timestamp>, now: Timestamp) -> Missing {
+    if now > deadline.plus_ms(KEPT_MS) {
+        Missing::Forgotten
+    } else if applied_at.is_some_and(|at| at > deadline) || now > deadline.plus_ms(SETTLED_MS) {
+        Missing::Expired
+    } else {
+        Missing::Yet
+    }
 }
 
 async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Error> {
@@ -80,7 +98,7 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
                 (SELECT outcomes FROM outcome WHERE message_id = $3 \
                  ORDER BY incarnation, seq LIMIT 1) AS outcomes",
     )
-    .bind::<Text, _>(token.lane.as_str())
+    .bind::<Text, _>(token.asked.lane().as_str())
     .bind::<Integer, _>(partition)
     .bind::<SqlUuid, _>(token.message_id.0)
     .get_result(&mut conn)
@@ -90,19 +108,14 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
 
 /// The answer that the request would have had.
 async fn decided(app: &App, token: &CommandToken, outcomes: &[u8]) -> Result<Answer, Problem> {
-    match token.lane {
-        Lane::Seats => {
-            let outcome = at::<seats::Outcome>(token, outcomes)?;
-            match token.schedule {
-                Some(schedule) if token.expires => {
-                    let layout = app.layouts.get(schedule).await?;
-                    reservations::held(app, &layout, &outcome)
-                }
-                Some(_) | None => reservations::released(&outcome),
-            }
+    match token.asked {
+        Asked::Hold(schedule) => {
+            let layout = app.layouts.get(schedule).await?;
+            reservations::held(app, &layout, &at::<seats::Outcome>(token, outcomes)?)
         }
-        Lane::Ledger => points::charged(&at::<ledger::Outcome>(token, outcomes)?),
-        Lane::Settlement => payments::paid(&at::<settlement::Outcome>(token, outcomes)?),
+        Asked::Release => reservations::released(&at::<seats::Outcome>(token, outcomes)?),
+        Asked::Charge => points::charged(&at::<ledger::Outcome>(token, outcomes)?),
+        Asked::Payment => payments::paid(&at::<settlement::Outcome>(token, outcomes)?),
     }
 }
 
@@ -145,36 +158,28 @@ fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Response
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onsale_schema::{MessageId, PartitionNo, UserId};
-    use uuid::Uuid;
 
     #[test]
-    fn when_a_command_has_expired() {
+    fn what_a_missing_outcome_means() {
         let deadline = Timestamp::from_micros(1_000_000_000);
-        let token = |expires| CommandToken {
-            user: UserId(Uuid::nil()),
-            lane: Lane::Seats,
-            partition: Some(PartitionNo(0)),
-            schedule: None,
-            message_id: MessageId(Uuid::nil()),
-            index: 0,
-            deadline,
-            expires,
-        };
-        let late = deadline.plus_ms(SETTLED_MS + 1);
-        assert!(!has_expired(&token(true), None, deadline.plus_ms(1)));
-        assert!(!has_expired(
-            &token(true),
-            Some(deadline),
-            deadline.plus_ms(1)
-        ));
-        assert!(has_expired(
-            &token(true),
-            Some(deadline.plus_ms(1)),
-            deadline
-        ));
-        assert!(has_expired(&token(true), Some(Timestamp::EPOCH), late));
-        assert!(!has_expired(&token(false), Some(Timestamp::EPOCH), late));
+        let after = |ms| deadline.plus_ms(ms);
+        for (applied_at, now, expected) in [
+            (None, after(1), Missing::Yet),
+            (Some(deadline), after(1), Missing::Yet),
+            (Some(after(1)), after(1), Missing::Expired),
+            (Some(Timestamp::EPOCH), after(SETTLED_MS), Missing::Yet),
+            (
+                Some(Timestamp::EPOCH),
+                after(SETTLED_MS + 1),
+                Missing::Expired,
+            ),
+            (Some(after(1)), after(KEPT_MS), Missing::Expired),
+            (Some(after(1)), after(KEPT_MS + 1), Missing::Forgotten),
+            (None, after(KEPT_MS + 1), Missing::Forgotten),
+        ] {
+            let means = missing(deadline, applied_at, now);
+            assert_eq!(means, expected, "{applied_at:?} {now}");
+        }
     }
 
     #[test]

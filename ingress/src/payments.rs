@@ -9,6 +9,7 @@ use crate::ids;
 use crate::page::{Cursor, PageQuery, PageStart};
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
+use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::Response;
@@ -68,8 +69,8 @@ pub async fn create(
             reservation_id: wanted.reservation_id,
             method: wanted.method,
         },
-        place: None,
-        expires: true,
+        asked: Asked::Payment,
+        partition: None,
     };
     submit(&app, &app.batchers.settlement, submission, paid).await
 }

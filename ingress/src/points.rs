@@ -8,6 +8,7 @@ use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::page::{Cursor, PageQuery, PageStart};
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
+use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::Response;
@@ -74,8 +75,8 @@ pub async fn charge(
             amount: wanted.amount,
             method: wanted.method,
         },
-        place: None,
-        expires: true,
+        asked: Asked::Charge,
+        partition: None,
     };
     submit(&app, &app.batchers.ledger, submission, charged).await
 }

@@ -13,6 +13,7 @@ use crate::page::{Cursor, PageQuery};
 use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
 use crate::submit::{Submission, submit};
+use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -191,8 +192,8 @@ pub async fn create(
             schedule_id: wanted.schedule_id,
             seats,
         },
-        place: Some((wanted.schedule_id, partition)),
-        expires: true,
+        asked: Asked::Hold(wanted.schedule_id),
+        partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
     let response = submit(&app, batcher, submission, |outcome| {
@@ -295,8 +296,8 @@ pub async fn release(
             reservation_id: id,
             schedule_id: row.schedule_id,
         },
-        place: Some((row.schedule_id, partition)),
-        expires: false,
+        asked: Asked::Release,
+        partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
     let response = submit(&app, batcher, submission, released).await;

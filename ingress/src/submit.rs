@@ -7,13 +7,13 @@ use crate::batcher::{Batcher, Full};
 use crate::flight::NotSent;
 use crate::lane::Commands;
 use crate::problem::{Code, Problem};
-use crate::token::CommandToken;
+use crate::token::{Asked, CommandToken};
 use crate::trace::TraceParent;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use onsale_platform::metric;
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::{CommandId, PartitionNo, ScheduleId, Timestamp, UserId};
+use onsale_schema::{CommandId, PartitionNo, Timestamp, UserId};
 use serde::Serialize;
 
 /// A command that is about to be handed in.
@@ -28,10 +28,10 @@ pub struct Submission<L: Commands> {
     pub trace: TraceParent,
     /// What.
     pub kind: L::Kind,
-    /// The schedule and its partition; none on lanes of competing consumers.
-    pub place: Option<(ScheduleId, PartitionNo)>,
-    /// Whether it is refused once its deadline has passed.
-    pub expires: bool,
+    /// The same, for who asks again later.
+    pub asked: Asked,
+    /// The partition; none on lanes of competing consumers.
+    pub partition: Option<PartitionNo>,
 }
 
 /// Hands a command in; answers with `decided` when its outcome comes in time, else with 202.
@@ -46,7 +46,8 @@ pub async fn submit<L: Commands>(
 ) -> Result<Response, Problem> {
     let now = app.clock.now();
     let deadline = now.plus_ms(i64::from(app.flow.request_timeout_ms));
-    let (user, place, expires) = (submission.user, submission.place, submission.expires);
+    let (user, asked, partition) = (submission.user, submission.asked, submission.partition);
+    debug_assert_eq!(asked.lane(), L::LANE);
     let ticket = batcher
         .submit(Command {
             id: submission.id,
@@ -64,13 +65,11 @@ pub async fn submit<L: Commands>(
             metrics::counter!(metric::INGRESS_OPEN, "lane" => L::LANE.as_str()).increment(1);
             let token = CommandToken {
                 user,
-                lane: L::LANE,
-                partition: place.map(|(_, partition)| partition),
-                schedule: place.map(|(schedule, _)| schedule),
+                asked,
+                partition,
                 message_id: ticket.message_id(),
                 index: ticket.index(),
                 deadline,
-                expires,
             };
             pending(app, &app.signer.sign(&token))
         }

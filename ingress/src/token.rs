@@ -11,29 +11,51 @@ use uuid::Uuid;
 
 /// What the signing key is for, so that it signs nothing else.
 const PURPOSE: &[u8] = b"onsale command token";
-const VERSION: u8 = 1;
-const BODY_BYTES: usize = 63;
+const VERSION: u8 = 2;
+const HEAD_BYTES: usize = 14;
+const BODY_BYTES: usize = HEAD_BYTES + 3 * 16;
 const MAC_BYTES: usize = 16;
+
+/// What was asked, as far as its answer needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Seats of a schedule, whose layout names them.
+    Hold(ScheduleId),
+    /// To give a hold back.
+    Release,
+    /// Points.
+    Charge,
+    /// To pay.
+    Payment,
+}
+
+impl Asked {
+    /// The lane that decides.
+    #[must_use]
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Hold(_) | Self::Release => Lane::Seats,
+            Self::Charge => Lane::Ledger,
+            Self::Payment => Lane::Settlement,
+        }
+    }
+}
 
 /// Where the outcome of a command will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandToken {
     /// Whose command it is.
     pub user: UserId,
-    /// The lane it went to.
-    pub lane: Lane,
+    /// What it is.
+    pub asked: Asked,
     /// The partition; none on lanes of competing consumers.
     pub partition: Option<PartitionNo>,
-    /// The schedule, where commands are about one.
-    pub schedule: Option<ScheduleId>,
     /// The message that carries it.
     pub message_id: MessageId,
     /// Its index in the message.
     pub index: u16,
-    /// Its deadline.
+    /// When it is refused, unless it was decided before.
     pub deadline: Timestamp,
-    /// Whether it is refused once its deadline has passed.
-    pub expires: bool,
 }
 
 /// Signs and reads tokens.
@@ -59,12 +81,14 @@ impl Signer {
     pub fn sign(&self, token: &CommandToken) -> String {
         let mut bytes = Vec::with_capacity(BODY_BYTES + MAC_BYTES);
         bytes.push(VERSION);
-        bytes.push(match token.lane {
-            Lane::Seats => 0,
-            Lane::Ledger => 1,
-            Lane::Settlement => 2,
-        });
-        bytes.push(u8::from(token.expires));
+        // The nil id is none.
+        let (asked, schedule) = match token.asked {
+            Asked::Hold(schedule) => (0, schedule.0),
+            Asked::Release => (1, Uuid::nil()),
+            Asked::Charge => (2, Uuid::nil()),
+            Asked::Payment => (3, Uuid::nil()),
+        };
+        bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
         let partition = token.partition.map_or(0, |partition| partition.0 + 1);
         bytes.extend_from_slice(&partition.to_be_bytes());
@@ -72,8 +96,6 @@ impl Signer {
         bytes.extend_from_slice(&token.deadline.micros().to_be_bytes());
         bytes.extend_from_slice(token.user.0.as_bytes());
         bytes.extend_from_slice(token.message_id.0.as_bytes());
-        // The nil id is none.
-        let schedule = token.schedule.map_or(Uuid::nil(), |schedule| schedule.0);
         bytes.extend_from_slice(schedule.as_bytes());
         debug_assert_eq!(bytes.len(), BODY_BYTES);
         let mac = self.0.clone().chain_update(&bytes).finalize().into_bytes();
@@ -91,8 +113,8 @@ impl Signer {
         }
         let signed = self.0.clone().chain_update(body);
         signed.verify_truncated_left(mac).ok()?;
-        let (head, ids) = body.split_at_checked(15)?;
-        let [version, lane, expires, p0, p1, i0, i1, deadline @ ..] = head else {
+        let (head, ids) = body.split_at_checked(HEAD_BYTES)?;
+        let [version, asked, p0, p1, i0, i1, deadline @ ..] = head else {
             return None;
         };
         if *version != VERSION {
@@ -100,23 +122,22 @@ impl Signer {
         }
         let (user, ids) = ids.split_at_checked(16)?;
         let (message_id, schedule) = ids.split_at_checked(16)?;
-        let schedule = Uuid::from_slice(schedule).ok()?;
+        let schedule = ScheduleId(Uuid::from_slice(schedule).ok()?);
         Some(CommandToken {
             user: UserId(Uuid::from_slice(user).ok()?),
-            lane: match lane {
-                0 => Lane::Seats,
-                1 => Lane::Ledger,
-                2 => Lane::Settlement,
+            asked: match asked {
+                0 => Asked::Hold(schedule),
+                1 => Asked::Release,
+                2 => Asked::Charge,
+                3 => Asked::Payment,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
                 .checked_sub(1)
                 .map(PartitionNo),
-            schedule: Some(ScheduleId(schedule)).filter(|id| !id.0.is_nil()),
             message_id: MessageId(Uuid::from_slice(message_id).ok()?),
             index: u16::from_be_bytes([*i0, *i1]),
             deadline: Timestamp::from_micros(i64::from_be_bytes(deadline.try_into().ok()?)),
-            expires: *expires == 1,
         })
     }
 }
@@ -129,34 +150,41 @@ mod tests {
         Signer::new(&digit.repeat(64).parse().unwrap())
     }
 
-    fn token(partition: Option<PartitionNo>) -> CommandToken {
+    fn token(asked: Asked, partition: Option<PartitionNo>) -> CommandToken {
         CommandToken {
             user: UserId(Uuid::from_u128(1)),
-            lane: Lane::Settlement,
+            asked,
             partition,
-            schedule: partition.map(|_| ScheduleId(Uuid::from_u128(3))),
             message_id: MessageId(Uuid::from_u128(2)),
             index: 255,
             deadline: Timestamp::from_micros(1_700_000_000_000_000),
-            expires: true,
         }
     }
 
     #[test]
     fn what_was_signed_is_read() {
-        for partition in [None, Some(PartitionNo(0)), Some(PartitionNo(1023))] {
-            let text = signer("a").sign(&token(partition));
+        for (asked, partition) in [
+            (Asked::Payment, None),
+            (Asked::Charge, None),
+            (Asked::Release, Some(PartitionNo(0))),
+            (
+                Asked::Hold(ScheduleId(Uuid::from_u128(3))),
+                Some(PartitionNo(1023)),
+            ),
+        ] {
+            let token = token(asked, partition);
+            let text = signer("a").sign(&token);
             assert!(
                 text.bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             );
-            assert_eq!(signer("a").read(&text), Some(token(partition)));
+            assert_eq!(signer("a").read(&text), Some(token));
         }
     }
 
     #[test]
     fn anything_else_is_not() {
-        let text = signer("a").sign(&token(None));
+        let text = signer("a").sign(&token(Asked::Payment, None));
         assert_eq!(signer("b").read(&text), None);
         for at in 0..text.len() {
             let mut edited = text.clone().into_bytes();

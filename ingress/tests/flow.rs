@@ -8,11 +8,12 @@
 mod common;
 
 use common::{Bench, SCHEDULE, start, until};
+use onsale_ingress::token::{Asked, CommandToken};
 use onsale_schema::message::{Command, CommandMessage, Lag, encode};
 use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{Lane, Money, ScheduleId, SeatNo, Timestamp, partition};
+use onsale_schema::{Lane, MessageId, Money, ScheduleId, SeatNo, Timestamp, UserId, partition};
 use onsale_testkit::{Answer, Api, Buyer};
 use serde_json::json;
 use std::time::Duration;
@@ -333,6 +334,49 @@ async fn an_open_outcome_is_told_later() {
         ))
         .await;
     look(&lost).await.expect_problem(410, "command-expired");
+
+    // A release is as open, and ends as a hold does.
+    let held = Uuid::from_u128(1);
+    bench
+        .sql(&format!(
+            "INSERT INTO reservation VALUES ('{held}', '{SCHEDULE}', '{}', gen_random_uuid(), \
+             gen_random_uuid(), '{{1}}', 1, 4, 'HELD', now(), now() + interval '1 hour', NULL); \
+             DELETE FROM partition",
+            buyer.user_id
+        ))
+        .await;
+    let path = format!("/reservations/{held}");
+    let release = bench.api.delete(&buyer, &path).await.expect(202);
+    let release = release.headers["location"].to_str().unwrap().to_owned();
+    let release = release.strip_prefix("/api/v1").unwrap();
+    let _ = look(release).await.expect(202);
+    bench
+        .sql(&format!(
+            "INSERT INTO partition (lane, partition_no, applied_at) \
+             VALUES ('seats', {partition}, now() + interval '1 second')"
+        ))
+        .await;
+    look(release).await.expect_problem(410, "command-expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_decided_and_forgotten_has_not_expired() {
+    let bench = start(&[]).await;
+    let buyer = bench.api.buyer().await;
+    let look = async |hours: i64| {
+        let path = bench.app.signer.sign(&CommandToken {
+            user: UserId(buyer.user_id),
+            asked: Asked::Payment,
+            partition: None,
+            message_id: MessageId(Uuid::nil()),
+            index: 0,
+            deadline: bench.app.clock.now().plus_ms(-hours * 3_600_000),
+        });
+        let path = format!("/commands/{path}");
+        bench.api.get(Some(&buyer), &path).await
+    };
+    look(22).await.expect_problem(410, "command-expired");
+    look(23).await.expect_problem(404, "not-found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
