@@ -14,7 +14,7 @@ use async_nats::{Subject, connection, jetstream};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use metrics::Histogram;
-use onsale_platform::{Clock, metric};
+use onsale_platform::{Clock, metric, nats};
 use onsale_schema::message::{
     COMMANDS_PER_MESSAGE_MAX, Command, CommandMessage, MESSAGE_BYTES_MAX, encode,
 };
@@ -24,6 +24,7 @@ use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// Messages that may gather for one partition before commands are refused.
@@ -144,6 +145,9 @@ impl<L: Commands> Batcher<L> {
     /// Publishes until `stop`; then what has gathered is refused.
     pub async fn run(&self, stop: CancellationToken) {
         let mut acks = FuturesUnordered::new();
+        let mut connection = nats::Link::of(&self.link.client);
+        let mut check = tokio::time::interval(nats::LINK_CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -151,11 +155,20 @@ impl<L: Commands> Batcher<L> {
                     self.acknowledged(message_id, ack);
                 }
                 () = self.wake.notified(), if acks.len() < self.link.window => {}
+                // What was on its way may be on the stream: its outcome is open. But no
+                // acknowledgement will come, and what has gathered need not wait for it.
+                _ = check.tick(), if !acks.is_empty() => if connection.was_lost() {
+                    acks.clear();
+                },
                 () = stop.cancelled() => break,
             }
             while acks.len() < self.link.window
                 && let Some(gathering) = self.take()
             {
+                if acks.is_empty() {
+                    // What was lost before harms nothing that leaves from here on.
+                    connection.was_lost();
+                }
                 if let Some((message_id, ack)) = self.publish(gathering).await {
                     let started = Instant::now();
                     let ack_time = self.ack_time.clone();

@@ -1,10 +1,12 @@
 //! The NATS connection and the streams.
 
 use crate::metric;
+use async_nats::connection::State;
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, Event};
 use onsale_schema::Lane;
 use onsale_schema::subjects::Subjects;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What can go wrong with NATS.
@@ -64,6 +66,45 @@ pub async fn connect(url: &str, name: &str) -> Result<Client, Error> {
         .connect(url)
         .await
         .map_err(|e| Error::Unavailable(e.to_string()))
+}
+
+/// How often it is worth looking whether a connection is still the same.
+pub const LINK_CHECK: Duration = Duration::from_millis(100);
+
+/// The connection that a client has now. What is on its way on it, and the acknowledgements of
+/// that, are lost with it: nobody need wait for them any longer.
+pub struct Link {
+    client: Client,
+    connects: u64,
+}
+
+impl Link {
+    /// The present connection of `client`.
+    #[must_use]
+    pub fn of(client: &Client) -> Self {
+        Self {
+            client: client.clone(),
+            connects: connects(client),
+        }
+    }
+
+    /// Whether the connection was lost since it was looked at last; from then on it is the next
+    /// one.
+    pub fn was_lost(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.connects, connects(&self.client));
+        before != self.connects || self.client.connection_state() != State::Connected
+    }
+
+    /// Returns when the connection is lost.
+    pub async fn lost(mut self) {
+        while !self.was_lost() {
+            tokio::time::sleep(LINK_CHECK).await;
+        }
+    }
+}
+
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 /// A JetStream context with our time limits.

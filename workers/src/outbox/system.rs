@@ -5,6 +5,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use onsale_platform::nats;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, encode};
 use onsale_schema::seats::Kind;
 use onsale_schema::{CommandId, Lane, MessageId, PartitionNo, Timestamp, UserId};
@@ -79,8 +80,17 @@ impl Outgoing {
 #[error("NATS: {0}")]
 pub struct Error(pub String);
 
-/// Publishes all, in order, then waits for each to be stored.
+/// Publishes all, in order, then waits for each to be stored, as long as the connection lasts.
 pub async fn publish(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+    let (link, count) = (nats::Link::of(&ctx.nats), messages.len());
+    let stored = publish_all(ctx, messages);
+    tokio::select! {
+        stored = stored => stored,
+        () = link.lost() => (0..count).map(|_| Err(Error("connection lost".into()))).collect(),
+    }
+}
+
+async fn publish_all(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
     if ctx.nats.connection_state() != State::Connected {
         // Nothing may gather in the client to go out late.
         let away = |_| Err(Error("not connected".into()));
