@@ -149,6 +149,13 @@ impl Hall {
         assert!(shown.await.is_ok(), "{map}, not {expected}");
     }
 
+    /// The ends of the logs of all its processes.
+    pub fn logs(&self) -> String {
+        let processes = self.system.ingresses.iter().chain(&self.system.workers);
+        let logs: Vec<String> = processes.map(|process| process.log_tail()).collect();
+        logs.join("\n\n")
+    }
+
     /// Every invariant holds, now.
     pub async fn assert_sound(&self) {
         let options = audit::Options::new(self.system.db.url())

@@ -5,6 +5,8 @@ mod hall;
 mod idempotency;
 mod journey;
 mod limits;
+mod links;
+mod load;
 mod money;
 mod ownership;
 mod problems;

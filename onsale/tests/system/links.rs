@@ -1,0 +1,180 @@
+//! Every link between two parts is cut, in every way, under load, and heals.
+
+use crate::hall::{Hall, PATIENCE};
+use crate::load::Load;
+use onsale_testkit::links::Links;
+use onsale_testkit::proxy::Direction::{ToClient, ToServer};
+use onsale_testkit::proxy::{Fault, Proxy};
+use onsale_testkit::{Api, Buyer, System, SystemOptions};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a link stays cut.
+const CUT: Duration = Duration::from_millis(1500);
+/// Longer than a lease (3 s), and than anybody waits on a connection that says nothing (6 s).
+const LONG_CUT: Duration = Duration::from_secs(7);
+/// Every way in which a link can be cut, and for how long.
+const CUTS: [(Fault, Duration); 8] = [
+    (Fault::BlackHole, CUT),
+    (Fault::BlackHole, LONG_CUT),
+    (Fault::Forget, CUT),
+    (Fault::Reset, CUT),
+    (Fault::CutAfter(ToServer, 2000), CUT),
+    (Fault::CutAfter(ToClient, 2000), CUT),
+    (Fault::HalfClose(ToServer), CUT),
+    (Fault::HalfClose(ToClient), CUT),
+];
+/// How long a request waits for its outcome before it is answered 202, in milliseconds.
+const REQUEST_MS: u64 = 2500;
+/// Requests that wait for Postgres may wait for a connection, and then for an answer, five seconds
+/// each; the rest is for a busy machine.
+const ANSWER_MAX: Duration = Duration::from_secs(13);
+
+/// What one client saw who charged a won at a time and looked at the balance.
+#[derive(Default)]
+struct Charges {
+    acknowledged: i64,
+    open: i64,
+    slowest: Duration,
+}
+
+async fn keep_charging(api: Api, buyer: Buyer, stop: CancellationToken) -> Charges {
+    let mut seen = Charges::default();
+    while !stop.is_cancelled() {
+        let asked = Instant::now();
+        let charge = api.charge(&buyer, 1).await;
+        seen.slowest = seen.slowest.max(asked.elapsed());
+        match charge.status.as_u16() {
+            201 => seen.acknowledged += 1,
+            202 => seen.open += 1,
+            _ => drop(charge.expect(503)),
+        }
+        let asked = Instant::now();
+        let points = api.get(Some(&buyer), "/users/me/points").await;
+        seen.slowest = seen.slowest.max(asked.elapsed());
+        match points.status.as_u16() {
+            200 => seen.check(points.body["balance"]["amount"].as_i64()),
+            _ => drop(points.expect(503)),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    seen
+}
+
+impl Charges {
+    /// No charge that was acknowledged is missing, and none was made twice.
+    fn check(&self, balance: Option<i64>) {
+        let known = self.acknowledged..=self.acknowledged + self.open;
+        let balance = balance.expect("a balance");
+        assert!(known.contains(&balance), "{balance}, not {known:?}");
+    }
+}
+
+/// A system under a load of holds and charges, whose links can be cut.
+struct Cut {
+    hall: Hall,
+    load: Load,
+    charging: JoinSet<Charges>,
+    stop: CancellationToken,
+}
+
+impl Cut {
+    async fn start(workers: usize) -> Self {
+        let options = SystemOptions::default()
+            .workers(workers)
+            .setting("ONSALE_REQUEST_TIMEOUT_MS", REQUEST_MS)
+            .proxied();
+        let mut hall = Hall::open_with(options).await;
+        let load = Load::start(&mut hall, 8).await;
+        let stop = CancellationToken::new();
+        let charging = keep_charging(hall.api.clone(), hall.buyer(), stop.clone());
+        load.under_way(&hall, 3).await;
+        Self {
+            hall,
+            load,
+            charging: JoinSet::from_iter([charging]),
+            stop,
+        }
+    }
+
+    /// Breaks a link for a while.
+    async fn cut(&self, link: impl Fn(&System) -> &Proxy, (fault, time): (Fault, Duration)) {
+        link(&self.hall.system).set(fault);
+        tokio::time::sleep(time).await;
+        link(&self.hall.system).set(Fault::Pass);
+    }
+
+    /// All dates go on, and all invariants hold.
+    async fn goes_on(&self) {
+        let everywhere = self.load.least(&self.hall).await + 5;
+        self.load.under_way(&self.hall, everywhere).await;
+        self.hall.assert_sound().await;
+    }
+
+    /// All that was promised is true, and everybody was answered in time.
+    async fn end(mut self) {
+        self.stop.cancel();
+        let charging = tokio::time::timeout(PATIENCE, self.charging.join_next()).await;
+        let charges = charging.expect("in time").expect("a client");
+        let charges = charges.expect("no panic");
+        let seen = self.load.stop_after_faults(&mut self.hall).await;
+        let balance = self
+            .hall
+            .number("SELECT sum(amount)::bigint AS n FROM transfer")
+            .await;
+        charges.check(Some(balance));
+        let slowest = seen.slowest.max(charges.slowest);
+        assert!(slowest < ANSWER_MAX, "{slowest:?}");
+        self.hall.assert_sound().await;
+    }
+}
+
+/// Cuts a link in every way. Each time all must go on afterwards.
+async fn every_cut_heals(name: &str, link: impl Fn(&System) -> &Proxy) {
+    let system = Cut::start(1).await;
+    for cut in CUTS {
+        println!("{name}: {cut:?}");
+        system.cut(&link, cut).await;
+        system.goes_on().await;
+    }
+    system.end().await;
+}
+
+fn ingress(system: &System) -> &Links {
+    system.ingresses[0].links()
+}
+
+fn worker(system: &System) -> &Links {
+    system.workers[0].links()
+}
+
+// Two systems at once in a test: they wait most of the time.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_cut_of_a_link_to_nats_heals() {
+    tokio::join!(
+        every_cut_heals("ingress to NATS", |system| &ingress(system).nats),
+        every_cut_heals("worker to NATS", |system| &worker(system).nats),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_cut_of_a_link_to_postgres_heals() {
+    tokio::join!(
+        every_cut_heals("ingress to Postgres", |system| &ingress(system).postgres),
+        every_cut_heals("worker to Postgres", |system| &worker(system).postgres),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_in_a_black_hole_is_replaced_and_does_no_harm_when_it_is_back() {
+    let system = Cut::start(2).await;
+    let hole = &worker(&system.hall.system).postgres;
+    hole.set(Fault::BlackHole);
+    // The other worker goes on with all dates while the first still waits.
+    system.goes_on().await;
+    hole.set(Fault::Pass);
+    system.goes_on().await;
+    system.end().await;
+}

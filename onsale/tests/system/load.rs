@@ -1,0 +1,233 @@
+//! A steady load of holds, and what becomes of each.
+
+use crate::hall::{Hall, PATIENCE, number, open_policy, reservation};
+use onsale::seed::Policy;
+use onsale_testkit::{Answer, Api, Buyer};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// How long a client stays away that was told to come again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What clients saw.
+#[derive(Default)]
+pub struct Seen {
+    /// Reservations that were acknowledged.
+    pub acknowledged: Vec<Uuid>,
+    /// Answers that are neither a success nor a refusal for a good reason.
+    failed: Vec<String>,
+    /// Answers whose outcome was still open.
+    pub open: Vec<Open>,
+    /// Requests that were refused because a server was away, or came to it too late.
+    pub turned_away: usize,
+    /// The longest time of one client between two acknowledged holds.
+    pub gap: Duration,
+    /// The longest time that a request waited for its answer.
+    pub slowest: Duration,
+}
+
+/// A request whose outcome will be known later, and where.
+pub struct Open {
+    buyer: Buyer,
+    location: String,
+}
+
+impl Open {
+    /// Waits for the outcome; the reservation, if it is one.
+    async fn outcome(&self, api: &Api) -> Option<Uuid> {
+        let decided = async {
+            loop {
+                let answer = api
+                    .get(Some(&self.buyer), &format!("/{}", self.location))
+                    .await;
+                match (answer.status.as_u16(), answer.code()) {
+                    (200, _) => return Some(answer.body),
+                    (410, "command-expired") => return None,
+                    (202 | 503, _) => tokio::time::sleep(AGAIN).await,
+                    _ => panic!("{answer:?}"),
+                }
+            }
+        };
+        let decided = tokio::time::timeout(PATIENCE, decided).await;
+        let outcome = decided.expect("an outcome")?;
+        (outcome["status"] == 201).then(|| reservation(&outcome["body"]))
+    }
+}
+
+/// Holds seat after seat until told to stop, or until there are none left.
+pub async fn keep_holding(
+    api: Api,
+    buyer: Buyer,
+    date: Uuid,
+    next_seat: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> Seen {
+    let mut seen = Seen::default();
+    let mut last = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let seat = next_seat.fetch_add(1, Ordering::Relaxed);
+        let label = format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
+        let asked = Instant::now();
+        let answer = api.hold(&buyer, date, &[&label]).await;
+        seen.slowest = seen.slowest.max(asked.elapsed());
+        match (answer.status.as_u16(), answer.code()) {
+            (201, _) => {
+                seen.acknowledged.push(reservation(&answer.body));
+                seen.gap = seen.gap.max(last.elapsed());
+                last = Instant::now();
+            }
+            // Still open: not acknowledged, and not refused either. A reply that died with its worker
+            // costs its client the whole wait, which says nothing about the partition.
+            (202, _) => {
+                seen.open.push(open(&buyer, &answer));
+                last = Instant::now();
+            }
+            (503, "dependency-unavailable" | "overloaded") => {
+                assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+                seen.turned_away += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            (410, "command-expired") => seen.turned_away += 1,
+            (422, "seat-limit-exceeded" | "unknown-seat") => {}
+            _ => seen.failed.push(format!("{answer:?}")),
+        }
+    }
+    seen
+}
+
+fn open(buyer: &Buyer, answer: &Answer) -> Open {
+    Open {
+        buyer: buyer.clone(),
+        location: answer.headers["location"]
+            .to_str()
+            .expect("a path")
+            .to_owned(),
+    }
+}
+
+/// Clients that hold seats on many dates, one each, so that all partitions are busy.
+pub struct Load {
+    dates: Vec<Uuid>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Seen>,
+}
+
+impl Load {
+    pub async fn start(hall: &mut Hall, dates: usize) -> Self {
+        let mut load = Self {
+            dates: Vec::new(),
+            stop: Arc::new(AtomicBool::new(false)),
+            clients: JoinSet::new(),
+        };
+        for _ in 0..dates {
+            let policy = Policy {
+                seats_per_user: 100_000,
+                ..open_policy()
+            };
+            let date = hall.date_with(3000, policy).await;
+            load.dates.push(date);
+            load.client(hall, date, Arc::default());
+        }
+        load
+    }
+
+    fn client(&mut self, hall: &Hall, date: Uuid, next_seat: Arc<AtomicUsize>) {
+        let (api, buyer) = (hall.api.clone(), hall.buyer());
+        self.clients
+            .spawn(keep_holding(api, buyer, date, next_seat, self.stop.clone()));
+    }
+
+    /// The fewest holds of a date.
+    pub async fn least(&self, hall: &Hall) -> i64 {
+        let sql = "SELECT coalesce(min(n), 0)::bigint AS n FROM ( \
+                   SELECT count(*) AS n FROM reservation GROUP BY schedule_id) x";
+        number(&mut hall.connect().await, sql).await
+    }
+
+    /// Waits until every date has so many holds.
+    pub async fn under_way(&self, hall: &Hall, holds: i64) {
+        let dates = i64::try_from(self.dates.len()).expect("few");
+        let sql = format!(
+            "SELECT count(*) AS n FROM (SELECT schedule_id FROM reservation GROUP BY 1 \
+             HAVING count(*) >= {holds}) x"
+        );
+        self.until(hall, &sql, dates).await;
+    }
+
+    /// Waits for so many more holds.
+    pub async fn more(&self, hall: &Hall, holds: i64) {
+        let sql = "SELECT count(*) AS n FROM reservation";
+        let before = number(&mut hall.connect().await, sql).await;
+        self.until(hall, sql, before + holds).await;
+    }
+
+    async fn until(&self, hall: &Hall, sql: &str, least: i64) {
+        let mut conn = hall.connect().await;
+        let reached = async {
+            while number(&mut conn, sql).await < least {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .expect("holds go on");
+    }
+
+    /// Ends the load; every acknowledged hold must be there, and nothing may have failed or been
+    /// turned away.
+    pub async fn stop(self, hall: &mut Hall) -> Seen {
+        let seen = self.stop_after_faults(hall).await;
+        assert_eq!(seen.turned_away, 0, "requests were turned away");
+        seen
+    }
+
+    /// Ends a load that had to bear servers that were away: what was acknowledged must be there
+    /// with its seats, what was left open must have an outcome, and nothing may have failed.
+    pub async fn stop_after_faults(mut self, hall: &mut Hall) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        while let Some(seen) = self.clients.join_next().await {
+            let seen = seen.expect("no panic");
+            if let Some(first) = seen.failed.first() {
+                panic!("{} failed: {first}\n{}", seen.failed.len(), hall.logs());
+            }
+            assert!(!seen.acknowledged.is_empty());
+            all.acknowledged.extend(seen.acknowledged);
+            all.open.extend(seen.open);
+            all.turned_away += seen.turned_away;
+            all.gap = all.gap.max(seen.gap);
+            all.slowest = all.slowest.max(seen.slowest);
+        }
+        let mut ids: BTreeSet<Uuid> = all.acknowledged.iter().copied().collect();
+        assert_eq!(
+            ids.len(),
+            all.acknowledged.len(),
+            "one reservation, one answer"
+        );
+        for open in &all.open {
+            ids.extend(open.outcome(&hall.api).await);
+        }
+        assert_held(hall, &ids).await;
+        all
+    }
+}
+
+/// Each of these reservations is in Postgres, with its seat.
+async fn assert_held(hall: &mut Hall, ids: &BTreeSet<Uuid>) {
+    let list: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
+    let sql = format!(
+        "SELECT count(*) AS n FROM reservation JOIN seat_claim USING (schedule_id, reservation_id) \
+         WHERE status = 'HELD' AND state = 'H' AND reservation_id IN ({})",
+        list.join(",")
+    );
+    let there = hall.number(&sql).await;
+    assert_eq!(
+        there,
+        i64::try_from(ids.len()).expect("few"),
+        "an acknowledged hold is lost"
+    );
+}
