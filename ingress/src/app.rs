@@ -305,12 +305,7 @@ fn app(
     clock: Clock,
     batchers: Batchers,
 ) -> Result<App, Error> {
-    let gate = Gate::new(
-        clock.clone(),
-        config.common.partitions,
-        config.flow.lag_max_ms,
-        config.flow.schedule_in_flight_max,
-    );
+    let gate = Gate::new(clock.clone(), config.common.partitions, &config.flow);
     Ok(App(Arc::new(Parts {
         tokens: Tokens::new(&config.auth, clock.clone()),
         passwords: Passwords::new(config.auth.password_hashes_max)?,

@@ -156,8 +156,13 @@ pub struct Flow {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub schedule_in_flight_max: u32,
 
-    /// The age of a partition's oldest undecided message above which its commands are refused, in
-    /// milliseconds.
+    /// Charges that may wait for their outcome here, and as many payments; further ones are refused.
+    #[arg(long, env = "ONSALE_MONEY_IN_FLIGHT_MAX", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub money_in_flight_max: u32,
+
+    /// The age of a partition's oldest undecided message, or the silence of an owner that was heard
+    /// before, above which its commands are refused, in milliseconds. Silence counts from a second.
     #[arg(long, env = "ONSALE_LAG_MAX_MS", default_value_t = 5000,
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub lag_max_ms: u64,

@@ -1,6 +1,7 @@
-//! Back-pressure is lag: what owners say about their partitions, and what waits here per schedule,
-//! decide whether a command is let in. A queue that grows for ever helps nobody.
+//! Back-pressure is lag: what owners say about their partitions, how long they have said nothing, and
+//! what waits here decide whether a command is let in. A queue that grows for ever helps nobody.
 
+use crate::config::Flow;
 use crate::problem::{Code, Problem};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
@@ -13,20 +14,25 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
 
-/// How long a report counts, in milliseconds: an owner that died must not keep its partition shut.
-const REPORT_VALID_MS: i64 = 5000;
+/// Owners report four times a second: a shorter silence says nothing, in milliseconds.
+const SILENCE_MIN_MS: u64 = 1000;
 /// The longest that a client is told to stay away, in seconds.
 const RETRY_AFTER_MAX_S: u64 = 10;
+/// As which partition the lanes of competing consumers tell their lag.
+const QUEUE: PartitionNo = PartitionNo(0);
 
 /// Decides whether commands are let in.
 pub struct Gate {
     clock: Clock,
     lag_max_ms: u64,
-    in_flight_max: u32,
+    schedule_in_flight_max: u32,
+    money_in_flight_max: u32,
     seats: Vec<Report>,
     ledger: Report,
     settlement: Report,
     schedules: RwLock<HashMap<ScheduleId, Arc<AtomicU32>>>,
+    charges: Arc<AtomicU32>,
+    payments: Arc<AtomicU32>,
     shed_lag: Counter,
     shed_in_flight: Counter,
 }
@@ -37,6 +43,7 @@ struct Report {
     epoch: AtomicI64,
     undecided: AtomicU64,
     age_ms: AtomicU64,
+    /// When it was heard; 0 before the first.
     at_us: AtomicI64,
 }
 
@@ -51,19 +58,27 @@ impl Report {
         self.at_us.store(now.micros(), Ordering::Relaxed);
     }
 
-    /// The age of the oldest undecided message, in milliseconds; 0 when there is none.
-    fn age_ms(&self, now: Timestamp) -> u64 {
-        let at = Timestamp::from_micros(self.at_us.load(Ordering::Relaxed));
-        let counts = now.ms_since(at) <= REPORT_VALID_MS;
-        if counts && self.undecided.load(Ordering::Relaxed) > 0 {
-            self.age_ms.load(Ordering::Relaxed)
+    /// The age of the oldest undecided message, or how long nobody has decided any, in
+    /// milliseconds. Of a partition that was never heard of nothing is known, so it does not lag.
+    fn lag_ms(&self, now: Timestamp) -> u64 {
+        let at_us = self.at_us.load(Ordering::Relaxed);
+        if at_us == 0 {
+            return 0;
+        }
+        let silent_ms = u64::try_from(now.ms_since(Timestamp::from_micros(at_us))).unwrap_or(0);
+        let age_ms = match self.undecided.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.age_ms.load(Ordering::Relaxed),
+        };
+        if silent_ms > SILENCE_MIN_MS {
+            age_ms.max(silent_ms)
         } else {
-            0
+            age_ms
         }
     }
 }
 
-/// A command of a schedule that waits for its outcome; dropped when it doesn't any more.
+/// A command that waits for its outcome; dropped when it doesn't any more.
 pub struct InFlight(Arc<AtomicU32>);
 
 impl Drop for InFlight {
@@ -73,17 +88,20 @@ impl Drop for InFlight {
 }
 
 impl Gate {
-    /// A gate with these bounds.
+    /// A gate with the bounds of `flow`.
     #[must_use]
-    pub fn new(clock: Clock, partitions: u16, lag_max_ms: u64, in_flight_max: u32) -> Self {
+    pub fn new(clock: Clock, partitions: u16, flow: &Flow) -> Self {
         Self {
             clock,
-            lag_max_ms,
-            in_flight_max,
+            lag_max_ms: flow.lag_max_ms,
+            schedule_in_flight_max: flow.schedule_in_flight_max,
+            money_in_flight_max: flow.money_in_flight_max,
             seats: (0..partitions).map(|_| Report::default()).collect(),
             ledger: Report::default(),
             settlement: Report::default(),
             schedules: RwLock::default(),
+            charges: Arc::default(),
+            payments: Arc::default(),
             shed_lag: metrics::counter!(metric::INGRESS_SHED, "reason" => "lag"),
             shed_in_flight: metrics::counter!(metric::INGRESS_SHED, "reason" => "in-flight"),
         }
@@ -103,12 +121,12 @@ impl Gate {
     /// `overloaded`, with when to come again.
     pub fn admit(&self, lane: Lane, partition: PartitionNo) -> Result<(), Problem> {
         let now = self.clock.now();
-        let age_ms = self.report(lane, partition).map_or(0, |r| r.age_ms(now));
-        if age_ms <= self.lag_max_ms {
+        let lag_ms = self.report(lane, partition).map_or(0, |r| r.lag_ms(now));
+        if lag_ms <= self.lag_max_ms {
             return Ok(());
         }
         self.shed_lag.increment(1);
-        let seconds = (age_ms / 1000).clamp(1, RETRY_AFTER_MAX_S);
+        let seconds = (lag_ms / 1000).clamp(1, RETRY_AFTER_MAX_S);
         let seconds = u32::try_from(seconds).unwrap_or(1);
         Err(Problem::new(Code::Overloaded).retry_after_s(seconds))
     }
@@ -123,8 +141,30 @@ impl Gate {
         partition: PartitionNo,
     ) -> Result<InFlight, Problem> {
         self.admit(Lane::Seats, partition)?;
-        let in_flight = InFlight(self.schedule(schedule));
-        if in_flight.0.fetch_add(1, Ordering::Relaxed) < self.in_flight_max {
+        self.let_in(self.schedule(schedule), self.schedule_in_flight_max)
+    }
+
+    /// The same for a charge.
+    ///
+    /// # Errors
+    /// `overloaded`, with when to come again.
+    pub fn admit_charge(&self) -> Result<InFlight, Problem> {
+        self.admit(Lane::Ledger, QUEUE)?;
+        self.let_in(Arc::clone(&self.charges), self.money_in_flight_max)
+    }
+
+    /// The same for a payment.
+    ///
+    /// # Errors
+    /// `overloaded`, with when to come again.
+    pub fn admit_payment(&self) -> Result<InFlight, Problem> {
+        self.admit(Lane::Settlement, QUEUE)?;
+        self.let_in(Arc::clone(&self.payments), self.money_in_flight_max)
+    }
+
+    fn let_in(&self, waiting: Arc<AtomicU32>, max: u32) -> Result<InFlight, Problem> {
+        let in_flight = InFlight(waiting);
+        if in_flight.0.fetch_add(1, Ordering::Relaxed) < max {
             Ok(in_flight)
         } else {
             self.shed_in_flight.increment(1);
@@ -195,10 +235,20 @@ mod tests {
         }
     }
 
+    fn flow(lag_max_ms: u64, in_flight_max: u32) -> Flow {
+        Flow {
+            request_timeout_ms: 1000,
+            publish_window: 1,
+            schedule_in_flight_max: in_flight_max,
+            money_in_flight_max: in_flight_max,
+            lag_max_ms,
+        }
+    }
+
     #[test]
-    fn a_lagging_partition_is_shut_until_it_has_caught_up_or_falls_silent() {
+    fn a_lagging_partition_is_shut_until_it_has_caught_up() {
         let clock = Clock::default();
-        let gate = Gate::new(clock.clone(), 2, 1000, 10);
+        let gate = Gate::new(clock.clone(), 2, &flow(1000, 10));
         let report = |undecided, age_ms| {
             gate.report(Lane::Seats, P)
                 .unwrap()
@@ -211,15 +261,43 @@ mod tests {
         assert!(gate.admit(Lane::Seats, PartitionNo(0)).is_ok());
         assert!(gate.admit(Lane::Ledger, P).is_ok());
         assert!(report(0, 1001));
-        assert!(!report(5, 9000));
+    }
+
+    #[test]
+    fn one_that_has_fallen_silent_is_shut_until_it_is_heard_again() {
+        // (longest lag, silence) in milliseconds.
+        for (lag_max_ms, silent_ms, is_open) in [
+            (2000, 2000, true),
+            (2000, 2100, false),
+            (10, 900, true),
+            (10, 1100, false),
+        ] {
+            let report = Report::default();
+            let heard = host_now();
+            report.store(&lag(0, 0), heard);
+            let lag_ms = report.lag_ms(heard.plus_ms(silent_ms));
+            assert_eq!(lag_ms <= lag_max_ms, is_open, "{lag_max_ms} {silent_ms}");
+        }
+
+        let clock = Clock::default();
+        let gate = Gate::new(clock.clone(), 2, &flow(2000, 10));
+        let reports = || gate.report(Lane::Seats, P).unwrap();
+        reports().store(&lag(0, 0), clock.now());
         let now = host_now();
-        clock.observe(now, now.plus_ms(REPORT_VALID_MS + 1000), now);
+        clock.observe(now, now.plus_ms(4500), now);
+        let shut = gate.admit(Lane::Seats, P).unwrap_err();
+        assert_eq!(shut, Problem::new(Code::Overloaded).retry_after_s(4));
+        assert!(
+            gate.admit(Lane::Seats, PartitionNo(0)).is_ok(),
+            "unheard of"
+        );
+        reports().store(&lag(0, 0), clock.now());
         assert!(gate.admit(Lane::Seats, P).is_ok());
     }
 
     #[test]
-    fn so_many_of_a_schedule_may_wait() {
-        let gate = Gate::new(Clock::default(), 2, 1000, 2);
+    fn so_many_of_a_schedule_or_queue_may_wait() {
+        let gate = Gate::new(Clock::default(), 2, &flow(1000, 2));
         let (a, b) = (
             ScheduleId(Uuid::from_u128(1)),
             ScheduleId(Uuid::from_u128(2)),
@@ -231,5 +309,13 @@ mod tests {
         assert!(gate.admit_schedule(b, P).is_ok());
         drop(first);
         assert!(gate.admit_schedule(a, P).is_ok());
+
+        let charges = [gate.admit_charge().unwrap(), gate.admit_charge().unwrap()];
+        let refused = gate.admit_charge().map(drop).unwrap_err();
+        assert_eq!(refused.code(), Code::Overloaded);
+        let _payments = [gate.admit_payment().unwrap(), gate.admit_payment().unwrap()];
+        assert!(gate.admit_payment().is_err());
+        drop(charges);
+        assert!(gate.admit_charge().is_ok());
     }
 }

@@ -20,7 +20,7 @@ use onsale_platform::db::{self, Pool};
 use onsale_schema::settlement::{Kind, Outcome};
 use onsale_schema::status::{PaymentMethod, PaymentStatus};
 use onsale_schema::tables::payment::{self as table, dsl};
-use onsale_schema::{Lane, Money, PartitionNo, PaymentId, ReservationId, Timestamp, UserId};
+use onsale_schema::{Money, PaymentId, ReservationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
 const ROUTE: &str = "/api/v1/payments";
@@ -58,7 +58,7 @@ pub async fn create(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewPayment = body.parse()?;
-    app.gate.admit(Lane::Settlement, PartitionNo(0))?;
+    let in_flight = app.gate.admit_payment()?;
     let submission = Submission {
         id: key.command(user.id, ROUTE),
         user: user.id,
@@ -72,7 +72,9 @@ pub async fn create(
         asked: Asked::Payment,
         partition: None,
     };
-    submit(&app, &app.batchers.settlement, submission, paid).await
+    let response = submit(&app, &app.batchers.settlement, submission, paid).await;
+    drop(in_flight);
+    response
 }
 
 /// What a decided payment is answered with.

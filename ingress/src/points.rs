@@ -18,7 +18,7 @@ use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Pool};
 use onsale_schema::ledger::{Kind, Outcome};
 use onsale_schema::status::{ChargeMethod, TransferKind};
-use onsale_schema::{AccountId, Lane, Money, PartitionNo, Timestamp, TransferId, tables};
+use onsale_schema::{AccountId, Money, Timestamp, TransferId, tables};
 use serde::{Deserialize, Serialize};
 
 const ROUTE_CHARGES: &str = "/api/v1/users/me/points/charges";
@@ -65,7 +65,7 @@ pub async fn charge(
     if !wanted.amount.is_positive() {
         return Err(Problem::new(Code::AmountInvalid));
     }
-    app.gate.admit(Lane::Ledger, PartitionNo(0))?;
+    let in_flight = app.gate.admit_charge()?;
     let submission = Submission {
         id: key.command(user.id, ROUTE_CHARGES),
         user: user.id,
@@ -78,7 +78,9 @@ pub async fn charge(
         asked: Asked::Charge,
         partition: None,
     };
-    submit(&app, &app.batchers.ledger, submission, charged).await
+    let response = submit(&app, &app.batchers.ledger, submission, charged).await;
+    drop(in_flight);
+    response
 }
 
 /// What a decided charge is answered with.

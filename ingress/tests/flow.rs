@@ -432,6 +432,60 @@ async fn lag_and_waiting_commands_shed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn charges_and_payments_shed_when_many_wait() {
+    let bench = start(&[
+        "--money-in-flight-max",
+        "1",
+        "--request-timeout-ms",
+        "10000",
+    ])
+    .await;
+    let buyer = bench.api.buyer().await;
+    let mut asked = JoinSet::new();
+    for _ in 0..2 {
+        let (api, by) = (bench.api.clone(), buyer.clone());
+        asked.spawn(async move { api.charge(&by, 100).await });
+        let (api, by) = (bench.api.clone(), buyer.clone());
+        asked.spawn(async move { api.pay(&by, Uuid::nil()).await });
+    }
+    // Of both, one waits for an outcome that nobody decides, and the other is refused meanwhile.
+    for _ in 0..2 {
+        let shed = asked.join_next().await.unwrap().unwrap();
+        shed.expect_problem(503, "overloaded");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_has_lost_its_owner_is_shut() {
+    let bench = start(&["--lag-max-ms", "1000", "--request-timeout-ms", "100"]).await;
+    let buyer = bench.api.buyer().await;
+    let hold = || bench.api.hold(&buyer, SCHEDULE, &["A-1-1"]);
+    // Nobody was ever heard: there may be an owner in a moment.
+    let _ = hold().await.expect(202);
+    let partition = partition::of_schedule(ScheduleId(SCHEDULE), 4);
+    let lag = Lag {
+        lane: Lane::Seats,
+        partition,
+        epoch: 1,
+        undecided: 0,
+        age_ms: 0,
+    };
+    let subject = Subjects::new("").unwrap().lag(Lane::Seats, partition);
+    bench.broadcast(subject.clone(), encode(&lag)).await;
+    until("its silence is noticed", || async {
+        bench.app.gate.admit(Lane::Seats, partition).is_err()
+    })
+    .await;
+    let shed = hold().await.expect_problem(503, "overloaded");
+    assert!(shed.headers.contains_key("retry-after"));
+    bench.broadcast(subject, encode(&lag)).await;
+    until("it is heard again", || async {
+        bench.app.gate.admit(Lane::Seats, partition).is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_under_way_end_before_the_process_does() {
     let bench = start(&[]).await;
     let mut owner = bench.owner::<Kind>(Lane::Seats).await;
