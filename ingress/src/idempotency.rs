@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 /// The header that carries the key.
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+const ROUTE_USERS: &str = "/api/v1/users";
 /// How many characters a key has.
 const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 
@@ -33,8 +34,19 @@ impl IdempotencyKey {
     /// The command that this user means by this key on this route.
     #[must_use]
     pub fn command(&self, user: UserId, route_template: &str) -> CommandId {
-        let key = self.0.to_str().expect("visible ASCII was checked");
-        CommandId::derive(user, route_template, key)
+        CommandId::derive(user, route_template, self.text())
+    }
+
+    /// The user that somebody means to become by this key and email (in the form that is compared).
+    #[must_use]
+    pub fn user(&self, email: &str) -> UserId {
+        // Nobody is signed in, and a key that two happen to use must not make them one.
+        let key = format!("{} {email}", self.text());
+        UserId(CommandId::derive(UserId(Uuid::nil()), ROUTE_USERS, &key).0)
+    }
+
+    fn text(&self) -> &str {
+        self.0.to_str().expect("visible ASCII was checked")
     }
 }
 
@@ -110,6 +122,15 @@ mod tests {
         assert_eq!(key.command(a, "/x"), key.command(a, "/x"));
         assert_ne!(key.command(a, "/x"), key.command(b, "/x"));
         assert_ne!(key.command(a, "/x"), key.command(a, "/y"));
+    }
+
+    #[test]
+    fn a_new_user_is_a_keys_and_an_emails() {
+        let key = |text: &'static str| IdempotencyKey::new(&HeaderValue::from_static(text));
+        let user = |text, email| key(text).unwrap().user(email);
+        assert_eq!(user("12345678", "a@b.c"), user("12345678", "a@b.c"));
+        assert_ne!(user("12345678", "a@b.c"), user("12345678", "d@b.c"));
+        assert_ne!(user("12345678", "a@b.c"), user("12345679", "a@b.c"));
     }
 
     #[test]

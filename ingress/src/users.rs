@@ -6,6 +6,7 @@ use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
 use crate::extract::JsonBody;
+use crate::idempotency::IdempotencyKey;
 use crate::ids;
 use crate::problem::{Code, FieldError, Problem};
 use axum::extract::State;
@@ -92,7 +93,11 @@ fn is_email(text: &str) -> bool {
 }
 
 /// `POST /users`
-pub async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+pub async fn create(
+    State(app): State<App>,
+    key: IdempotencyKey,
+    body: JsonBody,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct View {
@@ -101,20 +106,34 @@ pub async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, 
     let wanted: SignUp = body.parse()?;
     let email = normalized(&wanted.email);
     wanted.validate(&email)?;
-    let name = wanted.name.trim().to_owned();
-    let password_hash = app.passwords.hash(wanted.password).await?;
     let user = NewUser {
-        user_id: UserId(ids::new_v7(app.clock.now())),
+        user_id: key.user(&email),
         email,
-        name,
-        password_hash,
+        name: wanted.name.trim().to_owned(),
+        password_hash: app.passwords.hash(wanted.password.clone()).await?,
         role: Role::Buyer,
     };
-    store::user_insert(&app.pool, &user).await?;
+    if !store::user_insert(&app.pool, &user).await?
+        && !is_same(&app, &user, wanted.password).await?
+    {
+        return Err(Problem::new(Code::EmailTaken));
+    }
     let view = View {
         user_id: user.user_id,
     };
     Ok(Answer::created(Some("/api/v1/users/me".into()), &view)?.into_response())
+}
+
+/// Whether the user who is there is the one that is to be made: its first answer was lost.
+async fn is_same(app: &App, user: &NewUser, password: String) -> Result<bool, Problem> {
+    let known = store::credentials_find(&app.pool, &user.email).await?;
+    match known.filter(|known| known.user_id == user.user_id) {
+        Some(known) => {
+            let hash = Some(known.password_hash);
+            app.passwords.check(password, hash).await
+        }
+        None => Ok(false),
+    }
 }
 
 /// `GET /users/me`

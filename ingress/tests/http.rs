@@ -62,6 +62,7 @@ async fn the_frameworks_own_rejections_are_problems() {
 
     let post = |kind: &'static str, body: String| {
         let request = api.request(Method::POST, "/users");
+        let request = request.header("idempotency-key", "key-0001");
         api.send(request.header("content-type", kind).body(body))
     };
     let answer = post("text/plain", "{}".into()).await;
@@ -86,7 +87,7 @@ async fn the_frameworks_own_rejections_are_problems() {
         .await
         .expect_problem(431, "headers-too-large");
 
-    let stalled = "POST /api/v1/users HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+    let stalled = "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                    content-type: application/json\r\ncontent-length: 10\r\n\r\n{";
     let answer = raw(&bench, stalled.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -190,8 +191,26 @@ async fn users_and_sessions() {
         api.send(api.request(Method::POST, path).json(&body))
     };
     let ada = json!({"email": " Ada@Example.com", "name": "Ada", "password": "correct horse"});
-    let made = post("/users", ada.clone()).await.expect(201);
-    post("/users", ada).await.expect_problem(409, "email-taken");
+    let sign_up = |key: &'static str, body: &serde_json::Value| {
+        let request = api.request(Method::POST, "/users");
+        api.send(request.header("idempotency-key", key).json(body))
+    };
+    let made = sign_up("key-0001", &ada).await.expect(201);
+    // The answer was lost: the same again is the same user.
+    let again = sign_up("key-0001", &ada).await.expect(201);
+    assert_eq!(again.body, made.body);
+    let mut other = ada.clone();
+    other["password"] = json!("another horse");
+    for (key, body) in [("key-0002", &ada), ("key-0001", &other)] {
+        let taken = sign_up(key, body).await;
+        taken.expect_problem(409, "email-taken");
+    }
+    other["email"] = json!("bea@example.com");
+    let bea = sign_up("key-0001", &other).await.expect(201);
+    assert_ne!(bea.body["userId"], made.body["userId"]);
+    post("/users", ada)
+        .await
+        .expect_problem(400, "idempotency-key-missing");
 
     let sign_in =
         |email, password| post("/sessions", json!({"email": email, "password": password}));

@@ -1,7 +1,6 @@
 //! The only writer of `app_user` and `session`.
 
 use crate::auth::User;
-use crate::problem::{Code, Problem};
 use diesel::prelude::{Insertable, Queryable};
 use diesel::sql_types::Text;
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
@@ -10,9 +9,6 @@ use onsale_platform::db::{self, Error, Pool};
 use onsale_schema::status::Role;
 use onsale_schema::tables::{app_user, session};
 use onsale_schema::{SessionId, Timestamp, UserId};
-
-/// What keeps emails unique.
-const EMAIL_INDEX: &str = "app_user_email";
 
 diesel::define_sql_function! {
     /// Postgres' own.
@@ -73,23 +69,18 @@ pub struct Credentials {
     pub password_hash: String,
 }
 
-/// Makes a user.
+/// Makes a user, unless the email has one; whether it did.
 ///
 /// # Errors
-/// `email-taken`, `dependency-unavailable`.
-pub async fn user_insert(pool: &Pool, user: &NewUser) -> Result<(), Problem> {
+/// When the database can't be asked.
+pub async fn user_insert(pool: &Pool, user: &NewUser) -> Result<bool, Error> {
     let mut conn = pool.get().await?;
     let inserted = diesel::insert_into(app_user::table)
         .values(user)
+        .on_conflict_do_nothing()
         .execute(&mut conn)
-        .await;
-    match inserted.map_err(Error::from) {
-        Ok(_) => Ok(()),
-        Err(Error::Constraint { constraint, .. }) if constraint == EMAIL_INDEX => {
-            Err(Problem::new(Code::EmailTaken))
-        }
-        Err(other) => Err(other.into()),
-    }
+        .await?;
+    Ok(inserted == 1)
 }
 
 /// Makes users whose emails are new, and leaves the others as they are; for demo data.
