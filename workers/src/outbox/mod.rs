@@ -32,6 +32,8 @@ const LOCK: (i32, i32) = (7093, 1);
 const LOCK_RETRY: Duration = Duration::from_millis(500);
 /// How often the publisher makes sure that it still has the lock.
 const LOCK_CHECK: Duration = Duration::from_secs(1);
+/// How long Postgres may take to answer on the connection with the lock, before it counts as lost.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// A publisher that is paused or cut off loses the lock after some seconds: without these, its
 /// session could stay for hours.
 const LOCK_SESSION: &str = "SET idle_session_timeout = 5000; SET tcp_keepalives_idle = 2; \
@@ -61,9 +63,9 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
     let mut conn = db::connect(&ctx.config.common.database_url)
         .await
         .map_err(|e| db::Error::Unavailable(e.to_string()))?;
-    conn.batch_execute(LOCK_SESSION).await?;
+    in_time(conn.batch_execute(LOCK_SESSION)).await?;
     patience.healed();
-    while !lock(&mut conn).await? {
+    while !in_time(lock(&mut conn)).await? {
         tokio::time::sleep(LOCK_RETRY).await;
     }
     tracing::info!("this replica publishes notices and facts");
@@ -86,7 +88,18 @@ struct LockRow {
     held: bool,
 }
 
-async fn lock(conn: &mut AsyncPgConnection) -> Result<bool, db::Error> {
+/// A connection that says nothing must be dropped: its lock goes to another replica.
+async fn in_time<T, E>(asked: impl Future<Output = Result<T, E>>) -> Result<T, db::Error>
+where
+    db::Error: From<E>,
+{
+    match tokio::time::timeout(ANSWER_MAX, asked).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(db::Error::Unavailable("it does not answer".into())),
+    }
+}
+
+async fn lock(conn: &mut AsyncPgConnection) -> Result<bool, diesel::result::Error> {
     let row: LockRow = statement("SELECT pg_try_advisory_lock($1, $2) AS held")
         .bind::<Integer, _>(LOCK.0)
         .bind::<Integer, _>(LOCK.1)
@@ -110,7 +123,7 @@ struct OpenRow {
 /// Returns when the connection, and with it the lock, is lost. Its questions double as metrics.
 async fn keep(conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
     loop {
-        let open: OpenRow = statement(
+        let open = statement(
             "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \
                     f.age_s AS fact_age_s \
              FROM (SELECT count(*) AS open, coalesce(extract(epoch FROM \
@@ -119,9 +132,8 @@ async fn keep(conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
                   (SELECT count(*) AS open, coalesce(extract(epoch FROM \
                      clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
                    FROM outbox WHERE published_at IS NULL) f",
-        )
-        .get_result(conn)
-        .await?;
+        );
+        let open: OpenRow = in_time(open.get_result(conn)).await?;
         let kinds = [
             ("notice", open.notices, open.notice_age_s),
             ("fact", open.facts, open.fact_age_s),
