@@ -18,12 +18,13 @@ const LONG_CUT: Duration = Duration::from_secs(7);
 const CUTS: [(Fault, Duration); 8] = [
     (Fault::BlackHole, CUT),
     (Fault::BlackHole, LONG_CUT),
-    (Fault::Forget, CUT),
     (Fault::Reset, CUT),
     (Fault::CutAfter(ToServer, 2000), CUT),
     (Fault::CutAfter(ToClient, 2000), CUT),
     (Fault::HalfClose(ToServer), CUT),
     (Fault::HalfClose(ToClient), CUT),
+    // At last, because a reset would tell those who wait in vain.
+    (Fault::Forget, CUT),
 ];
 /// How long a request waits for its outcome before it is answered 202, in milliseconds.
 const REQUEST_MS: u64 = 2500;
@@ -112,8 +113,17 @@ impl Cut {
         self.hall.assert_sound().await;
     }
 
+    /// Somebody publishes facts and notices: the lock of the publisher is held.
+    async fn is_published(&self) {
+        let sql = "SELECT count(*) AS n FROM pg_locks JOIN pg_database d ON d.oid = database \
+                   WHERE locktype = 'advisory' AND granted AND classid = 7093 \
+                     AND datname = current_database()";
+        self.load.until(&self.hall, sql, 1).await;
+    }
+
     /// All that was promised is true, and everybody was answered in time.
     async fn end(mut self) {
+        self.is_published().await;
         self.stop.cancel();
         let charging = tokio::time::timeout(PATIENCE, self.charging.join_next()).await;
         let charges = charging.expect("in time").expect("a client");

@@ -165,7 +165,8 @@ impl Load {
         self.until(hall, sql, before + holds).await;
     }
 
-    async fn until(&self, hall: &Hall, sql: &str, least: i64) {
+    /// Waits until a query's number has reached `least`.
+    pub async fn until(&self, hall: &Hall, sql: &str, least: i64) {
         let mut conn = hall.connect().await;
         let reached = async {
             while number(&mut conn, sql).await < least {
@@ -174,7 +175,7 @@ impl Load {
         };
         tokio::time::timeout(PATIENCE, reached)
             .await
-            .expect("holds go on");
+            .unwrap_or_else(|_| panic!("not yet {least}: {sql}\n{}", hall.logs()));
     }
 
     /// Ends the load; every acknowledged hold must be there, and nothing may have failed or been
