@@ -7,6 +7,7 @@
 mod changes;
 mod decide;
 mod effects;
+mod undo;
 
 pub use changes::{
     Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
@@ -119,6 +120,8 @@ pub struct Sale {
     /// The latest time that a row has. What is written is never earlier, also when a tick's clock
     /// ran ahead of the stream's, and the next owner knows it as well.
     latest: Timestamp,
+    /// See [`Self::doubtful`].
+    doubtful: Vec<ReservationId>,
     /// Since the last seal.
     facts: Vec<Fact>,
 }
@@ -155,6 +158,7 @@ impl Sale {
             live: HashMap::new(),
             due: BTreeSet::new(),
             latest: Timestamp::EPOCH,
+            doubtful: Vec::new(),
             facts: Vec::new(),
         }
     }
@@ -288,6 +292,16 @@ impl Sale {
     /// Makes a reservation known under all its keys.
     fn insert(&mut self, r: Reservation) {
         let id = r.reservation_id;
+        self.enlist(&r);
+        let same_command = self.commands.insert(r.command_id, Accepted::Here(id));
+        assert!(same_command.is_none(), "I1: {r:?}");
+        let same_id = self.reservations.insert(id, r);
+        assert!(same_id.is_none(), "a reservation is known once");
+    }
+
+    /// Puts a live reservation into the lists of those.
+    fn enlist(&mut self, r: &Reservation) {
+        let id = r.reservation_id;
         if r.status.is_live() {
             let of_user = self.live.entry(r.user_id).or_default();
             let at = of_user.partition_point(|other| *other < id);
@@ -296,10 +310,17 @@ impl Sale {
         if r.status == ReservationStatus::Held {
             self.due.insert((r.expires_at, id));
         }
-        let same_command = self.commands.insert(r.command_id, Accepted::Here(id));
-        assert!(same_command.is_none(), "I1: {r:?}");
-        let same_id = self.reservations.insert(id, r);
-        assert!(same_id.is_none(), "a reservation is known once");
+    }
+
+    /// Takes a reservation out of the lists of live ones.
+    fn strike_off(&mut self, r: &Reservation) {
+        self.due.remove(&(r.expires_at, r.reservation_id));
+        if let Some(of_user) = self.live.get_mut(&r.user_id) {
+            of_user.retain(|other| *other != r.reservation_id);
+            if of_user.is_empty() {
+                self.live.remove(&r.user_id);
+            }
+        }
     }
 
     fn claim(&self, seat: SeatNo) -> Option<Claim> {

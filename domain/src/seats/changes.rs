@@ -25,6 +25,8 @@ pub struct Changes {
     pub notices_done: Vec<NoticeId>,
     /// Where in `reservations` one that this batch made is.
     made: HashMap<ReservationId, usize>,
+    /// The latest time of each schedule before the batch.
+    latest: HashMap<ScheduleId, Timestamp>,
 }
 
 /// A reservation to insert.
@@ -81,12 +83,21 @@ impl Changes {
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);
         self.notices_done.extend(other.notices_done);
+        self.latest.extend(other.latest);
     }
 
     /// Whether this batch made the reservation, so that it has no row yet.
     #[must_use]
     pub fn has_made(&self, reservation: ReservationId) -> bool {
         self.made.contains_key(&reservation)
+    }
+
+    pub(super) fn note_latest(&mut self, schedule_id: ScheduleId, latest: Timestamp) {
+        self.latest.entry(schedule_id).or_insert(latest);
+    }
+
+    pub(super) fn latest_before(&self, schedule_id: ScheduleId) -> Option<Timestamp> {
+        self.latest.get(&schedule_id).copied()
     }
 
     pub(super) fn make(&mut self, schedule_id: ScheduleId, reservation: Reservation) {
@@ -189,12 +200,27 @@ impl ClaimChanges {
         change.after = after;
     }
 
-    /// Seats of a schedule that show another state than before the batch, in seat order.
-    pub(super) fn map_of(&self, schedule_id: ScheduleId) -> Vec<(SeatNo, Option<ClaimState>)> {
+    /// The seats of a schedule that were touched, each with its claim before the batch.
+    pub(super) fn before(
+        &self,
+        schedule_id: ScheduleId,
+    ) -> impl Iterator<Item = (SeatNo, Option<Claim>)> {
+        let seats = self.of(schedule_id);
+        seats.map(|(&(_, seat), change)| (seat, change.before))
+    }
+
+    fn of(
+        &self,
+        schedule_id: ScheduleId,
+    ) -> impl Iterator<Item = (&(ScheduleId, SeatNo), &ClaimChange)> {
         let first = (schedule_id, SeatNo(i32::MIN));
         let last = (schedule_id, SeatNo(i32::MAX));
-        self.seats
-            .range(first..=last)
+        self.seats.range(first..=last)
+    }
+
+    /// Seats of a schedule that show another state than before the batch, in seat order.
+    pub(super) fn map_of(&self, schedule_id: ScheduleId) -> Vec<(SeatNo, Option<ClaimState>)> {
+        self.of(schedule_id)
             .map(|(&(_, seat), change)| {
                 let state = |claim: Option<Claim>| claim.map(|claim| claim.state);
                 (seat, state(change.before), state(change.after))

@@ -46,6 +46,7 @@ impl Sale {
         };
         r.assert_valid();
         let hold = r.hold(self.schedule_id);
+        changes.note_latest(self.schedule_id, self.latest);
         self.latest = now;
         self.facts.push(Fact::Held {
             user_id: command.user,
@@ -109,18 +110,13 @@ impl Sale {
         assert!(r.held_at <= at, "S2: an end is not before its beginning");
         r.status = status;
         r.ended_at = Some(at);
+        changes.note_latest(self.schedule_id, self.latest);
         self.latest = at;
 
-        let was_due = self.due.remove(&(r.expires_at, id));
-        assert!(was_due, "every hold has its end in the order");
-        let of_user = self
-            .live
-            .get_mut(&r.user_id)
-            .expect("a hold is one of its user's");
-        of_user.retain(|other| *other != id);
-        if of_user.is_empty() {
-            self.live.remove(&r.user_id);
-        }
+        let is_listed = self.due.contains(&(r.expires_at, id));
+        assert!(is_listed, "every hold has its end in the order");
+        let r = r.clone();
+        self.strike_off(&r);
 
         let held = Some(Claim {
             reservation: Some(id),

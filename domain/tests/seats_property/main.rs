@@ -218,7 +218,7 @@ impl World {
                         }
                     };
                     *seen.entry(why).or_default() += 1;
-                    self.reload();
+                    self.take_back(&changes, &steps);
                     self.tell(&known);
                 }
             }
@@ -280,6 +280,30 @@ impl World {
         self.rows.check();
         if !has_unseen_payment && !self.has_pruned && !self.model.foreign.iter().any(|f| f.known) {
             assert_eq!(self.sale, self.rows.load(self.since), "rows say it all");
+        }
+    }
+
+    /// A batch that was not stored is undone, and what it ended is looked up.
+    /// What it learned from notices stays known.
+    fn take_back(&mut self, changes: &Changes, steps: &[Step]) {
+        self.sale.undo(changes);
+        let mut learned = self.sale.doubtful().to_vec();
+        for id in &learned {
+            assert!(self.sale.assure(*id, self.rows.reservations[id].status));
+        }
+        learned.extend(steps.iter().filter_map(|step| match step {
+            Step::Command(command, _) => match command.kind {
+                Kind::Paid { reservation_id, .. } => Some(reservation_id),
+                _ => None,
+            },
+            Step::Tick { .. } => None,
+        }));
+        for entry in &mut self.model.entries {
+            let id = entry.hold.reservation_id;
+            let row = &self.rows.reservations[&id];
+            if learned.contains(&id) && row.status == ReservationStatus::Paid {
+                entry.status = ReservationStatus::Paid;
+            }
         }
     }
 

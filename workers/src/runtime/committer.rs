@@ -22,8 +22,8 @@ pub enum Verdict<L: PartitionedLane> {
     Committed(Proposal<L>),
     /// The partition has another owner; nothing was written.
     Deposed,
-    /// A conditional write missed; nothing was written. Decide again from the rows.
-    Again,
+    /// A conditional write missed; nothing was written. Take it back, and decide again.
+    Again(Proposal<L>),
     /// Postgres refuses it, and would again; nothing was written.
     Poisoned(String),
     /// The process is stopping while Postgres is away: whether it is in Postgres is unknown.
@@ -234,7 +234,7 @@ fn split<L: PartitionedLane>(
             submitted.answer(|_| Verdict::Deposed);
         } else if missed.contains(&index) {
             retried::<L>("missed");
-            submitted.answer(|_| Verdict::Again);
+            submitted.answer(Verdict::Again);
         } else {
             rest.push(submitted);
         }

@@ -249,6 +249,11 @@ impl<L: PartitionedLane> Core<L> {
         self.cursor = proposal.cursor;
     }
 
+    /// The proposal is not in Postgres, since a row was not as expected: it is taken back.
+    pub fn undo(&mut self, proposal: &Proposal<L>) {
+        L::undo(&mut self.state, &proposal.changes);
+    }
+
     /// The proposal is not in Postgres: what is in memory is ahead of the rows and is dropped.
     pub fn forget(&mut self) {
         self.state = L::State::default();

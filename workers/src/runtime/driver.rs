@@ -193,8 +193,13 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
     async fn commit_tick(&mut self, proposal: Proposal<L>) -> Batch {
         match self.committer.commit(proposal).await {
             Verdict::Committed(proposal) => self.acted(proposal).await,
-            // What is due stays due: the next tick, or the expiry worker, finds it in the rows.
-            Verdict::Again => self.core.forget(),
+            // What is still due is found by the next tick.
+            Verdict::Again(proposal) => {
+                self.core.undo(&proposal);
+                if let Loaded::Stopped = self.load_commands(&[], true).await {
+                    return Batch::Stopped;
+                }
+            }
             Verdict::Poisoned(error) => {
                 tracing::error!(error, "a tick can't be committed");
                 self.core.forget();
@@ -259,7 +264,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                     return Batch::Done;
                 }
                 Verdict::Deposed | Verdict::Unknown => return Batch::Lost,
-                Verdict::Again => self.core.forget(),
+                Verdict::Again(proposal) => self.core.undo(&proposal),
                 Verdict::Poisoned(error) => {
                     self.core.forget();
                     return self.settle_in_parts(batch, &error).await;
@@ -319,7 +324,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 tracing::error!(error, seq = inbound.seq, "a message can't be put away");
                 Batch::Lost
             }
-            Verdict::Deposed | Verdict::Unknown | Verdict::Again => Batch::Lost,
+            Verdict::Deposed | Verdict::Unknown | Verdict::Again(_) => Batch::Lost,
         }
     }
 
@@ -349,7 +354,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                     self.core.forget();
                     return One::Poisoned(error);
                 }
-                Verdict::Again => self.core.forget(),
+                Verdict::Again(proposal) => self.core.undo(&proposal),
                 Verdict::Deposed | Verdict::Unknown => return One::Ended(Batch::Lost),
             }
         }

@@ -53,6 +53,10 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// Ends a batch.
     fn seal(state: &mut Self::State, business: Timestamp, changes: &mut Self::Changes);
 
+    /// Takes a sealed batch back that was not stored. What it leaves in doubt is looked up by the
+    /// next thorough load.
+    fn undo(state: &mut Self::State, changes: &Self::Changes);
+
     /// Drops what has been idle or is old; nothing of it is lost, it is in the rows.
     fn evict(state: &mut Self::State, now: Timestamp);
 
@@ -75,7 +79,8 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
 /// A lane whose rows are in Postgres.
 pub trait Persistent: PartitionedLane {
     /// Loads what these commands need and is not there yet, in one snapshot. `thorough` also looks
-    /// up whether any of them was accepted elsewhere; it is set after a key conflict.
+    /// up whether any of them was accepted elsewhere, and what an undone batch has left in doubt; it
+    /// is set after a miss.
     fn load(
         pool: &db::Pool,
         state: &mut Self::State,

@@ -14,6 +14,7 @@ use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Hold, Kind};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+use std::collections::HashMap;
 
 #[derive(QueryableByName)]
 struct SaleRow {
@@ -155,6 +156,31 @@ impl ReservationRow {
             ended_at: self.ended_at,
         }
     }
+}
+
+/// The statuses of reservations.
+///
+/// # Errors
+/// When Postgres fails.
+pub(super) async fn statuses(
+    pool: &db::Pool,
+    ids: &[ReservationId],
+) -> Result<HashMap<ReservationId, ReservationStatus>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        reservation_id: ReservationId,
+        #[diesel(sql_type = Text)]
+        status: ReservationStatus,
+    }
+    let mut conn = pool.get().await?;
+    let rows: Vec<Row> =
+        statement("SELECT reservation_id, status FROM reservation WHERE reservation_id = ANY($1)")
+            .bind::<Array<SqlUuid>, _>(ids)
+            .load(&mut conn)
+            .await?;
+    let pairs = rows.into_iter().map(|row| (row.reservation_id, row.status));
+    Ok(pairs.collect())
 }
 
 /// Looks up which of these commands were accepted already, at whatever schedule.

@@ -13,7 +13,8 @@ use onsale_domain::seats::{self, Changes, Sale};
 use onsale_platform::{db, metric};
 use onsale_schema::message::{Command, Fingerprint, encode};
 use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal};
-use onsale_schema::{CommandId, Lane, ScheduleId, Timestamp};
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::{CommandId, Lane, ReservationId, ScheduleId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Holds that one tick lapses per schedule, at most, so that the committer stays free for others.
@@ -60,6 +61,28 @@ impl State {
         let used_at = Timestamp::EPOCH;
         self.sales
             .insert(sale.schedule_id(), Loaded { sale, used_at });
+    }
+
+    /// The holds whose rows have to be looked up, see [`Sale::doubtful`].
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<ReservationId> {
+        let sales = self.sales.values();
+        sales
+            .flat_map(|loaded| loaded.sale.doubtful())
+            .copied()
+            .collect()
+    }
+
+    /// What the rows of all doubtful holds say. A schedule that can't follow is dropped, to be
+    /// loaded anew.
+    pub fn assure(&mut self, statuses: &HashMap<ReservationId, ReservationStatus>) {
+        self.sales.retain(|_, loaded| {
+            let doubtful = loaded.sale.doubtful().to_vec();
+            doubtful.into_iter().all(|id| {
+                let status = statuses.get(&id);
+                status.is_some_and(|status| loaded.sale.assure(id, *status))
+            })
+        });
     }
 
     /// Makes the schedules of these commands know which of them were accepted, at whatever
@@ -148,6 +171,12 @@ impl PartitionedLane for Seats {
         }
     }
 
+    fn undo(state: &mut State, changes: &Changes) {
+        for loaded in state.sales.values_mut() {
+            loaded.sale.undo(changes);
+        }
+    }
+
     fn evict(state: &mut State, now: Timestamp) {
         state.sales.retain(|_, loaded| {
             loaded.sale.prune(now.plus_ms(-REMEMBER_MS));
@@ -200,12 +229,17 @@ impl Persistent for Seats {
         commands: &[&Command<Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
+        // First, since it may drop a schedule.
+        let doubtful = state.doubtful();
+        if !doubtful.is_empty() {
+            state.assure(&load::statuses(pool, &doubtful).await?);
+        }
         for schedule_id in state.missing(commands) {
             if let Some(sale) = load::sale(pool, schedule_id).await? {
                 state.enter(sale);
             }
         }
-        if thorough {
+        if thorough && !commands.is_empty() {
             let accepted = load::accepted(pool, commands).await?;
             state.tell(commands, accepted);
         }

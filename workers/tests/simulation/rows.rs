@@ -17,7 +17,7 @@ use onsale_schema::{
 use onsale_workers::runtime::core::{Cursor, DeadLetter, Decided, Fence, Proposal};
 use onsale_workers::sabotage::{self, Bug};
 use onsale_workers::seats::Seats;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub struct PartitionRow {
     pub owner: Option<WorkerId>,
@@ -194,6 +194,13 @@ impl Rows {
             }
         }
         Some(sale)
+    }
+
+    /// The statuses of these reservations.
+    pub fn statuses(&self, ids: &[ReservationId]) -> HashMap<ReservationId, ReservationStatus> {
+        let rows = ids.iter().filter_map(|id| self.reservations.get(id));
+        rows.map(|row| (row.reservation.reservation_id, row.reservation.status))
+            .collect()
     }
 
     /// Which of these were accepted.

@@ -148,6 +148,11 @@ impl World<Seats> for Outside {
         commands: &[&Command<Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
+        let doubtful = state.doubtful();
+        if !doubtful.is_empty() {
+            let statuses = self.read(|rows| rows.statuses(&doubtful)).await?;
+            state.assure(&statuses);
+        }
         for schedule in state.missing(commands) {
             let sale = self.read(|rows| rows.load(schedule)).await?;
             if let Some(sale) = sale {
