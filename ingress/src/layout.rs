@@ -2,7 +2,7 @@
 //! once and kept; a hold looks its labels up here without asking anybody.
 
 use crate::app::App;
-use crate::extract::Id;
+use crate::extract::{Id, Query};
 use crate::problem::{Code, Problem};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use onsale_platform::db::Pool;
 use onsale_schema::{Money, ScheduleId, SeatNo, tables};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ pub struct Layout {
     schedule_id: ScheduleId,
     seats: Vec<Seat>,
     by_label: HashMap<Box<str>, SeatNo>,
+    hash: Box<str>,
     etag: HeaderValue,
     json: Bytes,
 }
@@ -98,6 +99,7 @@ impl Layout {
             schedule_id,
             seats,
             by_label,
+            hash: hash.into(),
             etag,
             json,
         })
@@ -239,19 +241,31 @@ impl Layouts {
     }
 }
 
+/// Which layout a client means.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayoutQuery {
+    /// Its `layoutHash`.
+    hash: Option<String>,
+}
+
 /// `GET /schedules/{scheduleId}/layout`
 pub async fn get(
     State(app): State<App>,
     Id(schedule): Id<ScheduleId>,
+    Query(query): Query<LayoutQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let layout = app.layouts.get(schedule).await?;
+    // Before its first claim a layout may be replaced, and only an address that names it stays true.
+    let kept = if query.hash.as_deref() == Some(&*layout.hash) {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
     let caching = [
         (header::ETAG, layout.etag.clone()),
-        (
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("public, max-age=31536000, immutable"),
-        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static(kept)),
     ];
     if crate::etag::matches(&headers, &layout.etag) {
         return Ok((StatusCode::NOT_MODIFIED, caching).into_response());

@@ -316,6 +316,17 @@ async fn catalogue_and_layout() {
         "A-2-3"
     );
     assert_eq!(layout.headers["etag"], "\"hash-1\"");
+    // Only an address with the hash is for ever: the layout may be replaced.
+    for (query, cached) in [
+        ("", "no-cache"),
+        ("?hash=hash-0", "no-cache"),
+        ("?hash=hash-1", "public, max-age=31536000, immutable"),
+    ] {
+        let answer = bench.api.get(None, &format!("{path}{query}")).await;
+        let answer = answer.expect(200);
+        assert_eq!(answer.headers["cache-control"], cached, "{query}");
+        assert_eq!(answer.body, layout.body);
+    }
     let request = bench.api.request(Method::GET, &path);
     let request = request.header("if-none-match", &layout.headers["etag"]);
     assert_eq!(
