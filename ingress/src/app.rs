@@ -32,6 +32,11 @@ use uuid::Uuid;
 /// How often the clock is compared with Postgres.
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
+/// How often sessions that are over are removed.
+const PURGE: Duration = Duration::from_secs(3600);
+/// The pause between two pieces of that, so that others get their turn.
+const PURGE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why an ingress can't start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -346,6 +351,7 @@ fn spawn(
     let (seat_maps, client, token) = (app.seat_maps.clone(), app.nats.clone(), stop.clone());
     tasks.spawn(async move { seat_maps.run(maps, client, token).await });
     tasks.spawn(keep_time(app.pool.clone(), app.clock.clone(), stop.clone()));
+    tasks.spawn(keep_tidy(app.pool.clone(), stop.clone()));
 }
 
 /// Compares the clock with Postgres every few seconds.
@@ -362,6 +368,25 @@ async fn keep_time(pool: db::Pool, clock: Clock, stop: CancellationToken) {
         if let Err(error) = measured {
             tracing::warn!(%error, "the clock could not be compared");
         }
+    }
+}
+
+/// Removes sessions that are over, for nobody else may: the ingress alone writes them.
+async fn keep_tidy(pool: db::Pool, stop: CancellationToken) {
+    let mut pause = PURGE;
+    while stop
+        .run_until_cancelled(tokio::time::sleep(pause))
+        .await
+        .is_some()
+    {
+        pause = match users::store::session_purge(&pool).await {
+            Ok(users::store::PURGE_MAX) => PURGE_PAUSE,
+            Ok(_) => PURGE,
+            Err(error) => {
+                tracing::warn!(%error, "old sessions could not be removed");
+                PURGE
+            }
+        };
     }
 }
 

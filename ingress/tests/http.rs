@@ -10,6 +10,7 @@ mod common;
 use common::{Bench, CONCERT, PATIENCE, SCHEDULE, start, until};
 use onsale_ingress::config::Http;
 use onsale_ingress::problem::Code;
+use onsale_ingress::users::store;
 use onsale_ingress::{server, stack};
 use onsale_schema::message::encode;
 use onsale_schema::seats::{MapBroadcast, MapChange};
@@ -251,6 +252,25 @@ async fn users_and_sessions() {
     after.expect_problem(401, "token-invalid");
     let after = api.get(Some(&renewed_user), "/users/me").await;
     after.expect_problem(401, "token-invalid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_are_long_over_are_removed_in_pieces() {
+    let bench = start(&[]).await;
+    let buyer = bench.api.buyer().await;
+    bench
+        .sql(
+            "INSERT INTO session (session_id, user_id, refresh_digest, expires_at) \
+             SELECT gen_random_uuid(), user_id, sha256(n::text::bytea), \
+                 now() - interval '23 hours' - n * interval '1 hour 1 minute' \
+             FROM app_user, generate_series(0, 1002) AS n",
+        )
+        .await;
+    let purge = async || store::session_purge(&bench.app.pool).await.unwrap();
+    assert_eq!(purge().await, store::PURGE_MAX);
+    assert_eq!(purge().await, 2, "of 1003 one is over for less than a day");
+    assert_eq!(purge().await, 0);
+    let _ = bench.api.get(Some(&buyer), "/users/me").await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

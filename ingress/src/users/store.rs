@@ -6,6 +6,7 @@ use diesel::sql_types::Text;
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Error, Pool};
+use onsale_platform::sql::statement;
 use onsale_schema::status::Role;
 use onsale_schema::tables::{app_user, session};
 use onsale_schema::{SessionId, Timestamp, UserId};
@@ -198,4 +199,21 @@ pub async fn session_revoke(pool: &Pool, id: SessionId, now: Timestamp) -> Resul
         .execute(&mut conn)
         .await?;
     Ok(())
+}
+
+/// Rows that [`session_purge`] removes at most.
+pub const PURGE_MAX: usize = 1000;
+
+/// Removes sessions that ended more than a day ago, when no access token of theirs is valid any
+/// more; at most [`PURGE_MAX`], so that no transaction is long. Returns how many.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_purge(pool: &Pool) -> Result<usize, db::Error> {
+    let piece = statement(
+        "DELETE FROM session WHERE ctid = ANY (ARRAY (SELECT ctid FROM session \
+         WHERE expires_at < now() - interval '1 day' LIMIT 1000))",
+    );
+    let mut conn = pool.get().await?;
+    Ok(piece.execute(&mut conn).await?)
 }
