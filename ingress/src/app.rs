@@ -227,7 +227,7 @@ impl Ingress {
         db::measure_clock(&mut *pool.get().await?, &clock).await?;
         let client = nats::connect(&common.nats_url, "onsale-ingress").await?;
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, common.stream_replicas).await?;
+        nats::ensure_streams(&jetstream, &subjects, &common.streams).await?;
 
         let ingress_id = IngressId(Uuid::now_v7());
         let subscriptions = Subscriptions::new(&client, &subjects, ingress_id).await?;

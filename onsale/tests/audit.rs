@@ -9,6 +9,7 @@ use async_nats::HeaderMap;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use onsale::audit::{self, Options, Report};
 use onsale::seed::{self, Layout, NewConcert, NewSchedule, Policy};
+use onsale_platform::config::Streams;
 use onsale_platform::{clock, db, nats};
 use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
@@ -466,7 +467,7 @@ async fn every_message_up_to_the_cursor_has_its_outcome() {
     let subjects = Subjects::new("x").unwrap();
     let client = nats::connect(&server.url(), "test").await.unwrap();
     let jetstream = nats::jetstream(client);
-    nats::ensure_streams(&jetstream, &subjects, 1)
+    nats::ensure_streams(&jetstream, &subjects, &Streams::default())
         .await
         .unwrap();
     let options = Options::new(&url).with_nats(server.url(), "x");

@@ -29,15 +29,38 @@ pub struct Common {
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: u16,
 
-    /// Copies of each stream on the NATS cluster: 1 in development, 3 in production.
-    #[arg(long, env = "ONSALE_STREAM_REPLICAS", default_value_t = 1,
-          value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub stream_replicas: u8,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub streams: Streams,
 
     /// Connections to Postgres that this process may hold.
     #[arg(long, env = "ONSALE_DB_POOL", default_value_t = 8,
           value_parser = clap::value_parser!(u16).range(2..=200))]
     pub db_pool: u16,
+}
+
+/// How NATS keeps our streams. The same for all processes: each brings them up to date as it starts.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Streams {
+    /// Copies of each stream on the NATS cluster: 1 in development, 3 in production.
+    #[arg(long = "stream-replicas", env = "ONSALE_STREAM_REPLICAS", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
+
+    /// The most that each of the four streams may take on the disk of each NATS server that has a
+    /// copy, in bytes. JetStream reserves it.
+    #[arg(long = "stream-bytes-max", env = "ONSALE_STREAM_BYTES_MAX", default_value_t = 1 << 30,
+          value_parser = clap::value_parser!(i64).range(1_048_576..))]
+    pub bytes_max: i64,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            bytes_max: 1 << 30,
+        }
+    }
 }
 
 /// What is told about the process while it runs.

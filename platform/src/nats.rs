@@ -1,8 +1,9 @@
 //! The NATS connection and the streams.
 
-use crate::metric;
+use crate::{config, metric};
 use async_nats::connection::State;
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{Client, ConnectOptions, Event};
 use onsale_schema::Lane;
 use onsale_schema::subjects::Subjects;
@@ -38,8 +39,6 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_MAX_AGE: Duration = Duration::from_secs(48 * 3600);
 /// How long the server remembers message ids.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// The largest a stream may grow, in bytes.
-const STREAM_MAX_BYTES: i64 = 8 << 30;
 
 /// Connects, and reconnects for ever after.
 ///
@@ -124,15 +123,15 @@ pub fn jetstream(client: Client) -> jetstream::Context {
 pub async fn ensure_streams(
     jetstream: &jetstream::Context,
     subjects: &Subjects,
-    replicas: u8,
+    settings: &config::Streams,
 ) -> Result<(), Error> {
     let base = |name: String, filter: String| stream::Config {
         name,
         subjects: vec![filter],
         storage: stream::StorageType::File,
-        num_replicas: usize::from(replicas),
+        num_replicas: usize::from(settings.replicas),
         max_age: STREAM_MAX_AGE,
-        max_bytes: STREAM_MAX_BYTES,
+        max_bytes: settings.bytes_max,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
         ..Default::default()
@@ -141,22 +140,41 @@ pub async fn ensure_streams(
     for lane in [Lane::Seats, Lane::Ledger, Lane::Settlement] {
         let mut config = base(subjects.stream(lane), subjects.lane_filter(lane));
         match lane {
-            Lane::Seats => {}
+            // What is decided stays until it is old, so a full stream is the rule, and its oldest
+            // messages are decided long ago: back-pressure shuts a partition much earlier.
+            Lane::Seats => config.discard = stream::DiscardPolicy::Old,
+            // What is decided is gone. A full queue holds nothing but undecided commands, of which
+            // none may vanish: the next is refused, and its client learns of it at once.
             Lane::Ledger | Lane::Settlement => {
                 config.retention = stream::RetentionPolicy::WorkQueue;
+                config.discard = stream::DiscardPolicy::New;
             }
         }
         configs.push(config);
     }
     for config in configs {
         let name = config.name.clone();
-        jetstream
-            .create_or_update_stream(config)
-            .await
-            .map_err(|e| Error::Stream {
-                stream: name,
-                reason: e.to_string(),
-            })?;
+        let made = jetstream.create_or_update_stream(config).await;
+        made.map_err(|error| Error::Stream {
+            stream: name,
+            reason: refusal(&error, settings),
+        })?;
     }
     Ok(())
+}
+
+fn refusal(error: &CreateStreamError, settings: &config::Streams) -> String {
+    const NO_ROOM: [ErrorCode; 3] = [
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+    ];
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(why) if NO_ROOM.contains(&why.error_code()) => format!(
+            "{why}: each of the four streams reserves {} bytes on the NATS server; raise its \
+             max_file_store, or lower ONSALE_STREAM_BYTES_MAX",
+            settings.bytes_max
+        ),
+        _ => error.to_string(),
+    }
 }

@@ -61,7 +61,7 @@ impl Context {
         db::measure_clock(&mut *pool.get().await?, &clock).await?;
         let client = nats::connect(&config.common.nats_url, "onsale-workers").await?;
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, config.common.stream_replicas).await?;
+        nats::ensure_streams(&jetstream, &subjects, &config.common.streams).await?;
         Ok(Self {
             worker_id: WorkerId(uuid::Uuid::now_v7()),
             pool,

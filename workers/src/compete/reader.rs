@@ -85,8 +85,7 @@ impl Reader {
     /// # Errors
     /// When NATS is away or refuses.
     pub async fn open(ctx: &Context, lane: Lane) -> Result<Self, Error> {
-        let replicas = ctx.config.common.stream_replicas;
-        nats::ensure_streams(&ctx.jetstream, &ctx.subjects, replicas)
+        nats::ensure_streams(&ctx.jetstream, &ctx.subjects, &ctx.config.common.streams)
             .await
             .map_err(|e| Error(e.to_string()))?;
         let config = pull::Config {

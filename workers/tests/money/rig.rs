@@ -5,6 +5,7 @@ use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
+use onsale_platform::config::Streams;
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::ledger;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply, decode, encode};
@@ -78,7 +79,7 @@ impl Rig {
         let prefix = format!("t{}", Uuid::now_v7().simple());
         let subjects = Subjects::new(&prefix).unwrap();
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, 1)
+        nats::ensure_streams(&jetstream, &subjects, &Streams::default())
             .await
             .unwrap();
         Self {

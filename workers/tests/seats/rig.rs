@@ -3,6 +3,7 @@
 use async_nats::jetstream;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::StreamExt;
+use onsale_platform::config::Streams;
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply, decode, encode};
 use onsale_schema::partition::of_schedule;
@@ -64,7 +65,7 @@ impl Rig {
             .await
             .expect("replies");
         let jetstream = nats::jetstream(client);
-        nats::ensure_streams(&jetstream, &subjects, 1)
+        nats::ensure_streams(&jetstream, &subjects, &Streams::default())
             .await
             .expect("streams");
         Self {
