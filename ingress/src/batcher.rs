@@ -151,8 +151,8 @@ impl<L: Commands> Batcher<L> {
         loop {
             tokio::select! {
                 biased;
-                Some((message_id, ack)) = acks.next(), if !acks.is_empty() => {
-                    self.acknowledged(message_id, ack);
+                Some((flight, ack)) = acks.next(), if !acks.is_empty() => {
+                    self.acknowledged(&flight, ack);
                 }
                 () = self.wake.notified(), if acks.len() < self.link.window => {}
                 // What was on its way may be on the stream: its outcome is open. But no
@@ -169,13 +169,13 @@ impl<L: Commands> Batcher<L> {
                     // What was lost before harms nothing that leaves from here on.
                     connection.was_lost();
                 }
-                if let Some((message_id, ack)) = self.publish(gathering).await {
+                if let Some((flight, ack)) = self.publish(gathering).await {
                     let started = Instant::now();
                     let ack_time = self.ack_time.clone();
                     acks.push(async move {
                         let ack = ack.into_future().await;
                         ack_time.record(started.elapsed().as_secs_f64());
-                        (message_id, ack)
+                        (flight, ack)
                     });
                 }
             }
@@ -194,7 +194,7 @@ impl<L: Commands> Batcher<L> {
 
     /// Publishes a message, unless that is of no use: everybody's deadline has passed, or the
     /// server is away.
-    async fn publish(&self, gathering: Gathering<L>) -> Option<(MessageId, PublishAckFuture)> {
+    async fn publish(&self, gathering: Gathering<L>) -> Option<(Arc<Flight<L>>, PublishAckFuture)> {
         let Gathering {
             flight,
             commands,
@@ -217,7 +217,7 @@ impl<L: Commands> Batcher<L> {
         debug_assert!(payload.len() <= MESSAGE_BYTES_MAX, "{}", payload.len());
         // Before it is published: its reply may be quicker than its acknowledgement.
         self.waiting
-            .insert(flight, count, deadline.plus_ms(LATE_MS));
+            .insert(Arc::clone(&flight), count, deadline.plus_ms(LATE_MS));
         let message = PublishMessage::build()
             .payload(payload.into())
             .message_id(message_id.to_string());
@@ -226,7 +226,7 @@ impl<L: Commands> Batcher<L> {
             .jetstream
             .send_publish(self.subject.clone(), message);
         match published.await {
-            Ok(ack) => Some((message_id, ack)),
+            Ok(ack) => Some((flight, ack)),
             Err(error) => {
                 tracing::warn!(%error, lane = %L::LANE, "a message could not be published");
                 self.waiting.not_sent(message_id);
@@ -237,10 +237,11 @@ impl<L: Commands> Batcher<L> {
 
     fn acknowledged(
         &self,
-        message_id: MessageId,
+        flight: &Arc<Flight<L>>,
         ack: Result<jetstream::publish::PublishAck, PublishError>,
     ) {
         let Err(error) = ack else {
+            flight.stored();
             return;
         };
         match error.kind() {
@@ -255,7 +256,7 @@ impl<L: Commands> Batcher<L> {
             | PublishErrorKind::MaxPayloadExceeded
             | PublishErrorKind::Other => {
                 tracing::error!(%error, lane = %L::LANE, "a message was refused");
-                self.waiting.not_sent(message_id);
+                self.waiting.not_sent(flight.message_id());
             }
         }
     }

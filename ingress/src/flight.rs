@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 pub struct Flight<L: Commands> {
     message_id: MessageId,
     end: OnceLock<Result<Vec<L::Outcome>, NotSent>>,
-    ended: Notify,
+    is_stored: OnceLock<()>,
+    changed: Notify,
 }
 
 /// The message is certainly not on the stream: nothing was changed, and nothing will be.
@@ -26,7 +27,8 @@ impl<L: Commands> Flight<L> {
         Arc::new(Self {
             message_id,
             end: OnceLock::new(),
-            ended: Notify::new(),
+            is_stored: OnceLock::new(),
+            changed: Notify::new(),
         })
     }
 
@@ -39,18 +41,25 @@ impl<L: Commands> Flight<L> {
     /// Tells all who wait. Only the first end counts.
     pub fn end(&self, end: Result<Vec<L::Outcome>, NotSent>) {
         if self.end.set(end).is_ok() {
-            self.ended.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 
-    async fn wait(&self) -> &Result<Vec<L::Outcome>, NotSent> {
+    /// The message is on the stream: sooner or later its commands are decided.
+    pub fn stored(&self) {
+        if self.is_stored.set(()).is_ok() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    async fn until<'a, T>(&'a self, look: impl Fn(&'a Self) -> Option<T>) -> T {
         loop {
-            // Made before looking, so that an end in between wakes it.
-            let ended = self.ended.notified();
-            if let Some(end) = self.end.get() {
-                return end;
+            // Made before looking, so that a change in between wakes it.
+            let changed = self.changed.notified();
+            if let Some(found) = look(self) {
+                return found;
             }
-            ended.await;
+            changed.await;
         }
     }
 }
@@ -83,7 +92,7 @@ impl<L: Commands> Ticket<L> {
     /// # Errors
     /// [`NotSent`] when it is certain that nothing will.
     pub async fn outcome(&self) -> Result<&L::Outcome, NotSent> {
-        match self.flight.wait().await {
+        match self.flight.until(|flight| flight.end.get()).await {
             Ok(outcomes) => match outcomes.get(usize::from(self.index)) {
                 Some(outcome) => Ok(outcome),
                 // Not answered, so its outcome is open.
@@ -91,5 +100,10 @@ impl<L: Commands> Ticket<L> {
             },
             Err(NotSent) => Err(NotSent),
         }
+    }
+
+    /// Waits until the command is on the stream.
+    pub async fn stored(&self) {
+        self.flight.until(|flight| flight.is_stored.get()).await;
     }
 }

@@ -28,6 +28,7 @@ pub mod page;
 pub mod password;
 pub mod payments;
 pub mod points;
+pub mod prefer;
 pub mod problem;
 pub mod refusal;
 pub mod replies;

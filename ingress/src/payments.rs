@@ -7,6 +7,7 @@ use crate::extract::{Id, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::page::{Cursor, PageQuery, PageStart};
+use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
@@ -54,6 +55,7 @@ pub async fn create(
     State(app): State<App>,
     user: User,
     key: IdempotencyKey,
+    prefer: Prefer,
     trace: TraceParent,
     body: JsonBody,
 ) -> Result<Response, Problem> {
@@ -63,6 +65,7 @@ pub async fn create(
         id: key.command(user.id, ROUTE),
         user: user.id,
         fingerprint: fingerprint(ROUTE, &wanted),
+        prefer,
         trace,
         kind: Kind::Pay {
             payment_id: PaymentId(ids::new_v7(app.clock.now())),

@@ -6,6 +6,7 @@ use crate::auth::User;
 use crate::extract::{JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::page::{Cursor, PageQuery, PageStart};
+use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
@@ -58,6 +59,7 @@ pub async fn charge(
     State(app): State<App>,
     user: User,
     key: IdempotencyKey,
+    prefer: Prefer,
     trace: TraceParent,
     body: JsonBody,
 ) -> Result<Response, Problem> {
@@ -70,6 +72,7 @@ pub async fn charge(
         id: key.command(user.id, ROUTE_CHARGES),
         user: user.id,
         fingerprint: fingerprint(ROUTE_CHARGES, &wanted),
+        prefer,
         trace,
         kind: Kind::Charge {
             amount: wanted.amount,

@@ -10,6 +10,7 @@ use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::layout::Layout;
 use crate::page::{Cursor, PageQuery};
+use crate::prefer::Prefer;
 use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
 use crate::submit::{Submission, submit};
@@ -173,6 +174,7 @@ pub async fn create(
     State(app): State<App>,
     user: User,
     key: IdempotencyKey,
+    prefer: Prefer,
     trace: TraceParent,
     body: JsonBody,
 ) -> Result<Response, Problem> {
@@ -186,6 +188,7 @@ pub async fn create(
         id: key.command(user.id, ROUTE),
         user: user.id,
         fingerprint: fingerprint(ROUTE, &wanted),
+        prefer,
         trace,
         kind: Kind::Hold {
             reservation_id: ReservationId(ids::new_v7(app.clock.now())),
@@ -272,6 +275,7 @@ pub async fn release(
     State(app): State<App>,
     user: User,
     Id(id): Id<ReservationId>,
+    prefer: Prefer,
     trace: TraceParent,
 ) -> Result<Response, Problem> {
     let row = store::reservation_find(&app.pool, user.id, id).await?;
@@ -291,6 +295,7 @@ pub async fn release(
         id: CommandId::derive(user.id, ROUTE_ONE, &format!("{id} {once}")),
         user: user.id,
         fingerprint: fingerprint(ROUTE_ONE, &id),
+        prefer,
         trace,
         kind: Kind::Release {
             reservation_id: id,

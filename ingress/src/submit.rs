@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::batcher::{Batcher, Full};
 use crate::flight::NotSent;
 use crate::lane::Commands;
+use crate::prefer::{PREFERENCE_APPLIED, Prefer};
 use crate::problem::{Code, Problem};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceParent;
@@ -24,6 +25,8 @@ pub struct Submission<L: Commands> {
     pub user: UserId,
     /// What was asked, as a digest.
     pub fingerprint: Fingerprint,
+    /// How the client would like to be answered.
+    pub prefer: Prefer,
     /// The request's trace.
     pub trace: TraceParent,
     /// What.
@@ -34,7 +37,8 @@ pub struct Submission<L: Commands> {
     pub partition: Option<PartitionNo>,
 }
 
-/// Hands a command in; answers with `decided` when its outcome comes in time, else with 202.
+/// Hands a command in; answers with `decided` when its outcome comes in time, else, or as soon as
+/// the command is on the stream if the client prefers that, with 202.
 ///
 /// # Errors
 /// `overloaded` and `dependency-unavailable` when it was not sent, and what `decided` says.
@@ -47,6 +51,7 @@ pub async fn submit<L: Commands>(
     let now = app.clock.now();
     let deadline = now.plus_ms(i64::from(app.flow.request_timeout_ms));
     let (user, asked, partition) = (submission.user, submission.asked, submission.partition);
+    let prefer = submission.prefer;
     debug_assert_eq!(asked.lane(), L::LANE);
     let ticket = batcher
         .submit(Command {
@@ -58,11 +63,22 @@ pub async fn submit<L: Commands>(
             kind: submission.kind,
         })
         .map_err(|Full| Problem::new(Code::Overloaded))?;
-    match tokio::time::timeout(app.flow.request_timeout(), ticket.outcome()).await {
-        Ok(Ok(outcome)) => decided(outcome).map(IntoResponse::into_response),
-        Ok(Err(NotSent)) => Err(Problem::unavailable()),
-        Err(_) => {
-            metrics::counter!(metric::INGRESS_OPEN, "lane" => L::LANE.as_str()).increment(1);
+    let patience = app.flow.request_timeout();
+    let patience = prefer.wait.map_or(patience, |wait| wait.min(patience));
+    let told = async {
+        tokio::select! {
+            biased;
+            outcome = ticket.outcome() => Some(outcome),
+            () = ticket.stored(), if prefer.respond_async && prefer.wait.is_none() => None,
+        }
+    };
+    match tokio::time::timeout(patience, told).await {
+        Ok(Some(Ok(outcome))) => decided(outcome).map(IntoResponse::into_response),
+        Ok(Some(Err(NotSent))) => Err(Problem::unavailable()),
+        Ok(None) | Err(_) => {
+            if prefer == Prefer::default() {
+                metrics::counter!(metric::INGRESS_OPEN, "lane" => L::LANE.as_str()).increment(1);
+            }
             let token = CommandToken {
                 user,
                 asked,
@@ -71,7 +87,12 @@ pub async fn submit<L: Commands>(
                 index: ticket.index(),
                 deadline,
             };
-            pending(app, &app.signer.sign(&token))
+            let mut response = pending(app, &app.signer.sign(&token))?;
+            if prefer.respond_async {
+                let applied = HeaderValue::from_static("respond-async");
+                response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+            }
+            Ok(response)
         }
     }
 }

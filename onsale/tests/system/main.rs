@@ -9,5 +9,6 @@ mod links;
 mod load;
 mod money;
 mod ownership;
+mod prefer;
 mod problems;
 mod race;
