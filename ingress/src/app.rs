@@ -222,6 +222,7 @@ impl Ingress {
         let common = &config.common;
         let subjects = Subjects::new(&common.subject_prefix)?;
         let pool = db::pool(&common.database_url, usize::from(common.db_pool))?;
+        db::require_english(&pool).await?;
         db::agree_on_partitions(&pool, common.partitions).await?;
         let clock = Clock::default();
         db::measure_clock(&mut *pool.get().await?, &clock).await?;

@@ -186,6 +186,8 @@ struct Facts {
     synchronous_commit: String,
     #[diesel(sql_type = Text)]
     encoding: String,
+    #[diesel(sql_type = Text)]
+    lc_messages: String,
 }
 
 async fn check_postgres(report: &mut Report, url: &str) {
@@ -203,7 +205,8 @@ async fn check_postgres(report: &mut Report, url: &str) {
         "SELECT current_setting('server_version_num')::int / 10000 AS version, \
                 current_setting('fsync') AS fsync, \
                 current_setting('synchronous_commit') AS synchronous_commit, \
-                current_setting('server_encoding') AS encoding",
+                current_setting('server_encoding') AS encoding, \
+                current_setting('lc_messages') AS lc_messages",
     )
     .get_result(&mut connection)
     .await;
@@ -234,6 +237,13 @@ fn judge_facts(report: &mut Report, facts: &Facts) {
         "encoding",
         &facts.encoding,
         "create the database with ENCODING 'UTF8'",
+    );
+    // Some errors are told by their text.
+    report.require(
+        db::is_english(&facts.lc_messages),
+        "messages",
+        format!("lc_messages '{}'", facts.lc_messages),
+        db::ENGLISH_MEND,
     );
 }
 

@@ -3,7 +3,7 @@
 use crate::clock::{self, Clock};
 use crate::sql::statement;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel::sql_types::{Integer, Timestamptz};
+use diesel::sql_types::{Integer, Text, Timestamptz};
 use diesel::{ConnectionError, ConnectionResult, ExpressionMethods, QueryDsl, QueryableByName};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -261,4 +261,53 @@ pub async fn ping(pool: &Pool) -> Result<(), Error> {
     let mut conn = pool.get().await?;
     let _: One = statement("SELECT 1 AS one").get_result(&mut conn).await?;
     Ok(())
+}
+
+/// Refuses a Postgres that words its errors in another language: those that Diesel keeps no code for
+/// are told by their English text, and a deadlock that is not recognised would become a dead letter.
+///
+/// # Errors
+/// `Refused`, with the mend; or when Postgres can't be asked.
+pub async fn require_english(pool: &Pool) -> Result<(), Error> {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Text)]
+        lc_messages: String,
+    }
+    let mut conn = pool.get().await?;
+    let Setting { lc_messages } = statement("SELECT current_setting('lc_messages') AS lc_messages")
+        .get_result(&mut conn)
+        .await?;
+    if is_english(&lc_messages) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "lc_messages is {lc_messages}, but its errors must be worded in English; {ENGLISH_MEND}"
+    )))
+}
+
+/// What makes Postgres word its errors in English.
+pub const ENGLISH_MEND: &str = "ALTER SYSTEM SET lc_messages = 'C'; SELECT pg_reload_conf()";
+
+/// Whether errors are worded in English under this `lc_messages`. An empty one is the server's own
+/// environment, of which nothing is known.
+#[must_use]
+pub fn is_english(lc_messages: &str) -> bool {
+    let language = lc_messages.split(['_', '.', '@']).next().unwrap_or("");
+    ["", "C", "POSIX", "en", "English"].contains(&language)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages() {
+        for english in ["", "C", "C.UTF-8", "POSIX", "en_US.UTF-8", "en_GB@euro"] {
+            assert!(is_english(english), "{english}");
+        }
+        for other in ["ko_KR.UTF-8", "de_DE", "ca_ES", "eno", "Chinese_China"] {
+            assert!(!is_english(other), "{other}");
+        }
+    }
 }

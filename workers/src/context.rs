@@ -56,6 +56,7 @@ impl Context {
             &config.common.database_url,
             usize::from(config.common.db_pool),
         )?;
+        db::require_english(&pool).await?;
         db::agree_on_partitions(&pool, config.common.partitions).await?;
         let clock = Clock::default();
         db::measure_clock(&mut *pool.get().await?, &clock).await?;
