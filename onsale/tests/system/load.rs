@@ -22,6 +22,8 @@ pub struct Seen {
     failed: Vec<String>,
     /// Answers whose outcome was still open.
     pub open: Vec<Open>,
+    /// The most of those of one client.
+    pub open_of_one: usize,
     /// Requests that were refused because a server was away, or came to it too late.
     pub turned_away: usize,
     /// The longest time of one client between two acknowledged holds.
@@ -198,6 +200,7 @@ impl Load {
             }
             assert!(!seen.acknowledged.is_empty());
             all.acknowledged.extend(seen.acknowledged);
+            all.open_of_one = all.open_of_one.max(seen.open.len());
             all.open.extend(seen.open);
             all.turned_away += seen.turned_away;
             all.gap = all.gap.max(seen.gap);
