@@ -18,6 +18,7 @@ const PIECE: usize = 1000;
 
 /// One piece of each table.
 const PIECES: &[(&str, &str)] = &[
+    // An ingress counts on outcomes for 23 h after a command's deadline (its `commands.rs`).
     (
         "outcome",
         "DELETE FROM outcome WHERE ctid = ANY (ARRAY (SELECT ctid FROM outcome \
