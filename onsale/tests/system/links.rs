@@ -179,8 +179,16 @@ async fn every_cut_of_a_link_to_postgres_heals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_in_a_black_hole_is_replaced_and_does_no_harm_when_it_is_back() {
+    tokio::join!(
+        is_replaced(|system| &worker(system).postgres),
+        is_replaced(|system| &worker(system).nats),
+    );
+}
+
+/// One of two workers loses a link.
+async fn is_replaced(link: impl Fn(&System) -> &Proxy) {
     let system = Cut::start(2).await;
-    let hole = &worker(&system.hall.system).postgres;
+    let hole = link(&system.hall.system);
     hole.set(Fault::BlackHole);
     // The other worker goes on with all dates while the first still waits.
     system.goes_on().await;

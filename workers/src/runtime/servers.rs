@@ -7,6 +7,7 @@ use super::ownership::{Partition, Snapshot, Worker};
 use super::reader::Reader;
 use super::world::{Attempt, Owner, Registry, Settings, Store, World};
 use crate::context::Context;
+use async_nats::connection::State;
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -17,7 +18,7 @@ use onsale_schema::message::Command;
 use onsale_schema::{Lane, PartitionNo, Timestamp, WorkerId};
 use std::collections::HashSet;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// Advisory locks of this class are life-signs; the key is the worker row's `life_key`.
@@ -67,6 +68,7 @@ impl<L: Persistent> World<L> for Context {
             lane: L::LANE,
             conn: None,
             nudges: None,
+            deaf_since: None,
         }
     }
 
@@ -205,6 +207,8 @@ pub struct LifeSign {
     lane: Lane,
     conn: Option<Signed>,
     nudges: Option<async_nats::Subscriber>,
+    /// Since when there is no connection to NATS.
+    deaf_since: Option<Instant>,
 }
 
 /// A connection that holds a life-sign. Each has a key of its own: Postgres may go on holding the
@@ -215,6 +219,18 @@ struct Signed {
 }
 
 impl LifeSign {
+    /// Whether NATS has been away for a lease. An owner that hears no commands is of no use, so it
+    /// lets its lease run out for another who may hear them.
+    fn is_deaf(&mut self) -> bool {
+        if self.ctx.nats.connection_state() == State::Connected {
+            self.deaf_since = None;
+            return false;
+        }
+        let since = *self.deaf_since.get_or_insert_with(Instant::now);
+        let lease_ms = u64::try_from(self.ctx.config.seats.lease_ms).unwrap_or(0);
+        since.elapsed() >= Duration::from_millis(lease_ms)
+    }
+
     async fn connection(&mut self) -> Result<Signed, db::Error> {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
@@ -244,9 +260,12 @@ impl Registry for LifeSign {
     async fn beat(&mut self) -> Result<Snapshot, db::Error> {
         let mut signed = self.connection().await?;
         let (lane, key) = (self.lane.as_str(), signed.life_key);
+        let is_deaf = self.is_deaf();
         let conn = &mut signed.conn;
         let snapshot = in_time(BEAT_MAX, async {
-            heartbeat(conn, self.ctx.worker_id, lane, key).await?;
+            if !is_deaf {
+                heartbeat(conn, self.ctx.worker_id, lane, key).await?;
+            }
             snapshot(conn, lane).await
         })
         .await?;
