@@ -30,6 +30,7 @@ const TROUBLE: &[&str] = &[
     metric::INGRESS_OPEN,
     metric::NATS_DISCONNECTS,
     metric::TAIL_LOST,
+    metric::CLAMPED,
     metric::EXPIRY_PUBLISHED,
 ];
 

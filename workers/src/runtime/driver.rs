@@ -2,13 +2,14 @@
 
 use super::act;
 use super::committer::{Handle, Verdict};
-use super::core::{Core, DeadLetter, Inbound, Proposal};
+use super::core::{CLOCK_SKEW_MAX_MS, Core, DeadLetter, Inbound, Proposal};
 use super::lag::Progress;
 use super::lane::PartitionedLane;
 use super::world::{Log, Settings, Tail, World};
 use crate::sabotage::{self, Bug};
 use futures_util::FutureExt;
 use onsale_platform::metric;
+use onsale_schema::Timestamp;
 use onsale_schema::message::{Command, encode};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -246,6 +247,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 Loaded::Never(error) => return self.settle_in_parts(batch, &error).await,
             }
             let now = self.world.now();
+            self.note_clamped(batch, now);
             if let Some(first) = batch.first() {
                 let age_s = now.ms_since(first.at).max(0) as f64 / 1e3;
                 metrics::histogram!(metric::PARTITION_AGE, "lane" => L::LANE.as_str())
@@ -273,6 +275,20 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         }
         self.settle_in_parts(batch, "others keep being quicker")
             .await
+    }
+
+    /// Says that the stream's clock runs ahead: holds and windows then go by the owner's.
+    fn note_clamped(&self, batch: &[Inbound<L::Kind>], now: Timestamp) {
+        let ahead = now.plus_ms(CLOCK_SKEW_MAX_MS);
+        let clamped = batch.iter().filter(|inbound| inbound.at > ahead).count();
+        if clamped > 0 {
+            metrics::counter!(metric::CLAMPED, "lane" => L::LANE.as_str())
+                .increment(clamped as u64);
+            tracing::error!(
+                partition = %self.core.partition(), clamped,
+                "the stream's clock is ahead of ours by more than {CLOCK_SKEW_MAX_MS} ms"
+            );
+        }
     }
 
     /// A batch that can't be decided or that Postgres refuses, message by message and then command
