@@ -73,6 +73,22 @@ impl Context {
             config: std::sync::Arc::new(config),
         })
     }
+
+    /// Makes the streams that are missing. Who finds that one was deleted must do it: nobody else
+    /// would before the next start of a process.
+    ///
+    /// # Errors
+    /// When NATS is away or refuses.
+    pub async fn ensure_streams(&self) -> Result<(), nats::Error> {
+        let settings = &self.config.common.streams;
+        // Large, and rarely needed.
+        Box::pin(nats::ensure_streams(
+            &self.jetstream,
+            &self.subjects,
+            settings,
+        ))
+        .await
+    }
 }
 
 /// How long a message that may be lost may wait to be sent.

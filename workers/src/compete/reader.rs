@@ -9,7 +9,6 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
-use onsale_platform::nats;
 use onsale_schema::message::decode;
 use onsale_schema::{Lane, Timestamp};
 use serde::de::DeserializeOwned;
@@ -85,7 +84,7 @@ impl Reader {
     /// # Errors
     /// When NATS is away or refuses.
     pub async fn open(ctx: &Context, lane: Lane) -> Result<Self, Error> {
-        nats::ensure_streams(&ctx.jetstream, &ctx.subjects, &ctx.config.common.streams)
+        ctx.ensure_streams()
             .await
             .map_err(|e| Error(e.to_string()))?;
         let config = pull::Config {

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use async_nats::connection::State;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -105,13 +106,19 @@ async fn publish_all(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), E
     }
     // All at once: each waits its own time from here on.
     let stored = sent.into_iter().map(async |sent| match sent {
-        Ok(ack) => ack
-            .await
-            .map(drop)
-            .map_err(|error| Error(error.to_string())),
-        Err(error) => Err(Error(error.to_string())),
+        Ok(ack) => ack.await.map(drop),
+        Err(error) => Err(error),
     });
-    join_all(stored).await
+    let stored = join_all(stored).await;
+    let no_stream = |error: &PublishError| error.kind() == PublishErrorKind::StreamNotFound;
+    if stored.iter().any(|s| s.as_ref().is_err_and(no_stream)) {
+        tracing::error!("a stream is gone; it is made again");
+        if let Err(error) = ctx.ensure_streams().await {
+            tracing::error!(%error, "the stream can't be made");
+        }
+    }
+    let told = |error: PublishError| Error(error.to_string());
+    stored.into_iter().map(|s| s.map_err(told)).collect()
 }
 
 #[cfg(test)]

@@ -10,8 +10,11 @@ use super::lane::PartitionedLane;
 use super::tail::{Found, Start};
 use super::world::{Log, LogError as Error, Tail};
 use crate::context::Context;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{
+    ConsumerError, ConsumerErrorKind, DirectGetErrorKind, RawMessageErrorKind, Stream,
+};
 use futures_util::{FutureExt, StreamExt};
 use onsale_schema::message::decode;
 use onsale_schema::{Lane, PartitionNo, Timestamp};
@@ -129,12 +132,20 @@ impl Reader {
             num_replicas: 1,
             ..Default::default()
         };
-        let consumer = self
-            .stream()
-            .await?
-            .create_consumer(config)
-            .await
-            .map_err(|e| Error(e.to_string()))?;
+        let consumer = match self.stream().await?.create_consumer(config).await {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                if says_no_stream(&error) {
+                    // What it had that was not applied is lost, as the look at its tail will tell.
+                    tracing::error!(lane = %self.lane, "the stream is gone; it is made again");
+                    self.ctx
+                        .ensure_streams()
+                        .await
+                        .map_err(|e| Error(e.to_string()))?;
+                }
+                return Err(Error(error.to_string()));
+            }
+        };
         let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
@@ -145,6 +156,13 @@ impl Reader {
             .map_err(|e| Error(e.to_string()))?;
         self.open = Some(Open { messages, next: 1 });
         Ok(())
+    }
+}
+
+fn says_no_stream(error: &ConsumerError) -> bool {
+    match error.kind() {
+        ConsumerErrorKind::JetStream(why) => why.error_code() == ErrorCode::STREAM_NOT_FOUND,
+        _ => false,
     }
 }
 
