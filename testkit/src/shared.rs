@@ -107,22 +107,21 @@ impl Shared {
             _own: Some(servers),
         })
     }
+}
 
-    /// The address of another database on the same Postgres.
-    #[must_use]
-    pub fn url_of(&self, database: &str) -> String {
-        let (address, parameters) = match self.database_url.split_once('?') {
-            Some((address, parameters)) => (address, format!("?{parameters}")),
-            None => (self.database_url.as_str(), String::new()),
-        };
-        let server = match address.rsplit_once('/') {
-            // The slashes of "postgres://host".
-            Some((scheme, _)) if scheme.ends_with('/') => address,
-            Some((server, _)) => server,
-            None => address,
-        };
-        format!("{server}/{database}{parameters}")
-    }
+/// The address of another database on the same Postgres.
+pub(crate) fn beside(database_url: &str, database: &str) -> String {
+    let (address, parameters) = match database_url.split_once('?') {
+        Some((address, parameters)) => (address, format!("?{parameters}")),
+        None => (database_url, String::new()),
+    };
+    let server = match address.rsplit_once('/') {
+        // The slashes of "postgres://host".
+        Some((scheme, _)) if scheme.ends_with('/') => address,
+        Some((server, _)) => server,
+        None => address,
+    };
+    format!("{server}/{database}{parameters}")
 }
 
 /// The shared servers: those that the environment names, as under `with-servers`, else a pair that
@@ -150,12 +149,7 @@ mod tests {
             ("postgres://h", "postgres://h/x"),
             ("postgres://h/", "postgres://h/x"),
         ] {
-            let shared = Shared {
-                database_url: given.into(),
-                nats_url: String::new(),
-                _own: None,
-            };
-            assert_eq!(shared.url_of("x"), expected);
+            assert_eq!(beside(given, "x"), expected);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A whole system of a test's own: ingress and worker processes on the shared servers, kept apart
-//! from others by a database and a subject prefix.
+//! from others by a database and a subject prefix, or on servers of its own.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::links::{Links, by_way_of};
 use crate::server::{Error, io_error};
 use crate::spawn::{Child, Signal, Tie, spawn};
-use crate::{Scratch, TestDb, ports, shared};
+use crate::{Scratch, Servers, TestDb, ports, shared};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct SystemOptions {
     pub settings: Vec<(String, String)>,
     /// Whether each process reaches its servers through proxies that can break its links.
     pub proxied: bool,
+    /// Whether it has servers of its own.
+    pub own_servers: bool,
 }
 
 impl Default for SystemOptions {
@@ -34,6 +36,7 @@ impl Default for SystemOptions {
             workers: 1,
             settings: Vec::new(),
             proxied: false,
+            own_servers: false,
         }
     }
 }
@@ -66,6 +69,15 @@ impl SystemOptions {
             ..self
         }
     }
+
+    /// With [`System::servers`] that can be killed and restarted.
+    #[must_use]
+    pub fn own_servers(self) -> Self {
+        Self {
+            own_servers: true,
+            ..self
+        }
+    }
 }
 
 /// A running system. Dropping it kills its processes and drops its database.
@@ -81,6 +93,8 @@ pub struct System {
     pub nats_url: String,
     /// The prefix of its subjects.
     pub prefix: String,
+    // After the processes: fields are dropped in this order.
+    own: Option<Servers>,
     _scratch: Scratch,
 }
 
@@ -110,11 +124,20 @@ impl System {
     /// # Errors
     /// When something does not start; the error has the end of its log.
     pub async fn start(options: SystemOptions) -> Result<Self, Error> {
-        let db = TestDb::create().await?;
+        let own = match options.own_servers {
+            true => Some(Servers::start("own").await?),
+            false => None,
+        };
+        let (db, nats_url) = match &own {
+            Some(own) => {
+                let db = TestDb::create_on(&own.postgres.url("postgres")).await?;
+                (db, own.nats.url())
+            }
+            None => (TestDb::create().await?, shared().await?.nats_url.clone()),
+        };
         onsale_platform::db::migrate(db.url())
             .await
             .map_err(|error| failed("migrations", error, String::new()))?;
-        let nats_url = shared().await?.nats_url.clone();
         let scratch = Scratch::new("system").map_err(io_error("making a temporary folder"))?;
         let prefix = format!("t{:016x}", rand::random::<u64>());
         let mut system = Self {
@@ -123,6 +146,7 @@ impl System {
             workers: Vec::new(),
             nats_url,
             prefix,
+            own,
             _scratch: scratch,
         };
         let dir = system._scratch.path().to_owned();
@@ -190,6 +214,14 @@ impl System {
             links,
             child,
         })
+    }
+
+    /// Its own servers. Whoever restarts one finds it at the same address.
+    ///
+    /// # Panics
+    /// When it was not started with [`SystemOptions::own_servers`].
+    pub fn servers(&mut self) -> &mut Servers {
+        self.own.as_mut().expect("a system with its own servers")
     }
 
     /// The base URL of an ingress.

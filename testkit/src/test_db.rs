@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::server::{Error, io_error};
+use crate::shared::beside;
 use crate::{NatsOptions, NatsServer, Scratch, Tools, postgres, shared};
 
-/// An empty database on the shared Postgres. Dropping it drops the database too, with the sessions
-/// that are left on it.
+/// An empty database. Dropping it drops the database too, with the sessions that are left on it.
 #[derive(Debug)]
 pub struct TestDb {
     url: String,
@@ -15,24 +15,31 @@ pub struct TestDb {
 }
 
 impl TestDb {
-    /// Creates a database with a name of its own.
+    /// Creates a database with a name of its own on the shared Postgres.
     ///
     /// # Errors
     /// When the shared servers don't start, or refuse.
     pub async fn create() -> Result<Self, Error> {
+        Self::create_on(&shared().await?.database_url).await
+    }
+
+    /// The same on another Postgres: `admin_url` is the address of a database there.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn create_on(admin_url: &str) -> Result<Self, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let shared = shared().await?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "test_{}_{number}_{:08x}",
             std::process::id(),
             rand::random::<u32>()
         );
-        postgres::create_database(&shared.database_url, &name).await?;
+        postgres::create_database(admin_url, &name).await?;
         Ok(Self {
-            url: shared.url_of(&name),
+            url: beside(admin_url, &name),
             name,
-            admin_url: shared.database_url.clone(),
+            admin_url: admin_url.to_owned(),
         })
     }
 

@@ -12,3 +12,4 @@ mod ownership;
 mod prefer;
 mod problems;
 mod race;
+mod streams;

@@ -40,7 +40,7 @@ pub async fn all_owned(hall: &Hall) -> Duration {
         .expect("owners of all partitions")
 }
 
-async fn owners_become(hall: &Hall, count: usize) {
+pub async fn owners_become(hall: &Hall, count: usize) {
     let become_so = async {
         while owners(hall).await.len() != count {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -79,8 +79,7 @@ async fn a_hung_owner_is_replaced_within_its_lease_and_commits_nothing_when_it_w
         "{without_owner:?}: more than the lease (3 s), a look at it, and a busy machine"
     );
     // All dates go on, whoever owned them.
-    let everywhere = load.least(&hall).await + 20;
-    load.under_way(&hall, everywhere).await;
+    load.more_everywhere(&hall, 20).await;
     hall.system.workers[0].signal(Signal::SIGCONT);
     owners_become(&hall, 2).await;
     load.more(&hall, 500).await;

@@ -6,7 +6,7 @@ use onsale_testkit::api::{Answer, Buyer};
 use serde_json::json;
 use std::time::Duration;
 
-async fn hold_preferring(
+pub async fn hold_preferring(
     hall: &Hall,
     by: &Buyer,
     date: uuid::Uuid,
@@ -21,7 +21,7 @@ async fn hold_preferring(
 }
 
 /// What became of a command that was answered 202.
-async fn outcome(hall: &Hall, by: &Buyer, open: &Answer) -> serde_json::Value {
+pub async fn outcome(hall: &Hall, by: &Buyer, open: &Answer) -> serde_json::Value {
     let location = open.headers["location"].to_str().expect("ASCII");
     let path = location.strip_prefix("/api/v1").expect("a path of ours");
     let decided = async {
