@@ -18,8 +18,7 @@ async fn a_killed_worker_loses_nothing_and_the_other_goes_on_within_the_lease() 
         without_owner < Duration::from_secs(3),
         "{without_owner:?}: more than the lease"
     );
-    let everywhere = load.least(&hall).await + 20;
-    load.under_way(&hall, everywhere).await;
+    load.more_everywhere(&hall, 20).await;
     let seen = load.stop(&mut hall).await;
     // At most the one request of each client whose reply died with the worker.
     assert!(seen.open_of_one <= 1, "{} open", seen.open_of_one);

@@ -1,9 +1,11 @@
 //! A steady load of holds, and what becomes of each.
 
 use crate::hall::{Hall, PATIENCE, number, open_policy, reservation};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Uuid as SqlUuid};
 use onsale::seed::Policy;
 use onsale_testkit::{Answer, Api, Buyer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +14,9 @@ use uuid::Uuid;
 
 /// How long a client stays away that was told to come again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// A command that was lost on its way has expired when its partition has gone on for so long as its
+/// deadline, or a minute after that when nothing comes any more.
+const SETTLED: Duration = Duration::from_secs(90);
 
 /// What clients saw.
 #[derive(Default)]
@@ -54,7 +59,7 @@ impl Open {
                 }
             }
         };
-        let decided = tokio::time::timeout(PATIENCE, decided).await;
+        let decided = tokio::time::timeout(SETTLED, decided).await;
         let outcome = decided.expect("an outcome")?;
         (outcome["status"] == 201).then(|| reservation(&outcome["body"]))
     }
@@ -158,6 +163,45 @@ impl Load {
              HAVING count(*) >= {holds}) x"
         );
         self.until(hall, &sql, dates).await;
+    }
+
+    /// Waits until every date has so many more holds than it has now.
+    pub async fn more_everywhere(&self, hall: &Hall, holds: i64) {
+        let before = self.counts(hall).await;
+        let gone_on = async {
+            loop {
+                let now = self.counts(hall).await;
+                let has_more = |date| {
+                    let of = |counts: &BTreeMap<Uuid, i64>| counts.get(date).copied().unwrap_or(0);
+                    of(&now) >= of(&before) + holds
+                };
+                if self.dates.iter().all(has_more) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone_on)
+            .await
+            .unwrap_or_else(|_| panic!("not all dates go on\n{}", hall.logs()));
+    }
+
+    /// The holds of each date.
+    async fn counts(&self, hall: &Hall) -> BTreeMap<Uuid, i64> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = SqlUuid)]
+            schedule_id: Uuid,
+            #[diesel(sql_type = BigInt)]
+            holds: i64,
+        }
+        let counts = "SELECT schedule_id, count(*) AS holds FROM reservation GROUP BY schedule_id";
+        let mut conn = hall.connect().await;
+        // Not as a method: atomics have a `load`, too.
+        let rows = diesel_async::RunQueryDsl::load(diesel::sql_query(counts), &mut conn).await;
+        let rows: Vec<Row> = rows.expect("counts");
+        let pairs = rows.into_iter().map(|row| (row.schedule_id, row.holds));
+        pairs.collect()
     }
 
     /// Waits for so many more holds.

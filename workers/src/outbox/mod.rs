@@ -6,7 +6,7 @@
 //! transactions become visible in another order than they began.
 //!
 //! One replica publishes at a time, the one that holds an advisory lock; the others wait to take
-//! over. Two at once would be harmless: receivers know every id.
+//! over, also from one that has lost NATS. Two at once would be harmless: receivers know every id.
 
 pub mod facts;
 pub mod notices;
@@ -17,6 +17,7 @@ pub mod system;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
+use async_nats::connection::State;
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Double, Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -65,12 +66,12 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
         .map_err(|e| db::Error::Unavailable(e.to_string()))?;
     in_time(conn.batch_execute(LOCK_SESSION)).await?;
     patience.healed();
-    while !in_time(lock(&mut conn)).await? {
+    while !hears(ctx) || !in_time(lock(&mut conn)).await? {
         tokio::time::sleep(LOCK_RETRY).await;
     }
     tracing::info!("this replica publishes notices and facts");
     let result = tokio::select! {
-        lost = keep(&mut conn) => lost,
+        lost = keep(ctx, &mut conn) => lost,
         never = notices::run(ctx) => match never {},
         never = facts::run(ctx) => match never {},
         never = purge::run(ctx) => match never {},
@@ -120,9 +121,17 @@ struct OpenRow {
     fact_age_s: f64,
 }
 
-/// Returns when the connection, and with it the lock, is lost. Its questions double as metrics.
-async fn keep(conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
+fn hears(ctx: &Context) -> bool {
+    ctx.nats.connection_state() == State::Connected
+}
+
+/// Returns when the connection, and with it the lock, is lost, or NATS is. Its questions double as
+/// metrics.
+async fn keep(ctx: &Context, conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
     loop {
+        if !hears(ctx) {
+            return Err(db::Error::Unavailable("NATS is".into()));
+        }
         let open = statement(
             "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \
                     f.age_s AS fact_age_s \
