@@ -12,4 +12,5 @@ mod ownership;
 mod prefer;
 mod problems;
 mod race;
+mod servers;
 mod streams;

@@ -1,0 +1,95 @@
+//! Servers and workers fall and come back, one after the other, with three workers under load.
+
+use crate::hall::{Hall, PATIENCE};
+use crate::load::Load;
+use crate::ownership::{all_owned, owners_become};
+use onsale_testkit::SystemOptions;
+use onsale_testkit::postgres::Stop;
+use onsale_testkit::spawn::Signal;
+
+/// Dates enough that every worker has some.
+const DATES: usize = 24;
+/// So many more holds of each date show that all goes on.
+const ON: i64 = 10;
+/// Every takeover adds one.
+const EPOCHS: &str = "SELECT sum(epoch)::bigint AS n FROM partition WHERE lane = 'seats'";
+/// Whether Postgres has run for longer than a lease (3 s) and a few looks at it.
+const RUNS_FOR_LONG: &str = "SELECT (clock_timestamp() - pg_postmaster_start_time() \
+                             > interval '4 seconds')::int::bigint AS n";
+
+/// All that was promised is true.
+async fn end(what: &str, load: Load, hall: &mut Hall) {
+    let seen = load.stop_after_faults(hall).await;
+    println!(
+        "{what}: {} holds acknowledged, {} left open, {} turned away, {:?} the longest gap of a date",
+        seen.acknowledged.len(),
+        seen.open.len(),
+        seen.turned_away,
+        seen.gap
+    );
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_nats_server_loses_nothing() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(3).own_servers()).await;
+    let load = Load::start(&mut hall, DATES).await;
+    load.under_way(&hall, 3).await;
+    let nats = &mut hall.system.servers().nats;
+    nats.kill9().await;
+    nats.restart().await.expect("a nats-server");
+    load.more_everywhere(&hall, ON).await;
+    end("nats-server killed", load, &mut hall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_crashes_loses_nothing_and_every_owner_keeps_its_partitions() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(3).own_servers()).await;
+    let load = Load::start(&mut hall, DATES).await;
+    // Until then nobody gives anything to a newcomer.
+    load.until(&hall, RUNS_FOR_LONG, 1).await;
+    owners_become(&hall, 3).await;
+    load.more_everywhere(&hall, ON).await;
+    let before = hall.number(EPOCHS).await;
+
+    let postgres = &mut hall.system.servers().postgres;
+    postgres.stop(Stop::Immediate).await;
+    postgres.restart().await.expect("a Postgres");
+    load.more_everywhere(&hall, ON).await;
+    // The restart freed every life-sign at once; a stampede would come when they count again.
+    load.until(&hall, RUNS_FOR_LONG, 1).await;
+    load.more_everywhere(&hall, ON).await;
+    hall.conn = hall.connect().await;
+    let after = hall.number(EPOCHS).await;
+    assert_eq!(after, before, "partitions were taken\n{}", hall.logs());
+    end("Postgres crashed", load, &mut hall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_that_are_killed_hung_and_restarted_in_turn_lose_nothing() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(3)).await;
+    owners_become(&hall, 3).await;
+    let load = Load::start(&mut hall, DATES).await;
+    load.under_way(&hall, 3).await;
+
+    hall.system.workers[0].kill9().await;
+    load.more_everywhere(&hall, ON).await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    owners_become(&hall, 3).await;
+    load.more_everywhere(&hall, ON).await;
+
+    hall.system.workers[1].signal(Signal::SIGSTOP);
+    all_owned(&hall).await;
+    load.more_everywhere(&hall, ON).await;
+    hall.system.workers[1].signal(Signal::SIGCONT);
+    owners_become(&hall, 3).await;
+    load.more_everywhere(&hall, ON).await;
+
+    let ended = tokio::time::timeout(PATIENCE, hall.system.workers[2].stop()).await;
+    assert_eq!(ended.expect("an end").code(), Some(0));
+    load.more_everywhere(&hall, ON).await;
+    hall.system.workers[2].restart().await.expect("a worker");
+    owners_become(&hall, 3).await;
+    load.more_everywhere(&hall, ON).await;
+    end("workers killed, hung, restarted", load, &mut hall).await;
+}
