@@ -15,12 +15,23 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
 use crate::place::Account;
+
+/// Lets this process, and the children that it starts from now on, open as many files and
+/// connections as the machine allows: a shell often allows only 1,024.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn allow_many_files() -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
 
 /// How a child is tied to this process.
 #[derive(Debug, Clone, Copy)]
