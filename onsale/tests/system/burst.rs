@@ -176,7 +176,7 @@ async fn a_burst_ends_with_every_request_answered() {
     let mut dates = Vec::new();
     for _ in 0..DATES {
         dates.push(
-            hall.date_with(u32::try_from(SEATS).expect("few"), policy.clone())
+            hall.date_with(u32::try_from(SEATS).expect("few"), policy)
                 .await,
         );
     }
