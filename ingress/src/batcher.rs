@@ -6,6 +6,7 @@
 
 use crate::flight::{Flight, NotSent, Ticket};
 use crate::ids;
+use crate::lag::InFlight;
 use crate::lane::Commands;
 use crate::replies::Waiting;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
@@ -123,18 +124,24 @@ impl<L: Commands> Batcher<L> {
     ///
     /// # Errors
     /// [`Full`] when too many wait.
-    pub fn submit(&self, command: Command<L::Kind>) -> Result<Ticket<L>, Full> {
+    pub fn submit(
+        &self,
+        command: Command<L::Kind>,
+        in_flight: InFlight,
+    ) -> Result<Ticket<L>, Full> {
         let bytes = command_bytes_max::<L>(&command);
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = gathered.back_mut()
             && last.has_room(bytes)
         {
+            last.flight.count(in_flight);
             return Ok(last.push(command, bytes));
         }
         if gathered.len() >= QUEUED_MESSAGES_MAX {
             return Err(Full);
         }
         let mut next = Gathering::new(MessageId(ids::new_v7(self.link.clock.now())));
+        next.flight.count(in_flight);
         let ticket = next.push(command, bytes);
         gathered.push_back(next);
         drop(gathered);

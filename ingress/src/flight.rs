@@ -3,9 +3,10 @@
 //! All commands of a message end together, so they share one waiting place: a request costs no
 //! channel of its own.
 
+use crate::lag::InFlight;
 use crate::lane::Commands;
 use onsale_schema::MessageId;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 /// A message that gathers, is published, or is answered.
@@ -14,6 +15,8 @@ pub struct Flight<L: Commands> {
     end: OnceLock<Result<Vec<L::Outcome>, NotSent>>,
     is_stored: OnceLock<()>,
     changed: Notify,
+    /// Its commands count as in flight until it ends, or is forgotten.
+    in_flight: Mutex<Vec<InFlight>>,
 }
 
 /// The message is certainly not on the stream: nothing was changed, and nothing will be.
@@ -28,6 +31,7 @@ impl<L: Commands> Flight<L> {
             message_id,
             end: OnceLock::new(),
             is_stored: OnceLock::new(),
+            in_flight: Mutex::default(),
             changed: Notify::new(),
         })
     }
@@ -41,8 +45,20 @@ impl<L: Commands> Flight<L> {
     /// Tells all who wait. Only the first end counts.
     pub fn end(&self, end: Result<Vec<L::Outcome>, NotSent>) {
         if self.end.set(end).is_ok() {
+            self.counted().clear();
             self.changed.notify_waiters();
         }
+    }
+
+    /// One more of its commands is in flight.
+    pub(crate) fn count(&self, in_flight: InFlight) {
+        self.counted().push(in_flight);
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Vec<InFlight>> {
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The message is on the stream: sooner or later its commands are decided.

@@ -65,6 +65,7 @@ pub async fn create(
         id: key.command(user.id, ROUTE),
         user: user.id,
         fingerprint: fingerprint(ROUTE, &wanted),
+        in_flight,
         prefer,
         trace,
         kind: Kind::Pay {
@@ -75,9 +76,7 @@ pub async fn create(
         asked: Asked::Payment,
         partition: None,
     };
-    let response = submit(&app, &app.batchers.settlement, submission, paid).await;
-    drop(in_flight);
-    response
+    submit(&app, &app.batchers.settlement, submission, paid).await
 }
 
 /// What a decided payment is answered with.

@@ -72,6 +72,7 @@ pub async fn charge(
         id: key.command(user.id, ROUTE_CHARGES),
         user: user.id,
         fingerprint: fingerprint(ROUTE_CHARGES, &wanted),
+        in_flight,
         prefer,
         trace,
         kind: Kind::Charge {
@@ -81,9 +82,7 @@ pub async fn charge(
         asked: Asked::Charge,
         partition: None,
     };
-    let response = submit(&app, &app.batchers.ledger, submission, charged).await;
-    drop(in_flight);
-    response
+    submit(&app, &app.batchers.ledger, submission, charged).await
 }
 
 /// What a decided charge is answered with.

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 /// The header of a request.
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// The header that says which preference was followed.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 

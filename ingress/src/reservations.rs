@@ -188,6 +188,7 @@ pub async fn create(
         id: key.command(user.id, ROUTE),
         user: user.id,
         fingerprint: fingerprint(ROUTE, &wanted),
+        in_flight,
         prefer,
         trace,
         kind: Kind::Hold {
@@ -199,12 +200,10 @@ pub async fn create(
         partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
-    let response = submit(&app, batcher, submission, |outcome| {
+    submit(&app, batcher, submission, |outcome| {
         held(&app, &layout, outcome)
     })
-    .await;
-    drop(in_flight);
-    response
+    .await
 }
 
 /// A hold whose time is over counts as expired, although its owner may not have written so yet.
@@ -295,6 +294,7 @@ pub async fn release(
         id: CommandId::derive(user.id, ROUTE_ONE, &format!("{id} {once}")),
         user: user.id,
         fingerprint: fingerprint(ROUTE_ONE, &id),
+        in_flight,
         prefer,
         trace,
         kind: Kind::Release {
@@ -305,9 +305,7 @@ pub async fn release(
         partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
-    let response = submit(&app, batcher, submission, released).await;
-    drop(in_flight);
-    response
+    submit(&app, batcher, submission, released).await
 }
 
 #[cfg(test)]

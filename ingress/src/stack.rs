@@ -63,12 +63,14 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
             crate::idempotency::HEADER,
+            crate::prefer::PREFER,
             "traceparent".parse().map_err(|_| InvalidOrigin)?,
         ])
         .expose_headers([
             header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,
+            crate::prefer::PREFERENCE_APPLIED,
             TRACE_ID,
         ])
         .max_age(std::time::Duration::from_secs(3600));

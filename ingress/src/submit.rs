@@ -5,6 +5,7 @@ use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::batcher::{Batcher, Full};
 use crate::flight::NotSent;
+use crate::lag::InFlight;
 use crate::lane::Commands;
 use crate::prefer::{PREFERENCE_APPLIED, Prefer};
 use crate::problem::{Code, Problem};
@@ -25,6 +26,8 @@ pub struct Submission<L: Commands> {
     pub user: UserId,
     /// What was asked, as a digest.
     pub fingerprint: Fingerprint,
+    /// It counts until its outcome is known, whenever the client is answered.
+    pub in_flight: InFlight,
     /// How the client would like to be answered.
     pub prefer: Prefer,
     /// The request's trace.
@@ -53,26 +56,30 @@ pub async fn submit<L: Commands>(
     let (user, asked, partition) = (submission.user, submission.asked, submission.partition);
     let prefer = submission.prefer;
     debug_assert_eq!(asked.lane(), L::LANE);
+    let command = Command {
+        id: submission.id,
+        user,
+        fingerprint: submission.fingerprint,
+        deadline,
+        trace: submission.trace.0,
+        kind: submission.kind,
+    };
     let ticket = batcher
-        .submit(Command {
-            id: submission.id,
-            user,
-            fingerprint: submission.fingerprint,
-            deadline,
-            trace: submission.trace.0,
-            kind: submission.kind,
-        })
+        .submit(command, submission.in_flight)
         .map_err(|Full| Problem::new(Code::Overloaded))?;
-    let patience = app.flow.request_timeout();
-    let patience = prefer.wait.map_or(patience, |wait| wait.min(patience));
+    // Not before it is on the stream: then it will have an outcome.
+    let early = async {
+        tokio::time::sleep(prefer.wait.unwrap_or_default()).await;
+        ticket.stored().await;
+    };
     let told = async {
         tokio::select! {
             biased;
             outcome = ticket.outcome() => Some(outcome),
-            () = ticket.stored(), if prefer.respond_async && prefer.wait.is_none() => None,
+            () = early, if prefer != Prefer::default() => None,
         }
     };
-    match tokio::time::timeout(patience, told).await {
+    match tokio::time::timeout(app.flow.request_timeout(), told).await {
         Ok(Some(Ok(outcome))) => decided(outcome).map(IntoResponse::into_response),
         Ok(Some(Err(NotSent))) => Err(Problem::unavailable()),
         Ok(None) | Err(_) => {

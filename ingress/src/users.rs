@@ -113,10 +113,8 @@ pub async fn create(
         password_hash: app.passwords.hash(wanted.password.clone()).await?,
         role: Role::Buyer,
     };
-    if !store::user_insert(&app.pool, &user).await?
-        && !is_same(&app, &user, wanted.password).await?
-    {
-        return Err(Problem::new(Code::EmailTaken));
+    if !store::user_insert(&app.pool, &user).await? {
+        is_same(&app, &user, wanted.password).await?;
     }
     let view = View {
         user_id: user.user_id,
@@ -124,15 +122,16 @@ pub async fn create(
     Ok(Answer::created(Some("/api/v1/users/me".into()), &view)?.into_response())
 }
 
-/// Whether the user who is there is the one that is to be made: its first answer was lost.
-async fn is_same(app: &App, user: &NewUser, password: String) -> Result<bool, Problem> {
-    let known = store::credentials_find(&app.pool, &user.email).await?;
-    match known.filter(|known| known.user_id == user.user_id) {
-        Some(known) => {
-            let hash = Some(known.password_hash);
-            app.passwords.check(password, hash).await
-        }
-        None => Ok(false),
+/// Refuses unless the user who is there is the one that is to be made: its first answer was lost.
+async fn is_same(app: &App, user: &NewUser, password: String) -> Result<(), Problem> {
+    let known = store::user_find(&app.pool, user.user_id).await?;
+    let known = known.ok_or_else(|| Problem::new(Code::EmailTaken))?;
+    let credentials = store::credentials_find(&app.pool, &user.email).await?;
+    let hash = credentials.map(|credentials| credentials.password_hash);
+    if known.name == user.name && app.passwords.check(password, hash).await? {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::IdempotencyKeyReused))
     }
 }
 

@@ -202,9 +202,13 @@ async fn users_and_sessions() {
     assert_eq!(again.body, made.body);
     let mut other = ada.clone();
     other["password"] = json!("another horse");
-    for (key, body) in [("key-0002", &ada), ("key-0001", &other)] {
-        let taken = sign_up(key, body).await;
-        taken.expect_problem(409, "email-taken");
+    let taken = sign_up("key-0002", &ada).await;
+    taken.expect_problem(409, "email-taken");
+    let mut renamed = ada.clone();
+    renamed["name"] = json!("Adele");
+    for another in [&other, &renamed] {
+        let reused = sign_up("key-0001", another).await;
+        reused.expect_problem(422, "idempotency-key-reused");
     }
     other["email"] = json!("bea@example.com");
     let bea = sign_up("key-0001", &other).await.expect(201);

@@ -105,6 +105,7 @@ CREATE TABLE session (
     revoked_at timestamptz
 );
 CREATE INDEX session_user_id ON session (user_id);
+CREATE INDEX session_expires_at ON session (expires_at);
 
 -- Catalogue.
 CREATE TABLE concert (

@@ -158,7 +158,8 @@ async fn rows(conn: &mut AsyncPgConnection, lane: Lane) -> Result<Vec<Row>, db::
                            AND l.classid = $2::int::oid \
                            AND l.objid = (w.life_key::bigint & 4294967295)::oid \
                         JOIN pg_database d ON d.oid = l.database \
-                        WHERE w.worker_id = p.owner AND d.datname = current_database()) AS alive \
+                        WHERE w.worker_id = p.owner AND d.datname = current_database() \
+                          AND w.heartbeat_at > clock_timestamp() - interval '3 seconds') AS alive \
          FROM partition p, system s WHERE lane = $1 AND partition_no < s.partitions \
          ORDER BY partition_no",
     )

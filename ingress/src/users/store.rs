@@ -212,7 +212,7 @@ pub const PURGE_MAX: usize = 1000;
 pub async fn session_purge(pool: &Pool) -> Result<usize, db::Error> {
     let piece = statement(
         "DELETE FROM session WHERE ctid = ANY (ARRAY (SELECT ctid FROM session \
-         WHERE expires_at < now() - interval '1 day' LIMIT 1000))",
+         WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 1000))",
     );
     let mut conn = pool.get().await?;
     Ok(piece.execute(&mut conn).await?)

@@ -49,6 +49,8 @@ async fn keep_charging(api: Api, buyer: Buyer, stop: CancellationToken) -> Charg
         match charge.status.as_u16() {
             201 => seen.acknowledged += 1,
             202 => seen.open += 1,
+            // Decided just after its deadline, and so not at all.
+            410 => drop(charge.expect_problem(410, "command-expired")),
             _ => drop(charge.expect(503)),
         }
         let asked = Instant::now();

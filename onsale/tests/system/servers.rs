@@ -2,10 +2,13 @@
 
 use crate::hall::{Hall, PATIENCE};
 use crate::load::Load;
-use crate::ownership::{all_owned, owners_become};
+use crate::ownership::{owned_by, owners_become};
+use crate::streams::{READ, RENEWED};
 use onsale_testkit::SystemOptions;
 use onsale_testkit::postgres::Stop;
 use onsale_testkit::spawn::Signal;
+use std::path::Path;
+use std::process::Command;
 
 /// Dates enough that every worker has some.
 const DATES: usize = 24;
@@ -40,6 +43,40 @@ async fn a_killed_nats_server_loses_nothing() {
     nats.restart().await.expect("a nats-server");
     load.more_everywhere(&hall, ON).await;
     end("nats-server killed", load, &mut hall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_server_that_comes_back_with_older_streams_makes_no_answer_untrue() {
+    let options = SystemOptions::default()
+        .workers(3)
+        .own_servers()
+        .setting("ONSALE_REQUEST_TIMEOUT_MS", 2000);
+    let mut hall = Hall::open_with(options).await;
+    let load = Load::start(&mut hall, DATES).await;
+    load.under_way(&hall, 3).await;
+    let nats = &mut hall.system.servers().nats;
+    let (streams, older) = (nats.dir().join("jetstream"), nats.dir().join("older"));
+    nats.stop().await;
+    copy(&streams, &older);
+    nats.restart().await.expect("a nats-server");
+    load.more_everywhere(&hall, ON).await;
+
+    let nats = &mut hall.system.servers().nats;
+    nats.kill9().await;
+    std::fs::remove_dir_all(&streams).expect("no streams");
+    copy(&older, &streams);
+    nats.restart().await.expect("a nats-server");
+    // New messages have the numbers of lost ones from here on.
+    let read = hall.number(READ).await;
+    load.until(&hall, RENEWED, read).await;
+    load.more_everywhere(&hall, ON).await;
+    end("nats-server with older streams", load, &mut hall).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-r").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success(), "{copied}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +116,7 @@ async fn owners_that_are_killed_hung_and_restarted_in_turn_lose_nothing() {
     load.more_everywhere(&hall, ON).await;
 
     hall.system.workers[1].signal(Signal::SIGSTOP);
-    all_owned(&hall).await;
+    owned_by(&hall, 2).await;
     load.more_everywhere(&hall, ON).await;
     hall.system.workers[1].signal(Signal::SIGCONT);
     owners_become(&hall, 3).await;

@@ -13,9 +13,10 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Partitions whose log was read, whose messages would be missed.
-const READ: &str = "SELECT count(*) AS n FROM partition WHERE lane = 'seats' AND applied_seq > 0";
+pub const READ: &str =
+    "SELECT count(*) AS n FROM partition WHERE lane = 'seats' AND applied_seq > 0";
 /// Partitions that have gone on after a loss.
-const RENEWED: &str =
+pub const RENEWED: &str =
     "SELECT count(*) AS n FROM partition WHERE lane = 'seats' AND incarnation > 0";
 
 /// The streams, as an operator may reach for them.

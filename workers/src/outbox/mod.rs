@@ -130,7 +130,8 @@ fn hears(ctx: &Context) -> bool {
 async fn keep(ctx: &Context, conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
     loop {
         if !hears(ctx) {
-            return Err(db::Error::Unavailable("NATS is".into()));
+            tracing::warn!("NATS is away; another replica may publish");
+            return Err(db::Error::Unavailable("given up, with the lock".into()));
         }
         let open = statement(
             "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \

@@ -9,7 +9,7 @@ use super::core::Proposal;
 use super::lane::PartitionedLane;
 use super::world::{Attempt, Store, World};
 use onsale_platform::{db, metric};
-use onsale_schema::WorkerId;
+use onsale_schema::{Timestamp, WorkerId};
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -77,24 +77,32 @@ pub fn committer<L: PartitionedLane, W: World<L>>(
     stop: CancellationToken,
 ) -> (Handle<L>, impl Future<Output = ()> + Send) {
     let (sender, receiver) = mpsc::channel(1024);
+    let clock = world.clone();
     let committer = Committer {
         me: world.me(),
         store: world.store(),
+        clock: move || clock.now(),
         stop,
     };
     (Handle { sender }, committer.run(receiver))
 }
 
-struct Committer<S> {
+struct Committer<S, C> {
     me: WorkerId,
     store: S,
+    clock: C,
     stop: CancellationToken,
 }
+
+/// A decision that could not be committed for so long, in milliseconds, is made again: deadlines
+/// have passed meanwhile. Who asks what became of a command relies on it: a minute after its
+/// deadline, nothing that was decided before can still be committed.
+const DECIDED_MAX_MS: i64 = 20_000;
 
 /// The longest pause between attempts while Postgres is away.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-impl<S> Committer<S> {
+impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
     async fn run<L: PartitionedLane>(mut self, mut receiver: mpsc::Receiver<Submitted<L>>)
     where
         S: Store<L>,
@@ -114,7 +122,11 @@ impl<S> Committer<S> {
         S: Store<L>,
     {
         let mut pause = Duration::from_millis(10);
-        while !batch.is_empty() {
+        loop {
+            batch = self.fresh(batch);
+            if batch.is_empty() {
+                return;
+            }
             let started = Instant::now();
             let proposals: Vec<&Proposal<L>> = batch.iter().map(|s| &s.proposal).collect();
             match self.store.write(self.me, &proposals).await {
@@ -154,6 +166,21 @@ impl<S> Committer<S> {
                 }
             }
         }
+    }
+
+    /// Sends back what was decided too long ago.
+    fn fresh<L: PartitionedLane>(&self, batch: Vec<Submitted<L>>) -> Vec<Submitted<L>> {
+        let oldest = (self.clock)().plus_ms(-DECIDED_MAX_MS);
+        let is_stale = |submitted: &Submitted<L>| submitted.proposal.decided_at < oldest;
+        if !batch.iter().any(is_stale) {
+            return batch;
+        }
+        let (stale, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_stale);
+        for submitted in stale {
+            retried::<L>("stale");
+            submitted.answer(Verdict::Again);
+        }
+        fresh
     }
 
     /// Finds out what became of a commit by reading each partition's row, however long Postgres

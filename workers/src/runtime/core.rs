@@ -115,6 +115,8 @@ pub struct Core<L: PartitionedLane> {
     cursor: Cursor,
     /// The latest business time; it never goes back.
     business: Timestamp,
+    /// The same of the last commit: what is decided again begins there.
+    committed: Timestamp,
     /// What is loaded.
     pub state: L::State,
 }
@@ -130,6 +132,7 @@ impl<L: PartitionedLane> Core<L> {
             // Not the cursor's time, which is the stream's as it came: the rows know the latest time
             // that was used.
             business: Timestamp::EPOCH,
+            committed: Timestamp::EPOCH,
             state: L::State::default(),
         }
     }
@@ -247,16 +250,19 @@ impl<L: PartitionedLane> Core<L> {
         );
         self.fence.commit_no += 1;
         self.cursor = proposal.cursor;
+        self.committed = self.business;
     }
 
     /// The proposal is not in Postgres, since a row was not as expected: it is taken back.
     pub fn undo(&mut self, proposal: &Proposal<L>) {
         L::undo(&mut self.state, &proposal.changes);
+        self.business = self.committed;
     }
 
     /// The proposal is not in Postgres: what is in memory is ahead of the rows and is dropped.
     pub fn forget(&mut self) {
         self.state = L::State::default();
+        self.business = self.committed;
     }
 
     fn propose(&self, clock: Timestamp) -> Proposal<L> {

@@ -1,5 +1,6 @@
 //! What a lane brings to the runtime: its state and decisions, and its statements.
 
+use crate::context::Context;
 use diesel_async::AsyncPgConnection;
 use onsale_platform::db;
 use onsale_schema::message::Command;
@@ -82,7 +83,7 @@ pub trait Persistent: PartitionedLane {
     /// up whether any of them was accepted elsewhere, and what an undone batch has left in doubt; it
     /// is set after a miss.
     fn load(
-        pool: &db::Pool,
+        ctx: &Context,
         state: &mut Self::State,
         commands: &[&Command<Self::Kind>],
         thorough: bool,

@@ -78,7 +78,7 @@ impl<L: Persistent> World<L> for Context {
         commands: &[&Command<L::Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
-        L::load(&self.pool, state, commands, thorough).await
+        L::load(self, state, commands, thorough).await
     }
 }
 
@@ -278,6 +278,10 @@ impl Registry for LifeSign {
         partition: PartitionNo,
         seen_epoch: i64,
     ) -> Result<Option<(Fence, Cursor)>, db::Error> {
+        // While NATS is away, whoever lets its lease run out first is no worse an owner than we.
+        if self.ctx.nats.connection_state() != State::Connected {
+            return Ok(None);
+        }
         let mut signed = self.connection().await?;
         let (conn, me) = (&mut signed.conn, self.ctx.worker_id);
         let take = fence::partition_take(conn, self.lane, partition, seen_epoch, me);

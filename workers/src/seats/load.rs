@@ -6,7 +6,6 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use futures_util::FutureExt;
 use onsale_domain::seats::{Policy, Reservation, Sale};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
@@ -15,6 +14,7 @@ use onsale_schema::seats::{Hold, Kind};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use std::collections::HashMap;
+use std::time::Duration;
 
 #[derive(QueryableByName)]
 struct SaleRow {
@@ -76,15 +76,31 @@ struct ClaimRow {
     state: ClaimState,
 }
 
-/// The state of a schedule; none when there is no such schedule on sale.
+/// How long a schedule may take to be read: seconds, if it has had a million reservations.
+const READ_MAX: Duration = Duration::from_secs(60);
+
+/// The state of a schedule; none when there is no such schedule on sale. It is read on a connection
+/// of its own, because one of the pool is lent for less time than a large schedule may take.
 ///
 /// # Errors
 /// When Postgres fails.
 pub(super) async fn sale(
-    pool: &db::Pool,
+    database_url: &str,
     schedule_id: ScheduleId,
 ) -> Result<Option<Sale>, db::Error> {
-    tx::run(pool, move |conn| read_sale(conn, schedule_id).boxed()).await
+    let read = async {
+        let mut conn = db::connect(database_url)
+            .await
+            .map_err(|error| db::Error::Unavailable(error.to_string()))?;
+        conn.batch_execute("SET statement_timeout = 0").await?;
+        tx::begin(&mut conn).await?;
+        let sale = read_sale(&mut conn, schedule_id).await?;
+        tx::commit(&mut conn).await?;
+        Ok(sale)
+    };
+    tokio::time::timeout(READ_MAX, read)
+        .await
+        .unwrap_or_else(|_| Err(db::Error::Unavailable("it does not answer".into())))
 }
 
 async fn read_sale(

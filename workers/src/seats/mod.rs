@@ -6,6 +6,7 @@
 mod load;
 mod store;
 
+use crate::context::Context;
 use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
 use crate::sabotage::{self, Bug};
 use diesel_async::AsyncPgConnection;
@@ -224,7 +225,7 @@ impl PartitionedLane for Seats {
 
 impl Persistent for Seats {
     async fn load(
-        pool: &db::Pool,
+        ctx: &Context,
         state: &mut State,
         commands: &[&Command<Kind>],
         thorough: bool,
@@ -232,15 +233,15 @@ impl Persistent for Seats {
         // First, since it may drop a schedule.
         let doubtful = state.doubtful();
         if !doubtful.is_empty() {
-            state.assure(&load::statuses(pool, &doubtful).await?);
+            state.assure(&load::statuses(&ctx.pool, &doubtful).await?);
         }
         for schedule_id in state.missing(commands) {
-            if let Some(sale) = load::sale(pool, schedule_id).await? {
+            if let Some(sale) = load::sale(&ctx.config.common.database_url, schedule_id).await? {
                 state.enter(sale);
             }
         }
         if thorough && !commands.is_empty() {
-            let accepted = load::accepted(pool, commands).await?;
+            let accepted = load::accepted(&ctx.pool, commands).await?;
             state.tell(commands, accepted);
         }
         Ok(())

@@ -58,7 +58,7 @@ pub struct Args {
     pub workers: u16,
 
     /// Holds per second that are asked of each of the 16 partitions.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     pub rate: u16,
 
     /// Numbers of workers whose throughput is measured; `0` for none.
