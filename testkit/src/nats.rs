@@ -102,6 +102,12 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The folder of its streams.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The process id; 0 when it does not run.
     #[must_use]
     pub fn pid(&self) -> u32 {
