@@ -2,7 +2,7 @@
 
 use crate::hall::{Hall, PATIENCE};
 use crate::load::Load;
-use crate::ownership::{all_owned, owners_become};
+use crate::ownership::{owned_by, owners_become};
 use crate::streams::{READ, RENEWED};
 use onsale_testkit::SystemOptions;
 use onsale_testkit::postgres::Stop;
@@ -116,7 +116,7 @@ async fn owners_that_are_killed_hung_and_restarted_in_turn_lose_nothing() {
     load.more_everywhere(&hall, ON).await;
 
     hall.system.workers[1].signal(Signal::SIGSTOP);
-    all_owned(&hall).await;
+    owned_by(&hall, 2).await;
     load.more_everywhere(&hall, ON).await;
     hall.system.workers[1].signal(Signal::SIGCONT);
     owners_become(&hall, 3).await;
