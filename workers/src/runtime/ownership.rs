@@ -29,7 +29,8 @@ pub struct Partition {
 /// What one worker sees at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Since Postgres started, in milliseconds. A restart frees every life-sign at once.
+    /// Since Postgres started, or since this worker has found it again after losing it, in
+    /// milliseconds. A restart frees every life-sign at once.
     pub postgres_uptime_ms: i64,
     /// All workers of the lane.
     pub workers: Vec<Worker>,

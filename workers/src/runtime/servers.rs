@@ -67,6 +67,7 @@ impl<L: Persistent> World<L> for Context {
             ctx: self.clone(),
             lane: L::LANE,
             conn: None,
+            was_signed: false,
             nudges: None,
             deaf_since: None,
         }
@@ -206,6 +207,8 @@ pub struct LifeSign {
     ctx: Context,
     lane: Lane,
     conn: Option<Signed>,
+    /// Whether there has been a connection.
+    was_signed: bool,
     nudges: Option<async_nats::Subscriber>,
     /// Since when there is no connection to NATS.
     deaf_since: Option<Instant>,
@@ -216,6 +219,8 @@ pub struct LifeSign {
 struct Signed {
     conn: AsyncPgConnection,
     life_key: i32,
+    /// When Postgres was found again, if it is not the first connection.
+    regained_at: Option<Instant>,
 }
 
 impl LifeSign {
@@ -252,7 +257,12 @@ impl LifeSign {
             fence::partitions_insert(&mut conn, self.lane, partitions).await
         })
         .await?;
-        Ok(Signed { conn, life_key })
+        let was_signed = std::mem::replace(&mut self.was_signed, true);
+        Ok(Signed {
+            conn,
+            life_key,
+            regained_at: was_signed.then(Instant::now),
+        })
     }
 }
 
@@ -262,13 +272,19 @@ impl Registry for LifeSign {
         let (lane, key) = (self.lane.as_str(), signed.life_key);
         let is_deaf = self.is_deaf();
         let conn = &mut signed.conn;
-        let snapshot = in_time(BEAT_MAX, async {
+        let mut snapshot = in_time(BEAT_MAX, async {
             if !is_deaf {
                 heartbeat(conn, self.ctx.worker_id, lane, key).await?;
             }
             snapshot(conn, lane).await
         })
         .await?;
+        // Postgres counts its start from before its recovery, which may take longer than a lease.
+        // If it was a restart that took our connection, it took everybody's.
+        if let Some(regained_at) = signed.regained_at {
+            let since_ms = i64::try_from(regained_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+            snapshot.postgres_uptime_ms = snapshot.postgres_uptime_ms.min(since_ms);
+        }
         self.conn = Some(signed);
         Ok(snapshot)
     }
