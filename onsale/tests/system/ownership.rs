@@ -49,7 +49,7 @@ pub async fn owners_become(hall: &Hall, count: usize) {
     };
     tokio::time::timeout(PATIENCE, become_so)
         .await
-        .expect("so many owners");
+        .unwrap_or_else(|_| panic!("not {count} owners\n{}", hall.logs()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
