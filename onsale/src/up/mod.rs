@@ -129,6 +129,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             data_dir.display()
         ),
     };
+    // A connection is a file; a shell often allows no more than 1,024.
+    if let Err(error) = onsale_testkit::spawn::allow_many_files() {
+        say(format!("  many connections at once may be refused: {error}"));
+    }
     let stop = CancellationToken::new();
     // Aborted when it is dropped.
     let mut signals = JoinSet::new();
