@@ -131,7 +131,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // A connection is a file; a shell often allows no more than 1,024.
     if let Err(error) = onsale_testkit::spawn::allow_many_files() {
-        say(format!("  many connections at once may be refused: {error}"));
+        say(format!(
+            "  many connections at once may be refused: {error}"
+        ));
     }
     let stop = CancellationToken::new();
     // Aborted when it is dropped.
