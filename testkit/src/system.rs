@@ -115,7 +115,7 @@ pub struct Process {
 /// The secret that signs the tokens of test systems.
 pub const TOKEN_SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 /// No process of a test may take longer to become ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl System {
     /// Starts a system on a migrated database; returns when its ingresses are ready and its

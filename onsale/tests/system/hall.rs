@@ -16,7 +16,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// No wait of these tests takes longer.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A started system.
 pub struct Hall {

@@ -3,6 +3,7 @@
 use crate::hall::{Hall, PATIENCE, number, open_policy, reservation};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
 use onsale::seed::Policy;
 use onsale_testkit::{Answer, Api, Buyer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,10 +168,11 @@ impl Load {
 
     /// Waits until every date has so many more holds than it has now.
     pub async fn more_everywhere(&self, hall: &Hall, holds: i64) {
-        let before = self.counts(hall).await;
+        let mut conn = hall.connect().await;
+        let before = counts(&mut conn).await;
         let gone_on = async {
             loop {
-                let now = self.counts(hall).await;
+                let now = counts(&mut conn).await;
                 let has_more = |date| {
                     let of = |counts: &BTreeMap<Uuid, i64>| counts.get(date).copied().unwrap_or(0);
                     of(&now) >= of(&before) + holds
@@ -184,24 +186,6 @@ impl Load {
         tokio::time::timeout(PATIENCE, gone_on)
             .await
             .unwrap_or_else(|_| panic!("not all dates go on\n{}", hall.logs()));
-    }
-
-    /// The holds of each date.
-    async fn counts(&self, hall: &Hall) -> BTreeMap<Uuid, i64> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = SqlUuid)]
-            schedule_id: Uuid,
-            #[diesel(sql_type = BigInt)]
-            holds: i64,
-        }
-        let counts = "SELECT schedule_id, count(*) AS holds FROM reservation GROUP BY schedule_id";
-        let mut conn = hall.connect().await;
-        // Not as a method: atomics have a `load`, too.
-        let rows = diesel_async::RunQueryDsl::load(diesel::sql_query(counts), &mut conn).await;
-        let rows: Vec<Row> = rows.expect("counts");
-        let pairs = rows.into_iter().map(|row| (row.schedule_id, row.holds));
-        pairs.collect()
     }
 
     /// Waits for so many more holds.
@@ -278,4 +262,21 @@ async fn assert_held(hall: &mut Hall, ids: &BTreeSet<Uuid>) {
         i64::try_from(ids.len()).expect("few"),
         "an acknowledged hold is lost"
     );
+}
+
+/// The holds of each date.
+async fn counts(conn: &mut AsyncPgConnection) -> BTreeMap<Uuid, i64> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        schedule_id: Uuid,
+        #[diesel(sql_type = BigInt)]
+        holds: i64,
+    }
+    let counts = "SELECT schedule_id, count(*) AS holds FROM reservation GROUP BY schedule_id";
+    // Not as a method: atomics have a `load`, too.
+    let rows = diesel_async::RunQueryDsl::load(diesel::sql_query(counts), conn).await;
+    let rows: Vec<Row> = rows.expect("counts");
+    let pairs = rows.into_iter().map(|row| (row.schedule_id, row.holds));
+    pairs.collect()
 }

@@ -1,6 +1,5 @@
 //! The whole system, as real processes on real servers, seen through HTTP as its users see it.
 
-mod burst;
 mod crash;
 mod hall;
 mod idempotency;

@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// Partitions of the test systems.
 const PARTITIONS: u16 = 4;
 /// No wait of these tests takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Rig {
     pub db: TestDb,

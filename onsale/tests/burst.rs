@@ -1,4 +1,11 @@
 //! Everybody comes at once.
+//!
+//! A test program of its own, because programs run one after the other: it takes the whole machine,
+//! and other tests have limits of time.
+
+#[allow(dead_code, reason = "the system tests use the rest of it")]
+#[path = "system/hall.rs"]
+mod hall;
 
 use crate::hall::{Hall, open_policy};
 use diesel::sql_types::{Array, BigInt, Uuid as SqlUuid};
