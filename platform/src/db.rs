@@ -20,8 +20,7 @@ pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// Bounds of a session, in milliseconds. All lie below the lease of a partition's owner (3 s), so
 /// that an owner that was paused in a transaction can't block its successor for longer.
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=2000 -c lock_timeout=2000 \
-     -c statement_timeout=20000 -c timezone=UTC -c tcp_keepalives_idle=1 \
-     -c tcp_keepalives_interval=1 -c tcp_keepalives_count=2 -c tcp_user_timeout=2000";
+     -c statement_timeout=20000 -c timezone=UTC";
 /// How long unacknowledged bytes may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
 /// A server that has gone without a word is noticed within three of these, also while we only wait.
