@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser};
 use onsale_platform::config;
+use onsale_platform::settings::{Settings, Wrong};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -27,6 +28,21 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub flow: Flow,
+}
+
+impl Settings for Config {
+    fn contradictions(&self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        if self.auth.access_token_ttl_s > self.auth.refresh_token_ttl_s {
+            wrong.push(Wrong {
+                setting: "ONSALE_ACCESS_TOKEN_TTL_S (--access-token-ttl-s)".to_owned(),
+                why: "must not exceed ONSALE_REFRESH_TOKEN_TTL_S: a session would end before its \
+                      token"
+                    .to_owned(),
+            });
+        }
+        wrong
+    }
 }
 
 /// The HTTP server and its bounds.

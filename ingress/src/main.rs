@@ -1,15 +1,17 @@
 //! The ingress process.
 
 use anyhow::Context;
-use clap::Parser;
 use onsale_ingress::Config;
-use onsale_platform::{shutdown, telemetry};
+use onsale_platform::{settings, shutdown, telemetry};
 use std::process::ExitCode;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config: Config = match settings::read() {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
     let served = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::from(config.http.threads))
         .enable_all()
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
+    settings::log::<Config>();
     let stop = CancellationToken::new();
     let mut signals = JoinSet::new();
     signals.spawn(shutdown::on_signal(stop.clone()));

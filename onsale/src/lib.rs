@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod down;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use onsale::{audit, bench, demo, doctor, down, migrate, partitions, repartition, seed, up};
+use onsale::{
+    audit, bench, config, demo, doctor, down, migrate, partitions, repartition, seed, up,
+};
 
 /// A concert on-sale engine: seat engine, point ledger and payment settlement.
 ///
@@ -30,6 +32,7 @@ enum Command {
     Migrate(migrate::Args),
     Seed(seed::Args),
     Audit(audit::Args),
+    Config(config::Args),
     Partitions(partitions::Args),
     Repartition(repartition::Args),
     Bench(bench::Args),
@@ -47,13 +50,23 @@ async fn main() -> ExitCode {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Seed(args) => seed::run(args).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Config(args) => config::run(&args),
         Command::Partitions(args) => partitions::run(args).await,
         Command::Repartition(args) => repartition::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::BenchDirect(args) => bench::direct::run(*args).await,
     };
     done.unwrap_or_else(|error| {
+        if is_closed_output(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("\nonsale: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Whoever read our output has enough of it, as `head` does.
+fn is_closed_output(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

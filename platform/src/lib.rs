@@ -7,6 +7,7 @@ pub mod db;
 pub mod metric;
 pub mod nats;
 mod pool;
+pub mod settings;
 pub mod shutdown;
 pub mod sql;
 pub mod telemetry;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, ValueEnum};
 use onsale_platform::config;
+use onsale_platform::settings::{Settings, Wrong};
 
 /// Decides, pays, sweeps and publishes: any subset of the roles, so that each scales alone.
 #[derive(Parser, Clone)]
@@ -22,6 +23,19 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: Money,
+}
+
+impl Settings for Config {
+    fn contradictions(&self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        if self.money.charge_max > self.money.balance_cap {
+            wrong.push(Wrong {
+                setting: "ONSALE_CHARGE_MAX (--charge-max)".to_owned(),
+                why: "must not exceed ONSALE_BALANCE_CAP: no such charge could be made".to_owned(),
+            });
+        }
+        wrong
+    }
 }
 
 /// What this process does.

@@ -1,7 +1,6 @@
 //! The worker process.
 
-use clap::Parser;
-use onsale_platform::{shutdown, telemetry};
+use onsale_platform::{settings, shutdown, telemetry};
 use onsale_workers::{Config, Context, process};
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +10,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Config::parse()).await {
+    let config = match settings::read() {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
+    match run(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("onsale-workers: {error:#}");
@@ -22,6 +25,7 @@ async fn main() -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
+    settings::log::<Config>();
     let stop = CancellationToken::new();
     let signals = tokio::task::JoinSet::from_iter([shutdown::on_signal(stop.clone())]);
     let ctx = Context::connect(config).await?;
