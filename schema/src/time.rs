@@ -43,7 +43,7 @@ impl Timestamp {
     /// Milliseconds from `earlier` to this, negative when it lies before.
     #[must_use]
     pub fn ms_since(self, earlier: Self) -> i64 {
-        (self.0 - earlier.0) / 1000
+        self.0.saturating_sub(earlier.0) / 1000
     }
 }
 
@@ -114,6 +114,9 @@ mod tests {
         let t = Timestamp::from_micros(1_700_000_000_123_456);
         assert_eq!(t.to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(t.plus_ms(1500).ms_since(t), 1500);
+        let (first, last) = (Timestamp(i64::MIN), Timestamp(i64::MAX));
+        assert_eq!(last.ms_since(first), i64::MAX / 1000);
+        assert_eq!(last.plus_ms(i64::MAX), last);
         let packed = rmp_serde::to_vec(&t).unwrap();
         assert_eq!(rmp_serde::from_slice::<Timestamp>(&packed).unwrap(), t);
     }
