@@ -13,13 +13,13 @@ use crate::replies::Replies;
 use crate::seat_map::{self, SeatMaps};
 use crate::stack::{self, InvalidOrigin};
 use crate::token::Signer;
-use crate::{commands, health, payments, points, reservations, server, users};
+use crate::{commands, health, payments, points, reservations, revocations, server, users};
 use async_nats::Subscriber;
 use axum::Router;
 use axum::routing::{delete, get, post};
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::subjects::{InvalidPrefix, Subjects};
-use onsale_schema::{IngressId, Lane, PartitionNo};
+use onsale_schema::{IngressId, Lane, PartitionNo, Timestamp};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -86,6 +86,8 @@ pub struct Parts {
     pub pool: db::Pool,
     /// NATS.
     pub nats: async_nats::Client,
+    /// Its subjects.
+    pub subjects: Subjects,
     /// The clock, corrected to Postgres.
     pub clock: Clock,
     /// Partitions of the seats lane.
@@ -176,6 +178,7 @@ struct Subscriptions {
     replies: Subscriber,
     lags: Subscriber,
     maps: Subscriber,
+    revocations: Subscriber,
 }
 
 impl Subscriptions {
@@ -192,6 +195,7 @@ impl Subscriptions {
             replies: subscribe(subjects.replies(ingress)).await?,
             lags: subscribe(subjects.lags()).await?,
             maps: subscribe(subjects.maps()).await?,
+            revocations: subscribe(subjects.revocations()).await?,
         };
         // So that the server knows of them before the first request is served.
         let flushed = client.flush().await;
@@ -242,9 +246,13 @@ impl Ingress {
         };
         let batchers = Batchers::new(&link, &subjects, common.partitions, &replies);
         let stop = CancellationToken::new();
-        let app = app(&config, pool, client, clock, batchers)?;
+        let app = app(&config, pool, client, subjects, clock, batchers)?;
+        // Who is signed out must be known before anybody is let in.
+        let read_at = app.clock.now();
+        let alive = app.tokens.oldest_alive(read_at);
+        app.tokens.revocations().read(&app.pool, alive).await?;
         let mut tasks = JoinSet::new();
-        spawn(&app, replies, subscriptions, &mut tasks, &stop);
+        spawn(&app, replies, subscriptions, read_at, &mut tasks, &stop);
 
         let addr = config.http.addr;
         let listen = |source| Error::Listen { addr, source };
@@ -308,6 +316,7 @@ fn app(
     config: &Config,
     pool: db::Pool,
     nats: async_nats::Client,
+    subjects: Subjects,
     clock: Clock,
     batchers: Batchers,
 ) -> Result<App, Error> {
@@ -326,6 +335,7 @@ fn app(
         refresh_token_ttl_s: config.auth.refresh_token_ttl_s,
         pool,
         nats,
+        subjects,
         clock,
         batchers,
         stopping: CancellationToken::new(),
@@ -336,6 +346,7 @@ fn spawn(
     app: &App,
     replies: Replies,
     subscriptions: Subscriptions,
+    revocations_read_at: Timestamp,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
@@ -343,6 +354,7 @@ fn spawn(
         replies: reply_messages,
         lags,
         maps,
+        revocations,
     } = subscriptions;
     app.batchers.spawn(tasks, stop);
     let (clock, token) = (app.clock.clone(), stop.clone());
@@ -351,6 +363,19 @@ fn spawn(
     tasks.spawn(async move { gate.run(lags, token).await });
     let (seat_maps, client, token) = (app.seat_maps.clone(), app.nats.clone(), stop.clone());
     tasks.spawn(async move { seat_maps.run(maps, client, token).await });
+    let tokens = app.tokens.clone();
+    tasks.spawn(revocations::follow(
+        tokens.clone(),
+        revocations,
+        stop.clone(),
+    ));
+    tasks.spawn(revocations::keep_reading(
+        tokens,
+        app.pool.clone(),
+        app.clock.clone(),
+        revocations_read_at,
+        stop.clone(),
+    ));
     tasks.spawn(keep_time(app.pool.clone(), app.clock.clone(), stop.clone()));
     tasks.spawn(keep_tidy(app.pool.clone(), stop.clone()));
 }

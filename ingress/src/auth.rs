@@ -1,22 +1,23 @@
 //! Access tokens: signed here, checked here, and remembered while they are valid, because checking
 //! a signature costs more than the rest of a request's head.
+//!
+//! There may be several keys: the first signs, all verify, so that a key is replaced without signing
+//! anybody out. A token names its key (`kid`, RFC 7515 section 4.1.4).
 
 use crate::app::App;
 use crate::config;
 use crate::problem::{Code, Problem};
+use crate::revocations::Revocations;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use onsale_platform::Clock;
 use onsale_schema::status::Role;
 use onsale_schema::{SessionId, Timestamp, UserId};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// Who issues tokens and whom they are for.
 const ISSUER: &str = "onsale";
@@ -56,23 +57,25 @@ pub struct Tokens(Arc<Inner>);
 
 struct Inner {
     encoding: EncodingKey,
-    decoding: DecodingKey,
+    /// With their ids. The first belongs to `encoding`.
+    decoding: Vec<(String, DecodingKey)>,
     validation: Validation,
     header: Header,
     ttl_s: i64,
     clock: Clock,
     verified: Cache<Box<str>, Verified>,
-    signed_out: SignedOut,
+    revocations: Revocations,
 }
 
 #[derive(Clone, Copy)]
 struct Verified {
     user: User,
+    issued_at: Timestamp,
     expires_at: Timestamp,
 }
 
 impl Tokens {
-    /// Tokens under the secret of `settings`, in `clock`'s time.
+    /// Tokens under the secrets of `settings`, in `clock`'s time.
     #[must_use]
     pub fn new(settings: &config::Auth, clock: Clock) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
@@ -82,18 +85,24 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         // By our own clock, below: for a token that is remembered as for one that is new.
         validation.validate_exp = false;
+        let secrets = &settings.token_secret;
+        let signing = secrets.signing();
         let mut header = Header::new(Algorithm::HS256);
         header.typ = Some(TYPE.to_owned());
-        let secret = settings.token_secret.bytes();
+        header.kid = Some(signing.id());
+        let decoding = |secret: &config::Secret| {
+            let key = DecodingKey::from_secret(secret.bytes());
+            (secret.id(), key)
+        };
         Self(Arc::new(Inner {
-            encoding: EncodingKey::from_secret(secret),
-            decoding: DecodingKey::from_secret(secret),
+            encoding: EncodingKey::from_secret(signing.bytes()),
+            decoding: secrets.all().iter().map(decoding).collect(),
             validation,
             header,
             ttl_s: settings.access_token_ttl_s,
             clock,
             verified: Cache::new(CACHED_TOKENS),
-            signed_out: SignedOut::default(),
+            revocations: Revocations::default(),
         }))
     }
 
@@ -135,73 +144,60 @@ impl Tokens {
                 verified
             }
         };
-        if verified.expires_at <= self.0.clock.now() {
-            return Err(Problem::new(Code::TokenExpired));
-        }
-        if self.0.signed_out.contains(verified.user.session) {
+        if self.0.revocations.contains(verified.user.session) {
             return Err(Problem::new(Code::TokenInvalid));
+        }
+        if verified.expires_at <= self.0.clock.now()
+            || self.0.revocations.forgot(verified.issued_at)
+        {
+            return Err(Problem::new(Code::TokenExpired));
         }
         Ok(verified.user)
     }
 
     fn verify_signature(&self, token: &str) -> Result<Verified, Problem> {
         let inner = &*self.0;
-        let data = jsonwebtoken::decode::<Claims>(token, &inner.decoding, &inner.validation)
-            .map_err(|error| {
-                Problem::new(match error.kind() {
-                    ErrorKind::ExpiredSignature => Code::TokenExpired,
-                    _ => Code::TokenInvalid,
-                })
-            })?;
+        let invalid = || Problem::new(Code::TokenInvalid);
+        let kid = jsonwebtoken::decode_header(token)
+            .map_err(|_| invalid())?
+            .kid;
+        // Tokens from before there were several keys name none.
+        let keys = inner.decoding.iter();
+        let mut keys = keys.filter(|(id, _)| kid.as_ref().is_none_or(|kid| kid == id));
+        let data = keys
+            .find_map(|(_, key)| jsonwebtoken::decode::<Claims>(token, key, &inner.validation).ok())
+            .ok_or_else(invalid)?;
         if data.header.typ.as_deref() != Some(TYPE) {
-            return Err(Problem::new(Code::TokenInvalid));
+            return Err(invalid());
         }
+        // By today's setting at the latest: revocations are remembered for no longer.
+        let latest_s = data.claims.iat.saturating_add(inner.ttl_s);
         Ok(Verified {
             user: User {
                 id: data.claims.sub,
                 session: data.claims.sid,
                 role: data.claims.role,
             },
-            expires_at: at_second(data.claims.exp),
+            issued_at: at_second(data.claims.iat),
+            expires_at: at_second(data.claims.exp.min(latest_s)),
         })
     }
 
-    /// Refuses the session's tokens from now on, in this process. Others honour what was issued
-    /// until it expires.
-    pub fn sign_out(&self, session: SessionId) {
-        let now = self.0.clock.now();
-        let forget_at = now.plus_ms(self.0.ttl_s.saturating_mul(1000));
-        self.0.signed_out.insert(session, now, forget_at);
+    /// The sessions whose tokens are refused.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    /// No token from before this can be valid at `now`.
+    #[must_use]
+    pub fn oldest_alive(&self, now: Timestamp) -> Timestamp {
+        now.plus_ms(self.0.ttl_s.saturating_mul(-1000))
     }
 }
 
 fn at_second(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds.saturating_mul(1_000_000))
-}
-
-/// Sessions that were signed out here and whose tokens have not all expired yet.
-#[derive(Default)]
-struct SignedOut {
-    count: AtomicUsize,
-    until: RwLock<HashMap<SessionId, Timestamp>>,
-}
-
-impl SignedOut {
-    fn contains(&self, session: SessionId) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
-            && self
-                .until
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains_key(&session)
-    }
-
-    fn insert(&self, session: SessionId, now: Timestamp, forget_at: Timestamp) {
-        let mut until = self.until.write().unwrap_or_else(PoisonError::into_inner);
-        until.retain(|_, forget_at| *forget_at > now);
-        until.insert(session, forget_at);
-        self.count.store(until.len(), Ordering::Relaxed);
-    }
 }
 
 impl FromRef<App> for Tokens {
@@ -242,6 +238,7 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
     use onsale_platform::clock;
+    use onsale_schema::message::Revocation;
     use uuid::Uuid;
 
     fn settings() -> config::Auth {
@@ -272,13 +269,13 @@ mod tests {
             sub: user().id,
             sid: user().session,
             role: Role::Buyer,
-            iat: 0,
+            iat: exp - 60,
             exp,
         }
     }
 
     fn sign(header: &Header, claims: &Claims) -> String {
-        let key = EncodingKey::from_secret(settings().token_secret.bytes());
+        let key = EncodingKey::from_secret(settings().token_secret.signing().bytes());
         jsonwebtoken::encode(header, claims, &key).unwrap()
     }
 
@@ -373,11 +370,55 @@ mod tests {
         let tokens = tokens();
         let (token, _) = tokens.issue(user());
         assert!(tokens.verify(&token).is_ok());
-        tokens.sign_out(user().session);
+        tokens.revocations().insert([Revocation {
+            session: user().session,
+            at: clock::host_now(),
+        }]);
         assert_eq!(
             tokens.verify(&token).unwrap_err().code(),
             Code::TokenInvalid
         );
+    }
+
+    #[test]
+    fn a_key_is_replaced_without_signing_anybody_out() {
+        let under = |secrets: &[&str]| {
+            let secrets: Vec<String> = secrets.iter().map(|two| two.repeat(32)).collect();
+            let mut settings = settings();
+            settings.token_secret = secrets.join(",").parse().unwrap();
+            Tokens::new(&settings, Clock::default())
+        };
+        let (old, both, new) = (under(&["ab"]), under(&["cd", "ab"]), under(&["cd"]));
+        let (of_old, of_both) = (old.issue(user()).0, both.issue(user()).0);
+        let knows = |tokens: &Tokens, token: &str| tokens.verify(token).is_ok();
+        assert_eq!((knows(&old, &of_old), knows(&old, &of_both)), (true, false));
+        assert_eq!(
+            (knows(&both, &of_old), knows(&both, &of_both)),
+            (true, true)
+        );
+        assert_eq!((knows(&new, &of_old), knows(&new, &of_both)), (false, true));
+
+        let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+        assert_ne!(kid(&of_old), kid(&of_both));
+        assert_eq!(kid(&of_both), kid(&new.issue(user()).0));
+        assert!(!kid(&of_old).contains("abab"));
+        // One that names another key than it is signed with.
+        let mut lying = old.0.header.clone();
+        lying.kid = both.0.header.kid.clone();
+        assert!(!knows(&both, &sign(&lying, &claims(soon()))));
+        // One from before there were several keys.
+        let mut nameless = old.0.header.clone();
+        nameless.kid = None;
+        assert!(knows(&both, &sign(&nameless, &claims(soon()))));
+    }
+
+    #[test]
+    fn a_shorter_life_counts_for_tokens_that_are_out() {
+        let (token, _) = tokens().issue(user());
+        let mut settings = settings();
+        settings.access_token_ttl_s = -1;
+        let refused = Tokens::new(&settings, Clock::default()).verify(&token);
+        assert_eq!(refused.unwrap_err().code(), Code::TokenExpired);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Settings of an ingress process.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Parser};
 use onsale_platform::config;
 use onsale_platform::settings::{Settings, Wrong};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -131,10 +134,12 @@ impl Http {
 /// Users, passwords and tokens.
 #[derive(Args, Clone, Debug)]
 pub struct Auth {
-    /// The secret that signs tokens: at least 32 bytes, as 64 or more hexadecimal digits. The same
-    /// for all ingresses.
+    /// The secrets that sign tokens, separated by commas, each at least 32 bytes as 64 or more
+    /// hexadecimal digits. The first signs, all verify. The same for all ingresses. To replace one
+    /// without signing anybody out: add the new one at the end everywhere, then put it first, and
+    /// remove the old one a day later, when nothing that it signed counts any more.
     #[arg(long, env = "ONSALE_TOKEN_SECRET", hide_env_values = true)]
-    pub token_secret: Secret,
+    pub token_secret: Secrets,
 
     /// How long an access token is valid, in seconds.
     #[arg(long, env = "ONSALE_ACCESS_TOKEN_TTL_S", default_value_t = 3600,
@@ -198,12 +203,52 @@ pub struct Secret(Arc<[u8]>);
 
 /// The least key material, in bytes.
 const SECRET_BYTES_MIN: usize = 32;
+/// The most secrets at a time: each that a token doesn't name may have to be tried.
+const SECRETS_MAX: usize = 8;
 
 impl Secret {
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Its name, for all to see: a digest that tells nothing about it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let digest = Sha256::new_with_prefix("onsale key id").chain_update(&self.0);
+        URL_SAFE_NO_PAD.encode(&digest.finalize()[..9])
+    }
+}
+
+/// One or more secrets. The first signs, all verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets(Arc<[Secret]>);
+
+impl Secrets {
+    /// The one that signs.
+    #[must_use]
+    pub fn signing(&self) -> &Secret {
+        &self.0[0]
+    }
+
+    /// Those that verify.
+    #[must_use]
+    pub fn all(&self) -> &[Secret] {
+        &self.0
+    }
+}
+
+impl FromStr for Secrets {
+    type Err = InvalidSecret;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSecret> {
+        let secrets = text.split(',').map(|one| one.trim().parse());
+        let secrets = secrets.collect::<Result<Vec<Secret>, _>>()?;
+        if secrets.len() > SECRETS_MAX {
+            return Err(InvalidSecret);
+        }
+        Ok(Self(secrets.into()))
     }
 }
 
@@ -232,7 +277,7 @@ impl FromStr for Secret {
 
 /// Text that is no key material. It is not repeated here.
 #[derive(Debug, thiserror::Error)]
-#[error("must be 64 or more hexadecimal digits")]
+#[error("must be 64 or more hexadecimal digits, or up to 8 such separated by commas")]
 pub struct InvalidSecret;
 
 #[cfg(test)]
@@ -258,6 +303,20 @@ mod tests {
             &"0".repeat(65),
         ] {
             assert!(bad.parse::<Secret>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_secrets_signs() {
+        let (a, b) = ("0a".repeat(32), "0b".repeat(33));
+        let secrets: Secrets = format!("{a}, {b}").parse().unwrap();
+        assert_eq!(secrets.signing(), &a.parse().unwrap());
+        assert_eq!(secrets.all()[1], b.parse().unwrap());
+        assert_ne!(secrets.all()[0].id(), secrets.all()[1].id());
+        assert_eq!(format!("{secrets:?}"), "Secrets([Secret, Secret])");
+        let many = [a.as_str(); 9].join(",");
+        for bad in ["", ",", &format!("{a},"), &format!("{a},0b"), &many] {
+            assert!(bad.parse::<Secrets>().is_err(), "{bad}");
         }
     }
 }

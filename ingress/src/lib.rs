@@ -33,6 +33,7 @@ pub mod problem;
 pub mod refusal;
 pub mod replies;
 pub mod reservations;
+pub mod revocations;
 pub mod seat_map;
 pub mod server;
 pub mod stack;

@@ -1,7 +1,7 @@
 //! The signed token of a 202: all that is needed to look up a command's outcome later, at any
 //! ingress, without other state.
 
-use crate::config::Secret;
+use crate::config::{Secret, Secrets};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -60,20 +60,20 @@ pub struct CommandToken {
 
 /// Signs and reads tokens.
 #[derive(Clone)]
-pub struct Signer(Hmac<Sha256>);
+pub struct Signer {
+    signing: Hmac<Sha256>,
+    verifying: Vec<Hmac<Sha256>>,
+}
 
 impl Signer {
-    /// Signs with a key of its own, derived from `secret`.
-    ///
-    /// # Panics
-    /// Never: HMAC takes keys of any length.
+    /// Signs with a key of its own, derived from the first secret, and reads what was signed under
+    /// any of them.
     #[must_use]
-    pub fn new(secret: &Secret) -> Self {
-        let keyed = |key: &[u8]| {
-            Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
-        };
-        let derived = keyed(secret.bytes()).chain_update(PURPOSE).finalize();
-        Self(keyed(&derived.into_bytes()))
+    pub fn new(secrets: &Secrets) -> Self {
+        Self {
+            signing: derived(secrets.signing()),
+            verifying: secrets.all().iter().map(derived).collect(),
+        }
     }
 
     /// The token as text for a URL.
@@ -98,7 +98,8 @@ impl Signer {
         bytes.extend_from_slice(token.message_id.0.as_bytes());
         bytes.extend_from_slice(schedule.as_bytes());
         debug_assert_eq!(bytes.len(), BODY_BYTES);
-        let mac = self.0.clone().chain_update(&bytes).finalize().into_bytes();
+        let mac = self.signing.clone().chain_update(&bytes).finalize();
+        let mac = mac.into_bytes();
         bytes.extend_from_slice(&mac[..MAC_BYTES]);
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -111,8 +112,10 @@ impl Signer {
         if mac.len() != MAC_BYTES {
             return None;
         }
-        let signed = self.0.clone().chain_update(body);
-        signed.verify_truncated_left(mac).ok()?;
+        self.verifying.iter().find(|key| {
+            let signed = (*key).clone().chain_update(body);
+            signed.verify_truncated_left(mac).is_ok()
+        })?;
         let (head, ids) = body.split_at_checked(HEAD_BYTES)?;
         let [version, asked, p0, p1, i0, i1, deadline @ ..] = head else {
             return None;
@@ -140,6 +143,14 @@ impl Signer {
             deadline: Timestamp::from_micros(i64::from_be_bytes(deadline.try_into().ok()?)),
         })
     }
+}
+
+/// The key that a secret has for this purpose.
+fn derived(secret: &Secret) -> Hmac<Sha256> {
+    let keyed =
+        |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    let key = keyed(secret.bytes()).chain_update(PURPOSE).finalize();
+    keyed(&key.into_bytes())
 }
 
 #[cfg(test)]
@@ -179,6 +190,26 @@ mod tests {
                     .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             );
             assert_eq!(signer("a").read(&text), Some(token));
+        }
+    }
+
+    #[test]
+    fn a_key_is_replaced_and_what_it_signed_is_read() {
+        let token = token(Asked::Charge, None);
+        let secrets = |digits: &str| {
+            let all: Vec<String> = digits.chars().map(|d| d.to_string().repeat(64)).collect();
+            Signer::new(&all.join(",").parse().unwrap())
+        };
+        let (old, both, new) = (secrets("a"), secrets("ba"), secrets("b"));
+        let (of_old, of_both) = (old.sign(&token), both.sign(&token));
+        for (signer, text, known) in [
+            (&both, &of_old, true),
+            (&both, &of_both, true),
+            (&new, &of_both, true),
+            (&new, &of_old, false),
+            (&old, &of_both, false),
+        ] {
+            assert_eq!(signer.read(text), known.then_some(token));
         }
     }
 

@@ -13,16 +13,25 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use onsale_platform::metric;
+use onsale_schema::message::{Revocation, encode};
 use onsale_schema::status::Role;
 use onsale_schema::{SessionId, Timestamp, UserId};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use store::{NewSession, NewUser};
+use std::time::Duration;
+use store::{NewSession, NewUser, RefreshDigests};
 
 const EMAIL_BYTES_MAX: usize = 254;
 const NAME_CHARS: std::ops::RangeInclusive<usize> = 1..=100;
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=256;
+/// How long after a renewal the token that was exchanged may come again without being taken for
+/// stolen, in seconds. It is refused all the same: it was good once.
+const REUSE_GRACE_S: i64 = 10;
+/// How long a sign-out waits until its word is on the way to the other ingresses. They read it from
+/// Postgres within a second in any case.
+const ANNOUNCE: Duration = Duration::from_millis(250);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,6 +171,7 @@ struct SessionView {
     access_token: String,
     expires_at: Timestamp,
     refresh_token: String,
+    server_time: Timestamp,
 }
 
 /// `POST /sessions`
@@ -178,11 +188,13 @@ pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response,
     let matches = app.passwords.check(wanted.password, hash).await?;
     let known = known.filter(|_| matches).ok_or_else(refused)?;
     let refresh = RefreshToken::new();
+    let digests = refresh.digests();
     let now = app.clock.now();
     let session = NewSession {
         session_id: SessionId(ids::new_v7(now)),
         user_id: known.user_id,
-        refresh_digest: refresh.digest(),
+        refresh_digest: digests.token,
+        family_digest: digests.family,
         expires_at: refresh_end(&app, now),
     };
     store::session_insert(&app.pool, &session).await?;
@@ -197,20 +209,44 @@ pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response,
 /// `POST /sessions/refresh`
 pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let wanted: Renewal = body.parse()?;
-    let old = RefreshToken(wanted.refresh_token).digest();
-    let new = RefreshToken::new();
+    let old = RefreshToken(wanted.refresh_token);
+    let new = old.next();
+    let old = old.digests();
     let now = app.clock.now();
     let end = refresh_end(&app, now);
-    let renewed = store::session_renew(&app.pool, &old, &new.digest(), now, end).await?;
-    let user = renewed.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
-    signed_in(&app, user, new)
+    if let Some(user) = store::session_renew(&app.pool, &old, &new.digests(), now, end).await? {
+        return signed_in(&app, user, new);
+    }
+    let reused = store::session_revoke_reused(&app.pool, &old, REUSE_GRACE_S).await?;
+    if let Some(revocation) = reused {
+        tracing::warn!(session = %revocation.session, "a refresh token was used again; its session is ended");
+        announce(&app, revocation, "reuse").await;
+    }
+    Err(Problem::new(Code::TokenInvalid))
 }
 
 /// `DELETE /sessions`
 pub async fn sign_out(State(app): State<App>, user: User) -> Result<Response, Problem> {
-    store::session_revoke(&app.pool, user.session, app.clock.now()).await?;
-    app.tokens.sign_out(user.session);
+    let revoked = store::session_revoke(&app.pool, user.session).await?;
+    // Ended already, and known to be soon; here and now in any case.
+    let revocation = revoked.unwrap_or(Revocation {
+        session: user.session,
+        at: app.clock.now(),
+    });
+    announce(&app, revocation, "sign-out").await;
     Ok(Answer::done().into_response())
+}
+
+/// Makes a stored revocation count at every ingress, now.
+async fn announce(app: &App, revocation: Revocation, reason: &'static str) {
+    app.tokens.revocations().insert([revocation]);
+    metrics::counter!(metric::SESSIONS_REVOKED, "reason" => reason).increment(1);
+    let subject = app.subjects.revocations();
+    let sent = app.nats.publish(subject, encode(&revocation).into());
+    // When NATS is away there is no room for ever.
+    if !matches!(tokio::time::timeout(ANNOUNCE, sent).await, Ok(Ok(()))) {
+        tracing::warn!("a revocation could not be told to the other ingresses; they will read it");
+    }
 }
 
 fn refresh_end(app: &App, now: Timestamp) -> Timestamp {
@@ -223,23 +259,52 @@ fn signed_in(app: &App, user: User, refresh: RefreshToken) -> Result<Response, P
         access_token,
         expires_at,
         refresh_token: refresh.0,
+        server_time: app.clock.now(),
     };
     Ok(Answer::created(None, &view)?.into_response())
 }
 
-/// 256 random bits; only their digest is stored. Each is good for one renewal.
+/// Random: first what all tokens of the session have in common, then what is good for one renewal.
+/// Only digests are stored.
 struct RefreshToken(String);
+
+/// Random bytes in each part of a refresh token.
+const REFRESH_PART_BYTES: usize = 24;
+/// Characters of its first part.
+const REFRESH_FAMILY_CHARS: usize = REFRESH_PART_BYTES / 3 * 4;
 
 impl RefreshToken {
     fn new() -> Self {
-        let mut bytes = [0; 32];
-        rand::rng().fill_bytes(&mut bytes);
-        Self(URL_SAFE_NO_PAD.encode(bytes))
+        Self(random_text() + &random_text())
     }
 
-    fn digest(&self) -> Vec<u8> {
-        Sha256::digest(self.0.as_bytes()).to_vec()
+    /// The token that it is exchanged for.
+    fn next(&self) -> Self {
+        // Tokens from before there were families are shorter; their successors are not.
+        match self.family() {
+            Some(family) => Self(family.to_owned() + &random_text()),
+            None => Self::new(),
+        }
     }
+
+    fn family(&self) -> Option<&str> {
+        let is_whole = self.0.len() == 2 * REFRESH_FAMILY_CHARS;
+        self.0.get(..REFRESH_FAMILY_CHARS).filter(|_| is_whole)
+    }
+
+    fn digests(&self) -> RefreshDigests {
+        let digest = |text: &str| Sha256::digest(text.as_bytes()).to_vec();
+        RefreshDigests {
+            token: digest(&self.0),
+            family: digest(self.family().unwrap_or_default()),
+        }
+    }
+}
+
+fn random_text() -> String {
+    let mut bytes = [0; REFRESH_PART_BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 #[cfg(test)]
@@ -258,6 +323,22 @@ mod tests {
             "a\0@b.c", &long,
         ] {
             assert!(!is_email(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refresh_tokens_of_a_session_have_one_family() {
+        let first = RefreshToken::new();
+        let (second, other) = (first.next(), RefreshToken::new());
+        assert_eq!(first.0.len(), 64);
+        assert_eq!(first.digests().family, second.digests().family);
+        assert_ne!(first.digests().token, second.digests().token);
+        assert_ne!(first.digests().family, other.digests().family);
+        // From before there were families, or nonsense.
+        for text in ["x".repeat(43), String::new(), "키".repeat(22)] {
+            let next = RefreshToken(text).next();
+            assert_eq!(next.0.len(), 64);
+            assert!(next.family().is_some());
         }
     }
 

@@ -22,6 +22,9 @@ pub const INGRESS_SHED: &str = "onsale_ingress_shed_total";
 /// Requests whose outcome was still open when their time was up (202), by `lane`.
 pub const INGRESS_OPEN: &str = "onsale_ingress_outcome_open_total";
 
+/// Sessions that were ended, by `reason` (`sign-out`, `reuse` of a refresh token).
+pub const SESSIONS_REVOKED: &str = "onsale_sessions_revoked_total";
+
 /// Partitions owned by this worker, by `lane`.
 pub const PARTITIONS_OWNED: &str = "onsale_partitions_owned";
 /// Epoch of an owned partition, by `lane`, `partition`.
@@ -101,6 +104,7 @@ pub fn describe() {
         INGRESS_OPEN,
         "Requests answered 202 because the outcome was still open"
     );
+    describe_counter!(SESSIONS_REVOKED, "Sessions that were ended");
     describe_gauge!(PARTITIONS_OWNED, "Partitions owned by this worker");
     describe_gauge!(PARTITION_EPOCH, "Epoch of an owned partition");
     describe_gauge!(

@@ -1,6 +1,6 @@
 //! The envelope of every message: commands in, outcomes back, lag and beats beside them.
 
-use crate::ids::{CommandId, IngressId, MessageId, UserId};
+use crate::ids::{CommandId, IngressId, MessageId, SessionId, UserId};
 use crate::partition::{Lane, PartitionNo};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -78,6 +78,15 @@ pub struct Lag {
     pub undecided: u64,
     /// Age of the oldest message in the batch that was decided last, in milliseconds.
     pub age_ms: u64,
+}
+
+/// A session that was ended: from now on its tokens are refused everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The session.
+    pub session: SessionId,
+    /// When, by Postgres' clock.
+    pub at: Timestamp,
 }
 
 /// Bytes that are no message of the expected kind.

@@ -113,6 +113,12 @@ impl Subjects {
         self.subject("lag.*.*")
     }
 
+    /// Sessions that were revoked (core NATS, may be lost: every ingress also reads the table).
+    #[must_use]
+    pub fn revocations(&self) -> String {
+        self.subject("session.revoked")
+    }
+
     /// "There is something to publish": wakes the outbox worker (core NATS, may be lost).
     #[must_use]
     pub fn outbox_nudge(&self) -> String {

@@ -52,6 +52,13 @@ diesel::table! {
     session (session_id) {
         session_id -> Uuid, user_id -> Uuid, refresh_digest -> Binary, created_at -> Timestamptz,
         expires_at -> Timestamptz, revoked_at -> Nullable<Timestamptz>,
+        family_digest -> Nullable<Binary>, previous_digest -> Nullable<Binary>,
+        renewed_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    stream_token (digest) {
+        digest -> Binary, user_id -> Uuid, session_id -> Uuid, expires_at -> Timestamptz,
     }
 }
 diesel::table! {

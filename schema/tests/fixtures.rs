@@ -5,13 +5,13 @@
 //! missing files and never changes one that is there.
 
 use onsale_schema::message::{
-    Command, CommandMessage, Fingerprint, Lag, MessageOutcomes, Reply, decode, encode,
+    Command, CommandMessage, Fingerprint, Lag, MessageOutcomes, Reply, Revocation, decode, encode,
 };
 use onsale_schema::seats::{self, Fact, Facts, Hold, MapBroadcast, MapChange};
 use onsale_schema::status::{ChargeMethod, ClaimState, PaymentMethod, ReservationStatus};
 use onsale_schema::{
     CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId, ReservationId,
-    ScheduleId, SeatNo, Timestamp, TransferId, UserId, ledger, settlement,
+    ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId, ledger, settlement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -234,6 +234,11 @@ fn facts_and_broadcasts() {
     // The first form had no epoch.
     check("lag", &lag(0));
     check("lag-epoch", &lag(7));
+    let revocation = Revocation {
+        session: SessionId(uuid(11)),
+        at: at(2000),
+    };
+    check("session-revoked", &revocation);
 }
 
 /// An older process skips what it doesn't know, a newer one fills in what was not said yet.

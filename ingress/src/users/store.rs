@@ -2,11 +2,15 @@
 
 use crate::auth::User;
 use diesel::prelude::{Insertable, Queryable};
-use diesel::sql_types::Text;
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel::sql_types::{BigInt, Binary, Text};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, OptionalExtension,
+    QueryDsl, QueryableByName,
+};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Error, Pool};
 use onsale_platform::sql::statement;
+use onsale_schema::message::Revocation;
 use onsale_schema::status::Role;
 use onsale_schema::tables::{app_user, session};
 use onsale_schema::{SessionId, Timestamp, UserId};
@@ -14,6 +18,10 @@ use onsale_schema::{SessionId, Timestamp, UserId};
 diesel::define_sql_function! {
     /// Postgres' own.
     fn lower(text: Text) -> Text;
+}
+diesel::define_sql_function! {
+    /// Postgres' own: the present, also within a transaction.
+    fn clock_timestamp() -> Timestamptz;
 }
 
 /// A user to be made.
@@ -42,6 +50,8 @@ pub struct NewSession {
     pub user_id: UserId,
     /// SHA-256 of the refresh token.
     pub refresh_digest: Vec<u8>,
+    /// SHA-256 of the part of it that all refresh tokens of the session have in common.
+    pub family_digest: Vec<u8>,
     /// When it can't be renewed any more.
     pub expires_at: Timestamp,
 }
@@ -146,6 +156,14 @@ pub async fn session_insert(pool: &Pool, new: &NewSession) -> Result<(), db::Err
     Ok(())
 }
 
+/// The digests of a refresh token.
+pub struct RefreshDigests {
+    /// Of all of it.
+    pub token: Vec<u8>,
+    /// Of the part that all refresh tokens of its session have in common.
+    pub family: Vec<u8>,
+}
+
 /// Exchanges a live session's refresh token for another, and says whose it is. Of two renewals with
 /// one token, one finds it.
 ///
@@ -153,19 +171,22 @@ pub async fn session_insert(pool: &Pool, new: &NewSession) -> Result<(), db::Err
 /// When the database can't be asked.
 pub async fn session_renew(
     pool: &Pool,
-    old_digest: &[u8],
-    new_digest: &[u8],
+    old: &RefreshDigests,
+    new: &RefreshDigests,
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<Option<User>, db::Error> {
     let mut conn = pool.get().await?;
     let live = session::table
-        .filter(session::refresh_digest.eq(old_digest))
+        .filter(session::refresh_digest.eq(&old.token))
         .filter(session::revoked_at.is_null())
         .filter(session::expires_at.gt(now));
     let renewed: Option<(SessionId, UserId)> = diesel::update(live)
         .set((
-            session::refresh_digest.eq(new_digest),
+            session::previous_digest.eq(session::refresh_digest.nullable()),
+            session::refresh_digest.eq(&new.token),
+            session::family_digest.eq(&new.family),
+            session::renewed_at.eq(clock_timestamp().nullable()),
             session::expires_at.eq(expires_at),
         ))
         .returning((session::session_id, session::user_id))
@@ -187,18 +208,94 @@ pub async fn session_renew(
     }))
 }
 
-/// Ends a session.
+/// Ends a session; none when it had ended before, or is unknown.
 ///
 /// # Errors
 /// When the database can't be asked.
-pub async fn session_revoke(pool: &Pool, id: SessionId, now: Timestamp) -> Result<(), db::Error> {
+pub async fn session_revoke(pool: &Pool, id: SessionId) -> Result<Option<Revocation>, db::Error> {
     let mut conn = pool.get().await?;
-    diesel::update(session::table.find(id))
-        .filter(session::revoked_at.is_null())
-        .set(session::revoked_at.eq(now))
-        .execute(&mut conn)
+    let live = session::table
+        .find(id)
+        .filter(session::revoked_at.is_null());
+    let revoked_at: Option<Option<Timestamp>> = diesel::update(live)
+        .set(session::revoked_at.eq(clock_timestamp().nullable()))
+        .returning(session::revoked_at)
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    let at = revoked_at.flatten();
+    Ok(at.map(|at| Revocation { session: id, at }))
+}
+
+/// Ends the session to which a refresh token belonged that was exchanged before: either this one or
+/// the one who exchanged it is a thief, and nobody can tell which (RFC 9700 section 4.14.2). For
+/// `grace_s` after an exchange the token that was exchanged is let go: two tabs renewed at once, or
+/// an answer was lost and the client asked again.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_revoke_reused(
+    pool: &Pool,
+    old: &RefreshDigests,
+    grace_s: i64,
+) -> Result<Option<Revocation>, db::Error> {
+    #[derive(QueryableByName)]
+    #[diesel(table_name = session)]
+    struct Row {
+        session_id: SessionId,
+        revoked_at: Option<Timestamp>,
+    }
+    let reused = statement(
+        "UPDATE session SET revoked_at = clock_timestamp() \
+         WHERE family_digest = $1 AND revoked_at IS NULL AND refresh_digest <> $2 \
+             AND NOT (previous_digest = $2 \
+                      AND renewed_at > clock_timestamp() - $3 * interval '1 second') \
+         RETURNING session_id, revoked_at",
+    );
+    let mut conn = pool.get().await?;
+    let row: Option<Row> = reused
+        .bind::<Binary, _>(&old.family)
+        .bind::<Binary, _>(&old.token)
+        .bind::<BigInt, _>(grace_s)
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    Ok(row.and_then(|row| {
+        let at = row.revoked_at?;
+        Some(Revocation {
+            session: row.session_id,
+            at,
+        })
+    }))
+}
+
+/// Sessions that were ended after `after`, in order, at most `limit`.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn revocation_list(
+    pool: &Pool,
+    (after, id): (Timestamp, SessionId),
+    limit: i64,
+) -> Result<Vec<Revocation>, db::Error> {
+    let mut conn = pool.get().await?;
+    let later = session::revoked_at.gt(after).or(session::revoked_at
+        .eq(after)
+        .and(session::session_id.gt(id)));
+    let rows: Vec<(SessionId, Option<Timestamp>)> = session::table
+        // Said twice, so that the index is enough.
+        .filter(session::revoked_at.ge(after))
+        .filter(later)
+        .order((session::revoked_at, session::session_id))
+        .limit(limit)
+        .select((session::session_id, session::revoked_at))
+        .load(&mut conn)
         .await?;
-    Ok(())
+    let revocations = rows.into_iter().filter_map(|(session, at)| {
+        let at = at?;
+        Some(Revocation { session, at })
+    });
+    Ok(revocations.collect())
 }
 
 /// Rows that [`session_purge`] removes at most.

@@ -47,10 +47,50 @@ pub async fn start(settings: &[&str]) -> Bench {
     let db = TestDb::create().await.unwrap();
     db::migrate(db.url()).await.unwrap();
     let nats = TestNats::start().await.unwrap();
-    let (url, nats_url) = (db.url().to_owned(), nats.url());
-    let mut arguments = vec!["onsale-ingress", "--http-addr", "127.0.0.1:0"];
-    arguments.extend(["--token-secret", SECRET, "--partitions", "4"]);
-    arguments.extend(["--database-url", &url, "--nats-url", &nats_url]);
+    let Served {
+        addr,
+        api,
+        app,
+        shutdown,
+        served,
+    } = serve(db.url(), &nats.url(), settings).await;
+    let bench = Bench {
+        db,
+        nats,
+        addr,
+        api,
+        app,
+        shutdown,
+        served,
+    };
+    bench.sql(CATALOGUE).await;
+    bench
+}
+
+/// An ingress that serves.
+pub struct Served {
+    pub addr: SocketAddr,
+    pub api: Api,
+    pub app: App,
+    pub shutdown: CancellationToken,
+    pub served: JoinHandle<Result<(), onsale_ingress::Error>>,
+}
+
+/// The settings of these ingresses, unless a test has its own.
+const SETTINGS: &[(&str, &str)] = &[
+    ("--http-addr", "127.0.0.1:0"),
+    ("--token-secret", SECRET),
+    ("--partitions", "4"),
+];
+
+async fn serve(database_url: &str, nats_url: &str, settings: &[&str]) -> Served {
+    let mut arguments = vec!["onsale-ingress"];
+    arguments.extend(["--database-url", database_url, "--nats-url", nats_url]);
+    for (name, value) in SETTINGS {
+        if !settings.contains(name) {
+            arguments.extend([name, value]);
+        }
+    }
     arguments.extend(settings);
     let config = Config::try_parse_from(arguments).unwrap();
     let ingress = Ingress::bind(config).await.unwrap();
@@ -59,17 +99,13 @@ pub async fn start(settings: &[&str]) -> Bench {
     let token = shutdown.clone();
     #[allow(clippy::disallowed_methods, reason = "joined by the test that cares")]
     let served = tokio::spawn(ingress.serve(token));
-    let bench = Bench {
-        db,
-        nats,
+    Served {
         addr,
         api: Api::new(format!("http://{addr}")),
         app,
         shutdown,
         served,
-    };
-    bench.sql(CATALOGUE).await;
-    bench
+    }
 }
 
 /// A concert with one date and a hall of 2 rows of 3 seats, on sale.
@@ -88,9 +124,30 @@ INSERT INTO sale (schedule_id, booking_opens_at, booking_closes_at, hold_ms, sea
 ";
 
 impl Bench {
+    /// One more ingress on the same servers.
+    pub async fn another(&self, settings: &[&str]) -> Served {
+        serve(self.db.url(), &self.nats.url(), settings).await
+    }
+
     pub async fn sql(&self, sql: &str) {
         let mut conn = db::connect(self.db.url()).await.unwrap();
         conn.batch_execute(sql).await.unwrap();
+    }
+
+    /// The one text that a query selects.
+    pub async fn text(&self, sql: &str) -> String {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            text: String,
+        }
+        let mut conn = db::connect(self.db.url()).await.unwrap();
+        let sql = format!("SELECT text FROM ({sql}) AS it (text)");
+        let query = diesel::sql_query(sql);
+        let row: Row = diesel_async::RunQueryDsl::get_result(query, &mut conn)
+            .await
+            .unwrap();
+        row.text
     }
 
     /// The messages of a lane, in order, from the first; and the way to answer them.
