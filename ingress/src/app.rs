@@ -2,21 +2,20 @@
 
 use crate::auth::Tokens;
 use crate::batcher::{Batcher, Link};
-use crate::catalogue::{self, Catalogue};
+use crate::catalogue::Catalogue;
 use crate::config::{Config, Flow};
 use crate::extract::BodyLimits;
 use crate::lag::Gate;
 use crate::lane::{Ledger, Seats, Settlement};
-use crate::layout::{self, Layouts};
+use crate::layout::Layouts;
 use crate::password::{self, Passwords};
 use crate::replies::Replies;
-use crate::seat_map::{self, SeatMaps};
+use crate::seat_map::SeatMaps;
 use crate::stack::{self, InvalidOrigin};
 use crate::token::Signer;
-use crate::{commands, health, payments, points, reservations, revocations, server, users};
+use crate::{revocations, routes, server, users};
 use async_nats::Subscriber;
 use axum::Router;
-use axum::routing::{delete, get, post};
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::subjects::{InvalidPrefix, Subjects};
 use onsale_schema::{IngressId, Lane, PartitionNo, Timestamp};
@@ -258,7 +257,7 @@ impl Ingress {
         let listen = |source| Error::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
-        let router = stack::wrap(router(app.clone()), &config.http)?;
+        let router = stack::wrap(routes::router(app.clone()), &config.http)?;
         Ok(Self {
             app,
             router,
@@ -414,37 +413,4 @@ async fn keep_tidy(pool: db::Pool, stop: CancellationToken) {
             }
         };
     }
-}
-
-fn router(app: App) -> Router {
-    let api = Router::new()
-        .route("/users", post(users::create))
-        .route("/users/me", get(users::me))
-        .route("/users/me/points", get(points::balance))
-        .route("/users/me/points/charges", post(points::charge))
-        .route("/users/me/points/history", get(points::history))
-        .route("/sessions", post(users::sign_in).delete(users::sign_out))
-        .route("/sessions/refresh", post(users::refresh))
-        .route("/concerts", get(catalogue::list))
-        .route("/concerts/{concertId}", get(catalogue::concert))
-        .route("/concerts/{concertId}/schedules", get(catalogue::schedules))
-        .route("/schedules/{scheduleId}", get(catalogue::schedule))
-        .route("/schedules/{scheduleId}/layout", get(layout::get))
-        .route("/schedules/{scheduleId}/seats", get(seat_map::get))
-        .route(
-            "/reservations",
-            post(reservations::create).get(reservations::list),
-        )
-        .route(
-            "/reservations/{reservationId}",
-            get(reservations::get).merge(delete(reservations::release)),
-        )
-        .route("/payments", post(payments::create).get(payments::list))
-        .route("/payments/{paymentId}", get(payments::get))
-        .route("/commands/{token}", get(commands::get));
-    Router::new()
-        .route("/healthz", get(health::live))
-        .route("/readyz", get(health::ready))
-        .nest("/api/v1", api)
-        .with_state(app)
 }

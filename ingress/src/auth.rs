@@ -4,12 +4,9 @@
 //! There may be several keys: the first signs, all verify, so that a key is replaced without signing
 //! anybody out. A token names its key (`kid`, RFC 7515 section 4.1.4).
 
-use crate::app::App;
 use crate::config;
 use crate::problem::{Code, Problem};
 use crate::revocations::Revocations;
-use axum::extract::{FromRef, FromRequestParts};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use onsale_platform::Clock;
@@ -200,25 +197,11 @@ fn at_second(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds.saturating_mul(1_000_000))
 }
 
-impl FromRef<App> for Tokens {
-    fn from_ref(app: &App) -> Self {
-        app.tokens.clone()
-    }
-}
-
-impl<S> FromRequestParts<S> for User
-where
-    S: Send + Sync,
-    Tokens: FromRef<S>,
-{
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Tokens::from_ref(state).verify(bearer(&parts.headers)?)
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+/// The access token that a request carries.
+///
+/// # Errors
+/// `token-missing`, or `token-invalid` when it is of another kind.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let value = headers
         .get(header::AUTHORIZATION)
         .ok_or_else(|| Problem::new(Code::TokenMissing))?;

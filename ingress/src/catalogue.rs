@@ -18,6 +18,8 @@ use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
 pub use store::{ConcertRow, ScheduleRow};
 
 /// Questions of each kind whose answers are kept for a moment.
@@ -37,13 +39,15 @@ pub struct Catalogue {
 }
 
 /// A grade of seats of a schedule.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Grade {
     /// Its name.
+    #[schema(example = "VIP")]
     pub grade: String,
     /// What a seat costs.
     pub price: Money,
     /// How many there are.
+    #[schema(minimum = 0)]
     pub seats: i64,
 }
 
@@ -60,15 +64,30 @@ pub struct Search {
 }
 
 /// The query of `GET /concerts`, as text.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
+    /// Part of the title, the artist or the venue.
+    #[param(value_type = String, required = false, max_length = 100)]
     query: Option<String>,
+    /// Part of the artist's name.
+    #[param(value_type = String, required = false, max_length = 100)]
     artist: Option<String>,
+    /// Concerts that end on this day or later.
+    #[param(value_type = NaiveDate, required = false)]
     from: Option<String>,
+    /// Concerts that begin on this day or earlier.
+    #[param(value_type = NaiveDate, required = false)]
     to: Option<String>,
+    /// Whether a date of the concert can be booked now.
+    #[param(value_type = bool, required = false)]
     bookable: Option<String>,
+    /// Where the page before ended; the first page without it.
+    #[param(value_type = String, required = false)]
     cursor: Option<String>,
+    /// How many items, at most 100.
+    #[param(value_type = i64, required = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<String>,
 }
 
@@ -189,7 +208,12 @@ impl Catalogue {
     }
 }
 
-/// `GET /concerts`
+/// Concerts
+///
+/// By their first day.
+#[utoipa::path(get, path = "/concerts", operation_id = "listConcerts", tag = "Catalogue",
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<ConcertRow>)))]
 pub async fn list(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
@@ -205,13 +229,17 @@ pub async fn list(
     answer::ok(&page)
 }
 
-/// `GET /concerts/{concertId}`
+/// A concert
+#[utoipa::path(get, path = "/concerts/{concertId}", operation_id = "getConcert", tag = "Catalogue",
+    params(("concertId" = ConcertId, Path, description = "The concert")),
+    responses((status = 200, description = "The concert", body = ConcertRow)))]
 pub async fn concert(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<Response, Problem> {
     answer::ok(&*app.catalogue.concert(id).await?)
 }
 
 /// A date in a concert's list.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Schedule)]
 #[serde(rename_all = "camelCase")]
 struct ScheduleView {
     schedule_id: ScheduleId,
@@ -219,31 +247,51 @@ struct ScheduleView {
     starts_at: Timestamp,
     booking_opens_at: Timestamp,
     booking_closes_at: Timestamp,
+    /// Whether it can be booked now.
     bookable: bool,
+    /// Seats that nobody has.
     remaining: u32,
+    /// Seats in all.
+    #[schema(minimum = 0)]
     total: i64,
+    /// Whether holding needs an entry pass.
     waiting_room: bool,
+    #[schema(value_type = Vec<Grade>)]
     prices: Arc<Vec<Grade>>,
 }
 
 /// One date, with what it is sold by.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ScheduleDetail {
     #[serde(flatten)]
     schedule: ScheduleView,
     sale_state: SaleState,
+    /// How long a hold lasts.
+    #[schema(minimum = 0)]
     hold_seconds: i64,
+    /// The most live seats of one user.
+    #[schema(minimum = 0)]
     seats_per_user: i32,
+    /// Names the version of the layout.
     layout_hash: String,
     queue: QueueView,
     server_time: Timestamp,
 }
 
-/// No schedule has a waiting room yet.
-#[derive(Serialize)]
+/// The waiting room of a date. No schedule has one yet.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queue)]
 struct QueueView {
-    mode: &'static str,
+    mode: QueueMode,
+}
+
+/// How a waiting room works.
+#[derive(Serialize, ToSchema)]
+enum QueueMode {
+    /// There is none.
+    #[serde(rename = "OFF")]
+    Off,
 }
 
 async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Problem> {
@@ -262,7 +310,11 @@ async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Pro
     })
 }
 
-/// `GET /concerts/{concertId}/schedules`
+/// The dates of a concert
+#[utoipa::path(get, path = "/concerts/{concertId}/schedules", operation_id = "listSchedules",
+    tag = "Catalogue", params(("concertId" = ConcertId, Path, description = "The concert")),
+    responses((status = 200, description = "Its dates, the earliest first",
+        body = Vec<ScheduleView>)))]
 pub async fn schedules(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<Response, Problem> {
     app.catalogue.concert(id).await?;
     let rows = app.catalogue.schedules_of(id).await?;
@@ -273,7 +325,12 @@ pub async fn schedules(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<
     answer::ok(&views)
 }
 
-/// `GET /schedules/{scheduleId}`
+/// One date of a concert
+///
+/// With what it is sold by.
+#[utoipa::path(get, path = "/schedules/{scheduleId}", operation_id = "getSchedule",
+    tag = "Catalogue", params(("scheduleId" = ScheduleId, Path, description = "The date")),
+    responses((status = 200, description = "The date", body = ScheduleDetail)))]
 pub async fn schedule(State(app): State<App>, Id(id): Id<ScheduleId>) -> Result<Response, Problem> {
     let row = app.catalogue.schedule(id).await?;
     answer::ok(&ScheduleDetail {
@@ -282,7 +339,9 @@ pub async fn schedule(State(app): State<App>, Id(id): Id<ScheduleId>) -> Result<
         hold_seconds: row.hold_ms / 1000,
         seats_per_user: row.seats_per_user,
         layout_hash: row.layout_hash.clone(),
-        queue: QueueView { mode: "OFF" },
+        queue: QueueView {
+            mode: QueueMode::Off,
+        },
         server_time: app.clock.now(),
     })
 }

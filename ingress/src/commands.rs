@@ -4,11 +4,11 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::payments;
-use crate::points;
-use crate::problem::{Code, Problem};
-use crate::reservations;
-use crate::submit::pending;
+use crate::payments::{self, PaymentView};
+use crate::points::{self, Charge};
+use crate::problem::{self, Code, Problem};
+use crate::reservations::{self, ReservationView};
+use crate::submit::{self, pending};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
 use axum::extract::{Path, State};
@@ -22,6 +22,7 @@ use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
 use onsale_schema::{Timestamp, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
 /// How long after its deadline a command without an outcome counts as expired where no cursor tells,
 /// in milliseconds: longer than any transaction that could still decide it.
@@ -41,7 +42,51 @@ struct Progress {
     outcomes: Option<Vec<u8>>,
 }
 
-/// `GET /commands/{token}`
+/// The outcome of a command that was answered 202, with the answer that it would have had.
+#[derive(ToSchema)]
+#[schema(as = CommandOutcome)]
+#[allow(dead_code, reason = "describes what is written by hand")]
+struct Decided {
+    #[schema(inline)]
+    state: DecidedState,
+    /// The HTTP status of that answer.
+    #[schema(minimum = 200, maximum = 599, example = 201)]
+    status: u16,
+    /// Its `Location`, if it had one.
+    #[schema(nullable = false)]
+    location: Option<String>,
+    /// Its body, if it had one.
+    #[schema(nullable = false)]
+    body: Option<DecidedBody>,
+}
+
+/// The outcome is known.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what is written by hand")]
+enum DecidedState {
+    #[serde(rename = "DECIDED")]
+    Decided,
+}
+
+/// What the command was answered with.
+#[derive(ToSchema)]
+#[schema(as = CommandAnswer)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what is written by hand")]
+enum DecidedBody {
+    Reservation(ReservationView<'static>),
+    Charge(Charge),
+    Payment(PaymentView),
+    Problem(problem::Document<'static>),
+}
+
+/// The outcome of a command
+///
+/// Where the `Location` of a 202 leads. As long as the outcome is open, the answer is 202 again.
+#[utoipa::path(get, path = "/commands/{token}", operation_id = "getCommand", tag = "Commands",
+    params(("token" = String, Path, description = "The last part of that Location")),
+    extensions(("x-problems" = json!([Code::CommandExpired]))),
+    responses((status = 200, description = "Decided", body = Decided), submit::Open))]
 pub async fn get(
     State(app): State<App>,
     user: User,

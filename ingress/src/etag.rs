@@ -1,6 +1,20 @@
 //! Conditional reads.
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use utoipa::IntoParams;
+
+/// The header of a conditional read, as documented.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(
+    dead_code,
+    reason = "only described: a list of tags has no type of its own"
+)]
+pub struct IfNoneMatch {
+    /// The `ETag` of the version that the client has; if it is still the one, the answer is 304.
+    #[param(rename = "If-None-Match", required = false, example = "W/\"7\"")]
+    if_none_match: String,
+}
 
 /// Whether the client has this version already (`If-None-Match`, compared weakly).
 #[must_use]

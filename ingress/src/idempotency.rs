@@ -9,6 +9,10 @@ use onsale_schema::{CommandId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::io;
+use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use uuid::Uuid;
 
 /// The header that carries the key.
@@ -47,6 +51,27 @@ impl IdempotencyKey {
 
     fn text(&self) -> &str {
         self.0.to_str().expect("visible ASCII was checked")
+    }
+}
+
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(*LENGTH.start()))
+            .max_length(Some(*LENGTH.end()))
+            .pattern(Some("^[!-~]+$"));
+        let description = "Names this request, so that it is done once however often it is sent: \
+                           the same key with the same body gets the same answer for 24 hours. A \
+                           new random UUID is a good key.";
+        let parameter = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(schema))
+            .example(Some("0b7cf1de-64bb-4a35-a9c4-2cf1e2b2f5d0".into()));
+        vec![parameter.build()]
     }
 }
 

@@ -2,6 +2,7 @@
 //! once and kept; a hold looks its labels up here without asking anybody.
 
 use crate::app::App;
+use crate::etag::IfNoneMatch;
 use crate::extract::{Id, Query};
 use crate::problem::{Code, Problem};
 use axum::body::Bytes;
@@ -17,6 +18,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 /// Seats of all layouts that are kept; some 200 bytes each.
 const SEATS_MAX: u64 = 2_000_000;
@@ -106,34 +108,56 @@ impl Layout {
     }
 }
 
-/// `{layoutHash, sections:[{name, rows:[{name, seats:[…]}]}]}`, in the order of seat numbers.
+/// The seats of a date, in the order of their numbers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Layout)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    /// Names this version.
+    layout_hash: &'a str,
+    sections: Vec<SectionView<'a>>,
+}
+
+/// A section of a layout.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LayoutSection)]
+struct SectionView<'a> {
+    #[schema(example = "A")]
+    name: &'a str,
+    rows: Vec<RowView<'a>>,
+}
+
+/// A row of a section.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LayoutRow)]
+struct RowView<'a> {
+    #[schema(example = "1")]
+    name: &'a str,
+    seats: Vec<SeatView<'a>>,
+}
+
+/// A seat of a row.
+#[derive(Serialize, ToSchema)]
+#[schema(as = LayoutSeat)]
+#[serde(rename_all = "camelCase")]
+struct SeatView<'a> {
+    /// Its index in the seat map.
+    #[schema(minimum = 0)]
+    seat_no: i32,
+    /// What it is called: `<section>-<row>-<number>`.
+    #[schema(example = "A-1-12")]
+    label: &'a str,
+    #[schema(example = "VIP")]
+    grade: &'a str,
+    price: Money,
+    /// Where it is drawn.
+    x: f32,
+    /// Where it is drawn.
+    y: f32,
+}
+
+/// The layout, as it is sent.
 fn document(hash: &str, rows: &[Row], seats: &[Seat]) -> Vec<u8> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Document<'a> {
-        layout_hash: &'a str,
-        sections: Vec<SectionView<'a>>,
-    }
-    #[derive(Serialize)]
-    struct SectionView<'a> {
-        name: &'a str,
-        rows: Vec<RowView<'a>>,
-    }
-    #[derive(Serialize)]
-    struct RowView<'a> {
-        name: &'a str,
-        seats: Vec<SeatView<'a>>,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct SeatView<'a> {
-        seat_no: i32,
-        label: &'a str,
-        grade: &'a str,
-        price: Money,
-        x: f32,
-        y: f32,
-    }
     let mut sections: Vec<SectionView<'_>> = Vec::new();
     for ((seat_no, section, row_name, _, grade, price, x, y), seat) in rows.iter().zip(seats) {
         if sections.last().is_none_or(|last| last.name != section) {
@@ -242,14 +266,22 @@ impl Layouts {
 }
 
 /// Which layout a client means.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutQuery {
-    /// Its `layoutHash`.
+    /// The `layoutHash` that is meant: the answer under this address never changes.
+    #[param(value_type = String, required = false)]
     hash: Option<String>,
 }
 
-/// `GET /schedules/{scheduleId}/layout`
+/// The seats of a date
+///
+/// Where they are and what they cost. With `hash`, the answer may be kept for ever.
+#[utoipa::path(get, path = "/schedules/{scheduleId}/layout", operation_id = "getLayout",
+    tag = "Catalogue",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), LayoutQuery, IfNoneMatch),
+    responses((status = 200, description = "The layout", body = Document)))]
 pub async fn get(
     State(app): State<App>,
     Id(schedule): Id<ScheduleId>,

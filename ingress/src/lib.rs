@@ -7,6 +7,7 @@
 //! The HTTP stack (`server`, `stack`, `problem`, `extract`, `auth`, `layout`) stands on its own, so
 //! that a benchmark can put another design behind it.
 
+pub mod access;
 pub mod answer;
 pub mod app;
 pub mod auth;
@@ -24,6 +25,7 @@ pub mod ids;
 pub mod lag;
 pub mod lane;
 pub mod layout;
+pub mod openapi;
 pub mod page;
 pub mod password;
 pub mod payments;
@@ -34,6 +36,7 @@ pub mod refusal;
 pub mod replies;
 pub mod reservations;
 pub mod revocations;
+pub mod routes;
 pub mod seat_map;
 pub mod server;
 pub mod stack;

@@ -5,18 +5,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use onsale_schema::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 const LIMIT_DEFAULT: i64 = 20;
 const LIMIT_MAX: i64 = 100;
 
 /// The query of a list.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// Where the page before ended; the first page without it.
+    #[param(value_type = String, required = false)]
     pub cursor: Option<String>,
     /// How many items, at most 100.
+    #[param(value_type = i64, required = false, minimum = 1, maximum = 100, default = 20)]
     pub limit: Option<String>,
 }
 
@@ -119,12 +123,13 @@ impl PageStart {
 }
 
 /// A page of a list.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
     /// The cursor of the next page; null on the last one.
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }
 

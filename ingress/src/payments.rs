@@ -6,7 +6,7 @@ use crate::auth::User;
 use crate::extract::{Id, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
-use crate::page::{Cursor, PageQuery, PageStart};
+use crate::page::{Cursor, Page, PageQuery, PageStart};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
@@ -23,10 +23,12 @@ use onsale_schema::status::{PaymentMethod, PaymentStatus};
 use onsale_schema::tables::payment::{self as table, dsl};
 use onsale_schema::{Money, PaymentId, ReservationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 const ROUTE: &str = "/api/v1/payments";
 
-#[derive(Debug, Deserialize, Serialize)]
+/// A reservation to be paid, and how.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewPayment {
     reservation_id: ReservationId,
@@ -34,23 +36,38 @@ struct NewPayment {
 }
 
 /// A payment, also a failed one.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Payment)]
 #[serde(rename_all = "camelCase")]
-struct PaymentView {
+pub struct PaymentView {
     payment_id: PaymentId,
     reservation_id: ReservationId,
     method: PaymentMethod,
     amount: Money,
     status: PaymentStatus,
+    /// Of a paid one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     paid_at: Option<Timestamp>,
+    /// Of a failed one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     failed_at: Option<Timestamp>,
+    /// Of a failed one: why.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     fail_code: Option<String>,
 }
 
-/// `POST /payments`
+/// Pay a reservation with points
+///
+/// Sells the seats of a hold that has not lapsed.
+#[utoipa::path(post, path = "/payments", operation_id = "createPayment", tag = "Payments",
+    params(IdempotencyKey, Prefer), request_body = NewPayment,
+    extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,
+        Code::ReservationStateConflict, Code::InsufficientPoints]))),
+    responses((status = 201, description = "Paid", body = PaymentView,
+        headers(("Location" = String, description = "The payment")))))]
 pub async fn create(
     State(app): State<App>,
     user: User,
@@ -149,7 +166,10 @@ impl From<Row> for PaymentView {
     }
 }
 
-/// `GET /payments/{paymentId}`
+/// One of my payments
+#[utoipa::path(get, path = "/payments/{paymentId}", operation_id = "getPayment", tag = "Payments",
+    params(("paymentId" = PaymentId, Path, description = "The payment")),
+    responses((status = 200, description = "The payment", body = PaymentView)))]
 pub async fn get(
     State(app): State<App>,
     user: User,
@@ -160,7 +180,12 @@ pub async fn get(
     answer::ok(&PaymentView::from(row))
 }
 
-/// `GET /payments`
+/// My payments
+///
+/// Also failed ones, the newest first.
+#[utoipa::path(get, path = "/payments", operation_id = "listPayments", tag = "Payments",
+    params(PageQuery),
+    responses((status = 200, description = "A page", body = Page<PaymentView>)))]
 pub async fn list(
     State(app): State<App>,
     user: User,

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::auth::User;
 use crate::extract::{JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
-use crate::page::{Cursor, PageQuery, PageStart};
+use crate::page::{Cursor, Page, PageQuery, PageStart};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
@@ -21,17 +21,22 @@ use onsale_schema::ledger::{Kind, Outcome};
 use onsale_schema::status::{ChargeMethod, TransferKind};
 use onsale_schema::{AccountId, Money, Timestamp, TransferId, tables};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 const ROUTE_CHARGES: &str = "/api/v1/users/me/points/charges";
 
-/// `GET /users/me/points`
+/// A user's points.
+#[derive(Serialize, ToSchema)]
+struct Points {
+    balance: Money,
+}
+
+/// The balance of my points
+#[utoipa::path(get, path = "/users/me/points", operation_id = "getPoints", tag = "Points",
+    responses((status = 200, description = "The balance", body = Points)))]
 pub async fn balance(State(app): State<App>, user: User) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct View {
-        balance: Money,
-    }
     let balance = account_balance(&app.pool, AccountId::of_user(user.id)).await?;
-    answer::ok(&View { balance })
+    answer::ok(&Points { balance })
 }
 
 /// A user's balance; nothing before the first charge.
@@ -47,14 +52,28 @@ async fn account_balance(pool: &Pool, account: AccountId) -> Result<Money, db::E
     Ok(balance.flatten().unwrap_or_default())
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+/// Points to be bought.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewCharge {
     amount: Money,
     method: ChargeMethod,
 }
 
-/// `POST /users/me/points/charges`
+/// Points that were bought.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Charge {
+    /// The balance after it.
+    balance: Money,
+    transfer_id: TransferId,
+}
+
+/// Charge points
+#[utoipa::path(post, path = "/users/me/points/charges", operation_id = "chargePoints",
+    tag = "Points", params(IdempotencyKey, Prefer), request_body = NewCharge,
+    extensions(("x-problems" = json!([Code::AmountInvalid, Code::BalanceCapExceeded]))),
+    responses((status = 201, description = "Charged", body = Charge)))]
 pub async fn charge(
     State(app): State<App>,
     user: User,
@@ -90,19 +109,13 @@ pub async fn charge(
 /// # Errors
 /// The refusal, as a problem.
 pub fn charged(outcome: &Outcome) -> Result<Answer, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct View {
-        balance: Money,
-        transfer_id: TransferId,
-    }
     match outcome {
         Outcome::Charged {
             transfer_id,
             balance,
         } => Answer::created(
             None,
-            &View {
+            &Charge {
                 balance: *balance,
                 transfer_id: *transfer_id,
             },
@@ -123,7 +136,8 @@ struct TransferRow {
 }
 
 /// A transfer as its user sees it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Transfer)]
 #[serde(rename_all = "camelCase")]
 struct EntryView {
     transfer_id: TransferId,
@@ -153,7 +167,12 @@ impl EntryView {
     }
 }
 
-/// `GET /users/me/points/history`
+/// The history of my points
+///
+/// Each transfer with the balance before and after it, the newest first.
+#[utoipa::path(get, path = "/users/me/points/history", operation_id = "listTransfers",
+    tag = "Points", params(PageQuery),
+    responses((status = 200, description = "A page", body = Page<EntryView>)))]
 pub async fn history(
     State(app): State<App>,
     user: User,

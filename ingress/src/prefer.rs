@@ -6,6 +6,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use std::convert::Infallible;
 use std::time::Duration;
+use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 /// The header of a request.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -38,6 +42,22 @@ impl Prefer {
             }
         }
         prefer
+    }
+}
+
+impl IntoParams for Prefer {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let description = "How to be answered (RFC 7240). With `respond-async`, 202 as soon as the \
+                           request is sure to be decided; with `wait=SECONDS`, after waiting so \
+                           long for the outcome.";
+        let parameter = ParameterBuilder::new()
+            .name("Prefer")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+            .example(Some("respond-async, wait=2".into()));
+        vec![parameter.build()]
     }
 }
 

@@ -13,6 +13,9 @@ use onsale_schema::Money;
 use onsale_schema::status::ReservationStatus;
 use serde::Serialize;
 use std::borrow::Cow;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $status:literal $text:literal $title:literal $retry:ident;)*) => {
@@ -46,6 +49,25 @@ macro_rules! codes {
                 match self { $(Self::$variant => $status,)* }
             }
         }
+
+        impl Serialize for Code {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl PartialSchema for Code {
+            fn schema() -> RefOr<Schema> {
+                let texts = Self::ALL.iter().map(|code| code.as_str());
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .description(Some("Why not, for programs. A code never changes its meaning."))
+                    .enum_values(Some(texts))
+                    .into()
+            }
+        }
+
+        impl ToSchema for Code {}
     };
     (@again) => { true };
     (@never) => { false };
@@ -66,6 +88,8 @@ codes! {
     TokenExpired = 401 "token-expired" "The access token has expired" never;
     /// Unknown email or wrong password; which of them is not said.
     CredentialsInvalid = 401 "credentials-invalid" "Email or password is wrong" never;
+    /// Signed in, but not as somebody who may do this.
+    ForbiddenRole = 403 "forbidden-role" "The role of the user does not allow this" never;
     /// No such thing, or somebody else's.
     NotFound = 404 "not-found" "There is no such resource" never;
     /// The resource doesn't know this method.
@@ -169,11 +193,13 @@ enum More {
 }
 
 /// One thing that is wrong with a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// Where, as a JSON pointer into the body (a query parameter is `/name`).
+    #[schema(value_type = String, example = "/seats/1")]
     pub pointer: Cow<'static, str>,
     /// What.
+    #[schema(example = "unknown-seat")]
     pub code: &'static str,
 }
 
@@ -284,34 +310,11 @@ impl Problem {
     /// Never: all members have a JSON form.
     #[must_use]
     pub fn to_json(&self, trace: &TraceId) -> Vec<u8> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Document<'a> {
-            #[serde(rename = "type")]
-            kind: KindUri,
-            title: &'static str,
-            status: u16,
-            code: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            detail: Option<&'static str>,
-            retryable: bool,
-            trace_id: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            errors: Option<&'a [FieldError]>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            seats: Option<&'a [Box<str>]>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            limit: Option<u32>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            cap: Option<Money>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            reservation_status: Option<ReservationStatus>,
-        }
         let mut document = Document {
             kind: KindUri(self.code),
             title: self.code.title(),
             status: self.code.status_number(),
-            code: self.code.as_str(),
+            code: self.code,
             detail: self.detail,
             retryable: self.code.retryable(),
             trace_id: trace.as_str(),
@@ -331,6 +334,58 @@ impl Problem {
         }
         serde_json::to_vec(&document).expect("all members have a JSON form")
     }
+}
+
+/// Why not (RFC 9457). Programs decide by `code`; the other members are for people, or say more
+/// about some codes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+#[serde(rename_all = "camelCase")]
+pub struct Document<'a> {
+    /// A name of the kind of problem; not an address.
+    #[serde(rename = "type")]
+    #[schema(value_type = String, example = "urn:onsale:problem:seat-unavailable")]
+    kind: KindUri,
+    /// A sentence about the code.
+    #[schema(example = "Seats are taken")]
+    title: &'static str,
+    /// The HTTP status, once more.
+    #[schema(minimum = 400, maximum = 599, example = 409)]
+    status: u16,
+    #[schema(inline)]
+    code: Code,
+    /// A sentence about this occurrence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    detail: Option<&'static str>,
+    /// Whether the same request may succeed a little later.
+    retryable: bool,
+    /// Names this request in our logs.
+    #[schema(
+        pattern = "^[0-9a-f]{32}$",
+        example = "4bf92f3577b34da6a3ce929d0e0e4736"
+    )]
+    trace_id: &'a str,
+    /// With `validation-failed` and `unknown-seat`: what is wrong, and where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<FieldError>, required = false)]
+    errors: Option<&'a [FieldError]>,
+    /// With `seat-unavailable`: the labels of the seats that were taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>, required = false, example = json!(["A-1-2"]))]
+    seats: Option<&'a [Box<str>]>,
+    /// With `seat-limit-exceeded`: the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<u32>,
+    /// With `balance-cap-exceeded`: the cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cap: Option<Money>,
+    /// With `reservation-state-conflict`: the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reservation_status: Option<ReservationStatus>,
 }
 
 /// The `type` of a problem: a name, not an address.

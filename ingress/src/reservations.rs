@@ -9,7 +9,7 @@ use crate::extract::{Id, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::layout::Layout;
-use crate::page::{Cursor, PageQuery};
+use crate::page::{Cursor, Page, PageQuery};
 use crate::prefer::Prefer;
 use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
@@ -24,17 +24,21 @@ use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timesta
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 const ROUTE: &str = "/api/v1/reservations";
 const ROUTE_ONE: &str = "/api/v1/reservations/{reservationId}";
 /// Seats that one request may name.
 const SEATS_MAX: usize = 100;
 
-#[derive(Debug, Deserialize, Serialize)]
+/// Seats to be held, all or none.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewReservation<'a> {
     schedule_id: ScheduleId,
+    /// Their labels.
     #[serde(borrow)]
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 100, example = json!(["A-1-1", "A-1-2"]))]
     seats: Vec<Label<'a>>,
 }
 
@@ -80,17 +84,22 @@ fn seat_error(at: usize, code: &'static str) -> FieldError {
     }
 }
 
-/// A reservation as it is shown.
-#[derive(Serialize)]
+/// Seats that a user holds or has bought, or had once.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reservation)]
 #[serde(rename_all = "camelCase")]
-struct ReservationView<'a> {
+pub struct ReservationView<'a> {
     reservation_id: ReservationId,
     schedule_id: ScheduleId,
+    #[schema(value_type = Vec<SeatView>)]
     seats: SeatsView<'a>,
+    /// What they cost together.
     total: Money,
     status: ReservationStatus,
     held_at: Timestamp,
+    /// When a hold lapses.
     expires_at: Timestamp,
+    /// Now, by our clock.
     server_time: Timestamp,
 }
 
@@ -100,13 +109,17 @@ struct SeatsView<'a> {
     seats: Cow<'a, [SeatNo]>,
 }
 
+/// A seat and its price.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReservedSeat)]
+struct SeatView<'a> {
+    #[schema(example = "A-1-1")]
+    label: &'a str,
+    price: Money,
+}
+
 impl Serialize for SeatsView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct SeatView<'a> {
-            label: &'a str,
-            price: Money,
-        }
         let seats = self.seats.iter().filter_map(|&no| self.layout.seat(no));
         serializer.collect_seq(seats.map(|seat| SeatView {
             label: &seat.label,
@@ -169,7 +182,16 @@ fn misanswered() -> Problem {
     Problem::internal()
 }
 
-/// `POST /reservations`
+/// Hold seats
+///
+/// All of them or none, until `expiresAt`. Pay before that, or give them back.
+#[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
+    tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
+    extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
+        Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed,
+        Code::ReservationStateConflict]))),
+    responses((status = 201, description = "Held", body = ReservationView,
+        headers(("Location" = String, description = "The reservation")))))]
 pub async fn create(
     State(app): State<App>,
     user: User,
@@ -231,7 +253,11 @@ fn view(row: store::Row, layout: &Layout, now: Timestamp) -> ReservationView<'_>
     }
 }
 
-/// `GET /reservations/{reservationId}`
+/// One of my reservations
+#[utoipa::path(get, path = "/reservations/{reservationId}", operation_id = "getReservation",
+    tag = "Reservations",
+    params(("reservationId" = ReservationId, Path, description = "The reservation")),
+    responses((status = 200, description = "The reservation", body = ReservationView)))]
 pub async fn get(
     State(app): State<App>,
     user: User,
@@ -243,7 +269,12 @@ pub async fn get(
     answer::ok(&view(row, &layout, app.clock.now()))
 }
 
-/// `GET /reservations`
+/// My reservations
+///
+/// Also those that have ended, the newest first.
+#[utoipa::path(get, path = "/reservations", operation_id = "listReservations",
+    tag = "Reservations", params(PageQuery),
+    responses((status = 200, description = "A page", body = Page<ReservationView>)))]
 pub async fn list(
     State(app): State<App>,
     user: User,
@@ -269,7 +300,14 @@ pub async fn list(
     answer::ok(&page)
 }
 
-/// `DELETE /reservations/{reservationId}`
+/// Give a hold back
+///
+/// Its seats are on sale again. Once more is no mistake.
+#[utoipa::path(delete, path = "/reservations/{reservationId}", operation_id = "releaseReservation",
+    tag = "Reservations",
+    params(("reservationId" = ReservationId, Path, description = "The reservation"), Prefer),
+    extensions(("x-problems" = json!([Code::ReservationStateConflict]))),
+    responses((status = 204, description = "Released")))]
 pub async fn release(
     State(app): State<App>,
     user: User,

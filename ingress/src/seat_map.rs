@@ -9,6 +9,7 @@ mod state;
 mod store;
 
 use crate::app::App;
+use crate::etag::IfNoneMatch;
 use crate::extract::Id;
 use crate::problem::Problem;
 use async_nats::Subscriber;
@@ -268,7 +269,14 @@ impl SeatMaps {
     }
 }
 
-/// `GET /schedules/{scheduleId}/seats`
+/// Which seats of a date are free
+///
+/// From memory, and so a moment old; a hold decides by what is true. Ask again with
+/// `If-None-Match`.
+#[utoipa::path(get, path = "/schedules/{scheduleId}/seats", operation_id = "getSeats",
+    tag = "Catalogue",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), IfNoneMatch),
+    responses((status = 200, description = "The seat map", body = state::View)))]
 pub async fn get(
     State(app): State<App>,
     Id(schedule): Id<ScheduleId>,

@@ -17,6 +17,12 @@ use onsale_platform::metric;
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::{CommandId, PartitionNo, Timestamp, UserId};
 use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{self, Content, Ref, RefOr};
+use utoipa::{IntoResponses, ToSchema};
 
 /// A command that is about to be handed in.
 pub struct Submission<L: Commands> {
@@ -104,22 +110,65 @@ pub async fn submit<L: Commands>(
     }
 }
 
+/// A command whose outcome is open.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PendingCommand)]
+#[serde(rename_all = "camelCase")]
+pub struct Pending {
+    #[schema(inline)]
+    state: PendingState,
+    server_time: Timestamp,
+}
+
+/// The outcome is open.
+#[derive(Serialize, ToSchema)]
+enum PendingState {
+    #[serde(rename = "PENDING")]
+    Pending,
+}
+
+/// The answer 202, as documented.
+pub struct Open;
+
+impl IntoResponses for Open {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let text = |description| {
+            let schema = ObjectBuilder::new().schema_type(Type::String);
+            HeaderBuilder::new()
+                .schema(Some(schema))
+                .description(Some(description))
+                .build()
+        };
+        let response = ResponseBuilder::new()
+            .description(
+                "The outcome is open: the request was taken and will be decided, or expire. Ask \
+                 again where `Location` says.",
+            )
+            .header("Location", text("Where the outcome will be"))
+            .header("Retry-After", text("After how many seconds to ask"))
+            .header(
+                "Preference-Applied",
+                text("`respond-async` if that was followed"),
+            )
+            .content(
+                "application/json",
+                Content::new(Some(Ref::from_schema_name(Pending::name()))),
+            )
+            .build();
+        BTreeMap::from([("202".to_owned(), response.into())])
+    }
+}
+
 /// 202: the outcome is open, and will be at `/commands/{token}`.
 ///
 /// # Errors
 /// Never in practice; see [`answer::to_json`].
 pub fn pending(app: &App, token: &str) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Pending {
-        state: &'static str,
-        server_time: Timestamp,
-    }
     let answer = Answer {
         status: StatusCode::ACCEPTED,
         location: Some(format!("/api/v1/commands/{token}")),
         json: answer::to_json(&Pending {
-            state: "PENDING",
+            state: PendingState::Pending,
             server_time: app.clock.now(),
         })?,
     };

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use store::{NewSession, NewUser, RefreshDigests};
+use utoipa::ToSchema;
 
 const EMAIL_BYTES_MAX: usize = 254;
 const NAME_CHARS: std::ops::RangeInclusive<usize> = 1..=100;
@@ -33,25 +34,54 @@ const REUSE_GRACE_S: i64 = 10;
 /// Postgres within a second in any case.
 const ANNOUNCE: Duration = Duration::from_millis(250);
 
-#[derive(Deserialize)]
+/// Who wants to become a user.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SignUp {
+    /// Compared without regard to case.
+    #[schema(format = "email", max_length = 254, example = "buyer@example.com")]
     email: String,
+    #[schema(min_length = 1, max_length = 100, example = "김하늘")]
     name: String,
+    #[schema(format = Password, min_length = 8, max_length = 256)]
     password: String,
 }
 
-#[derive(Deserialize)]
+/// Who wants to sign in.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SignIn {
+    #[schema(example = "buyer@example.com")]
     email: String,
+    #[schema(format = Password)]
     password: String,
 }
 
-#[derive(Deserialize)]
+/// A session that is to go on.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Renewal {
+    /// The session's refresh token; each is good for one renewal.
     refresh_token: String,
+}
+
+/// A user that was made.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewUser)]
+#[serde(rename_all = "camelCase")]
+struct NewUserView {
+    user_id: UserId,
+}
+
+/// A user, as told to themselves.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+#[serde(rename_all = "camelCase")]
+struct UserView {
+    user_id: UserId,
+    email: String,
+    name: String,
+    role: Role,
 }
 
 impl SignUp {
@@ -101,17 +131,19 @@ fn is_email(text: &str) -> bool {
         && labels.all(|label| !label.is_empty())
 }
 
-/// `POST /users`
+/// Sign up
+///
+/// Makes a user who may buy.
+#[utoipa::path(post, path = "/users", operation_id = "createUser", tag = "Users",
+    params(IdempotencyKey), request_body = SignUp,
+    extensions(("x-problems" = json!([Code::EmailTaken]))),
+    responses((status = 201, description = "The user", body = NewUserView,
+        headers(("Location" = String, description = "The user's own page")))))]
 pub async fn create(
     State(app): State<App>,
     key: IdempotencyKey,
     body: JsonBody,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct View {
-        user_id: UserId,
-    }
     let wanted: SignUp = body.parse()?;
     let email = normalized(&wanted.email);
     wanted.validate(&email)?;
@@ -125,7 +157,7 @@ pub async fn create(
     if !store::user_insert(&app.pool, &user).await? {
         is_same(&app, &user, wanted.password).await?;
     }
-    let view = View {
+    let view = NewUserView {
         user_id: user.user_id,
     };
     Ok(Answer::created(Some("/api/v1/users/me".into()), &view)?.into_response())
@@ -144,19 +176,13 @@ async fn is_same(app: &App, user: &NewUser, password: String) -> Result<(), Prob
     }
 }
 
-/// `GET /users/me`
+/// Who am I
+#[utoipa::path(get, path = "/users/me", operation_id = "getMe", tag = "Users",
+    responses((status = 200, description = "The user", body = UserView)))]
 pub async fn me(State(app): State<App>, user: User) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct View {
-        user_id: UserId,
-        email: String,
-        name: String,
-        role: Role,
-    }
     let row = store::user_find(&app.pool, user.id).await?;
     let row = row.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
-    answer::ok(&View {
+    answer::ok(&UserView {
         user_id: row.user_id,
         email: row.email,
         name: row.name,
@@ -165,16 +191,24 @@ pub async fn me(State(app): State<App>, user: User) -> Result<Response, Problem>
 }
 
 /// A signed-in session, as told to its user.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 #[serde(rename_all = "camelCase")]
 struct SessionView {
+    /// To be sent as `Authorization: Bearer …`.
     access_token: String,
+    /// When the access token expires.
     expires_at: Timestamp,
+    /// For one renewal.
     refresh_token: String,
+    /// Now, by our clock.
     server_time: Timestamp,
 }
 
-/// `POST /sessions`
+/// Sign in
+#[utoipa::path(post, path = "/sessions", operation_id = "createSession", tag = "Sessions",
+    request_body = SignIn, extensions(("x-problems" = json!([Code::CredentialsInvalid]))),
+    responses((status = 201, description = "A session", body = SessionView)))]
 pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let wanted: SignIn = body.parse()?;
     let refused = || Problem::new(Code::CredentialsInvalid);
@@ -206,7 +240,12 @@ pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response,
     signed_in(&app, user, refresh)
 }
 
-/// `POST /sessions/refresh`
+/// Renew a session
+///
+/// Gives new tokens for a refresh token, which is used up by that.
+#[utoipa::path(post, path = "/sessions/refresh", operation_id = "refreshSession", tag = "Sessions",
+    request_body = Renewal, extensions(("x-problems" = json!([Code::TokenInvalid]))),
+    responses((status = 201, description = "The session goes on", body = SessionView)))]
 pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let wanted: Renewal = body.parse()?;
     let old = RefreshToken(wanted.refresh_token);
@@ -225,7 +264,11 @@ pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response,
     Err(Problem::new(Code::TokenInvalid))
 }
 
-/// `DELETE /sessions`
+/// Sign out
+///
+/// Ends the session of the access token: neither token is good for anything any more.
+#[utoipa::path(delete, path = "/sessions", operation_id = "deleteSession", tag = "Sessions",
+    responses((status = 204, description = "Signed out")))]
 pub async fn sign_out(State(app): State<App>, user: User) -> Result<Response, Problem> {
     let revoked = store::session_revoke(&app.pool, user.session).await?;
     // Ended already, and known to be soon; here and now in any case.

@@ -11,8 +11,8 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 macro_rules! uuid_id {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
-        $(#[$doc])*
+    ($($(#[doc = $doc:literal])* $name:ident;)*) => {$(
+        $(#[doc = $doc])*
         #[derive(
             Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, AsExpression,
             FromSqlRow,
@@ -47,6 +47,12 @@ macro_rules! uuid_id {
                 <Uuid as ToSql<sql_types::Uuid, Pg>>::to_sql(&self.0, &mut out.reborrow())
             }
         }
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                crate::openapi::uuid(concat!($($doc),*))
+            }
+        }
+        impl utoipa::ToSchema for $name {}
     )*};
 }
 

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod ledger;
 pub mod message;
 pub mod money;
+mod openapi;
 pub mod partition;
 pub mod seats;
 pub mod settlement;

@@ -9,14 +9,17 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 macro_rules! text_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
+    (
+        $(#[doc = $doc:literal])*
+        $name:ident { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* }
+    ) => {
+        $(#[doc = $doc])*
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
             AsExpression, FromSqlRow,
         )]
         #[diesel(sql_type = sql_types::Text)]
-        pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant,)* }
+        pub enum $name { $($(#[doc = $vdoc])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
             /// Its name on the wire and in tables.
@@ -43,6 +46,13 @@ macro_rules! text_enum {
                 <str as ToSql<sql_types::Text, Pg>>::to_sql(self.as_str(), &mut out.reborrow())
             }
         }
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                let known = &[$(($text, concat!($($vdoc),*))),*];
+                crate::openapi::one_of(concat!($($doc),*), known)
+            }
+        }
+        impl utoipa::ToSchema for $name {}
     };
 }
 

@@ -13,9 +13,11 @@ use onsale_schema::status::SaleState;
 use onsale_schema::tables::{concert, sale, schedule, seat};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A concert, as stored and as shown.
-#[derive(Clone, Debug, Queryable, Serialize)]
+#[derive(Clone, Debug, Queryable, Serialize, ToSchema)]
+#[schema(as = Concert)]
 #[serde(rename_all = "camelCase")]
 pub struct ConcertRow {
     /// Its id.

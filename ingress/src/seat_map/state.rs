@@ -3,6 +3,7 @@
 use axum::body::Bytes;
 use axum::http::HeaderValue;
 use onsale_schema::seats::MapChange;
+use utoipa::ToSchema;
 
 /// A seat that nobody has.
 const AVAILABLE: u8 = b'A';
@@ -23,6 +24,21 @@ pub struct Rendered {
     pub etag: HeaderValue,
     /// `{version, remaining, seats}`.
     pub json: Bytes,
+}
+
+/// The state of every seat of a date.
+#[derive(ToSchema)]
+#[schema(as = SeatMap)]
+#[allow(dead_code, reason = "describes what is written by hand")]
+pub struct View {
+    /// Grows with each change.
+    #[schema(minimum = 0)]
+    version: i64,
+    /// Seats that nobody has.
+    remaining: u32,
+    /// One letter per seat, by `seatNo`: `A` available, `H` held, `S` sold, `B` blocked.
+    #[schema(pattern = "^[AHSB]*$", example = "AAHHSB")]
+    seats: String,
 }
 
 /// What became of a change.

@@ -20,6 +20,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use clap::{Args as ClapArgs, ValueEnum};
+use onsale_ingress::access::Guard;
 use onsale_ingress::auth::Tokens;
 use onsale_ingress::config::{Auth, Http};
 use onsale_ingress::extract::BodyLimits;
@@ -93,14 +94,7 @@ struct Direct {
     pool: db::Pool,
     layouts: Layouts,
     clock: Clock,
-    tokens: Tokens,
     body_limits: BodyLimits,
-}
-
-impl FromRef<Direct> for Tokens {
-    fn from_ref(direct: &Direct) -> Self {
-        direct.tokens.clone()
-    }
 }
 
 impl FromRef<Direct> for BodyLimits {
@@ -122,16 +116,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         usize::from(args.pool),
     )?;
     let clock = Clock::default();
+    let tokens = Tokens::new(&args.auth, clock.clone());
     let direct = Direct {
         rival: args.rival,
         layouts: Layouts::new(pool.clone()),
         pool,
-        tokens: Tokens::new(&args.auth, clock.clone()),
         clock,
         body_limits: BodyLimits::from(&args.http),
     };
     let router = Router::new()
         .route(holds::ROUTE, post(holds::create))
+        .route_layer(Guard::user(tokens))
         .route("/api/v1/echo", post(echo))
         .route("/readyz", get(StatusCode::OK))
         .with_state(direct);

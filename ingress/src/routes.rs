@@ -1,0 +1,114 @@
+//! The one list of routes. A route stands in a group, and the group says who may call it
+//! ([`crate::access`]), to the server as to the document: there is no third place to forget.
+
+use crate::access::{Access, Guard};
+use crate::app::App;
+use crate::openapi;
+use crate::{catalogue, commands, health, layout, payments, points, reservations, seat_map, users};
+use axum::Router;
+use onsale_schema::status::Role;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
+
+/// Where the API is.
+pub const PREFIX: &str = "/api/v1";
+
+/// For everybody.
+fn anyone(group: Group) -> Group {
+    group
+        .routes(routes!(users::create))
+        .routes(routes!(users::sign_in))
+        .routes(routes!(users::refresh))
+        .routes(routes!(catalogue::list))
+        .routes(routes!(catalogue::concert))
+        .routes(routes!(catalogue::schedules))
+        .routes(routes!(catalogue::schedule))
+        .routes(routes!(layout::get))
+        .routes(routes!(seat_map::get))
+}
+
+/// For those who are signed in; what they see and change is their own.
+fn user(group: Group) -> Group {
+    group
+        .routes(routes!(users::sign_out))
+        .routes(routes!(users::me))
+        .routes(routes!(points::balance))
+        .routes(routes!(points::charge))
+        .routes(routes!(points::history))
+        .routes(routes!(reservations::create, reservations::list))
+        .routes(routes!(reservations::get, reservations::release))
+        .routes(routes!(payments::create, payments::list))
+        .routes(routes!(payments::get))
+        .routes(routes!(commands::get))
+}
+
+/// For administrators.
+fn admin(group: Group) -> Group {
+    group
+}
+
+/// For whoever runs it; outside of the API's versions.
+fn process() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+}
+
+/// Routes with one guard.
+struct Group {
+    guard: Option<Guard>,
+    router: OpenApiRouter<App>,
+}
+
+impl Group {
+    fn routes(mut self, (schemas, paths, methods): UtoipaMethodRouter<App>) -> Self {
+        let methods = match &self.guard {
+            // Around each method, so that one that is not known is still answered 405.
+            Some(guard) => methods.route_layer(guard.clone()),
+            None => methods,
+        };
+        self.router = self.router.routes((schemas, paths, methods));
+        self
+    }
+}
+
+/// All routes, each with its group's guard.
+fn all(guard: impl Fn(Access) -> Option<Guard>) -> OpenApiRouter<App> {
+    let mut api = OpenApiRouter::default();
+    for access in [Access::Anyone, Access::User, Access::Admin] {
+        let group = Group {
+            guard: guard(access),
+            router: OpenApiRouter::default(),
+        };
+        let mut router = match access {
+            Access::Anyone => anyone(group),
+            Access::User => user(group),
+            Access::Admin => admin(group),
+        }
+        .router;
+        openapi::imply_access(access, router.get_openapi_mut());
+        api = api.merge(router);
+    }
+    OpenApiRouter::with_openapi(openapi::head())
+        .merge(process())
+        .nest(PREFIX, api)
+}
+
+/// The routes, with their guards.
+pub fn router(app: App) -> Router {
+    let guard = |access| match access {
+        Access::Anyone => None,
+        Access::User => Some(Guard::user(app.tokens.clone())),
+        Access::Admin => Some(Guard::role(app.tokens.clone(), Role::Admin)),
+    };
+    all(guard).with_state(app.clone()).into()
+}
+
+/// The document of all routes.
+#[must_use]
+pub fn document() -> OpenApi {
+    let mut document = all(|_| None).into_openapi();
+    openapi::finish(&mut document);
+    document
+}
