@@ -7,15 +7,18 @@
 mod changes;
 mod decide;
 mod effects;
+mod policy;
 mod undo;
 
 pub use changes::{
-    Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
+    Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net,
+    NewReservation, PolicyUpdate,
 };
+pub use onsale_schema::seats::Policy;
 
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
-use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use std::collections::{BTreeSet, HashMap};
 
@@ -28,19 +31,14 @@ pub struct Times {
     pub clock: Timestamp,
 }
 
-/// What the operator allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Whether it sells at all.
-    pub state: SaleState,
-    /// First moment of the booking window.
-    pub booking_opens_at: Timestamp,
-    /// First moment after the booking window.
-    pub booking_closes_at: Timestamp,
-    /// How long a hold lasts, in milliseconds; more than none.
-    pub hold_ms: i64,
-    /// The most live seats of one user.
-    pub seats_per_user: u32,
+/// What the owner knows of a schedule's seats. It changes only while there never was a claim, and
+/// not by a command: what was decided by one layout must not be stored under another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// How often it was replaced before.
+    pub no: i64,
+    /// What each seat costs, by its number.
+    pub prices: Vec<Money>,
 }
 
 /// One reservation as the owner knows it, loaded from a row or made by a decision. Ended ones are
@@ -107,8 +105,7 @@ pub struct Sale {
     schedule_id: ScheduleId,
     policy: Policy,
     map_version: i64,
-    /// By seat number.
-    prices: Vec<Money>,
+    layout: Layout,
     /// By seat number.
     claims: Vec<Option<Claim>>,
     reservations: HashMap<ReservationId, Reservation>,
@@ -135,24 +132,19 @@ enum Accepted {
 }
 
 impl Sale {
-    /// A schedule without reservations; `prices` by seat number.
+    /// A schedule without reservations.
     ///
     /// # Panics
     /// When holds would have no duration.
     #[must_use]
-    pub fn new(
-        schedule_id: ScheduleId,
-        policy: Policy,
-        prices: Vec<Money>,
-        map_version: i64,
-    ) -> Self {
+    pub fn new(schedule_id: ScheduleId, policy: Policy, layout: Layout, map_version: i64) -> Self {
         assert!(policy.hold_ms > 0, "a hold lasts for some time");
         Self {
             schedule_id,
             policy,
             map_version,
-            claims: vec![None; prices.len()],
-            prices,
+            claims: vec![None; layout.prices.len()],
+            layout,
             reservations: HashMap::new(),
             commands: HashMap::new(),
             live: HashMap::new(),
@@ -217,6 +209,12 @@ impl Sale {
         self.map_version
     }
 
+    /// The layout by which it decides, see [`Layout::no`].
+    #[must_use]
+    pub fn layout_no(&self) -> i64 {
+        self.layout.no
+    }
+
     /// Lapses the holds that are due at `now`, the earliest first, at most `max`; returns how many.
     /// It is the part of the owner's tick.
     pub fn lapse_due(&mut self, now: Timestamp, max: usize, changes: &mut Changes) -> usize {
@@ -264,6 +262,7 @@ impl Sale {
             version: self.map_version,
             at: business.max(self.latest),
             changes: seats,
+            layout_no: Some(self.layout.no),
         });
         changes.facts.push(Facts {
             schedule_id: self.schedule_id,

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use crate::lane::{Ledger, Seats, Settlement};
     use onsale_schema::message::Fingerprint;
-    use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus};
+    use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus, SaleState};
     use onsale_schema::{
         CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId, ledger,
         seats, settlement,
@@ -308,8 +308,20 @@ mod tests {
                 reservation_id,
                 schedule_id,
                 seats,
+                layout_no: Some(i64::MAX),
             });
         }
+        let at = Some(Timestamp::from_micros(i64::MAX));
+        assert_fits::<Seats>(seats::Kind::Policy {
+            schedule_id,
+            change: seats::PolicyChange {
+                state: Some(SaleState::Paused),
+                booking_opens_at: at,
+                booking_closes_at: at,
+                hold_ms: Some(i64::MAX),
+                seats_per_user: Some(u32::MAX),
+            },
+        });
         assert_fits::<Seats>(seats::Kind::Release {
             reservation_id,
             schedule_id,

@@ -18,7 +18,7 @@ pub trait Commands: Send + Sync + 'static {
 }
 
 /// Room for the names and ids of any kind.
-const KIND_BYTES: usize = 160;
+const KIND_BYTES: usize = 224;
 /// Room for one seat number.
 const SEAT_BYTES: usize = 5;
 
@@ -33,9 +33,10 @@ impl Commands for Seats {
     fn kind_bytes_max(kind: &seats::Kind) -> usize {
         match kind {
             seats::Kind::Hold { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
-            seats::Kind::Release { .. } | seats::Kind::Expire { .. } | seats::Kind::Paid { .. } => {
-                KIND_BYTES
-            }
+            seats::Kind::Release { .. }
+            | seats::Kind::Expire { .. }
+            | seats::Kind::Paid { .. }
+            | seats::Kind::Policy { .. } => KIND_BYTES,
         }
     }
 }

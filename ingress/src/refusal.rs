@@ -11,7 +11,7 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
         R::CommandExpired => Problem::new(Code::CommandExpired),
         R::KeyReused => Problem::new(Code::IdempotencyKeyReused),
         R::UnknownSchedule | R::NotFound => Problem::new(Code::NotFound),
-        R::UnknownSeat => Problem::new(Code::UnknownSeat),
+        R::UnknownSeat | R::LayoutChanged => Problem::new(Code::UnknownSeat),
         R::SaleNotOpen => Problem::new(Code::SaleNotOpen),
         R::SaleClosed => Problem::new(Code::SaleClosed),
         R::SeatLimitExceeded { limit } => Problem::seat_limit(*limit),
@@ -19,6 +19,7 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
             Problem::seats_taken(seats.iter().map(|&seat| label(seat)).collect())
         }
         R::StateConflict { status } => Problem::state_conflict(*status),
+        R::PolicyInvalid => Problem::new(Code::ValidationFailed),
         R::NotDue => {
             tracing::error!("a client's command was answered as a system's");
             Problem::internal()

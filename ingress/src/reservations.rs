@@ -139,7 +139,9 @@ pub fn held(app: &App, layout: &Layout, outcome: &Outcome) -> Result<Answer, Pro
         }
         Outcome::Refused(why) => Err(refusal::of_seats(why, |no| layout.label(no))),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => Err(misanswered()),
+        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::Policy(_) => {
+            Err(misanswered())
+        }
     }
 }
 
@@ -173,7 +175,7 @@ pub fn released(outcome: &Outcome) -> Result<Answer, Problem> {
         // A refused release names no seats.
         Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Applied => Err(misanswered()),
+        Outcome::Held(_) | Outcome::Applied | Outcome::Policy(_) => Err(misanswered()),
     }
 }
 
@@ -217,6 +219,7 @@ pub async fn create(
             reservation_id: ReservationId(ids::new_v7(app.clock.now())),
             schedule_id: wanted.schedule_id,
             seats,
+            layout_no: None,
         },
         asked: Asked::Hold(wanted.schedule_id),
         partition: Some(partition),

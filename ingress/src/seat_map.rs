@@ -309,6 +309,7 @@ mod tests {
             version,
             at: Timestamp::EPOCH,
             changes: vec![(SeatNo(seat), Some(ClaimState::Held))],
+            layout_no: None,
         }
     }
 

@@ -40,6 +40,7 @@ fn accept(command: &Command<Kind>) -> Outcome {
         reservation_id,
         schedule_id,
         seats,
+        ..
     } = &command.kind
     else {
         panic!("no hold: {command:?}");
@@ -83,6 +84,7 @@ async fn a_hold_is_sent_and_answered() {
         reservation_id,
         schedule_id,
         seats,
+        ..
     } = &command.kind
     else {
         panic!("{command:?}");

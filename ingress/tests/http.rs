@@ -386,6 +386,7 @@ fn change(from_version: i64, version: i64, changes: &[(i32, Option<ClaimState>)]
                 .iter()
                 .map(|&(seat, state)| (SeatNo(seat), state))
                 .collect(),
+            layout_no: Some(0),
         }],
     })
 }

@@ -6,6 +6,7 @@
 //! `schema/fixtures/` that must still decode.
 
 pub mod ids;
+pub mod layout;
 pub mod ledger;
 pub mod message;
 pub mod money;

@@ -2,9 +2,10 @@
 
 use crate::ids::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, UserId};
 use crate::money::Money;
-use crate::status::{ClaimState, ReservationStatus};
+use crate::status::{ClaimState, ReservationStatus, SaleState};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// A command to the owner of a schedule's seats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,10 @@ pub enum Kind {
         schedule_id: ScheduleId,
         /// Which; not empty, no seat twice.
         seats: Vec<SeatNo>,
+        /// The layout by which they are meant, see [`MapChange::layout_no`]. By another one they
+        /// might be other seats.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layout_no: Option<i64>,
     },
     /// Give a hold back.
     Release {
@@ -43,7 +48,55 @@ pub enum Kind {
         /// Where.
         schedule_id: ScheduleId,
     },
+    /// Sell by other rules from now on.
+    Policy {
+        /// Where.
+        schedule_id: ScheduleId,
+        /// What changes.
+        change: PolicyChange,
+    },
 }
+
+/// What the operator of a schedule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whether it sells at all.
+    pub state: SaleState,
+    /// First moment of the booking window.
+    pub booking_opens_at: Timestamp,
+    /// First moment after the booking window.
+    pub booking_closes_at: Timestamp,
+    /// How long a hold lasts, in milliseconds.
+    pub hold_ms: i64,
+    /// The most live seats of one user.
+    pub seats_per_user: u32,
+}
+
+/// The values of a policy that change; the others stay as they are when it is decided. Values, not
+/// steps: a change that comes twice is the same as once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// See [`Policy::state`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<SaleState>,
+    /// See [`Policy::booking_opens_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booking_opens_at: Option<Timestamp>,
+    /// See [`Policy::booking_closes_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booking_closes_at: Option<Timestamp>,
+    /// See [`Policy::hold_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<i64>,
+    /// See [`Policy::seats_per_user`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seats_per_user: Option<u32>,
+}
+
+/// How long a hold may be made to last, in milliseconds.
+pub const HOLD_MS: RangeInclusive<i64> = 1..=24 * 3600 * 1000;
+/// What the limit of seats per user may be.
+pub const SEATS_PER_USER: RangeInclusive<u32> = 1..=100;
 
 impl Kind {
     /// The schedule that decides.
@@ -53,7 +106,8 @@ impl Kind {
             Self::Hold { schedule_id, .. }
             | Self::Release { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
-            | Self::Paid { schedule_id, .. } => *schedule_id,
+            | Self::Paid { schedule_id, .. }
+            | Self::Policy { schedule_id, .. } => *schedule_id,
         }
     }
 
@@ -65,6 +119,7 @@ impl Kind {
             Self::Release { .. } => "release",
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",
+            Self::Policy { .. } => "policy",
         }
     }
 }
@@ -81,6 +136,8 @@ pub enum Outcome {
     },
     /// A system command was applied, or was already.
     Applied,
+    /// The policy is this, from now on.
+    Policy(Policy),
     /// No, and why. Nothing was changed.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -138,6 +195,10 @@ pub enum Refusal {
     },
     /// Not due yet.
     NotDue,
+    /// The seats are meant by another layout than the schedule has.
+    LayoutChanged,
+    /// The policy would contradict itself, or a value is out of bounds.
+    PolicyInvalid,
 }
 
 /// Facts of one schedule and batch, for other systems. `version` is the map's version after it and
@@ -180,6 +241,17 @@ pub enum Fact {
         /// When the owner learned of it.
         at: Timestamp,
     },
+    /// The policy became another one.
+    Policy {
+        /// By whom.
+        user_id: UserId,
+        /// By which command.
+        command_id: CommandId,
+        /// All of it, as it is from then on.
+        policy: Policy,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// Broadcast by the owner after each commit that changed maps, and each second for the maps that it
@@ -203,4 +275,8 @@ pub struct MapChange {
     pub at: Timestamp,
     /// Seats with their new state; `None` is available.
     pub changes: Vec<(SeatNo, Option<ClaimState>)>,
+    /// The layout whose seats they are: how often it was replaced before. None from an owner that
+    /// doesn't know of replacements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout_no: Option<i64>,
 }

@@ -64,12 +64,13 @@ diesel::table! {
 diesel::table! {
     concert (concert_id) {
         concert_id -> Uuid, title -> Text, artist -> Text, venue -> Text, description -> Text,
-        starts_on -> Date, ends_on -> Date,
+        starts_on -> Date, ends_on -> Date, fingerprint -> Nullable<Uuid>,
     }
 }
 diesel::table! {
     schedule (schedule_id) {
         schedule_id -> Uuid, concert_id -> Uuid, starts_at -> Timestamptz, layout_hash -> Text,
+        fingerprint -> Nullable<Uuid>,
     }
 }
 diesel::table! {
@@ -82,7 +83,7 @@ diesel::table! {
     sale (schedule_id) {
         schedule_id -> Uuid, state -> Text, booking_opens_at -> Timestamptz,
         booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
-        map_version -> BigInt,
+        map_version -> BigInt, layout_no -> BigInt,
     }
 }
 diesel::table! {

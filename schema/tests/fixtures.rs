@@ -7,8 +7,12 @@
 use onsale_schema::message::{
     Command, CommandMessage, Fingerprint, Lag, MessageOutcomes, Reply, Revocation, decode, encode,
 };
-use onsale_schema::seats::{self, Fact, Facts, Hold, MapBroadcast, MapChange};
-use onsale_schema::status::{ChargeMethod, ClaimState, PaymentMethod, ReservationStatus};
+use onsale_schema::seats::{
+    self, Fact, Facts, Hold, MapBroadcast, MapChange, Policy, PolicyChange,
+};
+use onsale_schema::status::{
+    ChargeMethod, ClaimState, PaymentMethod, ReservationStatus, SaleState,
+};
 use onsale_schema::{
     CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId, ReservationId,
     ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId, ledger, settlement,
@@ -64,6 +68,16 @@ fn hold() -> Hold {
     }
 }
 
+fn policy() -> Policy {
+    Policy {
+        state: SaleState::Paused,
+        booking_opens_at: at(0),
+        booking_closes_at: at(1000),
+        hold_ms: 300_000,
+        seats_per_user: 4,
+    }
+}
+
 /// Compares one sample with its file.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, sample: &T) {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.msgpack"));
@@ -82,6 +96,7 @@ fn seats_commands() {
             reservation_id,
             schedule_id,
             seats: vec![SeatNo(3), SeatNo(4)],
+            layout_no: None,
         },
         seats::Kind::Release {
             reservation_id,
@@ -97,10 +112,33 @@ fn seats_commands() {
             reservation_id,
             schedule_id,
         },
+        seats::Kind::Policy {
+            schedule_id,
+            change: PolicyChange {
+                state: Some(SaleState::Paused),
+                booking_opens_at: Some(at(0)),
+                booking_closes_at: Some(at(1000)),
+                hold_ms: Some(300_000),
+                seats_per_user: Some(4),
+            },
+        },
     ];
     for kind in kinds {
         check(&format!("seats-{}", kind.name()), &message(kind));
     }
+    // The first form of a hold said no layout.
+    let hold = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3), SeatNo(4)],
+        layout_no: Some(2),
+    };
+    check("seats-hold-layout", &message(hold));
+    let unchanged = seats::Kind::Policy {
+        schedule_id,
+        change: PolicyChange::default(),
+    };
+    check("seats-policy-empty", &message(unchanged));
 }
 
 #[test]
@@ -149,6 +187,12 @@ fn outcomes() {
     ];
     outcomes.extend(refused.map(Outcome::Refused));
     check("seats-reply", &reply(outcomes));
+    let outcomes = vec![
+        Outcome::Policy(policy()),
+        Outcome::Refused(Refusal::PolicyInvalid),
+        Outcome::Refused(Refusal::LayoutChanged),
+    ];
+    check("seats-reply-policy", &reply(outcomes));
 
     let charged = ledger::Outcome::Charged {
         transfer_id: TransferId(uuid(10)),
@@ -211,6 +255,16 @@ fn facts_and_broadcasts() {
         ],
     };
     check("seats-facts", &facts);
+    let facts = Facts {
+        facts: vec![Fact::Policy {
+            user_id: UserId(uuid(2)),
+            command_id: CommandId(uuid(1)),
+            policy: policy(),
+            at: at(0),
+        }],
+        ..facts
+    };
+    check("seats-facts-policy", &facts);
     let change = MapChange {
         schedule_id: ScheduleId(uuid(7)),
         from_version: 11,
@@ -222,8 +276,16 @@ fn facts_and_broadcasts() {
             (SeatNo(2), Some(ClaimState::Blocked)),
             (SeatNo(3), None),
         ],
+        layout_no: None,
+    };
+    // The first form said no layout.
+    let with_layout = MapChange {
+        layout_no: Some(2),
+        ..change.clone()
     };
     check("map", &MapBroadcast { maps: vec![change] });
+    let maps = vec![with_layout];
+    check("map-layout", &MapBroadcast { maps });
     let lag = |epoch| Lag {
         lane: Lane::Seats,
         partition: PartitionNo(3),

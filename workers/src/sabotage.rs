@@ -31,11 +31,14 @@ pub enum Bug {
     DeadlineByMessageTime,
     /// A refusal that time can change is remembered for its retries.
     RefusalRemembered,
+    /// What was decided by a layout that was replaced meanwhile is stored all the same (in the
+    /// simulated store).
+    NoLayoutFence,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoFence,
         Self::NoDedupe,
         Self::CursorOutsideTransaction,
@@ -44,6 +47,7 @@ impl Bug {
         Self::NoticeDoneAtAck,
         Self::DeadlineByMessageTime,
         Self::RefusalRemembered,
+        Self::NoLayoutFence,
     ];
 }
 

@@ -2,7 +2,7 @@
 //! fixed number of set-based statements stores it however large the batch is.
 
 use super::Reservation;
-use onsale_schema::seats::{Facts, MapChange};
+use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +17,8 @@ pub struct Changes {
     pub ended: Vec<Ended>,
     /// Claims to insert, update and delete.
     pub claims: ClaimChanges,
+    /// Schedules that sell by other rules from now on, one entry each.
+    pub policies: Vec<PolicyUpdate>,
     /// New versions of maps, at most one per schedule; appended by [`super::Sale::seal`].
     pub maps: Vec<MapChange>,
     /// Facts of the same versions; appended by [`super::Sale::seal`].
@@ -36,6 +38,17 @@ pub struct NewReservation {
     pub schedule_id: ScheduleId,
     /// As it is after the batch.
     pub reservation: Reservation,
+}
+
+/// Other rules for a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyUpdate {
+    /// Where.
+    pub schedule_id: ScheduleId,
+    /// As the row was before the batch.
+    pub before: Policy,
+    /// As it is after.
+    pub after: Policy,
 }
 
 /// The end of a reservation that has a row. The update must be conditional on `from`: when it
@@ -61,6 +74,7 @@ impl Changes {
         self.reservations.is_empty()
             && self.ended.is_empty()
             && self.claims.is_empty()
+            && self.policies.is_empty()
             && self.maps.is_empty()
             && self.facts.is_empty()
             && self.notices_done.is_empty()
@@ -80,6 +94,7 @@ impl Changes {
             let twice = self.claims.seats.insert(key, change);
             assert!(twice.is_none(), "two owners changed {key:?}");
         }
+        self.policies.extend(other.policies);
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);
         self.notices_done.extend(other.notices_done);
@@ -108,6 +123,18 @@ impl Changes {
             schedule_id,
             reservation,
         });
+    }
+
+    pub(super) fn amend(&mut self, schedule_id: ScheduleId, before: Policy, after: Policy) {
+        let mut known = self.policies.iter_mut();
+        match known.find(|update| update.schedule_id == schedule_id) {
+            Some(update) => update.after = after,
+            None => self.policies.push(PolicyUpdate {
+                schedule_id,
+                before,
+                after,
+            }),
+        }
     }
 
     pub(super) fn end(&mut self, ended: Ended) {

@@ -25,6 +25,7 @@ impl Sale {
             Kind::Hold {
                 reservation_id,
                 seats,
+                layout_no,
                 ..
             } => {
                 if let Some(outcome) = self.duplicate(command, *reservation_id) {
@@ -33,7 +34,7 @@ impl Sale {
                 if times.clock > command.deadline {
                     return Outcome::Refused(Refusal::CommandExpired);
                 }
-                match self.may_hold(command.user, seats, now) {
+                match self.may_hold(command.user, seats, *layout_no, now) {
                     Ok(lapsing) => {
                         for id in lapsing {
                             self.end(id, ReservationStatus::Expired, now, changes);
@@ -43,8 +44,9 @@ impl Sale {
                     Err(refusal) => Outcome::Refused(refusal),
                 }
             }
-            // Who was told that nothing came of it must not lose the hold afterwards.
-            Kind::Release { .. } if times.clock > command.deadline => {
+            // Who was told that nothing came of it must not lose the hold afterwards, and a sale
+            // must not be opened or closed long after somebody asked for it.
+            Kind::Release { .. } | Kind::Policy { .. } if times.clock > command.deadline => {
                 Outcome::Refused(Refusal::CommandExpired)
             }
             Kind::Release { reservation_id, .. } => {
@@ -66,6 +68,7 @@ impl Sale {
                 }
                 Outcome::Applied
             }
+            Kind::Policy { change, .. } => self.amend(command, change, now, changes),
         }
     }
 
@@ -95,9 +98,13 @@ impl Sale {
         &self,
         user: UserId,
         seats: &[SeatNo],
+        layout_no: Option<i64>,
         now: Timestamp,
     ) -> Result<Vec<ReservationId>, Refusal> {
         self.is_selling(now)?;
+        if layout_no.is_some_and(|no| no != self.layout.no) {
+            return Err(Refusal::LayoutChanged);
+        }
         if seats.is_empty()
             || seats.iter().any(|&seat| self.seat_index(seat).is_none())
             || is_named_twice(seats)

@@ -29,7 +29,7 @@ impl Sale {
             changes
                 .claims
                 .record(self.schedule_id, seat, None, Some(claim));
-            total = total + self.prices[at];
+            total = total + self.layout.prices[at];
         }
         let r = Reservation {
             reservation_id,

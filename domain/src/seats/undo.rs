@@ -47,6 +47,11 @@ impl Sale {
             self.reservations.insert(id, r);
             self.doubtful.push(id);
         }
+        for update in &changes.policies {
+            if update.schedule_id == self.schedule_id {
+                self.policy = update.before;
+            }
+        }
         if changes
             .maps
             .iter()

@@ -5,15 +5,17 @@ mod batches;
 mod common;
 mod ends;
 mod holds;
+mod policies;
 
 use common::{
     at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, seat_nos, user,
 };
 use onsale_domain::seats::{
-    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, Policy, Reservation, Sale, Times,
+    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Layout, Net, Policy, PolicyUpdate,
+    Reservation, Sale, Times,
 };
 use onsale_schema::message::Command;
-use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Refusal};
+use onsale_schema::seats::{Fact, Hold, Kind, Outcome, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{Money, SeatNo, Timestamp};
 
@@ -21,6 +23,8 @@ const OPENS_S: i64 = 1000;
 const CLOSES_S: i64 = 2000;
 const HOLD_S: i64 = 300;
 const SEATS: i32 = 20;
+/// The layout was replaced before.
+const LAYOUT_NO: i64 = 3;
 
 fn policy() -> Policy {
     Policy {
@@ -34,7 +38,11 @@ fn policy() -> Policy {
 
 fn sale_with(policy: Policy) -> Sale {
     let prices = (0..SEATS).map(|n| Money::won(i64::from(n) * 100)).collect();
-    Sale::new(schedule_id(1), policy, prices, 10)
+    let layout = Layout {
+        no: LAYOUT_NO,
+        prices,
+    };
+    Sale::new(schedule_id(1), policy, layout, 10)
 }
 
 fn sale() -> Sale {
@@ -49,6 +57,7 @@ fn hold(n: u128, seats: &[i32]) -> Command<Kind> {
             reservation_id: reservation_id(n),
             schedule_id: schedule_id(1),
             seats: seat_nos(seats),
+            layout_no: None,
         },
     )
 }
@@ -136,9 +145,11 @@ fn refusal(sale: &mut Sale, command: &Command<Kind>, at: i64) -> Refusal {
     assert_eq!(*sale, before);
     match outcome {
         Outcome::Refused(refusal) => refusal,
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::DeadLettered => {
-            panic!("not refused: {outcome:?}")
-        }
+        Outcome::Held(_)
+        | Outcome::Released { .. }
+        | Outcome::Applied
+        | Outcome::Policy(_)
+        | Outcome::DeadLettered => panic!("not refused: {outcome:?}"),
     }
 }
 

@@ -6,7 +6,8 @@ use super::model::Foreign;
 use super::{Step, World};
 use onsale_domain::seats::Times;
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::seats::{Hold, Kind};
+use onsale_schema::seats::{Hold, Kind, PolicyChange};
+use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, Money, ReservationId, SeatNo, Timestamp, UserId};
 
 impl World {
@@ -31,7 +32,8 @@ impl World {
             1..=9 => self.new_hold(),
             10..=11 => self.hold_again(),
             12..=14 => self.release(),
-            15..=17 => self.expire(),
+            15..=16 => self.expire(),
+            17 => self.policy(),
             _ => self.paid(),
         };
         Step::Command(command, times)
@@ -54,7 +56,7 @@ impl World {
     }
 
     fn seats(&mut self) -> Vec<SeatNo> {
-        let last = i64::try_from(self.rows.prices.len()).unwrap() - 1;
+        let last = i64::try_from(self.rows.layout.prices.len()).unwrap() - 1;
         let last = if self.rng.percent(4) { last + 1 } else { last };
         let first = if self.rng.percent(2) { -1 } else { 0 };
         let count = if self.rng.percent(2) {
@@ -77,6 +79,7 @@ impl World {
             reservation_id: ReservationId(self.rng.uuid()),
             schedule_id: self.rows.schedule,
             seats: self.seats(),
+            layout_no: self.meant_layout(),
         };
         let user = self.somebody();
         let command = self.command(user, kind);
@@ -85,6 +88,15 @@ impl World {
         }
         self.asked.push(command.clone());
         command
+    }
+
+    /// Mostly what everybody sees now, sometimes what somebody saw before, or nothing.
+    fn meant_layout(&mut self) -> Option<i64> {
+        match self.rng.range(1, 20) {
+            1 => Some(self.rows.layout.no - 1),
+            2..=4 => None,
+            _ => Some(self.rows.layout.no),
+        }
     }
 
     /// The same key was accepted for another schedule, with the same fingerprint only if the
@@ -176,6 +188,39 @@ impl World {
         self.command(user(0), kind)
     }
 
+    /// Of a few values, so that some change nothing and some contradict others.
+    fn policy(&mut self) -> Command<Kind> {
+        let mut change = PolicyChange::default();
+        if self.rng.percent(40) {
+            let states = [
+                SaleState::Open,
+                SaleState::Open,
+                SaleState::Open,
+                SaleState::Paused,
+                SaleState::Closed,
+            ];
+            change.state = self.rng.pick(&states).copied();
+        }
+        if self.rng.percent(20) {
+            change.booking_opens_at = Some(self.now.plus_ms(self.rng.range(-20, 10) * 1000));
+        }
+        if self.rng.percent(20) {
+            change.booking_closes_at = Some(self.now.plus_ms(self.rng.range(-2, 500) * 1000));
+        }
+        if self.rng.percent(30) {
+            change.hold_ms = Some(self.rng.range(0, 20) * 1000);
+        }
+        if self.rng.percent(30) {
+            change.seats_per_user = u32::try_from(self.rng.range(0, 5)).ok();
+        }
+        let kind = Kind::Policy {
+            schedule_id: self.rows.schedule,
+            change,
+        };
+        let user = self.somebody();
+        self.command(user, kind)
+    }
+
     /// One that was asked for, whether it was accepted or not.
     fn some_reservation(&mut self) -> (ReservationId, UserId, Timestamp) {
         let hold_ms = self.rows.policy.hold_ms;
@@ -184,9 +229,10 @@ impl World {
         };
         let id = match &command.kind {
             Kind::Hold { reservation_id, .. } => *reservation_id,
-            Kind::Release { .. } | Kind::Expire { .. } | Kind::Paid { .. } => {
-                unreachable!("only holds are asked for again")
-            }
+            Kind::Release { .. }
+            | Kind::Expire { .. }
+            | Kind::Paid { .. }
+            | Kind::Policy { .. } => unreachable!("only holds are asked for again"),
         };
         let row = self.rows.reservations.get(&id);
         let expires_at = row.map_or(self.now.plus_ms(hold_ms), |r| r.expires_at);

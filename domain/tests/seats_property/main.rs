@@ -14,7 +14,7 @@ mod rows;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Claim, Policy, Sale, Times};
+use onsale_domain::seats::{Changes, Claim, Layout, Policy, Sale, Times};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Kind, Outcome, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
@@ -48,7 +48,7 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 16] = [
+const EXPECTED: [&str; 20] = [
     "held",
     "held before",
     "released",
@@ -63,6 +63,10 @@ const EXPECTED: [&str; 16] = [
     "not found",
     "state conflict",
     "not due",
+    "policy",
+    "policy invalid",
+    "layout changed",
+    "layout replaced",
     "payment was quicker",
     "accepted elsewhere",
 ];
@@ -73,6 +77,7 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
         Outcome::Held(_) => "held",
         Outcome::Released { .. } => "released",
         Outcome::Applied => "applied",
+        Outcome::Policy(_) => "policy",
         Outcome::DeadLettered => "dead-lettered",
         Outcome::Refused(refusal) => match refusal {
             Refusal::CommandExpired => "command expired",
@@ -86,6 +91,8 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::NotFound => "not found",
             Refusal::StateConflict { .. } => "state conflict",
             Refusal::NotDue => "not due",
+            Refusal::LayoutChanged => "layout changed",
+            Refusal::PolicyInvalid => "policy invalid",
         },
     }
 }
@@ -137,7 +144,10 @@ impl World {
             schedule,
             policy,
             shown: vec![None; prices.len()],
-            prices: prices.clone(),
+            layout: Layout {
+                no: 0,
+                prices: prices.clone(),
+            },
             reservations: Default::default(),
             claims: Default::default(),
             map_version: rng.range(0, 3),
@@ -147,6 +157,7 @@ impl World {
         let mut model = Model {
             schedule,
             policy,
+            layout_no: 0,
             prices,
             blocked: Vec::new(),
             entries: Vec::new(),
@@ -197,12 +208,13 @@ impl World {
             let ours = self.run(&steps, &mut changes);
             let theirs = self.run_model(&steps);
             assert_eq!(ours, theirs, "{steps:#?}");
-            if std::mem::take(&mut is_racing) {
+            if std::mem::take(&mut is_racing) && !self.replace_layout() {
                 self.settle();
             }
             match self.rows.commit(&changes) {
                 Ok(()) => {
                     self.compare(&changes);
+                    self.follow_layout();
                     for outcome in &ours {
                         *seen.entry(name(outcome, self.batch_at)).or_default() += 1;
                     }
@@ -216,9 +228,11 @@ impl World {
                             known.extend(commands);
                             "accepted elsewhere"
                         }
+                        Miss::Layout => "layout replaced",
                     };
                     *seen.entry(why).or_default() += 1;
                     self.take_back(&changes, &steps);
+                    self.follow_layout();
                     self.tell(&known);
                 }
             }
@@ -276,8 +290,12 @@ impl World {
             facts.swap_remove(at.unwrap_or_else(|| panic!("not a fact: {fact:?}")));
         }
         assert!(facts.is_empty(), "unsaid: {facts:?}");
-        assert_eq!(self.rows.shown, self.model.map());
         self.rows.check();
+        let is_replaced = self.sale.layout_no() != self.rows.layout.no;
+        if is_replaced {
+            return;
+        }
+        assert_eq!(self.rows.shown, self.model.map());
         if !has_unseen_payment && !self.has_pruned && !self.model.foreign.iter().any(|f| f.known) {
             assert_eq!(self.sale, self.rows.load(self.since), "rows say it all");
         }
@@ -304,6 +322,28 @@ impl World {
             if learned.contains(&id) && row.status == ReservationStatus::Paid {
                 entry.status = ReservationStatus::Paid;
             }
+        }
+    }
+
+    /// Somebody replaces the layout while a batch is decided, where that is allowed.
+    fn replace_layout(&mut self) -> bool {
+        if !self.rng.percent(50) {
+            return false;
+        }
+        let (seats, won) = (self.rng.range(3, 8), self.rng.range(1, 9) * 100);
+        let prices = (0..seats).map(|n| Money::won(n * won)).collect();
+        self.rows.replace_layout(prices)
+    }
+
+    /// The owner loads a schedule anew when it has decided by a layout that is no more, and so it
+    /// does when a command means a newer one.
+    fn follow_layout(&mut self) {
+        let layout = &self.rows.layout;
+        if self.model.layout_no != layout.no {
+            (self.model.layout_no, self.model.prices) = (layout.no, layout.prices.clone());
+        }
+        if self.sale.layout_no() != layout.no {
+            self.reload();
         }
     }
 

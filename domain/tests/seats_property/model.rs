@@ -3,7 +3,7 @@
 
 use onsale_domain::seats::{Policy, Times};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Refusal};
+use onsale_schema::seats::{Fact, Hold, Kind, Outcome, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 
@@ -34,6 +34,7 @@ pub struct Foreign {
 pub struct Model {
     pub schedule: ScheduleId,
     pub policy: Policy,
+    pub layout_no: i64,
     pub prices: Vec<Money>,
     pub blocked: Vec<SeatNo>,
     pub entries: Vec<Entry>,
@@ -54,7 +55,7 @@ impl Model {
                 Some(outcome) => outcome,
                 None => Outcome::Held(self.hold(command, *reservation_id, seats, now)),
             },
-            Kind::Release { .. } if times.clock > command.deadline => {
+            Kind::Release { .. } | Kind::Policy { .. } if times.clock > command.deadline => {
                 Outcome::Refused(Refusal::CommandExpired)
             }
             Kind::Release { reservation_id, .. } => {
@@ -110,7 +111,46 @@ impl Model {
                 }
                 Outcome::Applied
             }
+            Kind::Policy { change, .. } => self.amend(command, change, now),
         }
+    }
+
+    fn amend(&mut self, command: &Command<Kind>, change: &PolicyChange, now: Timestamp) -> Outcome {
+        let mut policy = self.policy;
+        if let Some(state) = change.state {
+            policy.state = state;
+        }
+        if let Some(opens) = change.booking_opens_at {
+            policy.booking_opens_at = opens;
+        }
+        if let Some(closes) = change.booking_closes_at {
+            policy.booking_closes_at = closes;
+        }
+        if let Some(hold_ms) = change.hold_ms {
+            policy.hold_ms = hold_ms;
+        }
+        if let Some(seats) = change.seats_per_user {
+            policy.seats_per_user = seats;
+        }
+        let day_ms = 24 * 3600 * 1000;
+        if policy.booking_opens_at >= policy.booking_closes_at
+            || policy.hold_ms < 1
+            || policy.hold_ms > day_ms
+            || policy.seats_per_user < 1
+            || policy.seats_per_user > 100
+        {
+            return Outcome::Refused(Refusal::PolicyInvalid);
+        }
+        if policy != self.policy {
+            self.policy = policy;
+            self.facts.push(Fact::Policy {
+                user_id: command.user,
+                command_id: command.id,
+                policy,
+                at: now,
+            });
+        }
+        Outcome::Policy(policy)
     }
 
     pub fn tick(&mut self, now: Timestamp, max: usize) {
@@ -175,6 +215,8 @@ impl Model {
             Refusal::SaleClosed
         } else if self.policy.state == SaleState::Paused || now < self.policy.booking_opens_at {
             Refusal::SaleNotOpen
+        } else if is_of_another_layout(command, self.layout_no) {
+            Refusal::LayoutChanged
         } else if seats.is_empty()
             || seats
                 .iter()
@@ -281,6 +323,16 @@ impl Model {
             .filter(|at| !self.is_due(*at, now))
             .map(|at| self.entries[at].hold.seats.len())
             .sum()
+    }
+}
+
+fn is_of_another_layout(command: &Command<Kind>, layout: i64) -> bool {
+    match command.kind {
+        Kind::Hold {
+            layout_no: Some(meant),
+            ..
+        } => meant != layout,
+        _ => false,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The tables as the store would leave them: all of a batch or nothing, with the constraints of
 //! the migrations, and the invariants checked from the rows alone.
 
-use onsale_domain::seats::{Changes, Claim, Policy, Reservation, Sale};
+use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::seats::Hold;
+use onsale_schema::seats::{Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, Money, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub struct Rows {
     pub schedule: ScheduleId,
     pub policy: Policy,
-    pub prices: Vec<Money>,
+    pub layout: Layout,
     pub reservations: BTreeMap<ReservationId, Reservation>,
     pub claims: BTreeMap<SeatNo, Claim>,
     pub map_version: i64,
@@ -30,6 +30,8 @@ pub enum Miss {
     Conditional,
     /// These commands were accepted before.
     Known(Vec<CommandId>),
+    /// The layout was replaced.
+    Layout,
 }
 
 impl Rows {
@@ -38,7 +40,7 @@ impl Rows {
         let mut sale = Sale::new(
             self.schedule,
             self.policy,
-            self.prices.clone(),
+            self.layout.clone(),
             self.map_version,
         );
         // Not in the order in which they were made.
@@ -70,7 +72,22 @@ impl Rows {
         here.or_else(|| self.foreign.get(&command).cloned())
     }
 
+    /// Replaces the layout, as the ingress does: only where there never was a claim.
+    pub fn replace_layout(&mut self, prices: Vec<Money>) -> bool {
+        let is_free = self.reservations.is_empty() && self.claims.is_empty();
+        if is_free {
+            self.shown = vec![None; prices.len()];
+            let no = self.layout.no + 1;
+            self.layout = Layout { no, prices };
+        }
+        is_free
+    }
+
     pub fn commit(&mut self, changes: &Changes) -> Result<(), Miss> {
+        let is_by = |map: &MapChange| map.layout_no == Some(self.layout.no);
+        if !changes.maps.iter().all(is_by) {
+            return Err(Miss::Layout);
+        }
         let commands = changes
             .reservations
             .iter()
@@ -94,6 +111,10 @@ impl Rows {
             assert_eq!(new.schedule_id, self.schedule);
             assert_ne!(row.status, ReservationStatus::Paid, "S4");
             assert!(self.reservations.insert(row.reservation_id, row).is_none());
+        }
+        for update in &changes.policies {
+            assert_eq!(update.before, self.policy);
+            self.policy = update.after;
         }
         self.write_claims(changes);
         for notice in &changes.notices_done {
@@ -132,6 +153,7 @@ impl Rows {
         assert_eq!(changes.maps.len(), changes.facts.len());
         let Some(map) = changes.maps.first() else {
             assert!(changes.reservations.is_empty() && changes.ended.is_empty());
+            assert!(changes.policies.is_empty());
             return;
         };
         assert_eq!(changes.maps.len(), 1);

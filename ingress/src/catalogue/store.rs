@@ -68,6 +68,25 @@ impl ScheduleRow {
     }
 }
 
+type ConcertColumns = (
+    concert::concert_id,
+    concert::title,
+    concert::artist,
+    concert::venue,
+    concert::description,
+    concert::starts_on,
+    concert::ends_on,
+);
+const CONCERT_COLUMNS: ConcertColumns = (
+    concert::concert_id,
+    concert::title,
+    concert::artist,
+    concert::venue,
+    concert::description,
+    concert::starts_on,
+    concert::ends_on,
+);
+
 type ScheduleColumns = (
     schedule::schedule_id,
     schedule::concert_id,
@@ -112,7 +131,7 @@ pub async fn concert_list(
     now: Timestamp,
 ) -> Result<Vec<ConcertRow>, Error> {
     let mut query = concert::table
-        .select(concert::all_columns)
+        .select(CONCERT_COLUMNS)
         .order((concert::starts_on, concert::concert_id))
         .limit(search.rows)
         .into_boxed();
@@ -159,7 +178,7 @@ pub async fn concert_find(pool: &Pool, id: ConcertId) -> Result<Option<ConcertRo
     let mut conn = pool.get().await?;
     let row = concert::table
         .find(id)
-        .select(concert::all_columns)
+        .select(CONCERT_COLUMNS)
         .first(&mut conn)
         .await
         .optional()?;

@@ -139,6 +139,7 @@ mod tests {
             version,
             at: Timestamp::EPOCH,
             changes: changes.iter().map(|&(n, c)| (SeatNo(n), c)).collect(),
+            layout_no: None,
         }
     }
 

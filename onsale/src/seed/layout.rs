@@ -4,9 +4,10 @@
 //! apart. Places are metres from the middle of the stage's edge: x to the right, y away from it.
 
 use onsale_schema::Money;
-use sha2::{Digest, Sha256};
+use onsale_schema::layout::{self, centimetres};
 use std::f64::consts::PI;
-use std::fmt::Write;
+
+pub use onsale_schema::layout::Seat;
 
 /// A class of seats with its price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,33 +38,6 @@ pub const A: Grade = Grade {
     name: "A",
     won: 99_000,
 };
-
-/// One seat.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seat {
-    /// Its section; no hyphen in it, because labels are `section-row-number`.
-    pub section: String,
-    /// Its row; no hyphen either.
-    pub row: String,
-    /// Its number in the row, from 1.
-    pub number: i32,
-    /// Its grade's name.
-    pub grade: &'static str,
-    /// Its price.
-    pub price: Money,
-    /// Metres to the right of the stage's middle, in whole centimetres.
-    pub x: f32,
-    /// Metres from the stage, in whole centimetres.
-    pub y: f32,
-}
-
-impl Seat {
-    /// `<section>-<row>-<number>`.
-    #[must_use]
-    pub fn label(&self) -> String {
-        format!("{}-{}-{}", self.section, self.row, self.number)
-    }
-}
 
 /// All seats of a schedule; a seat's index is its `seat_no`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -188,7 +162,7 @@ impl Layout {
                 section: section.to_owned(),
                 row: row.to_string(),
                 number: i32::try_from(number).expect("a row is short"),
-                grade: grade.name,
+                grade: grade.name.to_owned(),
                 price: Money::won(grade.won),
                 x: centimetres(x),
                 y: centimetres(y),
@@ -196,48 +170,11 @@ impl Layout {
         }
     }
 
-    /// The layout's name for caches: SHA-256 over one line per seat, in hexadecimal. The same seats
-    /// have the same hash, whoever computes it from the rows.
+    /// See [`layout::hash`].
     #[must_use]
     pub fn hash(&self) -> String {
-        let mut digest = Sha256::new();
-        let mut line = String::new();
-        for (seat_no, seat) in self.seats.iter().enumerate() {
-            line.clear();
-            let Seat {
-                section,
-                row,
-                number,
-                grade,
-                price,
-                x,
-                y,
-            } = seat;
-            let won = price.to_won();
-            writeln!(
-                line,
-                "{seat_no},{section},{row},{number},{grade},{won},{x:.2},{y:.2}"
-            )
-            .expect("writing to a string can't fail");
-            digest.update(&line);
-        }
-        digest
-            .finalize()
-            .iter()
-            .fold(String::new(), |mut text, byte| {
-                write!(text, "{byte:02x}").expect("writing to a string can't fail");
-                text
-            })
+        layout::hash(&self.seats)
     }
-}
-
-/// Whole centimetres: what the hash is made of must survive the column's `real`.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "a place on a plan is a few hundred metres"
-)]
-fn centimetres(metres: f64) -> f32 {
-    ((metres * 100.0).round() / 100.0) as f32
 }
 
 #[cfg(test)]
@@ -287,7 +224,14 @@ mod tests {
 
     #[test]
     fn the_hall_has_every_grade() {
-        let grades: HashSet<&str> = Layout::hall().seats.iter().map(|seat| seat.grade).collect();
-        assert_eq!(grades, HashSet::from(["VIP", "R", "S", "A"]));
+        let grades: HashSet<String> = Layout::hall()
+            .seats
+            .into_iter()
+            .map(|seat| seat.grade)
+            .collect();
+        assert_eq!(
+            grades,
+            HashSet::from(["VIP", "R", "S", "A"].map(String::from))
+        );
     }
 }

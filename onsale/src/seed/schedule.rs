@@ -136,7 +136,7 @@ pub async fn schedule_create(
     .bind::<Array<Text>, _>(texts(|seat| &seat.section))
     .bind::<Array<Text>, _>(texts(|seat| &seat.row))
     .bind::<Array<Integer>, _>(seats.iter().map(|seat| seat.number).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(texts(|seat| seat.grade))
+    .bind::<Array<Text>, _>(texts(|seat| &seat.grade))
     .bind::<Array<Numeric>, _>(seats.iter().map(|seat| seat.price).collect::<Vec<_>>())
     .bind::<Array<Float>, _>(seats.iter().map(|seat| seat.x).collect::<Vec<_>>())
     .bind::<Array<Float>, _>(seats.iter().map(|seat| seat.y).collect::<Vec<_>>())

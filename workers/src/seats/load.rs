@@ -6,7 +6,7 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use onsale_domain::seats::{Policy, Reservation, Sale};
+use onsale_domain::seats::{Layout, Policy, Reservation, Sale};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
 use onsale_schema::message::{Command, Fingerprint};
@@ -30,6 +30,8 @@ struct SaleRow {
     seats_per_user: i32,
     #[diesel(sql_type = BigInt)]
     map_version: i64,
+    #[diesel(sql_type = BigInt)]
+    layout_no: i64,
 }
 
 #[derive(QueryableByName)]
@@ -110,8 +112,8 @@ async fn read_sale(
     conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         .await?;
     let row: Option<SaleRow> = statement(
-        "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version \
-         FROM sale WHERE schedule_id = $1",
+        "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version, \
+                layout_no FROM sale WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
     .get_result(conn)
@@ -145,8 +147,11 @@ async fn read_sale(
         hold_ms: row.hold_ms,
         seats_per_user: u32::try_from(row.seats_per_user).unwrap_or(0),
     };
-    let prices = prices.into_iter().map(|row| row.price).collect();
-    let mut sale = Sale::new(schedule_id, policy, prices, row.map_version);
+    let layout = Layout {
+        no: row.layout_no,
+        prices: prices.into_iter().map(|row| row.price).collect(),
+    };
+    let mut sale = Sale::new(schedule_id, policy, layout, row.map_version);
     for row in reservations {
         sale.load_reservation(row.into_reservation());
     }
@@ -172,6 +177,31 @@ impl ReservationRow {
             ended_at: self.ended_at,
         }
     }
+}
+
+/// Which layouts these schedules have now, see [`Layout::no`].
+///
+/// # Errors
+/// When Postgres fails.
+pub(super) async fn layout_nos(
+    pool: &db::Pool,
+    ids: &[ScheduleId],
+) -> Result<HashMap<ScheduleId, i64>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        schedule_id: ScheduleId,
+        #[diesel(sql_type = BigInt)]
+        layout_no: i64,
+    }
+    let mut conn = pool.get().await?;
+    let rows: Vec<Row> =
+        statement("SELECT schedule_id, layout_no FROM sale WHERE schedule_id = ANY($1)")
+            .bind::<Array<SqlUuid>, _>(ids)
+            .load(&mut conn)
+            .await?;
+    let pairs = rows.into_iter().map(|row| (row.schedule_id, row.layout_no));
+    Ok(pairs.collect())
 }
 
 /// The statuses of reservations.

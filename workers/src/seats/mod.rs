@@ -1,7 +1,8 @@
 //! The seats lane: its commands, decided by [`onsale_domain::seats`], loaded and stored here.
 //!
-//! This module alone inserts, changes and deletes claims, versions maps, and inserts reservations;
-//! settlement alone makes one PAID.
+//! This module alone inserts, changes and deletes claims, versions maps, changes policies, and
+//! inserts reservations; settlement alone makes one PAID. The ingress alone replaces layouts, while
+//! there never was a claim; what was decided by another layout misses when it is stored.
 
 mod load;
 mod store;
@@ -48,13 +49,44 @@ struct Loaded {
 pub type Accepted = (CommandId, Fingerprint, Hold);
 
 impl State {
-    /// The schedules of these commands that are not loaded.
+    /// The schedules of these commands that are not loaded, or with a layout that was replaced
+    /// since: a command means a newer one. It would be refused, and a refusal writes nothing that
+    /// could miss, so that nobody would ever notice.
     #[must_use]
     pub fn missing(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
-        let schedules = commands.iter().map(|command| command.kind.schedule_id());
-        schedules
-            .filter(|id| !self.sales.contains_key(id))
+        let is_missing = |kind: &Kind| {
+            let loaded = self.sales.get(&kind.schedule_id());
+            loaded.is_none_or(|loaded| match kind {
+                Kind::Hold { layout_no, .. } => {
+                    layout_no.is_some_and(|meant| meant > loaded.sale.layout_no())
+                }
+                Kind::Release { .. }
+                | Kind::Expire { .. }
+                | Kind::Paid { .. }
+                | Kind::Policy { .. } => false,
+            })
+        };
+        let kinds = commands.iter().map(|command| &command.kind);
+        kinds
+            .filter(|kind| is_missing(kind))
+            .map(Kind::schedule_id)
             .collect()
+    }
+
+    /// The schedules of these commands that are loaded.
+    #[must_use]
+    pub fn loaded(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
+        let schedules = commands.iter().map(|command| command.kind.schedule_id());
+        schedules.filter(|id| self.sales.contains_key(id)).collect()
+    }
+
+    /// Which layouts schedules have by their rows. Those that were loaded with another one are
+    /// dropped, to be loaded anew.
+    pub fn assure_layouts(&mut self, layout_nos: &HashMap<ScheduleId, i64>) {
+        self.sales.retain(|id, loaded| {
+            let now = layout_nos.get(id);
+            now.is_none_or(|no| *no == loaded.sale.layout_no())
+        });
     }
 
     /// Adds a schedule that was loaded from its rows.
@@ -204,6 +236,7 @@ impl PartitionedLane for Seats {
                 version: loaded.sale.map_version(),
                 at: now,
                 changes: Vec::new(),
+                layout_no: Some(loaded.sale.layout_no()),
             })
             .collect();
         (!maps.is_empty()).then(|| encode(&MapBroadcast { maps }))
@@ -215,7 +248,9 @@ impl PartitionedLane for Seats {
 
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
         let outcome = match outcome {
-            Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => "accepted",
+            Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::Policy(_) => {
+                "accepted"
+            }
             Outcome::Refused(refusal) => refusal_label(refusal),
             Outcome::DeadLettered => "dead-lettered",
         };
@@ -230,10 +265,15 @@ impl Persistent for Seats {
         commands: &[&Command<Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
-        // First, since it may drop a schedule.
+        // First, since these may drop a schedule.
         let doubtful = state.doubtful();
         if !doubtful.is_empty() {
             state.assure(&load::statuses(&ctx.pool, &doubtful).await?);
+        }
+        let loaded = state.loaded(commands);
+        if thorough && !loaded.is_empty() {
+            let loaded: Vec<ScheduleId> = loaded.into_iter().collect();
+            state.assure_layouts(&load::layout_nos(&ctx.pool, &loaded).await?);
         }
         for schedule_id in state.missing(commands) {
             if let Some(sale) = load::sale(&ctx.config.common.database_url, schedule_id).await? {
@@ -264,5 +304,7 @@ fn refusal_label(refusal: &Refusal) -> &'static str {
         Refusal::SeatUnavailable { .. } => "seat-unavailable",
         Refusal::StateConflict { .. } => "reservation-state-conflict",
         Refusal::NotDue => "not-due",
+        Refusal::LayoutChanged => "layout-changed",
+        Refusal::PolicyInvalid => "policy-invalid",
     }
 }

@@ -8,14 +8,14 @@ use diesel::sql_types::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::{
-    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
+    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation, PolicyUpdate,
 };
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::encode;
 use onsale_schema::seats::{Facts, MapChange};
-use onsale_schema::{NoticeId, ReservationId, SeatNo};
-use std::collections::HashSet;
+use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 /// Stores the changes of several partitions, inside the open transaction.
@@ -33,36 +33,61 @@ pub(super) async fn changes(
     let updates: Vec<&ClaimUpdate> = nets.iter().flat_map(|n| &n.updates).collect();
     let inserts: Vec<&ClaimInsert> = nets.iter().flat_map(|n| &n.inserts).collect();
     let maps: Vec<&MapChange> = changes.iter().flat_map(|c| &c.maps).collect();
+    let policies: Vec<&PolicyUpdate> = changes.iter().flat_map(|c| &c.policies).collect();
     let facts: Vec<&Facts> = changes.iter().flat_map(|c| &c.facts).collect();
     let notices: Vec<NoticeId> = changes
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
         .collect();
 
-    // Polled in this order, so they are sent in this order: reservations before claims.
-    let (stayed, made_ids, deleted, updated, inserted, versioned, told, noted) = tokio::join!(
+    // Polled in this order, so they are sent in this order: reservations before claims, and sales
+    // before both. A layout that is being replaced is waited for there, and after it claims on seats
+    // that are no more may fail in any way.
+    let (versioned, stayed, made_ids, deleted, updated, inserted, amended, told, noted) = tokio::join!(
         biased;
+        maps_version(conn, &maps),
         reservations_end(conn, &ended),
         reservations_insert(conn, &made),
         claims_delete(conn, &deletes),
         claims_update(conn, &updates),
         claims_insert(conn, &inserts),
-        maps_version(conn, &maps),
+        policies_update(conn, &policies),
         facts_insert(conn, &facts),
         notices_done(conn, &notices),
     );
+    let layouts = versioned?;
+    let mut stored = replaced(changes, &layouts);
+    if !stored.missed.is_empty() {
+        return Ok(stored);
+    }
     let (ended_ids, made_ids) = (stayed?, made_ids?);
-    let stored = missed(changes, &ended_ids, &made_ids);
+    stored.missed = missed(changes, &ended_ids, &made_ids);
     // After a miss everything is rolled back, and the other counts mean nothing.
     if stored.missed.is_empty() {
+        expect("map versions", maps.len(), layouts.len())?;
         expect("claims to delete", deletes.len(), deleted?)?;
         expect("claims to update", updates.len(), updated?)?;
         expect("claims to insert", inserts.len(), inserted?)?;
-        expect("map versions", maps.len(), versioned?)?;
+        expect("policies", policies.len(), amended?)?;
         told?;
         noted?;
     }
     Ok(stored)
+}
+
+/// The partitions that decided by a layout that was replaced meanwhile.
+fn replaced(changes: &[&Changes], layouts: &HashMap<ScheduleId, i64>) -> Stored {
+    let is_replaced = |map: &MapChange| {
+        let now = layouts.get(&map.schedule_id);
+        now.is_some_and(|now| Some(*now) != map.layout_no)
+    };
+    let missed = changes.iter().enumerate();
+    Stored {
+        missed: missed
+            .filter(|(_, c)| c.maps.iter().any(is_replaced))
+            .map(|(index, _)| index)
+            .collect(),
+    }
 }
 
 /// The partitions of which a row was not as expected: a payment was quicker than an expiry, or a
@@ -71,8 +96,8 @@ fn missed(
     changes: &[&Changes],
     ended: &HashSet<ReservationId>,
     made: &HashSet<ReservationId>,
-) -> Stored {
-    let missed = changes
+) -> HashSet<usize> {
+    changes
         .iter()
         .enumerate()
         .filter(|(_, c)| {
@@ -82,8 +107,7 @@ fn missed(
                     .any(|r| !made.contains(&r.reservation.reservation_id))
         })
         .map(|(index, _)| index)
-        .collect();
-    Stored { missed }
+        .collect()
 }
 
 fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
@@ -254,21 +278,60 @@ async fn claims_insert(
     .await?)
 }
 
+/// Versions maps; says which layouts the schedules have.
 async fn maps_version(
     mut conn: &AsyncPgConnection,
     rows: &[&MapChange],
+) -> Result<HashMap<ScheduleId, i64>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        schedule_id: ScheduleId,
+        #[diesel(sql_type = BigInt)]
+        layout_no: i64,
+    }
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let versioned: Vec<Row> = statement(
+        "UPDATE sale s SET map_version = x.new \
+         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS x(schedule, old, new) \
+         WHERE s.schedule_id = x.schedule AND s.map_version = x.old \
+         RETURNING s.schedule_id, s.layout_no",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.from_version))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.version))
+    .load(&mut conn)
+    .await?;
+    let pairs = versioned
+        .into_iter()
+        .map(|row| (row.schedule_id, row.layout_no));
+    Ok(pairs.collect())
+}
+
+async fn policies_update(
+    mut conn: &AsyncPgConnection,
+    rows: &[&PolicyUpdate],
 ) -> Result<usize, db::Error> {
     if rows.is_empty() {
         return Ok(0);
     }
     Ok(statement(
-        "UPDATE sale s SET map_version = x.new \
-         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS x(schedule, old, new) \
-         WHERE s.schedule_id = x.schedule AND s.map_version = x.old",
+        "UPDATE sale s SET state = x.state, booking_opens_at = x.opens, \
+             booking_closes_at = x.closes, hold_ms = x.hold_ms, seats_per_user = x.seats \
+         FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], \
+                     $6::int[]) AS x(schedule, state, opens, closes, hold_ms, seats) \
+         WHERE s.schedule_id = x.schedule",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
-    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.from_version))
-    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.version))
+    .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.after.state))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.after.booking_opens_at))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.after.booking_closes_at))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.hold_ms))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| {
+        i32::try_from(r.after.seats_per_user).unwrap_or(i32::MAX)
+    }))
     .execute(&mut conn)
     .await?)
 }

@@ -1,5 +1,6 @@
 //! The partition runtime with the seats lane, on a real nats-server and a real Postgres.
 
+mod catalogue;
 mod rig;
 
 use diesel::sql_types::{BigInt, Text};
@@ -125,6 +126,7 @@ async fn a_command_that_postgres_refuses_is_dead_lettered_alone() {
             reservation_id: stolen,
             schedule_id: schedule,
             seats: vec![onsale_schema::SeatNo(5)],
+            layout_no: None,
         },
     );
     let (before, after) = (rig.hold(schedule, &[4]), rig.hold(schedule, &[5]));

@@ -135,8 +135,18 @@ impl Rig {
                 reservation_id: ReservationId(Uuid::now_v7()),
                 schedule_id,
                 seats: seats.iter().copied().map(SeatNo).collect(),
+                layout_no: None,
             },
         )
+    }
+
+    /// A hold of seats that are meant by a layout.
+    pub fn hold_by_layout(&self, schedule_id: ScheduleId, seats: &[i32], no: i64) -> Command<Kind> {
+        let mut command = self.hold(schedule_id, seats);
+        if let Kind::Hold { layout_no, .. } = &mut command.kind {
+            *layout_no = Some(no);
+        }
+        command
     }
 
     pub fn command(&self, user: UserId, kind: Kind) -> Command<Kind> {

@@ -5,10 +5,10 @@ use crate::rows::{Rows, Staged};
 use crate::sim::{Sim, Violation, lock};
 use onsale_domain::invariants::Invariant;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint};
-use onsale_schema::seats::{Hold, Kind, MapChange, Outcome, Refusal};
-use onsale_schema::status::{ClaimState, ReservationStatus};
+use onsale_schema::seats::{Fact, Hold, Kind, MapChange, Outcome, Policy, PolicyChange, Refusal};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    CommandId, MessageId, PartitionNo, ReservationId, ScheduleId, SeatNo, Timestamp,
+    CommandId, MessageId, Money, PartitionNo, ReservationId, ScheduleId, SeatNo, Timestamp,
 };
 use onsale_workers::runtime::core::Fence;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub struct Ghost {
     /// By message id; a message of the system is sent again with less in it.
     messages: BTreeMap<MessageId, Vec<Arc<CommandMessage<Kind>>>>,
-    /// The attempt that would make a reservation: its key and its deadline.
-    attempts: BTreeMap<ReservationId, (CommandId, Timestamp)>,
+    /// The attempt that would make a reservation.
+    attempts: BTreeMap<ReservationId, Attempt>,
     /// Keys that have a reservation.
     accepted: BTreeMap<CommandId, ReservationId>,
     pub paid: BTreeSet<ReservationId>,
@@ -28,6 +28,8 @@ pub struct Ghost {
     last: BTreeMap<PartitionNo, Fence>,
     /// Seats that were freed since the partition's cursor moved.
     freed: BTreeMap<PartitionNo, BTreeSet<(ScheduleId, SeatNo)>>,
+    /// Policies that were in force since the partition's cursor moved and are no more.
+    former: BTreeMap<PartitionNo, Vec<(ScheduleId, Policy)>>,
     /// The maps of those who follow the broadcasts.
     shown: BTreeMap<(ScheduleId, SeatNo), ClaimState>,
     versions: BTreeMap<(ScheduleId, i64), MapChange>,
@@ -35,13 +37,29 @@ pub struct Ghost {
     held: BTreeMap<(CommandId, ScheduleId), (Fingerprint, Hold)>,
 }
 
+#[derive(Clone, Copy)]
+struct Attempt {
+    key: CommandId,
+    deadline: Timestamp,
+    layout_no: Option<i64>,
+}
+
 impl Ghost {
     /// Something is about to be published.
     pub fn send(&mut self, message: &Arc<CommandMessage<Kind>>) {
         for command in &message.commands {
-            if let Kind::Hold { reservation_id, .. } = command.kind {
-                self.attempts
-                    .insert(reservation_id, (command.id, command.deadline));
+            if let Kind::Hold {
+                reservation_id,
+                layout_no,
+                ..
+            } = command.kind
+            {
+                let attempt = Attempt {
+                    key: command.id,
+                    deadline: command.deadline,
+                    layout_no,
+                };
+                self.attempts.insert(reservation_id, attempt);
             }
         }
         self.messages
@@ -60,7 +78,7 @@ impl Ghost {
     /// Looks at a commit just before it becomes visible.
     pub fn before_commit(&mut self, rows: &Rows, p: &Staged, found: &mut Vec<Violation>) {
         self.check_fence(p, found);
-        self.check_reservations(p, found);
+        self.check_reservations(rows, p, found);
         for decided in &p.decided {
             let sent = self.messages.get(&decided.message_id);
             let sent = sent.into_iter().flatten();
@@ -86,6 +104,38 @@ impl Ghost {
         }
         let net = p.changes.claims.net();
         freed.extend(net.deletes.iter().map(|c| (c.schedule_id, c.seat_no)));
+        let former = self.former.entry(p.partition).or_default();
+        if !p.decided.is_empty() {
+            former.clear();
+        }
+        for update in &p.changes.policies {
+            if p.decided.is_empty() {
+                former.push((update.schedule_id, update.before));
+            }
+            if rows.sales[&update.schedule_id].policy != update.before {
+                let text = format!("{update:?}");
+                found.push(Violation::promise("no policy is lost", text));
+            }
+        }
+    }
+
+    /// The policies that may have decided a command of this batch.
+    fn policies(&self, rows: &Rows, p: &Staged, schedule: ScheduleId) -> Vec<Policy> {
+        let mut all = vec![rows.sales[&schedule].policy];
+        let former = self.former.get(&p.partition).into_iter().flatten();
+        let former = former.filter(|(of, _)| *of == schedule);
+        all.extend(former.map(|(_, policy)| *policy));
+        let facts = p.changes.facts.iter();
+        let facts = facts.filter(|facts| facts.schedule_id == schedule);
+        all.extend(
+            facts
+                .flat_map(|facts| &facts.facts)
+                .filter_map(|fact| match fact {
+                    Fact::Policy { policy, .. } => Some(*policy),
+                    Fact::Held { .. } | Fact::Ended { .. } | Fact::Sold { .. } => None,
+                }),
+        );
+        all
     }
 
     fn check_fence(&mut self, p: &Staged, found: &mut Vec<Violation>) {
@@ -100,7 +150,7 @@ impl Ghost {
         }
     }
 
-    fn check_reservations(&mut self, p: &Staged, found: &mut Vec<Violation>) {
+    fn check_reservations(&mut self, rows: &Rows, p: &Staged, found: &mut Vec<Violation>) {
         for ended in &p.changes.ended {
             let is_end = matches!(
                 ended.to,
@@ -112,10 +162,31 @@ impl Ghost {
         }
         for new in &p.changes.reservations {
             let r = &new.reservation;
-            let Some(&(key, deadline)) = self.attempts.get(&r.reservation_id) else {
+            let Some(&attempt) = self.attempts.get(&r.reservation_id) else {
                 found.push(Violation::promise("only what is asked", format!("{r:?}")));
                 continue;
             };
+            let Attempt { key, deadline, .. } = attempt;
+            let layout = &rows.sales[&new.schedule_id].layout;
+            let prices = r
+                .seats
+                .iter()
+                .filter_map(|seat| layout.prices.get(seat.index()?));
+            let is_meant = attempt.layout_no.is_none_or(|no| no == layout.no);
+            if !is_meant || prices.copied().sum::<Money>() != r.total {
+                let text = format!("layout {}: {r:?}", layout.no);
+                found.push(Violation::promise("the seats that were meant", text));
+            }
+            let policies = self.policies(rows, p, new.schedule_id);
+            let hold_ms = r.expires_at.ms_since(r.held_at);
+            let is_by = |policy: &Policy| {
+                (policy.seats_per_user, policy.hold_ms) == (r.seat_limit, hold_ms)
+                    && policy.state == SaleState::Open
+            };
+            if !policies.iter().any(is_by) {
+                let text = format!("{policies:?}: {r:?}");
+                found.push(Violation::promise("holds go by the policy", text));
+            }
             if p.decided_at > deadline {
                 let text = format!("{} decided at {}: {r:?}", deadline, p.decided_at);
                 found.push(Violation::promise("no hold past its deadline", text));
@@ -164,6 +235,16 @@ impl Ghost {
                 }
             }
             Outcome::Released { .. } => {}
+            Outcome::Policy(policy) => {
+                let is_asked = match &command.kind {
+                    Kind::Policy { change, .. } => is_so(policy, change),
+                    _ => false,
+                };
+                if !is_asked {
+                    let text = format!("{policy:?} for {command:?}");
+                    found.push(Violation::promise("every command is answered", text));
+                }
+            }
             Outcome::Applied | Outcome::DeadLettered => {
                 let text = format!("{outcome:?} for {command:?}");
                 found.push(Violation::promise("every command is answered", text));
@@ -180,7 +261,10 @@ impl Ghost {
         refusal: &Refusal,
     ) -> Option<String> {
         let Kind::Hold {
-            schedule_id, seats, ..
+            schedule_id,
+            seats,
+            layout_no,
+            ..
         } = &command.kind
         else {
             return None;
@@ -214,8 +298,20 @@ impl Ghost {
                 (most <= *limit as usize).then(|| format!("there were {most} at most"))
             }
             Refusal::SaleNotOpen => {
-                let opens_at = rows.sales[schedule_id].policy.booking_opens_at;
-                (opens_at <= crate::sim::BASE).then(|| "it was open".to_owned())
+                let policies = self.policies(rows, p, *schedule_id);
+                let is_open = |policy: &Policy| {
+                    policy.state == SaleState::Open && policy.booking_opens_at <= crate::sim::BASE
+                };
+                policies
+                    .iter()
+                    .all(is_open)
+                    .then(|| "it was open".to_owned())
+            }
+            Refusal::LayoutChanged => {
+                let now = rows.sales[schedule_id].layout.no;
+                layout_no
+                    .is_none_or(|meant| meant >= now)
+                    .then(|| format!("it is {now}"))
             }
             Refusal::KeyReused => {
                 let is_known = rows.commands.contains_key(&command.id)
@@ -228,6 +324,7 @@ impl Ghost {
             | Refusal::SaleClosed
             | Refusal::NotFound
             | Refusal::StateConflict { .. }
+            | Refusal::PolicyInvalid
             | Refusal::NotDue => Some("that was never asked for".to_owned()),
         }
     }
@@ -273,6 +370,15 @@ impl Ghost {
             found.push(Violation::promise("map changes", text));
         }
     }
+}
+
+/// Whether a policy has the values of a change.
+fn is_so(policy: &Policy, change: &PolicyChange) -> bool {
+    change.state.is_none_or(|state| state == policy.state)
+        && change.hold_ms.is_none_or(|ms| ms == policy.hold_ms)
+        && change
+            .seats_per_user
+            .is_none_or(|seats| seats == policy.seats_per_user)
 }
 
 /// What is true of the tables at any moment.
@@ -474,7 +580,9 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
                 let row = rows.reservations.get(reservation_id);
                 row.is_some_and(|row| row.reservation.status == ReservationStatus::Released)
             }
-            Outcome::Applied | Outcome::Refused(_) | Outcome::DeadLettered => true,
+            Outcome::Applied | Outcome::Policy(_) | Outcome::Refused(_) | Outcome::DeadLettered => {
+                true
+            }
         };
         if !is_true {
             let text = format!("{outcome:?} for {command:?}");

@@ -60,6 +60,7 @@ async fn live(sim: &Arc<Sim>) {
     }
     sim.spawn(neighbours::outbox(sim.clone()));
     sim.spawn(neighbours::sweeper(sim.clone()));
+    sim.spawn(neighbours::administrator(sim.clone()));
     sim.spawn(faults::run(sim.clone()));
     let chaos = Duration::from_millis(sim.plan.chaos_ms);
     while sim.elapsed() < chaos {

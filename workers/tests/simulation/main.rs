@@ -43,7 +43,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 34] = [
+const EXPECTED: [&str; 38] = [
     "aged",
     "clock jump",
     "command expired",
@@ -53,6 +53,9 @@ const EXPECTED: [&str; 34] = [
     "idle in transaction",
     "key reused",
     "kill",
+    "layout changed",
+    "layout missed",
+    "layout replaced",
     "left",
     "look up",
     "looked up",
@@ -62,6 +65,7 @@ const EXPECTED: [&str; 34] = [
     "outbox restart",
     "paid",
     "pause",
+    "policy",
     "postgres restart",
     "refused",
     "release",

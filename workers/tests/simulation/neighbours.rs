@@ -1,5 +1,5 @@
 //! The other workers: settlement, which makes holds PAID while their owner may be ending them; the
-//! outbox, whose own code publishes the notices; expiry.
+//! outbox, whose own code publishes the notices; expiry; an operator who replaces layouts.
 
 use crate::database::Key;
 use crate::people::{short, shown};
@@ -212,6 +212,24 @@ async fn send(
     });
     lock(&sim.database).ghost.send(&message);
     publish(sim, partition, id, Body::Commands(message)).await
+}
+
+/// Replaces layouts for as long as that is allowed, under the lock of the sale's row.
+pub async fn administrator(sim: Arc<Sim>) {
+    let schedules: Vec<_> = lock(&sim.database).rows.sales.keys().copied().collect();
+    let chaos_ms = u128::from(sim.plan.chaos_ms);
+    while sim.elapsed().as_millis() < chaos_ms {
+        sim.sleep(0, 150).await;
+        let schedule = sim.pick(&schedules).expect("there are schedules");
+        let replaced = {
+            let mut database = lock(&sim.database);
+            let may = database.is_up && !database.is_locked(Key::Sale(schedule));
+            may && database.rows.replace_layout(schedule)
+        };
+        if replaced {
+            sim.note("layout replaced", || short(schedule.0));
+        }
+    }
 }
 
 /// Asks owners to let lapse what is due, as the expiry worker does.

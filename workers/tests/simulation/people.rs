@@ -1,12 +1,13 @@
 //! The ingresses and the buyers behind them: they ask for seats, several things in one message,
 //! ask again with the same key when no answer comes or when a refusal may have become untrue,
-//! reuse keys, give seats back, pay, and remember every answer.
+//! reuse keys, give seats back, pay, and remember every answer. Some of them are operators.
 
 use crate::neighbours::settle;
 use crate::sim::{Sim, lock};
 use crate::stream::{Body, publish};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
-use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
+use onsale_schema::seats::{Hold, Kind, Outcome, PolicyChange, Refusal};
+use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,12 +45,15 @@ struct Request {
 enum Want {
     Hold(ScheduleId, Vec<SeatNo>),
     Release(ScheduleId, ReservationId),
+    Policy(ScheduleId, PolicyChange),
 }
 
 impl Want {
     fn schedule(&self) -> ScheduleId {
         match self {
-            Self::Hold(schedule, _) | Self::Release(schedule, _) => *schedule,
+            Self::Hold(schedule, _) | Self::Release(schedule, _) | Self::Policy(schedule, _) => {
+                *schedule
+            }
         }
     }
 }
@@ -82,6 +86,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Held(_) => "held",
         Outcome::Released { .. } => "released",
         Outcome::Applied => "applied",
+        Outcome::Policy(_) => "policy",
         Outcome::DeadLettered => "dead-lettered",
         Outcome::Refused(refusal) => match refusal {
             Refusal::CommandExpired => "command expired",
@@ -91,9 +96,11 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::SeatUnavailable { .. } => "seat unavailable",
             Refusal::NotFound => "not found",
             Refusal::StateConflict { .. } => "state conflict",
+            Refusal::LayoutChanged => "layout changed",
             Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
+            | Refusal::PolicyInvalid
             | Refusal::NotDue => "never asked for",
         },
     }
@@ -114,16 +121,21 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 reservation_id: id,
                 schedule_id,
                 seats,
+                layout_no,
             } => {
                 let (id, schedule) = (short(id.0), short(schedule_id.0));
                 format!(
-                    "hold {id} of {schedule}{seats:?} until {}",
+                    "hold {id} of {schedule}{seats:?} by {layout_no:?} until {}",
                     command.deadline
                 )
             }
             Kind::Release { reservation_id, .. } => format!("release {}", short(reservation_id.0)),
             Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
             Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
+            Kind::Policy {
+                schedule_id,
+                change,
+            } => format!("policy of {} {change:?}", short(schedule_id.0)),
         };
         text.push_str(&format!(" <{key} {kind}>"));
     }
@@ -217,10 +229,15 @@ impl Ingress {
                 reservation_id: ReservationId(self.sim.uuid()),
                 schedule_id: *schedule_id,
                 seats: seats.clone(),
+                layout_no: self.layout_no(*schedule_id),
             },
             Want::Release(schedule_id, reservation_id) => Kind::Release {
                 reservation_id: *reservation_id,
                 schedule_id: *schedule_id,
+            },
+            Want::Policy(schedule_id, change) => Kind::Policy {
+                schedule_id: *schedule_id,
+                change: *change,
             },
         };
         let now = self.sim.now().plus_ms(self.clock_offset_ms);
@@ -231,6 +248,17 @@ impl Ingress {
             deadline: now.plus_ms(patience_ms + self.sim.range(0, 1000)),
             trace: None,
             kind,
+        }
+    }
+
+    /// What this ingress believes a schedule's layout to be: mostly the truth, sometimes what was
+    /// so before. Older ones don't say.
+    fn layout_no(&self, schedule: ScheduleId) -> Option<i64> {
+        let now = lock(&self.sim.database).rows.sales[&schedule].layout.no;
+        match self.sim.range(1, 10) {
+            1 => None,
+            2..=3 => Some((now - 1).max(0)),
+            _ => Some(now),
         }
     }
 
@@ -325,8 +353,11 @@ impl Ingress {
                     });
                 }
             }
+            // The ingress looks its seats up again by itself.
+            Outcome::Refused(Refusal::LayoutChanged) if !is_ending => self.open.push(request),
             Outcome::Released { .. }
             | Outcome::Applied
+            | Outcome::Policy(_)
             | Outcome::DeadLettered
             | Outcome::Refused(_) => {
                 lock(&self.sim.people).open.remove(&request.key);
@@ -391,6 +422,7 @@ impl Ingress {
                     };
                 }
             }
+            35..=38 => return self.request(CommandId(sim.uuid()), user, self.policy()),
             _ => {}
         }
         self.request(CommandId(sim.uuid()), user, self.want())
@@ -404,6 +436,26 @@ impl Ingress {
             want,
             is_again: false,
         }
+    }
+
+    /// Other rules; a pause is a short one, or nothing else would happen.
+    fn policy(&self) -> Want {
+        let sim = &self.sim;
+        let schedule = sim.pick(&self.schedules).expect("there are schedules");
+        let mut change = PolicyChange {
+            state: Some(SaleState::Open),
+            ..PolicyChange::default()
+        };
+        if sim.percent(25) {
+            change.state = Some(SaleState::Paused);
+        }
+        if sim.percent(50) {
+            change.seats_per_user = u32::try_from(sim.range(1, 5)).ok();
+        }
+        if sim.percent(50) {
+            change.hold_ms = Some(sim.range(3, 35) * 100);
+        }
+        Want::Policy(schedule, change)
     }
 
     fn want(&self) -> Want {

@@ -4,11 +4,11 @@ use crate::database::Session;
 use crate::rng::Rng;
 use crate::sim::Plan;
 use crate::stream::{Body, Stored};
-use onsale_domain::seats::{Changes, Claim, Policy, Reservation, Sale};
+use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_platform::db;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::partition::of_schedule;
-use onsale_schema::seats::{Hold, Outcome};
+use onsale_schema::seats::{Hold, MapChange, Outcome};
 use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{
     CommandId, MessageId, Money, NoticeId, PartitionNo, ReservationId, ScheduleId, SeatNo,
@@ -27,8 +27,19 @@ pub struct PartitionRow {
 
 pub struct SaleRow {
     pub policy: Policy,
-    pub prices: Vec<Money>,
+    pub layout: Layout,
     pub map_version: i64,
+}
+
+/// The layout that a schedule has after so many were replaced: of as many seats, each at another
+/// price, so that nobody can take one for another.
+fn layout(no: i64, seats: i32) -> Layout {
+    Layout {
+        no,
+        prices: (0..seats)
+            .map(|n| Money::won(i64::from(n) + 1000 * no))
+            .collect(),
+    }
 }
 
 #[derive(Clone)]
@@ -121,6 +132,8 @@ impl From<&&Proposal<Seats>> for Staged {
 pub struct Met {
     pub deposed: HashSet<usize>,
     pub missed: HashSet<usize>,
+    /// Whether it was because of a layout that was replaced.
+    pub is_replaced: bool,
 }
 
 impl Rows {
@@ -137,7 +150,7 @@ impl Rows {
             };
             let row = SaleRow {
                 policy,
-                prices: (0..plan.seats).map(|n| Money::won(i64::from(n))).collect(),
+                layout: layout(0, plan.seats),
                 map_version: 0,
             };
             sales.insert(ScheduleId(rng.uuid()), row);
@@ -181,8 +194,7 @@ impl Rows {
     /// One schedule, as its owner loads it.
     pub fn load(&self, schedule: ScheduleId) -> Option<Sale> {
         let row = self.sales.get(&schedule)?;
-        let prices = row.prices.clone();
-        let mut sale = Sale::new(schedule, row.policy, prices, row.map_version);
+        let mut sale = Sale::new(schedule, row.policy, row.layout.clone(), row.map_version);
         for row in self.reservations.values() {
             if row.schedule == schedule {
                 sale.load_reservation(row.reservation.clone());
@@ -194,6 +206,24 @@ impl Rows {
             }
         }
         Some(sale)
+    }
+
+    /// Which layouts these schedules have.
+    pub fn layout_nos(&self, ids: &BTreeSet<ScheduleId>) -> HashMap<ScheduleId, i64> {
+        let rows = ids.iter().filter_map(|id| Some((id, self.sales.get(id)?)));
+        rows.map(|(id, row)| (*id, row.layout.no)).collect()
+    }
+
+    /// Replaces a layout, unless there ever was a claim, as the ingress does.
+    pub fn replace_layout(&mut self, schedule: ScheduleId) -> bool {
+        let is_used = self.reservations.values().any(|r| r.schedule == schedule)
+            || self.claims.keys().any(|(of, _)| *of == schedule);
+        let row = self.sales.get_mut(&schedule).expect("a schedule");
+        if !is_used {
+            let seats = i32::try_from(row.layout.prices.len()).expect("few seats");
+            row.layout = layout(row.layout.no + 1, seats);
+        }
+        !is_used
     }
 
     /// The statuses of these reservations.
@@ -229,7 +259,10 @@ impl Rows {
         }
         // The fence comes first: what a deposed owner writes may fail in any way.
         match self.execute_writes(batch) {
-            Ok(missed) => met.missed = missed,
+            Ok(missed) => {
+                met.is_replaced = !missed.is_empty() && !self.replaced(batch).is_empty();
+                met.missed = missed;
+            }
             Err(error) if met.deposed.is_empty() => return Err(error),
             Err(_) => {}
         }
@@ -258,9 +291,27 @@ impl Rows {
         Ok(missed)
     }
 
+    /// Those that decided by a layout that was replaced; behind these, nothing else counts.
+    fn replaced(&self, batch: &[Staged]) -> HashSet<usize> {
+        let is_replaced = |map: &MapChange| {
+            let row = self.sales.get(&map.schedule_id);
+            row.is_some_and(|row| map.layout_no != Some(row.layout.no))
+        };
+        let all = batch.iter().enumerate();
+        all.filter(|(_, p)| p.changes.maps.iter().any(is_replaced))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
     /// Conditional ends and inserts that affect no row.
     fn missed(&self, batch: &[Staged]) -> Result<HashSet<usize>, db::Error> {
-        let mut missed = HashSet::new();
+        let mut missed = self.replaced(batch);
+        if sabotage::is(Bug::NoLayoutFence) {
+            missed.clear();
+        }
+        if !missed.is_empty() {
+            return Ok(missed);
+        }
         let mut made = BTreeSet::new();
         for (index, p) in batch.iter().enumerate() {
             for ended in &p.changes.ended {
@@ -306,7 +357,7 @@ impl Rows {
                 return Err(constraint("seat_claim_pkey", key));
             }
             let sale = self.sales.get(&schedule);
-            let seats = sale.map_or(0, |sale| sale.prices.len());
+            let seats = sale.map_or(0, |sale| sale.layout.prices.len());
             if seat.index().is_none_or(|at| at >= seats) {
                 return Err(constraint("seat_claim_seat_fkey", format!("{}", seat.0)));
             }
@@ -405,6 +456,10 @@ impl Rows {
             };
             self.claims
                 .insert((insert.schedule_id, insert.seat_no), claim);
+        }
+        for update in &changes.policies {
+            let row = self.sales.get_mut(&update.schedule_id);
+            row.expect("it was there when locked").policy = update.after;
         }
         for map in &changes.maps {
             let row = self.sales.get_mut(&map.schedule_id);

@@ -234,6 +234,9 @@ impl Store<Seats> for Connection {
             });
             return attempt;
         }
+        if met.is_replaced {
+            self.sim().note("layout missed", String::new);
+        }
         self.sim().note("refused", || {
             format!("w{no} deposed {:?} missed {:?}", met.deposed, met.missed)
         });

@@ -153,6 +153,11 @@ impl World<Seats> for Outside {
             let statuses = self.read(|rows| rows.statuses(&doubtful)).await?;
             state.assure(&statuses);
         }
+        let loaded = state.loaded(commands);
+        if thorough && !loaded.is_empty() {
+            let nos = self.read(|rows| rows.layout_nos(&loaded)).await?;
+            state.assure_layouts(&nos);
+        }
         for schedule in state.missing(commands) {
             let sale = self.read(|rows| rows.load(schedule)).await?;
             if let Some(sale) = sale {

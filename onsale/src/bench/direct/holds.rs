@@ -135,7 +135,10 @@ pub async fn create(
             Attempt::UnknownSchedule => return Err(Problem::new(Code::NotFound)),
             Attempt::Overtaken => {}
             Attempt::Decided(
-                Outcome::Released { .. } | Outcome::Applied | Outcome::DeadLettered,
+                Outcome::Released { .. }
+                | Outcome::Applied
+                | Outcome::Policy(_)
+                | Outcome::DeadLettered,
             ) => return Err(Problem::internal()),
         }
     }

@@ -1,0 +1,57 @@
+//! By which rules a schedule sells, and how they change: by commands in the order of all others, so
+//! that every hold is decided by exactly one of them.
+
+use super::{Changes, Sale};
+use onsale_schema::Timestamp;
+use onsale_schema::message::Command;
+use onsale_schema::seats::{
+    Fact, HOLD_MS, Kind, Outcome, Policy, PolicyChange, Refusal, SEATS_PER_USER,
+};
+
+impl Sale {
+    /// Sells by other rules from now on. Holds that are there keep their end, and live seats beyond
+    /// a lower limit stay: a change takes nothing from anybody.
+    pub(super) fn amend(
+        &mut self,
+        command: &Command<Kind>,
+        change: &PolicyChange,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let policy = amended(self.policy, change);
+        if !is_sound(&policy, change) {
+            return Outcome::Refused(Refusal::PolicyInvalid);
+        }
+        if policy != self.policy {
+            changes.amend(self.schedule_id, self.policy, policy);
+            self.policy = policy;
+            self.facts.push(Fact::Policy {
+                user_id: command.user,
+                command_id: command.id,
+                policy,
+                at: now,
+            });
+        }
+        Outcome::Policy(policy)
+    }
+}
+
+fn amended(policy: Policy, change: &PolicyChange) -> Policy {
+    Policy {
+        state: change.state.unwrap_or(policy.state),
+        booking_opens_at: change.booking_opens_at.unwrap_or(policy.booking_opens_at),
+        booking_closes_at: change.booking_closes_at.unwrap_or(policy.booking_closes_at),
+        hold_ms: change.hold_ms.unwrap_or(policy.hold_ms),
+        seats_per_user: change.seats_per_user.unwrap_or(policy.seats_per_user),
+    }
+}
+
+/// The window is judged whole, bounds by what changes: a value that was there before must not keep
+/// others from changing.
+fn is_sound(policy: &Policy, change: &PolicyChange) -> bool {
+    policy.booking_opens_at < policy.booking_closes_at
+        && change.hold_ms.is_none_or(|ms| HOLD_MS.contains(&ms))
+        && change
+            .seats_per_user
+            .is_none_or(|seats| SEATS_PER_USER.contains(&seats))
+}

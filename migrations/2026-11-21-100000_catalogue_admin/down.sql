@@ -1,0 +1,3 @@
+ALTER TABLE sale DROP COLUMN layout_no;
+ALTER TABLE schedule DROP COLUMN fingerprint;
+ALTER TABLE concert DROP COLUMN fingerprint;
