@@ -1,7 +1,8 @@
-//! Who may call a route. Each group of routes has one of these around it, and nothing else decides
-//! that: a handler gets its user from here or not at all.
+//! Who may call a route, and how often. Each group of routes has one of these around it, and nothing
+//! else decides that: a handler gets its user from here or not at all.
 
 use crate::auth::{Tokens, User, bearer};
+use crate::limits::{Left, Rate};
 use crate::problem::{Code, Problem};
 use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
@@ -9,9 +10,12 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::Either;
 use onsale_schema::status::Role;
+use pin_project_lite::pin_project;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Context, Poll};
 use tower::{Layer, Service};
 
 /// Who may call a route.
@@ -30,13 +34,18 @@ pub enum Access {
 pub struct Guard {
     tokens: Tokens,
     role: Option<Role>,
+    rate: Option<Arc<Rate>>,
 }
 
 impl Guard {
     /// Whoever has a valid access token.
     #[must_use]
     pub fn user(tokens: Tokens) -> Self {
-        Self { tokens, role: None }
+        Self {
+            tokens,
+            role: None,
+            rate: None,
+        }
     }
 
     /// Whoever has a valid access token and this role.
@@ -45,7 +54,14 @@ impl Guard {
         Self {
             tokens,
             role: Some(role),
+            rate: None,
         }
+    }
+
+    /// Each of them at this rate.
+    #[must_use]
+    pub fn at(self, rate: Option<Arc<Rate>>) -> Self {
+        Self { rate, ..self }
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<User, Problem> {
@@ -81,20 +97,55 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response, Infallible>>>;
+    type Future = Either<Told<S::Future>, Ready<Result<Response, Infallible>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        match self.guard.admit(request.headers()) {
-            Ok(user) => {
-                request.extensions_mut().insert(user);
-                Either::Left(self.inner.call(request))
+        let user = match self.guard.admit(request.headers()) {
+            Ok(user) => user,
+            Err(problem) => return Either::Right(ready(Ok(problem.into_response()))),
+        };
+        let rate = self.guard.rate.clone();
+        let left = match rate.as_deref().map(|rate| rate.take(&user.id)).transpose() {
+            Ok(left) => left,
+            Err(problem) => {
+                let mut response = problem.into_response();
+                if let Some(rate) = rate {
+                    rate.tell(None, response.headers_mut());
+                }
+                return Either::Right(ready(Ok(response)));
             }
-            Err(problem) => Either::Right(ready(Ok(problem.into_response()))),
+        };
+        request.extensions_mut().insert(user);
+        Either::Left(Told {
+            answer: self.inner.call(request),
+            rate: rate.zip(left),
+        })
+    }
+}
+
+pin_project! {
+    /// An answer that tells its user what is left of the rate.
+    pub struct Told<F> {
+        #[pin]
+        answer: F,
+        rate: Option<(Arc<Rate>, Left)>,
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = task::ready!(this.answer.poll(cx));
+        if let Some((rate, left)) = this.rate {
+            rate.tell(Some(*left), response.headers_mut());
         }
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::extract::BodyLimits;
 use crate::lag::Gate;
 use crate::lane::{Ledger, Seats, Settlement};
 use crate::layout::Layouts;
+use crate::limits::{Rate, SignIns};
 use crate::password::{self, Passwords};
 use crate::replies::Replies;
 use crate::seat_map::SeatMaps;
@@ -101,6 +102,10 @@ pub struct Parts {
     pub tokens: Tokens,
     /// Passwords.
     pub passwords: Passwords,
+    /// How often they may be tried.
+    pub sign_ins: SignIns,
+    /// How often a user may ask.
+    pub user_rate: Option<Arc<Rate>>,
     /// Tokens of open commands.
     pub signer: Signer,
     /// Layouts.
@@ -323,6 +328,8 @@ fn app(
     Ok(App(Arc::new(Parts {
         tokens: Tokens::new(&config.auth, clock.clone()),
         passwords: Passwords::new(config.auth.password_hashes_max)?,
+        sign_ins: SignIns::new(&config.http.limits),
+        user_rate: Rate::of_users(&config.http.limits).map(Arc::new),
         signer: Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone()),

@@ -1,5 +1,6 @@
 //! Settings of an ingress process.
 
+use crate::address::Networks;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Parser};
@@ -75,6 +76,11 @@ pub struct Http {
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub body_timeout_ms: u64,
 
+    /// How long a write may make no progress because the client reads nothing, in milliseconds.
+    #[arg(long, env = "ONSALE_WRITE_TIMEOUT_MS", default_value_t = 30_000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub write_timeout_ms: u64,
+
     /// The largest request body, in bytes.
     #[arg(long, env = "ONSALE_BODY_BYTES_MAX", default_value_t = 64 * 1024,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
@@ -84,6 +90,11 @@ pub struct Http {
     #[arg(long, env = "ONSALE_HEADER_BYTES_MAX", default_value_t = 16 * 1024,
           value_parser = clap::value_parser!(u32).range(1024..=65_536))]
     pub header_bytes_max: u32,
+
+    /// The most headers of one request.
+    #[arg(long, env = "ONSALE_HEADERS_MAX", default_value_t = 64,
+          value_parser = clap::value_parser!(u16).range(16..=100))]
+    pub headers_max: u16,
 
     /// The most connections at once; further ones wait until one ends.
     #[arg(long, env = "ONSALE_CONNECTIONS_MAX", default_value_t = 20_000,
@@ -103,6 +114,70 @@ pub struct Http {
     #[arg(long, env = "ONSALE_HTTP_THREADS", default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: Limits,
+}
+
+/// What one client may take. Each ingress counts by itself. An address is an IPv4 address or a /64 of
+/// IPv6.
+#[derive(Args, Clone, Debug)]
+pub struct Limits {
+    /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks separated by commas; the
+    /// client is the right-most address there that is none of them. Of others it is ignored.
+    #[arg(long, env = "ONSALE_TRUSTED_PROXIES", default_value = "")]
+    pub trusted_proxies: Networks,
+
+    /// The most connections of one address, but for trusted proxies; further ones are closed. 0 is no
+    /// bound.
+    #[arg(long, env = "ONSALE_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub connections_per_address_max: u32,
+
+    /// Requests that one address may make, on average; further ones are answered 429. 0 is no limit.
+    /// Many people may share an address.
+    #[arg(long, env = "ONSALE_RATE_ADDRESS_PER_S", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub rate_address_per_s: u32,
+
+    /// Requests that one address may make at once, before its average counts.
+    #[arg(long, env = "ONSALE_RATE_ADDRESS_BURST", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate_address_burst: u32,
+
+    /// Requests that one user may make, on average; further ones are answered 429. 0 is no limit.
+    #[arg(long, env = "ONSALE_RATE_USER_PER_S", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub rate_user_per_s: u32,
+
+    /// Requests that one user may make at once, before the average counts.
+    #[arg(long, env = "ONSALE_RATE_USER_BURST", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate_user_burst: u32,
+
+    /// Sign-ups and sign-ins that one address may try in a minute, on average; each takes a core for
+    /// some 20 ms. 0 is no limit.
+    #[arg(long, env = "ONSALE_SIGN_IN_ADDRESS_PER_MIN", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub sign_in_address_per_min: u32,
+
+    /// Sign-ups and sign-ins that one address may try at once, before its average counts.
+    #[arg(long, env = "ONSALE_SIGN_IN_ADDRESS_BURST", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub sign_in_address_burst: u32,
+
+    /// Sign-ins to one account that one address may try in a minute, on average; all addresses
+    /// together ten times as many, not counting one from which the owner has signed in lately. 0 is
+    /// no limit.
+    #[arg(long, env = "ONSALE_SIGN_IN_ACCOUNT_PER_MIN", default_value_t = 6,
+          value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub sign_in_account_per_min: u32,
+
+    /// Sign-ins to one account that one address may try at once, before the average counts.
+    #[arg(long, env = "ONSALE_SIGN_IN_ACCOUNT_BURST", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub sign_in_account_burst: u32,
 }
 
 impl Http {
@@ -122,6 +197,12 @@ impl Http {
     #[must_use]
     pub fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// See [`Self::write_timeout_ms`].
+    #[must_use]
+    pub fn write_timeout(&self) -> Duration {
+        Duration::from_millis(self.write_timeout_ms)
     }
 
     /// See [`Self::drain_ms`].

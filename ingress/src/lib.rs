@@ -7,7 +7,9 @@
 //! The HTTP stack (`server`, `stack`, `problem`, `extract`, `auth`, `layout`) stands on its own, so
 //! that a benchmark can put another design behind it.
 
+pub mod accept;
 pub mod access;
+pub mod address;
 pub mod answer;
 pub mod app;
 pub mod auth;
@@ -25,6 +27,7 @@ pub mod ids;
 pub mod lag;
 pub mod lane;
 pub mod layout;
+pub mod limits;
 pub mod openapi;
 pub mod page;
 pub mod password;

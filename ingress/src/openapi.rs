@@ -122,7 +122,12 @@ pub fn imply_access(access: Access, group: &mut OpenApi) {
             operation.security = Some(vec![required]);
         }
         add_problems(operation, problems);
-        add_problems(operation, &[Code::DependencyUnavailable]);
+        let codes = [
+            Code::DependencyUnavailable,
+            Code::RateLimited,
+            Code::NotAcceptable,
+        ];
+        add_problems(operation, &codes);
     }
 }
 
@@ -259,7 +264,7 @@ fn problem_response(codes: &[Code]) -> Response {
         Some(401) => {
             response = response.header("WWW-Authenticate", text_header("`Bearer`"));
         }
-        Some(503) => {
+        Some(429 | 503) => {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer);
             let header = HeaderBuilder::new()
                 .schema(Some(seconds))

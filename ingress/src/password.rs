@@ -4,7 +4,10 @@ use crate::problem::{Code, Problem};
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use metrics::Counter;
+use onsale_platform::metric;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -42,6 +45,8 @@ pub struct Passwords {
     slots: Arc<Semaphore>,
     /// Checked for unknown users, so that time doesn't tell who is known.
     nobody: Arc<str>,
+    done: Arc<AtomicU64>,
+    counted: Counter,
 }
 
 impl Passwords {
@@ -53,6 +58,8 @@ impl Passwords {
         Ok(Self {
             slots: Arc::new(Semaphore::new(usize::from(at_once))),
             nobody: hash("nobody's password")?.into(),
+            done: Arc::default(),
+            counted: metrics::counter!(metric::PASSWORD_HASHES),
         })
     }
 
@@ -80,6 +87,12 @@ impl Passwords {
         .await
     }
 
+    /// How many were hashed or checked: each costs the same, whoever asked and whatever came of it.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -88,6 +101,8 @@ impl Passwords {
         let Ok(Ok(slot)) = tokio::time::timeout(WAIT_MAX, slot).await else {
             return Err(Problem::new(Code::Overloaded));
         };
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.counted.increment(1);
         // The slot goes with the work, which goes on if the request goes away.
         let work = tokio::task::spawn_blocking(move || {
             let result = work();

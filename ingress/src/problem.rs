@@ -94,6 +94,8 @@ codes! {
     NotFound = 404 "not-found" "There is no such resource" never;
     /// The resource doesn't know this method.
     MethodNotAllowed = 405 "method-not-allowed" "The method is not allowed here" never;
+    /// The client takes none of the media types that there are.
+    NotAcceptable = 406 "not-acceptable" "The answer has no form that the client accepts" never;
     /// The body did not come in time.
     RequestTimeout = 408 "request-timeout" "The request body did not arrive in time" again;
     /// Somebody has some of the seats.
@@ -130,7 +132,9 @@ codes! {
     IdempotencyKeyReused = 422 "idempotency-key-reused" "The Idempotency-Key was used for another request" never;
     /// Before the booking window, or paused.
     SaleNotOpen = 425 "sale-not-open" "The sale is not open yet" again;
-    /// More bytes than path and headers may have.
+    /// The user, the address or the account has asked too often.
+    RateLimited = 429 "rate-limited" "Too many requests" again;
+    /// More bytes or lines than path and headers may have.
     HeadersTooLarge = 431 "headers-too-large" "The request head is too large" never;
     /// A fault of ours.
     InternalError = 500 "internal-error" "Something went wrong on our side" never;

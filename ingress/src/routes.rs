@@ -99,8 +99,11 @@ fn all(guard: impl Fn(Access) -> Option<Guard>) -> OpenApiRouter<App> {
 pub fn router(app: App) -> Router {
     let guard = |access| match access {
         Access::Anyone => None,
-        Access::User => Some(Guard::user(app.tokens.clone())),
-        Access::Admin => Some(Guard::role(app.tokens.clone(), Role::Admin)),
+        Access::User => Some(Guard::user(app.tokens.clone()).at(app.user_rate.clone())),
+        Access::Admin => {
+            let guard = Guard::role(app.tokens.clone(), Role::Admin);
+            Some(guard.at(app.user_rate.clone()))
+        }
     };
     all(guard).with_state(app.clone()).into()
 }

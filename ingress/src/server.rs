@@ -1,23 +1,38 @@
 //! The HTTP server: what axum's own lacks. Every connection has a bound on the time to its first
-//! request, on each request's head, and there is a bound on connections; at shutdown it stops
-//! listening, lets requests under way end, and then ends the rest.
+//! request, on each request's head, on a write that nobody reads, and on how long it may be idle;
+//! there is a bound on connections, in all and of one address; at shutdown it stops listening, lets
+//! requests under way end, and then ends the rest.
+//!
+//! HTTP/1.1 and HTTP/2 (with prior knowledge) are told apart by the first bytes.
 
+mod activity;
+mod places;
+mod stalls;
+
+use crate::address::{Networks, network};
 use crate::config::Http;
+use activity::{Activity, Idle};
 use axum::Router;
+use futures_util::TryFutureExt;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
+use metrics::{Counter, Gauge};
+use onsale_platform::metric;
+use places::{Place, Places};
+use stalls::Stalls;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+use tower::Service as _;
 
 /// The largest head that hyper itself accepts; above our own bound, so that ours answers first.
 const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
@@ -43,6 +58,13 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         builder: builder(settings),
         first_request_timeout: settings.first_request_timeout(),
+        idle_timeout: settings.header_timeout(),
+        write_timeout: settings.write_timeout(),
+        proxies: settings.limits.trusted_proxies.clone(),
+        places: Arc::default(),
+        places_max: settings.limits.connections_per_address_max,
+        open: metrics::gauge!(metric::HTTP_CONNECTIONS),
+        refused: metrics::counter!(metric::HTTP_REFUSED, "reason" => "connections"),
         shutdown: shutdown.clone(),
         abandon: abandon.clone(),
     });
@@ -53,7 +75,7 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let (stream, slot) = match accepted {
+        let (stream, peer, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !is_of_connection(&error) {
@@ -63,10 +85,18 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = Arc::clone(&shared).connection(stream, router.clone());
+        // To close it tells enough: an answer would cost what is to be spared.
+        let Ok(place) = shared.place(peer) else {
+            shared.refused.increment(1);
+            continue;
+        };
+        let connection = Arc::clone(&shared).connection(stream, peer, router.clone());
+        let open = shared.open.clone();
         connections.spawn(async move {
+            open.increment(1.0);
             connection.await;
-            drop(slot);
+            open.decrement(1.0);
+            drop((place, slot));
         });
     }
     drop(listener);
@@ -84,14 +114,14 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    Ok((stream, peer.ip(), slot))
 }
 
 /// Whether it was the client's connection that failed, not our accepting.
@@ -126,28 +156,50 @@ fn builder(settings: &Http) -> auto::Builder<TokioExecutor> {
 struct Shared {
     builder: auto::Builder<TokioExecutor>,
     first_request_timeout: Duration,
+    idle_timeout: Duration,
+    write_timeout: Duration,
+    /// Proxies of ours, which speak for others.
+    proxies: Networks,
+    places: Arc<Places>,
+    /// Connections of one address; 0 is no bound.
+    places_max: u32,
+    open: Gauge,
+    refused: Counter,
     /// Ends a connection as soon as no request is under way on it.
     shutdown: CancellationToken,
     /// Ends it at once.
     abandon: CancellationToken,
 }
 
+/// The address has as many connections as it may.
+struct Full;
+
 impl Shared {
-    async fn connection(self: Arc<Self>, stream: TcpStream, router: Router) {
-        let begun = Arc::new(AtomicBool::new(false));
+    /// A place for a connection of `peer`; none is needed by a proxy of ours.
+    fn place(&self, peer: IpAddr) -> Result<Option<Place>, Full> {
+        if self.places_max == 0 || self.proxies.contains(peer) {
+            return Ok(None);
+        }
+        let place = self.places.take(network(peer), self.places_max);
+        place.map(Some).ok_or(Full)
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: IpAddr, router: Router) {
+        let activity = Arc::new(Activity::default());
         let service = {
-            let begun = Arc::clone(&begun);
-            router.map_request(move |request: hyper::Request<Incoming>| {
-                begun.store(true, Ordering::Relaxed);
-                request.map(axum::body::Body::new)
+            let (activity, shared) = (Arc::clone(&activity), Arc::clone(&self));
+            service_fn(move |mut request: hyper::Request<Incoming>| {
+                let busy = activity.request(request.version());
+                let client = shared.proxies.client(peer, request.headers());
+                request.extensions_mut().insert(client);
+                let answer = router.clone().call(request);
+                answer.map_ok(move |response| busy.until_the_end_of(response))
             })
         };
-        let mut connection = pin!(
-            self.builder
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        );
-        let mut first_request = pin!(tokio::time::sleep(self.first_request_timeout));
-        let (mut waits_for_first, mut draining) = (true, false);
+        let stream = TokioIo::new(Stalls::new(stream, self.write_timeout));
+        let mut connection = pin!(self.builder.serve_connection(stream, service));
+        let mut timer = pin!(tokio::time::sleep(self.first_request_timeout));
+        let (mut is_timed, mut draining) = (true, false);
         loop {
             tokio::select! {
                 biased;
@@ -157,17 +209,29 @@ impl Shared {
                     }
                     return;
                 }
-                () = first_request.as_mut(), if waits_for_first => {
-                    if !begun.load(Ordering::Relaxed) {
-                        return;
+                () = timer.as_mut(), if is_timed => match activity.idle() {
+                    // It was told to end, and doesn't.
+                    _ if draining => return,
+                    Idle::Fresh => return,
+                    Idle::Watched => is_timed = false,
+                    Idle::Busy => timer.as_mut().reset(Instant::now() + self.idle_timeout),
+                    Idle::Since(then) => {
+                        let until = then + self.idle_timeout;
+                        if until <= Instant::now() {
+                            connection.as_mut().graceful_shutdown();
+                            draining = true;
+                            timer.as_mut().reset(Instant::now() + self.idle_timeout);
+                        } else {
+                            timer.as_mut().reset(until);
+                        }
                     }
-                    waits_for_first = false;
-                }
+                },
                 () = self.shutdown.cancelled(), if !draining => {
                     connection.as_mut().graceful_shutdown();
                     draining = true;
+                    is_timed = false;
                 }
-                () = self.abandon.cancelled(), if draining => return,
+                () = self.abandon.cancelled() => return,
             }
         }
     }

@@ -1,16 +1,20 @@
-//! What happens around every request: the trace id, metrics, the bound on its head, panics, and the
-//! writing of problems. One layer, because each more costs an allocation per request.
+//! What happens around every request: the trace id, metrics, the limit of its address, the bounds on
+//! its head, what its client accepts, panics, and the writing of problems. One layer, because each more costs an allocation per request.
 
+use crate::accept::accepts;
+use crate::address::ClientAddress;
+use crate::limits::{Left, RATELIMIT, RATELIMIT_POLICY, Rate};
 use crate::problem::{self, Code, Problem};
 use crate::trace::{TRACE_ID, TraceId};
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use metrics::{Counter, Gauge, Histogram};
 use onsale_platform::metric;
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,13 +23,28 @@ use std::time::Instant;
 use tower::{Layer, Service};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+/// Where a stream of events is to go on.
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Routes below it belong to the API.
+const API: &str = "/api/";
+/// The one kind of route that answers with a stream of events ends so.
+const EVENTS: &str = "/events";
+const EVENT_STREAM: &str = "text/event-stream";
+const JSON: &str = "application/json";
+/// Asked by load balancers, all day and from one address.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
 /// Puts the stack around a router: around what it routes, and around what it doesn't know.
 ///
 /// # Errors
 /// When an origin for CORS is no header value.
 pub fn wrap(router: Router, settings: &crate::config::Http) -> Result<Router, InvalidOrigin> {
     let layer = StackLayer {
-        head_bytes_max: usize::try_from(settings.header_bytes_max).unwrap_or(usize::MAX),
+        bounds: Bounds {
+            head_bytes_max: usize::try_from(settings.header_bytes_max).unwrap_or(usize::MAX),
+            headers_max: settings.headers_max.into(),
+        },
+        rate: Rate::of_addresses(&settings.limits).map(Arc::new),
         in_flight: metrics::gauge!(metric::HTTP_IN_FLIGHT),
     };
     let router = router.layer(layer);
@@ -57,11 +76,18 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::PATCH])
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
+            LAST_EVENT_ID,
             crate::idempotency::HEADER,
             crate::prefer::PREFER,
             "traceparent".parse().map_err(|_| InvalidOrigin)?,
@@ -70,6 +96,8 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
             header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,
+            RATELIMIT,
+            RATELIMIT_POLICY,
             crate::prefer::PREFERENCE_APPLIED,
             TRACE_ID,
         ])
@@ -80,7 +108,8 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
 /// Makes one [`Stack`] per route, which therefore knows its route.
 #[derive(Clone)]
 struct StackLayer {
-    head_bytes_max: usize,
+    bounds: Bounds,
+    rate: Option<Arc<Rate>>,
     in_flight: Gauge,
 }
 
@@ -90,7 +119,8 @@ impl<S> Layer<S> for StackLayer {
     fn layer(&self, inner: S) -> Stack<S> {
         Stack {
             inner,
-            head_bytes_max: self.head_bytes_max,
+            bounds: self.bounds,
+            rate: self.rate.clone(),
             in_flight: self.in_flight.clone(),
             route: Arc::new(Route::default()),
         }
@@ -100,9 +130,27 @@ impl<S> Layer<S> for StackLayer {
 #[derive(Clone)]
 struct Stack<S> {
     inner: S,
-    head_bytes_max: usize,
+    bounds: Bounds,
+    rate: Option<Arc<Rate>>,
     in_flight: Gauge,
     route: Arc<Route>,
+}
+
+/// Of a request's head.
+#[derive(Clone, Copy)]
+struct Bounds {
+    head_bytes_max: usize,
+    headers_max: usize,
+}
+
+impl Bounds {
+    fn check(self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
+        let fits = headers.len() <= self.headers_max
+            && head_bytes(request.uri(), headers) <= self.head_bytes_max;
+        fits.then_some(())
+            .ok_or_else(|| Problem::new(Code::HeadersTooLarge))
+    }
 }
 
 impl<S> Service<Request> for Stack<S>
@@ -124,23 +172,31 @@ where
         let method = method_label(request.method());
         let route = Arc::clone(&self.route);
         route.learn(&request);
-        let fits = head_bytes(request.uri(), request.headers()) <= self.head_bytes_max;
-        let answer = fits.then(|| self.inner.call(request));
+        let rate = self.rate.clone().filter(|_| !route.is_probe());
+        let left = rate.as_deref().map(|rate| take(rate, &request)).transpose();
+        let admitted = left.clone().and_then(|_| {
+            self.bounds.check(&request)?;
+            route.check_accept(request.headers())
+        });
+        let answer = admitted.map(|()| self.inner.call(request));
         let in_flight = InFlight::new(self.in_flight.clone());
         Box::pin(async move {
             let mut response = match answer {
-                Some(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => match AssertUnwindSafe(answer).catch_unwind().await {
                     Ok(Ok(response)) => response,
                     Err(_) => {
                         tracing::error!(trace = trace.as_str(), "a request made us panic");
                         Problem::internal().into_response()
                     }
                 },
-                None => Problem::new(Code::HeadersTooLarge).into_response(),
+                Err(problem) => problem.into_response(),
             };
             problem::finish(&mut response, &trace);
             let headers = response.headers_mut();
             headers.insert(TRACE_ID, trace.header());
+            if let Some(rate) = rate {
+                rate.tell(left.unwrap_or_default(), headers);
+            }
             headers.insert(
                 header::X_CONTENT_TYPE_OPTIONS,
                 HeaderValue::from_static("nosniff"),
@@ -150,6 +206,14 @@ where
             Ok(response)
         })
     }
+}
+
+/// Takes the request from what its address may do. All that come by another way than
+/// [`crate::server`] count as one.
+fn take(rate: &Rate, request: &Request) -> Result<Left, Problem> {
+    let client = request.extensions().get::<ClientAddress>();
+    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    rate.take(&client.map_or(nobody, |client| client.network()))
 }
 
 /// Bytes of a request's head, about as on the wire.
@@ -214,6 +278,27 @@ impl Route {
             let template = matched.map_or("unmatched", MatchedPath::as_str);
             self.template.get_or_init(|| template.to_owned());
         }
+    }
+
+    fn template(&self) -> &str {
+        self.template.get().map_or("", String::as_str)
+    }
+
+    fn is_probe(&self) -> bool {
+        PROBES.contains(&self.template())
+    }
+
+    /// Before anything is done: a client that can't read its answer would do it again.
+    fn check_accept(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let template = self.template();
+        let offered = match template.strip_prefix(API) {
+            None => return Ok(()),
+            Some(path) if path.ends_with(EVENTS) => EVENT_STREAM,
+            Some(_) => JSON,
+        };
+        accepts(headers, offered)
+            .then_some(())
+            .ok_or_else(|| Problem::new(Code::NotAcceptable))
     }
 
     fn count(&self, method: &'static str, status: u16, started: Instant) {

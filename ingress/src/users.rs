@@ -2,6 +2,7 @@
 
 pub mod store;
 
+use crate::address::ClientAddress;
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
@@ -142,11 +143,13 @@ fn is_email(text: &str) -> bool {
 pub async fn create(
     State(app): State<App>,
     key: IdempotencyKey,
+    from: ClientAddress,
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: SignUp = body.parse()?;
     let email = normalized(&wanted.email);
     wanted.validate(&email)?;
+    app.sign_ins.admit_sign_up(from)?;
     let user = NewUser {
         user_id: key.user(&email),
         email,
@@ -209,7 +212,11 @@ struct SessionView {
 #[utoipa::path(post, path = "/sessions", operation_id = "createSession", tag = "Sessions",
     request_body = SignIn, extensions(("x-problems" = json!([Code::CredentialsInvalid]))),
     responses((status = 201, description = "A session", body = SessionView)))]
-pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+pub async fn sign_in(
+    State(app): State<App>,
+    from: ClientAddress,
+    body: JsonBody,
+) -> Result<Response, Problem> {
     let wanted: SignIn = body.parse()?;
     let refused = || Problem::new(Code::CredentialsInvalid);
     let email = normalized(&wanted.email);
@@ -217,10 +224,12 @@ pub async fn sign_in(State(app): State<App>, body: JsonBody) -> Result<Response,
     if !is_email(&email) || !PASSWORD_CHARS.contains(&wanted.password.chars().count()) {
         return Err(refused());
     }
+    app.sign_ins.admit_sign_in(&email, from)?;
     let known = store::credentials_find(&app.pool, &email).await?;
     let hash = known.as_ref().map(|known| known.password_hash.clone());
     let matches = app.passwords.check(wanted.password, hash).await?;
     let known = known.filter(|_| matches).ok_or_else(refused)?;
+    app.sign_ins.succeeded(&email, from);
     let refresh = RefreshToken::new();
     let digests = refresh.digests();
     let now = app.clock.now();

@@ -167,20 +167,74 @@ fn http_settings(bench: &Bench) -> Http {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_are_allowed_by_setting() {
-    let bench = start(&["--cors-origins", "https://shop.example"]).await;
-    let ask = |origin: &'static str| {
+    const LISTED: &str = "https://shop.example";
+    let bench = start(&[
+        "--cors-origins",
+        "https://other.example,https://shop.example",
+    ])
+    .await;
+    let preflight = |origin: &'static str, method: &'static str, headers: &'static str| {
         let request = bench.api.request(Method::OPTIONS, "/reservations");
-        let request = request.header("origin", origin);
-        bench
-            .api
-            .send(request.header("access-control-request-method", "POST"))
+        let request = request
+            .header("origin", origin)
+            .header("access-control-request-method", method)
+            .header("access-control-request-headers", headers);
+        bench.api.send(request)
     };
-    let answer = ask("https://shop.example").await.expect(200);
-    assert_eq!(
-        answer.headers["access-control-allow-origin"],
-        "https://shop.example"
-    );
-    let answer = ask("https://evil.example").await;
+    let words = |answer: &onsale_testkit::Answer, name: &str| -> Vec<String> {
+        let values = answer.headers.get_all(name).iter();
+        let text: Vec<_> = values.map(|value| value.to_str().unwrap()).collect();
+        let words = text.iter().flat_map(|text| text.split(','));
+        words.map(|word| word.trim().to_lowercase()).collect()
+    };
+    let headers = "authorization,content-type,idempotency-key,if-none-match,last-event-id,prefer";
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let answer = preflight(LISTED, method, headers).await.expect(200);
+        assert_eq!(answer.headers["access-control-allow-origin"], LISTED);
+        let methods = words(&answer, "access-control-allow-methods");
+        assert!(methods.contains(&method.to_lowercase()), "{answer:?}");
+        let allowed = words(&answer, "access-control-allow-headers");
+        for header in headers.split(',') {
+            assert!(allowed.iter().any(|one| one == header), "{header}");
+        }
+        assert!(words(&answer, "vary").contains(&"origin".to_owned()));
+        assert!(answer.headers.contains_key("access-control-max-age"));
+    }
+    let evil = preflight("https://evil.example", "GET", headers).await;
+    assert!(!evil.headers.contains_key("access-control-allow-origin"));
+    assert!(words(&evil, "vary").contains(&"origin".to_owned()));
+
+    for (origin, expected) in [
+        (Some(LISTED), Some(LISTED)),
+        (Some("https://evil.example"), None),
+        (None, None),
+    ] {
+        let mut request = bench.api.request(Method::GET, "/concerts");
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let answer = bench.api.send(request).await.expect(200);
+        let allowed = answer.headers.get("access-control-allow-origin");
+        assert_eq!(allowed.map(|value| value.to_str().unwrap()), expected);
+        // A cache must not give one origin's answer to another.
+        assert!(words(&answer, "vary").contains(&"origin".to_owned()));
+        let exposed = words(&answer, "access-control-expose-headers");
+        for header in [
+            "etag",
+            "location",
+            "ratelimit",
+            "ratelimit-policy",
+            "retry-after",
+        ] {
+            assert!(exposed.iter().any(|one| one == header), "{header}");
+        }
+        // Tokens go in a header: no cookie is ever meant.
+        let credentials = "access-control-allow-credentials";
+        assert!(!answer.headers.contains_key(credentials));
+    }
+    let without = start(&[]).await;
+    let request = without.api.request(Method::GET, "/concerts");
+    let answer = without.api.send(request.header("origin", LISTED)).await;
     assert!(!answer.headers.contains_key("access-control-allow-origin"));
 }
 

@@ -11,6 +11,12 @@ pub const HTTP_REQUESTS: &str = "onsale_http_requests_total";
 pub const HTTP_DURATION: &str = "onsale_http_request_duration_seconds";
 /// Requests being worked on.
 pub const HTTP_IN_FLIGHT: &str = "onsale_http_requests_in_flight";
+/// Connections that are open.
+pub const HTTP_CONNECTIONS: &str = "onsale_http_connections";
+/// Requests, connections and streams refused or cut off by a limit, by `reason`.
+pub const HTTP_REFUSED: &str = "onsale_http_refused_total";
+/// Passwords hashed or checked.
+pub const PASSWORD_HASHES: &str = "onsale_password_hashes_total";
 /// Commands waiting for their outcome at this ingress, by `lane`.
 pub const INGRESS_PENDING: &str = "onsale_ingress_commands_pending";
 /// Commands published in one message, by `lane`.
@@ -89,6 +95,12 @@ pub fn describe() {
         "Time from a request's head to its answer"
     );
     describe_gauge!(HTTP_IN_FLIGHT, "Requests being worked on");
+    describe_gauge!(HTTP_CONNECTIONS, "Connections that are open");
+    describe_counter!(
+        HTTP_REFUSED,
+        "Requests, connections and streams refused or cut off by a limit"
+    );
+    describe_counter!(PASSWORD_HASHES, "Passwords hashed or checked");
     describe_gauge!(
         INGRESS_PENDING,
         "Commands waiting for their outcome at this ingress"

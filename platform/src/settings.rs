@@ -229,6 +229,7 @@ fn unit_of(variable: &str) -> &'static str {
     let name = variable.strip_suffix("_MAX").unwrap_or(variable);
     match name {
         _ if name.ends_with("_PER_S") => "per second",
+        _ if name.ends_with("_PER_MIN") => "per minute",
         _ if name.ends_with("_MS") => "milliseconds",
         _ if name.ends_with("_S") => "seconds",
         _ if name.ends_with("_BYTES") => "bytes",

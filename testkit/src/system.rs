@@ -114,6 +114,15 @@ pub struct Process {
 
 /// The secret that signs the tokens of test systems.
 pub const TOKEN_SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+/// All clients of a test come from one address, and some ask as quickly as they can: limits are for
+/// the tests that set them.
+const UNLIMITED: [(&str, &str); 5] = [
+    ("ONSALE_RATE_ADDRESS_PER_S", "0"),
+    ("ONSALE_RATE_USER_PER_S", "0"),
+    ("ONSALE_SIGN_IN_ADDRESS_PER_MIN", "0"),
+    ("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", "0"),
+    ("ONSALE_CONNECTIONS_PER_ADDRESS_MAX", "0"),
+];
 /// No process of a test may take longer to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -200,6 +209,7 @@ impl System {
         if let Some(addr) = http_addr {
             settings.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));
             settings.push(("ONSALE_TOKEN_SECRET".to_owned(), TOKEN_SECRET.to_owned()));
+            settings.extend(UNLIMITED.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
         settings.extend(options.settings.iter().cloned());
         let program = binary(name)?;

@@ -81,6 +81,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("--http-addr", "127.0.0.1:0"),
     ("--token-secret", SECRET),
     ("--partitions", "4"),
+    ("--rate-address-per-s", "0"),
+    ("--rate-user-per-s", "0"),
+    ("--sign-in-address-per-min", "0"),
+    ("--sign-in-account-per-min", "0"),
 ];
 
 async fn serve(database_url: &str, nats_url: &str, settings: &[&str]) -> Served {

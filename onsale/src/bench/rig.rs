@@ -31,6 +31,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// Nothing changes hands for so long when all have what they should have.
 const QUIET: Duration = Duration::from_millis(1200);
 const POLL: Duration = Duration::from_millis(25);
+/// The load comes from one address and from few users, as quickly as it can; no limit stops it, nor
+/// the rivals'.
+const UNLIMITED: [&str; 3] = [
+    "ONSALE_RATE_ADDRESS_PER_S",
+    "ONSALE_RATE_USER_PER_S",
+    "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
+];
 /// Longer than any benchmark.
 const TOKEN_TTL_S: i64 = 86_400;
 
@@ -81,12 +88,14 @@ impl Rig {
         drop(conn);
 
         let secret = hex(&rand::random::<[u8; 32]>());
-        let environment = vec![
+        let mut environment = vec![
             ("DATABASE_URL", database_url.clone()),
             ("NATS_URL", nats.url()),
             ("ONSALE_PARTITIONS", PARTITIONS.to_string()),
             ("ONSALE_TOKEN_SECRET", secret.clone()),
+            ("ONSALE_ACCESS_TOKEN_TTL_S", TOKEN_TTL_S.to_string()),
         ];
+        environment.extend(UNLIMITED.map(|limit| (limit, "0".to_owned())));
         let dir = scratch.path();
         let ingress = Spec::new("ingress", sibling("onsale-ingress")?, &environment).http()?;
         let ingress = ingress.start(dir).await?;
@@ -160,10 +169,12 @@ impl Rig {
             former.stop().await;
         }
         let own = std::env::current_exe().context("finding this program")?;
-        let environment = [
+        let mut environment = vec![
             ("DATABASE_URL", self.database_url.clone()),
             ("ONSALE_TOKEN_SECRET", self.secret.clone()),
+            ("ONSALE_ACCESS_TOKEN_TTL_S", TOKEN_TTL_S.to_string()),
         ];
+        environment.extend(UNLIMITED.map(|limit| (limit, "0".to_owned())));
         let mut spec = Spec::new("rival", own, &environment).http()?;
         let pool = pool.to_string();
         spec.arguments = ["bench-direct", "--rival", rival.name(), "--pool", &pool]

@@ -351,6 +351,16 @@ fn ingress_specs(
             format!("127.0.0.1:{}", plan.api[usize::from(index)]),
         ));
         environment.push(("ONSALE_TOKEN_SECRET", secret.to_owned()));
+        // It listens on loopback, so that all its clients (the demo, k6, a browser) come from one
+        // address. Limits of users and accounts are as they are by default.
+        environment.extend(
+            [
+                "ONSALE_RATE_ADDRESS_PER_S",
+                "ONSALE_SIGN_IN_ADDRESS_PER_MIN",
+                "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
+            ]
+            .map(|limit| (limit, "0".to_owned())),
+        );
         Spec {
             role: "ingress",
             index: index.into(),

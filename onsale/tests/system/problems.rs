@@ -29,7 +29,7 @@ impl Met {
             );
         }
         assert_eq!(answer.body["status"], answer.status.as_u16(), "{answer:?}");
-        if answer.status == 503 {
+        if [429, 503].contains(&answer.status.as_u16()) {
             assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
         }
         self.0.insert(code.to_owned(), answer.status.as_u16());
@@ -41,7 +41,9 @@ async fn every_code_is_met_over_http() {
     let settings = SystemOptions::default()
         .setting("ONSALE_REQUEST_TIMEOUT_MS", 1500)
         .setting("ONSALE_BODY_TIMEOUT_MS", 300)
-        .setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 3);
+        .setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 3)
+        .setting("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", 1)
+        .setting("ONSALE_SIGN_IN_ACCOUNT_BURST", 1);
     let mut hall = Hall::open_with(settings).await;
     let mut met = Met::default();
     requests(&mut hall, &mut met).await;
@@ -104,6 +106,9 @@ async fn requests(hall: &mut Hall, met: &mut Met) {
         .header("x-long", "x".repeat(15_000));
     let request = request.header("x-longer", "x".repeat(15_000));
     met.expect(api.send(request).await, "headers-too-large");
+    let request = api.request(Method::GET, "/concerts");
+    let request = request.header("accept", "text/html");
+    met.expect(api.send(request).await, "not-acceptable");
     slow_body(hall, met).await;
 
     let reserve = json!({ "scheduleId": uuid::Uuid::now_v7(), "seats": ["A-1-1"] });
@@ -159,6 +164,8 @@ async fn identity(hall: &mut Hall, met: &mut Met) {
     let sign_in = json!({ "email": "taken@example.com", "password": "a wrong one" });
     let answer = api.post(&nobody, "/sessions", "third-key", &sign_in).await;
     met.expect(answer, "credentials-invalid");
+    let answer = api.post(&nobody, "/sessions", "third-key", &sign_in).await;
+    met.expect(answer, "rate-limited");
 }
 
 /// Who gets a seat.

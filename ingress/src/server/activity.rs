@@ -1,0 +1,156 @@
+//! What a connection is doing, so that an idle one ends. hyper watches idle HTTP/1 connections by
+//! itself: there the next request's head is overdue. On HTTP/2 a client that answers pings would stay
+//! for ever.
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::Version;
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use tokio::time::Instant;
+
+/// The requests of one connection.
+#[derive(Default)]
+pub struct Activity(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Fresh,
+    Http1,
+    Http2 {
+        under_way: u32,
+        ended_at: Option<Instant>,
+    },
+}
+
+/// How long a connection has been idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It has not asked for anything yet.
+    Fresh,
+    /// hyper watches it.
+    Watched,
+    /// It is not.
+    Busy,
+    /// Since then.
+    Since(Instant),
+}
+
+/// A request under way, until its answer is sent; none where nobody counts.
+pub struct Busy(Option<Arc<Activity>>);
+
+impl Activity {
+    /// A request begins.
+    pub fn request(self: &Arc<Self>, version: Version) -> Busy {
+        let mut state = self.state();
+        if version != Version::HTTP_2 {
+            *state = State::Http1;
+            return Busy(None);
+        }
+        let under_way = match *state {
+            State::Http2 { under_way, .. } => under_way,
+            State::Fresh | State::Http1 => 0,
+        };
+        *state = State::Http2 {
+            under_way: under_way + 1,
+            ended_at: None,
+        };
+        Busy(Some(Arc::clone(self)))
+    }
+
+    /// Whether it is idle.
+    pub fn idle(&self) -> Idle {
+        match *self.state() {
+            State::Fresh => Idle::Fresh,
+            State::Http1 => Idle::Watched,
+            State::Http2 { ended_at, .. } => ended_at.map_or(Idle::Busy, Idle::Since),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Busy {
+    /// Goes with the answer.
+    pub fn until_the_end_of(self, response: Response) -> Response {
+        if self.0.is_none() {
+            return response;
+        }
+        response.map(|body| Body::new(BusyBody { body, _busy: self }))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Some(activity) = &self.0 else { return };
+        if let State::Http2 {
+            under_way,
+            ended_at,
+        } = &mut *activity.state()
+        {
+            *under_way = under_way.saturating_sub(1);
+            if *under_way == 0 {
+                *ended_at = Some(Instant::now());
+            }
+        }
+    }
+}
+
+struct BusyBody {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_is_idle_when_the_last_answer_has_been_sent() {
+        let activity = Arc::new(Activity::default());
+        assert_eq!(activity.idle(), Idle::Fresh);
+        let first = activity.request(Version::HTTP_2);
+        let second = activity.request(Version::HTTP_2);
+        drop(first);
+        assert_eq!(activity.idle(), Idle::Busy);
+        let response = second.until_the_end_of(Response::new(Body::from("x")));
+        assert_eq!(response.body().size_hint().exact(), Some(1));
+        assert_eq!(activity.idle(), Idle::Busy);
+        drop(response);
+        assert_eq!(activity.idle(), Idle::Since(Instant::now()));
+        let _third = activity.request(Version::HTTP_2);
+        assert_eq!(activity.idle(), Idle::Busy);
+    }
+
+    #[test]
+    fn http1_is_watched_by_hyper() {
+        let activity = Arc::new(Activity::default());
+        drop(activity.request(Version::HTTP_11));
+        assert_eq!(activity.idle(), Idle::Watched);
+    }
+}
