@@ -4,6 +4,7 @@ use crate::auth::Tokens;
 use crate::batcher::{Batcher, Link};
 use crate::catalogue::Catalogue;
 use crate::config::{Config, Flow};
+use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
 use crate::lag::Gate;
 use crate::lane::{Ledger, Seats, Settlement};
@@ -32,8 +33,8 @@ use uuid::Uuid;
 /// How often the clock is compared with Postgres.
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
-/// How often sessions that are over are removed.
-const PURGE: Duration = Duration::from_secs(3600);
+/// How often sessions that are over, and tokens that nobody used, are removed.
+const PURGE: Duration = Duration::from_secs(60);
 /// The pause between two pieces of that, so that others get their turn.
 const PURGE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -112,6 +113,10 @@ pub struct Parts {
     pub layouts: Layouts,
     /// Seat maps.
     pub seat_maps: SeatMaps,
+    /// Event streams.
+    pub streams: Streams,
+    /// How long a token for one is good, in seconds.
+    pub stream_token_ttl_s: i64,
     /// Concerts and schedules.
     pub catalogue: Catalogue,
     /// Back-pressure.
@@ -333,6 +338,8 @@ fn app(
         signer: Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone()),
+        streams: Streams::new(&config.events),
+        stream_token_ttl_s: config.events.stream_token_ttl_s,
         catalogue: Catalogue::new(pool.clone()),
         gate: Arc::new(gate),
         partitions: config.common.partitions,
@@ -403,7 +410,7 @@ async fn keep_time(pool: db::Pool, clock: Clock, stop: CancellationToken) {
     }
 }
 
-/// Removes sessions that are over, for nobody else may: the ingress alone writes them.
+/// Removes what is over, for nobody else may: the ingress alone writes these tables.
 async fn keep_tidy(pool: db::Pool, stop: CancellationToken) {
     let mut pause = PURGE;
     while stop
@@ -411,13 +418,29 @@ async fn keep_tidy(pool: db::Pool, stop: CancellationToken) {
         .await
         .is_some()
     {
-        pause = match users::store::session_purge(&pool).await {
-            Ok(users::store::PURGE_MAX) => PURGE_PAUSE,
-            Ok(_) => PURGE,
+        pause = match tidy(&pool).await {
+            Ok(Tidied::All) => PURGE,
+            Ok(Tidied::Some) => PURGE_PAUSE,
             Err(error) => {
-                tracing::warn!(%error, "old sessions could not be removed");
+                tracing::warn!(%error, "old sessions and tokens could not be removed");
                 PURGE
             }
         };
+    }
+}
+
+/// What was removed.
+enum Tidied {
+    All,
+    Some,
+}
+
+async fn tidy(pool: &db::Pool) -> Result<Tidied, db::Error> {
+    let sessions = users::store::session_purge(pool).await?;
+    let tokens = events::store::token_purge(pool).await?;
+    if sessions < users::store::PURGE_MAX && tokens < events::store::PURGE_MAX {
+        Ok(Tidied::All)
+    } else {
+        Ok(Tidied::Some)
     }
 }

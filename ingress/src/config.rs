@@ -31,6 +31,9 @@ pub struct Config {
     pub auth: Auth,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub events: Events,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub flow: Flow,
 }
 
@@ -236,6 +239,33 @@ pub struct Auth {
     #[arg(long, env = "ONSALE_PASSWORD_HASHES_MAX", default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub password_hashes_max: u16,
+}
+
+/// Streams of events.
+#[derive(Args, Clone, Debug)]
+pub struct Events {
+    /// The most event streams at once; further ones are refused.
+    #[arg(long = "event-streams-max", env = "ONSALE_EVENT_STREAMS_MAX", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub streams_max: u32,
+
+    /// How long an event stream may be silent before a comment shows that it lives, in milliseconds.
+    #[arg(long = "event-heartbeat-ms", env = "ONSALE_EVENT_HEARTBEAT_MS", default_value_t = 15_000,
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub heartbeat_ms: u64,
+
+    /// How long a token for an event stream is good, in seconds.
+    #[arg(long, env = "ONSALE_STREAM_TOKEN_TTL_S", default_value_t = 60,
+          value_parser = clap::value_parser!(i64).range(1..=3600))]
+    pub stream_token_ttl_s: i64,
+}
+
+impl Events {
+    /// See [`Self::heartbeat_ms`].
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms)
+    }
 }
 
 /// How commands flow to their owners, and what is refused so that it keeps flowing.

@@ -18,6 +18,7 @@ pub mod catalogue;
 pub mod commands;
 pub mod config;
 pub mod etag;
+pub mod events;
 pub mod extract;
 pub mod flight;
 pub mod fresh;

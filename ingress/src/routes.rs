@@ -4,7 +4,9 @@
 use crate::access::{Access, Guard};
 use crate::app::App;
 use crate::openapi;
-use crate::{catalogue, commands, health, layout, payments, points, reservations, seat_map, users};
+use crate::{
+    catalogue, commands, events, health, layout, payments, points, reservations, seat_map, users,
+};
 use axum::Router;
 use onsale_schema::status::Role;
 use utoipa::openapi::OpenApi;
@@ -26,6 +28,7 @@ fn anyone(group: Group) -> Group {
         .routes(routes!(catalogue::schedule))
         .routes(routes!(layout::get))
         .routes(routes!(seat_map::get))
+        .routes(routes!(events::follow))
 }
 
 /// For those who are signed in; what they see and change is their own.
@@ -33,6 +36,7 @@ fn user(group: Group) -> Group {
     group
         .routes(routes!(users::sign_out))
         .routes(routes!(users::me))
+        .routes(routes!(events::create_token))
         .routes(routes!(points::balance))
         .routes(routes!(points::charge))
         .routes(routes!(points::history))

@@ -5,6 +5,7 @@
 //! the map is read again in the background, and meanwhile the old one is shown. A map only shows:
 //! it decides nothing.
 
+mod feed;
 mod state;
 mod store;
 
@@ -13,20 +14,24 @@ use crate::etag::IfNoneMatch;
 use crate::extract::Id;
 use crate::problem::Problem;
 use async_nats::Subscriber;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use feed::Feed;
+pub use feed::Last;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use onsale_platform::db::Pool;
 use onsale_schema::ScheduleId;
 use onsale_schema::message::decode;
 use onsale_schema::seats::{MapBroadcast, MapChange};
-use state::{Applied, Map, Rendered};
+use state::{Applied, Map, Rendered, letters};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
 use tokio_util::sync::CancellationToken;
 
 /// Changes that are kept while a snapshot is on its way; with more it is taken again.
@@ -54,6 +59,8 @@ struct Entry {
 #[derive(Default)]
 struct Slot {
     map: Option<Map>,
+    /// From the first event stream on.
+    feed: Option<Feed>,
     /// Whether a snapshot is on its way.
     loading: bool,
     /// What came meanwhile.
@@ -75,9 +82,20 @@ impl Slot {
             }
             return false;
         }
-        match self.map.as_mut().map(|map| map.apply(change)) {
-            Some(Applied::Gap) => self.wants_reload(),
-            Some(Applied::Done) | None => false,
+        let Some(map) = &mut self.map else {
+            return false;
+        };
+        let before = map.version();
+        match map.apply(change) {
+            Applied::Gap => self.wants_reload(),
+            Applied::Done => {
+                if map.version() != before
+                    && let Some(feed) = &mut self.feed
+                {
+                    feed.changed(map.version(), letters(change));
+                }
+                false
+            }
         }
     }
 
@@ -104,7 +122,23 @@ impl Slot {
                 self.stale = true;
             }
         }
+        if let Some((feed, old)) = self.feed.as_mut().zip(self.map.as_ref())
+            && old.version() != map.version()
+        {
+            // Streams go on as if nothing had been lost.
+            match old.difference(&map) {
+                Some(seats) => feed.changed(map.version(), seats),
+                None => feed.replaced(map.version()),
+            }
+        }
         self.map = Some(map);
+    }
+
+    /// A stream begins; none while there is no map.
+    fn join(&mut self, last: Last) -> Option<(Bytes, Receiver<Bytes>)> {
+        let version = self.map.as_ref()?.version();
+        let feed = self.feed.get_or_insert_with(|| Feed::new(version));
+        Some(feed.join(last))
     }
 }
 
@@ -137,21 +171,43 @@ impl SeatMaps {
         self.with(schedule, |map| map.remaining()).await
     }
 
+    /// What an event stream of a schedule begins with, and what follows.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn join(
+        &self,
+        schedule: ScheduleId,
+        last: Last,
+    ) -> Result<(Bytes, Receiver<Bytes>), Problem> {
+        self.with_slot(schedule, |slot| slot.join(last)).await
+    }
+
     async fn with<T>(
         &self,
         schedule: ScheduleId,
         look: impl Fn(&mut Map) -> T,
     ) -> Result<T, Problem> {
+        self.with_slot(schedule, |slot| slot.map.as_mut().map(&look))
+            .await
+    }
+
+    /// Looks at a map that is there; loads it first if need be.
+    async fn with_slot<T>(
+        &self,
+        schedule: ScheduleId,
+        look: impl Fn(&mut Slot) -> Option<T>,
+    ) -> Result<T, Problem> {
         let entry = self.entry(schedule);
-        if let Some(map) = &mut entry.slot().map {
-            return Ok(look(map));
+        if let Some(seen) = look(&mut entry.slot()) {
+            return Ok(seen);
         }
         let _turn = entry.load.lock().await;
-        if let Some(map) = &mut entry.slot().map {
-            return Ok(look(map));
+        if let Some(seen) = look(&mut entry.slot()) {
+            return Ok(seen);
         }
         self.load(&entry).await?;
-        let seen = entry.slot().map.as_mut().map(look);
+        let seen = look(&mut entry.slot());
         seen.ok_or_else(Problem::internal)
     }
 
@@ -360,6 +416,33 @@ mod tests {
             text(&mut slot),
             r#"{"version":10,"remaining":3,"seats":"AAAH"}"#
         );
+    }
+
+    #[test]
+    fn streams_go_on_over_a_lost_change() {
+        let mut slot = Slot::default();
+        assert!(slot.join(Last::None).is_none());
+        slot.begin_load();
+        slot.end_load(Some(map(5)));
+        let (_, mut changes) = slot.join(Last::Version(5)).unwrap();
+        let mut next = || String::from_utf8(changes.try_recv().unwrap().to_vec()).unwrap();
+        slot.take_in(&change(5, 5, 0));
+        slot.take_in(&change(5, 6, 0));
+        assert!(next().contains(r#"{"version":6,"changes":[[0,"H"]]}"#));
+        assert!(slot.take_in(&change(7, 8, 1)));
+        slot.begin_load();
+        slot.take_in(&change(8, 9, 2));
+        slot.end_load(Some(Map::new(8, 4, [(1, b'H')].into_iter())));
+        assert!(next().contains(r#"{"version":9,"changes":[[0,"A"],[1,"H"],[2,"H"]]}"#));
+        let (first, _) = slot.join(Last::Version(6)).unwrap();
+        assert!(first.starts_with(b"id: 9\nevent: seats\n"));
+        // Read again, and nothing had been lost.
+        slot.begin_load();
+        slot.end_load(Some(Map::new(9, 4, std::iter::empty())));
+        // Another layout.
+        slot.begin_load();
+        slot.end_load(Some(Map::new(10, 3, std::iter::empty())));
+        assert!(next().contains("event: reset"));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub const HTTP_DURATION: &str = "onsale_http_request_duration_seconds";
 pub const HTTP_IN_FLIGHT: &str = "onsale_http_requests_in_flight";
 /// Connections that are open.
 pub const HTTP_CONNECTIONS: &str = "onsale_http_connections";
+/// Event streams that are open.
+pub const EVENT_STREAMS: &str = "onsale_event_streams";
 /// Requests, connections and streams refused or cut off by a limit, by `reason`.
 pub const HTTP_REFUSED: &str = "onsale_http_refused_total";
 /// Passwords hashed or checked.
@@ -96,6 +98,7 @@ pub fn describe() {
     );
     describe_gauge!(HTTP_IN_FLIGHT, "Requests being worked on");
     describe_gauge!(HTTP_CONNECTIONS, "Connections that are open");
+    describe_gauge!(EVENT_STREAMS, "Event streams that are open");
     describe_counter!(
         HTTP_REFUSED,
         "Requests, connections and streams refused or cut off by a limit"

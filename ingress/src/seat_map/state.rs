@@ -41,6 +41,14 @@ pub struct View {
     seats: String,
 }
 
+/// The seats of a change, with their new letters.
+pub fn letters(change: &MapChange) -> impl Iterator<Item = (i32, u8)> {
+    change.changes.iter().map(|(seat, claim)| {
+        let letter = claim.map_or(AVAILABLE, |state| state.as_str().as_bytes()[0]);
+        (seat.0, letter)
+    })
+}
+
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -66,6 +74,24 @@ impl Map {
         map
     }
 
+    /// Which version it is.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// The seats that differ in a later map of the same layout, with their letters there.
+    pub fn difference<'a>(&'a self, later: &'a Self) -> Option<impl Iterator<Item = (i32, u8)>> {
+        if later.seats.len() != self.seats.len() || later.version < self.version {
+            return None;
+        }
+        let pairs = self.seats.iter().zip(&later.seats);
+        Some(
+            (0..)
+                .zip(pairs)
+                .filter_map(|(seat, (old, new))| (old != new).then_some((seat, *new))),
+        )
+    }
+
     /// Seats that are available.
     pub fn remaining(&self) -> u32 {
         self.remaining
@@ -79,9 +105,8 @@ impl Map {
         if change.from_version != self.version {
             return Applied::Gap;
         }
-        for (seat, claim) in &change.changes {
-            let letter = claim.map_or(AVAILABLE, |state| state.as_str().as_bytes()[0]);
-            self.set(seat.0, letter);
+        for (seat, letter) in letters(change) {
+            self.set(seat, letter);
         }
         self.version = change.version;
         self.count();
@@ -169,6 +194,18 @@ mod tests {
             r#"{"version":4,"remaining":2,"seats":"HSAA"}"#
         );
         assert_eq!(map.rendered().etag, "W/\"4\"");
+    }
+
+    #[test]
+    fn differences_are_of_one_layout_and_forward() {
+        let old = Map::new(3, 4, [(1, b'S'), (2, b'B')].into_iter());
+        let new = Map::new(5, 4, [(0, b'H'), (1, b'S')].into_iter());
+        let seats: Vec<_> = old.difference(&new).unwrap().collect();
+        assert_eq!(seats, [(0, b'H'), (2, b'A')]);
+        assert_eq!(new.difference(&new).unwrap().count(), 0);
+        assert!(new.difference(&old).is_none());
+        let other = Map::new(9, 5, std::iter::empty());
+        assert!(old.difference(&other).is_none());
     }
 
     #[test]

@@ -1,0 +1,276 @@
+//! Streams of events (Server-Sent Events, WHATWG HTML section 9.2): the changes of a date's seat map
+//! as they happen, from memory. However many follow, a change is written once.
+//!
+//! A stream costs its connection and a place in a queue. One that does not read what it asked for is
+//! ended; it comes back where it was, by `Last-Event-ID`. A stream decides nothing and knows nothing
+//! that `GET …/seats` does not show.
+
+pub mod store;
+
+use crate::answer::Answer;
+use crate::app::App;
+use crate::auth::{Tokens, User};
+use crate::extract::{Id, Query};
+use crate::problem::{Code, Problem};
+use crate::seat_map::Last;
+use crate::stack::LAST_EVENT_ID;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::stream;
+use metrics::{Counter, Gauge};
+use onsale_platform::metric;
+use onsale_schema::{ScheduleId, SessionId, Timestamp};
+use rand::{Rng, RngCore};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use utoipa::{IntoParams, ToSchema};
+
+/// The least time between two pieces of one stream: what happens meanwhile goes together.
+const GAP: Duration = Duration::from_millis(100);
+/// The bytes from which on a piece takes in no more.
+const PIECE_BYTES: usize = 64 * 1024;
+/// When a client comes back after its stream has ended, in milliseconds; each is told another time,
+/// so that they don't come all at once.
+const RETRY_MS: std::ops::RangeInclusive<u32> = 1000..=5000;
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The streams of this ingress.
+pub struct Streams {
+    places: Arc<Semaphore>,
+    heartbeat: Duration,
+    open: Gauge,
+    refused: Counter,
+    slow: Counter,
+}
+
+impl Streams {
+    /// Bounds by `settings`.
+    #[must_use]
+    pub fn new(settings: &crate::config::Events) -> Self {
+        let max = usize::try_from(settings.streams_max).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            places: Arc::new(Semaphore::new(max)),
+            heartbeat: settings.heartbeat(),
+            open: metrics::gauge!(metric::EVENT_STREAMS),
+            refused: metrics::counter!(metric::HTTP_REFUSED, "reason" => "streams"),
+            slow: metrics::counter!(metric::HTTP_REFUSED, "reason" => "slow-stream"),
+        }
+    }
+
+    fn place(&self) -> Result<Place, Problem> {
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.refused.increment(1);
+            return Err(Problem::new(Code::Overloaded));
+        };
+        self.open.increment(1.0);
+        Ok(Place {
+            open: self.open.clone(),
+            _permit: permit,
+        })
+    }
+}
+
+/// A stream's place, given back when it ends.
+struct Place {
+    open: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.decrement(1.0);
+    }
+}
+
+/// A token for the query of an event stream.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct StreamToken {
+    /// Good once.
+    stream_token: String,
+    /// When it is good no more.
+    expires_at: Timestamp,
+    server_time: Timestamp,
+}
+
+/// Get a token for an event stream
+///
+/// For browsers, whose `EventSource` sends no headers. It stands in an address, which may be logged:
+/// so it is good once, for a short time, and ends with its session.
+#[utoipa::path(post, path = "/stream-tokens", operation_id = "createStreamToken", tag = "Sessions",
+    responses((status = 201, description = "A token", body = StreamToken)))]
+pub async fn create_token(State(app): State<App>, user: User) -> Result<Response, Problem> {
+    let mut bytes = [0; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    let token = URL_SAFE_NO_PAD.encode(bytes);
+    let now = app.clock.now();
+    let new = store::NewToken {
+        digest: digest(&token),
+        user_id: user.id,
+        session_id: user.session,
+        expires_at: now.plus_ms(app.stream_token_ttl_s.saturating_mul(1000)),
+    };
+    store::token_insert(&app.pool, &new).await?;
+    let view = StreamToken {
+        stream_token: token,
+        expires_at: new.expires_at,
+        server_time: app.clock.now(),
+    };
+    Ok(Answer::created(None, &view)?.into_response())
+}
+
+fn digest(token: &str) -> Vec<u8> {
+    Sha256::digest(token.as_bytes()).to_vec()
+}
+
+/// The query of an event stream.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// A `streamToken`; without it the stream is nobody's.
+    #[param(value_type = String, required = false)]
+    token: Option<String>,
+}
+
+/// Where a stream is to go on, as documented.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "only described: it may be anything")]
+pub struct LastEventId {
+    /// The `id` of the last event that the client has seen; browsers send it by themselves. What it
+    /// missed comes first, or `event: reset`.
+    #[param(rename = "Last-Event-ID", required = false, example = "42")]
+    last_event_id: String,
+}
+
+fn last(headers: &HeaderMap) -> Last {
+    let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else {
+        return Last::None;
+    };
+    let version = value.to_str().ok().and_then(|text| text.parse().ok());
+    version.map_or(Last::Unreadable, Last::Version)
+}
+
+/// Follow the seats of a date
+///
+/// `event: seats` has `{version, changes: [[seatNo, "H"], …]}`; its `id` is the version. The first
+/// one tells from which version on changes follow: get the seats again if you have an older one. Skip
+/// changes of versions that you have. `event: reset` has `{version}`: get the seats again.
+#[utoipa::path(get, path = "/schedules/{scheduleId}/events", operation_id = "followSchedule",
+    tag = "Catalogue",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
+    extensions(("x-problems" = json!([Code::TokenInvalid, Code::Overloaded]))),
+    responses((status = 200, description = "A stream of events that does not end by itself",
+        body = String, content_type = "text/event-stream")))]
+pub async fn follow(
+    State(app): State<App>,
+    Id(schedule): Id<ScheduleId>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let place = app.streams.place()?;
+    let (events, changes) = app.seat_maps.join(schedule, last(&headers)).await?;
+    // Last, so that no other refusal uses it up.
+    let session = match query.token {
+        None => None,
+        Some(token) => {
+            let session = store::token_use(&app.pool, &digest(&token)).await?;
+            Some(session.ok_or_else(|| Problem::new(Code::TokenInvalid))?)
+        }
+    };
+    let retry_ms = rand::rng().random_range(RETRY_MS);
+    let first = [format!("retry: {retry_ms}\n\n").as_bytes(), &events].concat();
+    let follower = Follower {
+        first: Some(first.into()),
+        changes,
+        heartbeat: app.streams.heartbeat,
+        slow: app.streams.slow.clone(),
+        tokens: app.tokens.clone(),
+        session,
+        stopping: app.stopping.clone(),
+        _place: place,
+    };
+    let pieces = stream::unfold(follower, |mut follower| async move {
+        let piece = follower.next().await?;
+        Some((Ok::<_, Infallible>(piece), follower))
+    });
+    let head = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // Else nginx would gather what is to be told at once.
+        (ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    Ok((head, Body::from_stream(pieces)).into_response())
+}
+
+/// One stream.
+struct Follower {
+    first: Option<Bytes>,
+    changes: Receiver<Bytes>,
+    heartbeat: Duration,
+    slow: Counter,
+    tokens: Tokens,
+    /// Whose it is; it ends with the session.
+    session: Option<SessionId>,
+    stopping: CancellationToken,
+    _place: Place,
+}
+
+impl Follower {
+    /// The next piece; none at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        let stopping = self.stopping.clone();
+        let piece = stopping.run_until_cancelled(self.piece()).await??;
+        let is_out = |session| self.tokens.revocations().contains(session);
+        (!self.session.is_some_and(is_out)).then_some(piece)
+    }
+
+    async fn piece(&mut self) -> Option<Bytes> {
+        let until = Instant::now() + self.heartbeat;
+        tokio::time::sleep(GAP.min(self.heartbeat)).await;
+        match tokio::time::timeout_at(until, self.changes.recv()).await {
+            Ok(Ok(change)) => self.gather(change),
+            Ok(Err(RecvError::Lagged(_))) => self.too_slow(),
+            Ok(Err(RecvError::Closed)) => None,
+            // A comment, so that both ends learn when the other has gone.
+            Err(_) => Some(Bytes::from_static(b":\n\n")),
+        }
+    }
+
+    /// Takes in what else is there.
+    fn gather(&mut self, first: Bytes) -> Option<Bytes> {
+        let mut piece = Vec::from(first);
+        while piece.len() < PIECE_BYTES {
+            match self.changes.try_recv() {
+                Ok(change) => piece.extend_from_slice(&change),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                Err(TryRecvError::Lagged(_)) => return self.too_slow(),
+            }
+        }
+        Some(piece.into())
+    }
+
+    fn too_slow(&self) -> Option<Bytes> {
+        self.slow.increment(1);
+        None
+    }
+}
