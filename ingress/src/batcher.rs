@@ -159,7 +159,9 @@ impl<L: Commands> Batcher<L> {
             tokio::select! {
                 biased;
                 Some((flight, ack)) = acks.next(), if !acks.is_empty() => {
-                    self.acknowledged(&flight, ack);
+                    if let Some(ack) = ack {
+                        self.acknowledged(&flight, ack);
+                    }
                 }
                 () = self.wake.notified(), if acks.len() < self.link.window => {}
                 // What was on its way may be on the stream: its outcome is open. But no
@@ -180,8 +182,18 @@ impl<L: Commands> Batcher<L> {
                     let started = Instant::now();
                     let ack_time = self.ack_time.clone();
                     acks.push(async move {
-                        let ack = ack.into_future().await;
-                        ack_time.record(started.elapsed().as_secs_f64());
+                        let acknowledged = async {
+                            let ack = ack.into_future().await;
+                            ack_time.record(started.elapsed().as_secs_f64());
+                            ack
+                        };
+                        // A reply says as much, and must not wait for an acknowledgement that was
+                        // lost.
+                        let ack = tokio::select! {
+                            biased;
+                            ack = acknowledged => Some(ack),
+                            () = flight.ended() => None,
+                        };
                         (flight, ack)
                     });
                 }

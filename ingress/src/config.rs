@@ -295,7 +295,9 @@ pub struct Flow {
 
     /// The age of a partition's oldest undecided message, or the silence of an owner that was heard
     /// before, above which its commands are refused, in milliseconds. Silence counts from a second.
-    #[arg(long, env = "ONSALE_LAG_MAX_MS", default_value_t = 5000,
+    /// Below the time that a request waits, so that what is accepted can still be decided in time,
+    /// and above the lease of an owner, so that a takeover is waited for.
+    #[arg(long, env = "ONSALE_LAG_MAX_MS", default_value_t = 4000,
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub lag_max_ms: u64,
 }

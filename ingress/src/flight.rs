@@ -68,6 +68,11 @@ impl<L: Commands> Flight<L> {
         }
     }
 
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        self.until(|flight| flight.end.get()).await;
+    }
+
     async fn until<'a, T>(&'a self, look: impl Fn(&'a Self) -> Option<T>) -> T {
         loop {
             // Made before looking, so that a change in between wakes it.

@@ -7,10 +7,11 @@
 mod common;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use common::start;
+use common::{SCHEDULE, start};
 use onsale_platform::config::Streams;
 use onsale_platform::nats;
 use onsale_schema::Lane;
+use onsale_schema::seats::{Kind, Outcome, Refusal};
 use onsale_schema::subjects::Subjects;
 use onsale_testkit::TestNats;
 
@@ -36,6 +37,33 @@ async fn a_full_queue_refuses_the_next_and_keeps_what_it_has() {
     let mut ledger = jetstream.get_stream("LEDGER").await.unwrap();
     let state = &ledger.info().await.unwrap().state;
     assert_eq!((state.messages, state.first_sequence), (stored, 1));
+}
+
+/// A reply is as good as the acknowledgement of its message: the next must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_acknowledgement_holds_nothing_up() {
+    // Less than an acknowledgement is waited for.
+    let bench = start(&["--request-timeout-ms=3000"]).await;
+    let mut owner = bench.owner::<Kind>(Lane::Seats).await;
+    let jetstream = async_nats::jetstream::new(bench.app.nats.clone());
+    let stream = jetstream.get_stream("SEATS").await.unwrap();
+    let silent = Config {
+        no_ack: true,
+        ..stream.cached_info().config.clone()
+    };
+    jetstream.update_stream(silent).await.unwrap();
+    let buyer = bench.api.buyer().await;
+    // The acknowledgement of the first would be waited for beyond the second's deadline.
+    for seat in ["A-1-1", "A-1-2"] {
+        let answered = async {
+            let message = owner.next().await;
+            let refused = Outcome::Refused(Refusal::SaleClosed);
+            owner.reply(&message, vec![refused]).await;
+        };
+        let seats = [seat];
+        let (answer, ()) = tokio::join!(bench.api.hold(&buyer, SCHEDULE, &seats), answered);
+        answer.expect_problem(410, "sale-closed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,8 @@ fn a_failover_run_strikes_measures_and_finds_every_hold() {
         "--kills=1",
         "--hangs=0",
         "--handovers=1",
+        "--nats=1",
+        "--postgres=1",
         "--rate=20",
         "--throughput=2",
         "--requests=500",
@@ -48,8 +50,8 @@ fn a_failover_run_strikes_measures_and_finds_every_hold() {
         );
     }
     assert_eq!(report["audit"]["ok"], true, "{told}");
-    let (kill, handover) = (&report["blows"]["kill"], &report["blows"]["hand-over"]);
-    for blow in [kill, handover] {
+    let handover = &report["blows"]["hand-over"];
+    for blow in ["kill", "hand-over", "nats", "postgres"].map(|name| &report["blows"][name]) {
         assert_eq!(number(blow, "count"), 1.0);
         assert!(number(blow, "gapMaxMs") > 0.0);
         // 150 of each of the 16 dates, at least.

@@ -106,6 +106,11 @@ pub struct Grounds {
 }
 
 impl Grounds {
+    /// Goes on over another connection.
+    pub fn reconnect(&mut self, conn: AsyncPgConnection) {
+        self.conn = conn;
+    }
+
     /// Creates the concert that all fields are dates of.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod rig;
 mod run;
 mod scrape;
 pub mod seats;
+pub mod steady;
 mod verify;
 
 use std::process::ExitCode;

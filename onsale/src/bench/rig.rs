@@ -145,6 +145,26 @@ impl Rig {
         Ok(())
     }
 
+    /// Kills nats-server and starts it again.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not start.
+    pub async fn crash_nats(&mut self) -> anyhow::Result<()> {
+        self.nats.kill9().await;
+        self.nats.restart().await?;
+        Ok(self.scratch.outlive(self.nats.pid())?)
+    }
+
+    /// Stops Postgres without a checkpoint and starts it again.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not start.
+    pub async fn crash_postgres(&mut self) -> anyhow::Result<()> {
+        self.postgres.stop(Stop::Immediate).await;
+        self.postgres.restart().await?;
+        Ok(self.scratch.outlive(self.postgres.pid())?)
+    }
+
     /// Where the pipeline serves.
     #[must_use]
     pub fn pipeline(&self) -> SocketAddr {

@@ -111,6 +111,16 @@ impl Track {
         Ok(Self { rig, grounds, conn })
     }
 
+    /// Connects anew, after Postgres was away.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.conn = self.rig.connect().await?;
+        self.grounds.reconnect(self.rig.connect().await?);
+        Ok(())
+    }
+
     /// The settings of Postgres.
     ///
     /// # Errors

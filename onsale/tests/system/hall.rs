@@ -9,7 +9,7 @@ use onsale_ingress::auth::{Tokens, User};
 use onsale_ingress::config::Config as IngressConfig;
 use onsale_platform::{Clock, db};
 use onsale_schema::status::{Role, SaleState};
-use onsale_schema::{ConcertId, ScheduleId, SessionId, Timestamp, UserId};
+use onsale_schema::{ConcertId, ScheduleId, SessionId, Timestamp, UserId, partition};
 use onsale_testkit::{Api, Buyer, System, SystemOptions, system};
 use serde_json::Value;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use uuid::Uuid;
 
 /// No wait of these tests takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As by default.
+const PARTITIONS: u16 = 16;
 
 /// A started system.
 pub struct Hall {
@@ -65,8 +68,21 @@ impl Hall {
         self.date_with(seats, open_policy()).await
     }
 
+    /// A date that the same partition decides as another.
+    pub async fn neighbour_of(&mut self, date: Uuid, seats: u32) -> Uuid {
+        let partition = |id| partition::of_schedule(id, PARTITIONS);
+        let ids = std::iter::repeat_with(|| ScheduleId(Uuid::now_v7()));
+        let mut near = ids.filter(|id| partition(*id) == partition(ScheduleId(date)));
+        let id = near.next().expect("one of sixteen");
+        self.date_as(id, seats, open_policy()).await
+    }
+
     pub async fn date_with(&mut self, seats: u32, policy: Policy) -> Uuid {
         let schedule_id = ScheduleId(Uuid::now_v7());
+        self.date_as(schedule_id, seats, policy).await
+    }
+
+    async fn date_as(&mut self, schedule_id: ScheduleId, seats: u32, policy: Policy) -> Uuid {
         let new = NewSchedule {
             schedule_id,
             concert_id: self.concert_id,

@@ -145,9 +145,13 @@ impl Cut {
 async fn every_cut_heals(name: &str, link: impl Fn(&System) -> &Proxy) {
     let system = Cut::start(1).await;
     for cut in CUTS {
-        println!("{name}: {cut:?}");
+        let struck = Instant::now();
         system.cut(&link, cut).await;
         system.goes_on().await;
+        println!(
+            "{name}: {cut:?} leaves a gap of {:?}",
+            system.load.gap(struck)
+        );
     }
     system.end().await;
 }
@@ -181,18 +185,23 @@ async fn every_cut_of_a_link_to_postgres_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_in_a_black_hole_is_replaced_and_does_no_harm_when_it_is_back() {
     tokio::join!(
-        is_replaced(|system| &worker(system).postgres),
-        is_replaced(|system| &worker(system).nats),
+        is_replaced("Postgres", |system| &worker(system).postgres),
+        is_replaced("NATS", |system| &worker(system).nats),
     );
 }
 
 /// One of two workers loses a link.
-async fn is_replaced(link: impl Fn(&System) -> &Proxy) {
+async fn is_replaced(name: &str, link: impl Fn(&System) -> &Proxy) {
     let system = Cut::start(2).await;
     let hole = link(&system.hall.system);
+    let struck = Instant::now();
     hole.set(Fault::BlackHole);
     // The other worker goes on with all dates while the first still waits.
     system.goes_on().await;
+    println!(
+        "a worker without {name} leaves a gap of {:?}",
+        system.load.gap(struck)
+    );
     hole.set(Fault::Pass);
     system.goes_on().await;
     system.end().await;

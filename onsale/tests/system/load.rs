@@ -4,7 +4,9 @@ use crate::hall::{Hall, PATIENCE, number, open_policy, reservation};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
+use onsale::bench::steady::{Steady, Wanted};
 use onsale::seed::Policy;
+use onsale_schema::ScheduleId;
 use onsale_testkit::{Answer, Api, Buyer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +15,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+/// Holds per second that are asked of the date whose gap is measured, and for how long there are
+/// seats for them.
+const RATE: u16 = 100;
+const WATCHED_S: u16 = 240;
 /// How long a client stays away that was told to come again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// A command that was lost on its way has expired when its partition has gone on for so long as its
@@ -32,8 +38,6 @@ pub struct Seen {
     pub open_of_one: usize,
     /// Requests that were refused because a server was away, or came to it too late.
     pub turned_away: usize,
-    /// The longest time of one client between two acknowledged holds.
-    pub gap: Duration,
     /// The longest time that a request waited for its answer.
     pub slowest: Duration,
 }
@@ -75,7 +79,6 @@ pub async fn keep_holding(
     stop: Arc<AtomicBool>,
 ) -> Seen {
     let mut seen = Seen::default();
-    let mut last = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let seat = next_seat.fetch_add(1, Ordering::Relaxed);
         let label = format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
@@ -83,17 +86,9 @@ pub async fn keep_holding(
         let answer = api.hold(&buyer, date, &[&label]).await;
         seen.slowest = seen.slowest.max(asked.elapsed());
         match (answer.status.as_u16(), answer.code()) {
-            (201, _) => {
-                seen.acknowledged.push(reservation(&answer.body));
-                seen.gap = seen.gap.max(last.elapsed());
-                last = Instant::now();
-            }
-            // Still open: not acknowledged, and not refused either. A reply that died with its worker
-            // costs its client the whole wait, which says nothing about the partition.
-            (202, _) => {
-                seen.open.push(open(&buyer, &answer));
-                last = Instant::now();
-            }
+            (201, _) => seen.acknowledged.push(reservation(&answer.body)),
+            // Still open: not acknowledged, and not refused either.
+            (202, _) => seen.open.push(open(&buyer, &answer)),
             (503, "dependency-unavailable" | "overloaded") => {
                 assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
                 seen.turned_away += 1;
@@ -117,25 +112,29 @@ fn open(buyer: &Buyer, answer: &Answer) -> Open {
     }
 }
 
-/// Clients that hold seats on many dates, one each, so that all partitions are busy.
+/// Clients that hold seats on many dates, one each, so that all partitions are busy; and one date
+/// more of which so many seats are asked per second, however slowly it answers, so that the gap that
+/// a blow leaves can be seen.
 pub struct Load {
     dates: Vec<Uuid>,
     stop: Arc<AtomicBool>,
     clients: JoinSet<Seen>,
+    watched: Steady,
 }
 
 impl Load {
     pub async fn start(hall: &mut Hall, dates: usize) -> Self {
+        let policy = Policy {
+            seats_per_user: 100_000,
+            ..open_policy()
+        };
         let mut load = Self {
             dates: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             clients: JoinSet::new(),
+            watched: watched(hall, policy).await,
         };
         for _ in 0..dates {
-            let policy = Policy {
-                seats_per_user: 100_000,
-                ..open_policy()
-            };
             let date = hall.date_with(3000, policy).await;
             load.dates.push(date);
             load.client(hall, date, Arc::default());
@@ -208,6 +207,11 @@ impl Load {
             .unwrap_or_else(|_| panic!("not yet {least}: {sql}\n{}", hall.logs()));
     }
 
+    /// The longest time between two holds in a row of the watched date, since shortly before then.
+    pub fn gap(&self, since: Instant) -> Duration {
+        self.watched.answers().gap(since)
+    }
+
     /// Ends the load; every acknowledged hold must be there, and nothing may have failed or been
     /// turned away.
     pub async fn stop(self, hall: &mut Hall) -> Seen {
@@ -221,6 +225,7 @@ impl Load {
     pub async fn stop_after_faults(mut self, hall: &mut Hall) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Seen::default();
+        assert!(self.watched.stop().await.won() > 0, "nothing was sold");
         while let Some(seen) = self.clients.join_next().await {
             let seen = seen.expect("no panic");
             if let Some(first) = seen.failed.first() {
@@ -231,7 +236,6 @@ impl Load {
             all.open_of_one = all.open_of_one.max(seen.open.len());
             all.open.extend(seen.open);
             all.turned_away += seen.turned_away;
-            all.gap = all.gap.max(seen.gap);
             all.slowest = all.slowest.max(seen.slowest);
         }
         let mut ids: BTreeSet<Uuid> = all.acknowledged.iter().copied().collect();
@@ -246,6 +250,20 @@ impl Load {
         assert_held(hall, &ids).await;
         all
     }
+}
+
+/// Sells a date at a steady rate.
+async fn watched(hall: &mut Hall, policy: Policy) -> Steady {
+    let seats = u32::from(RATE) * u32::from(WATCHED_S);
+    let date = hall.date_with(seats, policy).await;
+    let label = |seat: u32| format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
+    let wanted = Wanted {
+        schedules: vec![ScheduleId(date)],
+        labels: (0..seats).map(label).collect(),
+        token: hall.buyer().token,
+    };
+    let addr = hall.system.ingresses[0].http_addr.expect("an ingress");
+    Steady::start(addr, wanted, RATE).expect("a client")
 }
 
 /// Each of these reservations is in Postgres, with its seat.

@@ -1,7 +1,7 @@
 //! Workers come and go, hang and wake; the number of partitions changes.
 
 use crate::hall::{Hall, PATIENCE, open_policy, reservation};
-use crate::load::{Load, keep_holding};
+use crate::load::{Load, Seen, keep_holding};
 use onsale::seed::Policy;
 use onsale::{partitions, repartition};
 use onsale_testkit::SystemOptions;
@@ -148,24 +148,38 @@ async fn the_number_of_partitions_changes_when_all_is_drained() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_date_does_not_starve_its_neighbours() {
-    let mut hall = Hall::open().await;
-    let hot = hall.date(500).await;
-    let quiet = hall.date(500).await;
+    let settings = SystemOptions::default().setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 32);
+    let mut hall = Hall::open_with(settings).await;
+    let policy = Policy {
+        seats_per_user: 100_000,
+        ..open_policy()
+    };
+    let hot = hall.date_with(3000, policy).await;
+    // Decided by the same owner, in the same batches.
+    let quiet = hall.neighbour_of(hot, 500).await;
     let mut background = tokio::task::JoinSet::new();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    for _ in 0..64 {
+    for _ in 0..200 {
         let (api, buyer) = (hall.api.clone(), hall.buyer());
         background.spawn(keep_holding(api, buyer, hot, next.clone(), stop.clone()));
     }
     for n in 1..=100 {
         let label = format!("A-1-{n}");
-        hall.api
-            .hold(&hall.buyer(), quiet, &[&label])
-            .await
-            .expect(201);
+        // In time: it would be a 202 otherwise.
+        let quiet = hall.api.hold(&hall.buyer(), quiet, &[&label]).await;
+        quiet.expect(201);
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    background.join_all().await;
+    let seen = background.join_all().await;
+    let sum = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
+    assert!(
+        sum(|seen| seen.turned_away) > 0,
+        "the hot date was never bounded"
+    );
+    assert!(
+        sum(|seen| seen.acknowledged.len()) > 0,
+        "the hot date sold nothing"
+    );
     hall.assert_sound().await;
 }

@@ -10,6 +10,7 @@ use onsale_testkit::proxy::Fault;
 use onsale_testkit::spawn::Signal;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// Dates enough that every worker has some.
 const DATES: usize = 24;
@@ -29,11 +30,10 @@ fn runs_for(seconds: u32) -> String {
 async fn end(what: &str, load: Load, hall: &mut Hall) {
     let seen = load.stop_after_faults(hall).await;
     println!(
-        "{what}: {} holds acknowledged, {} left open, {} turned away, {:?} the longest gap of a date",
+        "{what}: {} holds acknowledged, {} left open, {} turned away",
         seen.acknowledged.len(),
         seen.open.len(),
         seen.turned_away,
-        seen.gap
     );
     hall.assert_sound().await;
 }
@@ -43,10 +43,12 @@ async fn a_killed_nats_server_loses_nothing() {
     let mut hall = Hall::open_with(SystemOptions::default().workers(3).own_servers()).await;
     let load = Load::start(&mut hall, DATES).await;
     load.under_way(&hall, 3).await;
+    let struck = Instant::now();
     let nats = &mut hall.system.servers().nats;
     nats.kill9().await;
     nats.restart().await.expect("a nats-server");
     load.more_everywhere(&hall, ON).await;
+    println!("nats-server killed: a gap of {:?}", load.gap(struck));
     end("nats-server killed", load, &mut hall).await;
 }
 
@@ -100,6 +102,7 @@ async fn crash_postgres(what: &str, options: SystemOptions, recovery: Recovery) 
             workers.iter().for_each(|w| w.links().postgres.set(fault));
         }
     };
+    let struck = Instant::now();
     hall.system.servers().postgres.stop(Stop::Immediate).await;
     reach(&hall, Fault::Reset);
     let restarted = hall.system.servers().postgres.restart().await;
@@ -109,6 +112,7 @@ async fn crash_postgres(what: &str, options: SystemOptions, recovery: Recovery) 
     }
     reach(&hall, Fault::Pass);
     load.more_everywhere(&hall, ON).await;
+    println!("{what}: a gap of {:?}", load.gap(struck));
     // The restart freed every life-sign at once; a stampede would come when they count again.
     load.until(&hall, &runs_for(9), 1).await;
     load.more_everywhere(&hall, ON).await;
@@ -148,15 +152,19 @@ async fn owners_that_are_killed_hung_and_restarted_in_turn_lose_nothing() {
     let load = Load::start(&mut hall, DATES).await;
     load.under_way(&hall, 3).await;
 
+    let struck = Instant::now();
     hall.system.workers[0].kill9().await;
     load.more_everywhere(&hall, ON).await;
+    println!("worker killed: a gap of {:?}", load.gap(struck));
     hall.system.workers[0].restart().await.expect("a worker");
     owners_become(&hall, 3).await;
     load.more_everywhere(&hall, ON).await;
 
+    let struck = Instant::now();
     hall.system.workers[1].signal(Signal::SIGSTOP);
     owned_by(&hall, 2).await;
     load.more_everywhere(&hall, ON).await;
+    println!("worker hung: a gap of {:?}", load.gap(struck));
     hall.system.workers[1].signal(Signal::SIGCONT);
     owners_become(&hall, 3).await;
     load.more_everywhere(&hall, ON).await;

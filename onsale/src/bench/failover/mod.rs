@@ -1,11 +1,10 @@
-//! `onsale bench failover`: how long a partition is without its owner when a worker is killed or
-//! hangs, whether anybody notices when one joins or leaves, and what more workers bring.
+//! `onsale bench failover`: how long a partition sells nothing when a worker is killed or hangs, or a
+//! server falls, whether anybody notices when a worker joins or leaves, and what more workers bring.
 //!
 //! It measures from outside, as a buyer would: the gap of an episode is the longest time between two
 //! holds (201) in a row of any partition. Every hold that was answered must be in Postgres.
 
 mod report;
-mod steady;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,10 +19,10 @@ use super::machine;
 use super::progress::Progress;
 use super::rig::Rig;
 use super::run::{Course, Design, Run, Track};
+use super::steady::{Answers, Steady, Wanted};
 use super::verify;
 use crate::audit;
 use report::Report;
-use steady::{Answers, Steady};
 
 /// Requests per date before the blow.
 const BEFORE: usize = 100;
@@ -38,7 +37,8 @@ const EPISODE_LIMIT: Duration = Duration::from_secs(25);
 ///
 /// Starts a Postgres and a nats-server of its own, an ingress and workers, sells a date on each of 16
 /// partitions at a steady rate, and kills (SIGKILL), stops (SIGSTOP) or ends (SIGTERM) one worker
-/// after the other. Use a release build, on a machine that has nothing else to do.
+/// after the other; then it kills nats-server, and stops Postgres at once (`-m immediate`), and starts
+/// each again. Use a release build, on a machine that has nothing else to do.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     /// Workers that are killed.
@@ -52,6 +52,14 @@ pub struct Args {
     /// Workers that leave and come back in good order.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub handovers: u16,
+
+    /// Times that nats-server is killed and started again.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub nats: u16,
+
+    /// Times that Postgres crashes and is started again.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub postgres: u16,
 
     /// How many workers share the partitions meanwhile.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=8))]
@@ -80,7 +88,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// What happens to a worker.
+/// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
     /// SIGKILL: its life-sign is gone at once.
@@ -89,14 +97,39 @@ pub enum Blow {
     Hang,
     /// SIGTERM, and a new one in its place, all under load.
     Handover,
+    /// SIGKILL to nats-server, which is started again at once.
+    Nats,
+    /// `-m immediate` to Postgres, which is started again at once and has to recover.
+    Postgres,
 }
 
 impl Blow {
+    /// In the order in which they are struck.
+    const ALL: [Self; 5] = [
+        Self::Kill,
+        Self::Hang,
+        Self::Handover,
+        Self::Nats,
+        Self::Postgres,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::Hang => "hang",
             Self::Handover => "hand-over",
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    fn count(self, args: &Args) -> u16 {
+        match self {
+            Self::Kill => args.kills,
+            Self::Hang => args.hangs,
+            Self::Handover => args.handovers,
+            Self::Nats => args.nats,
+            Self::Postgres => args.postgres,
         }
     }
 }
@@ -167,18 +200,9 @@ struct Bench {
 
 impl Bench {
     async fn episodes(&mut self) -> anyhow::Result<Vec<Episode>> {
-        let Args {
-            kills,
-            hangs,
-            handovers,
-            ..
-        } = self.args;
         let mut episodes = Vec::new();
-        for (blow, count) in [
-            (Blow::Kill, kills),
-            (Blow::Hang, hangs),
-            (Blow::Handover, handovers),
-        ] {
+        for blow in Blow::ALL {
+            let count = blow.count(&self.args);
             for number in 1..=count {
                 let episode = self.episode(blow).await?;
                 self.progress.say(format!(
@@ -201,7 +225,12 @@ impl Bench {
     async fn episode(&mut self, blow: Blow) -> anyhow::Result<Episode> {
         let dates = self.track.grounds.dates(SEATS).await?;
         let schedules = dates.schedules.clone();
-        let load = Steady::start(self.track.rig.pipeline(), dates, self.args.rate)?;
+        let wanted = Wanted {
+            schedules: dates.schedules,
+            labels: dates.labels,
+            token: dates.token,
+        };
+        let load = Steady::start(self.track.rig.pipeline(), wanted, self.args.rate)?;
         load.until_each(BEFORE, EPISODE_LIMIT).await?;
         self.victim = (self.victim + 1) % self.track.rig.workers.len();
         let struck = Instant::now();
@@ -237,6 +266,11 @@ impl Bench {
                 self.track.rig.replace(self.victim).await?;
                 self.track.rig.until_shared().await?;
             }
+            Blow::Nats => self.track.rig.crash_nats().await?,
+            Blow::Postgres => {
+                self.track.rig.crash_postgres().await?;
+                self.track.reconnect().await?;
+            }
         }
         Ok(())
     }
@@ -245,7 +279,7 @@ impl Bench {
         match blow {
             Blow::Kill => self.track.rig.replace(self.victim).await?,
             Blow::Hang => self.track.rig.workers[self.victim].signal(Signal::SIGCONT),
-            Blow::Handover => {}
+            Blow::Handover | Blow::Nats | Blow::Postgres => {}
         }
         self.track.rig.until_shared().await
     }

@@ -79,6 +79,8 @@ impl Figures {
                 self.max_ms < HANG_AIM_MS,
             ),
             Blow::Handover => ("none failed".to_owned(), self.others.is_empty()),
+            // A server that is away for as long as it takes to start again.
+            Blow::Nats | Blow::Postgres => ("none".to_owned(), true),
         }
     }
 
@@ -106,8 +108,7 @@ fn nearest_rank(sorted: &[f64], percent: f64) -> f64 {
 
 impl Report {
     fn figures(&self) -> Vec<Figures> {
-        let blows = [Blow::Kill, Blow::Hang, Blow::Handover];
-        let each = blows.into_iter();
+        let each = Blow::ALL.into_iter();
         each.filter_map(|blow| Figures::of(blow, &self.episodes))
             .collect()
     }

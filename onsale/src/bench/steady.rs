@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use onsale_schema::ScheduleId;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-
-use crate::bench::case::Dates;
 
 /// Longer than any request takes that is of interest: the ingress answers 202 after 5 s.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -36,22 +35,36 @@ pub struct Steady {
     dates: JoinSet<()>,
 }
 
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Dates with the same seats.
+    pub schedules: Vec<ScheduleId>,
+    /// The seats of each, which are asked for once.
+    pub labels: Vec<String>,
+    /// Of a buyer without a limit that anybody reaches.
+    pub token: String,
+}
+
 impl Steady {
-    /// Starts it.
+    /// Asks the ingress at `addr` for `rate` holds per second of each date.
     ///
     /// # Errors
     /// When no client can be made.
-    pub fn start(addr: SocketAddr, dates: Dates, rate: u16) -> anyhow::Result<Self> {
+    pub fn start(addr: SocketAddr, wanted: Wanted, rate: u16) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .timeout(REQUEST_LIMIT)
             .no_proxy()
             .build()
             .context("making a client")?;
-        let answers = Arc::new(Mutex::new(Answers(vec![Vec::new(); dates.schedules.len()])));
+        let answers = Arc::new(Mutex::new(Answers(vec![
+            Vec::new();
+            wanted.schedules.len()
+        ])));
         let stop = CancellationToken::new();
-        let (token, labels) = (Arc::new(dates.token), Arc::new(dates.labels));
+        let (token, labels) = (Arc::new(wanted.token), Arc::new(wanted.labels));
         let mut tasks = JoinSet::new();
-        for (index, schedule_id) in dates.schedules.into_iter().enumerate() {
+        for (index, schedule_id) in wanted.schedules.into_iter().enumerate() {
             let date = Date {
                 index,
                 url: format!("http://{addr}/api/v1/reservations"),
@@ -118,12 +131,18 @@ impl Steady {
         }
     }
 
+    /// What was answered until now.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.clone()
+    }
+
     /// Asks for nothing more, and waits for the answers that are due.
     pub async fn stop(mut self) -> Answers {
         self.stop.cancel();
         while self.dates.join_next().await.is_some() {}
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.clone()
+        self.answers()
     }
 }
 
