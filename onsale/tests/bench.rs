@@ -38,7 +38,7 @@ fn a_failover_run_strikes_measures_and_finds_every_hold() {
         "--handovers=1",
         "--nats=1",
         "--postgres=1",
-        "--rate=20",
+        "--rate=10",
         "--throughput=2",
         "--requests=500",
         "--runs=1",

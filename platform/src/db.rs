@@ -5,7 +5,9 @@ use crate::sql::statement;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{Integer, Text, Timestamptz};
 use diesel::{ConnectionError, ConnectionResult, ExpressionMethods, QueryDsl, QueryableByName};
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{
+    AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use onsale_schema::{Timestamp, tables};
 use std::time::Duration;
@@ -204,19 +206,27 @@ pub async fn migrate(database_url: &str) -> Result<Vec<String>, Error> {
         .unwrap_or_else(|e| Err(Error::Refused(e.to_string())))
 }
 
-/// Stores the partition count at the first start and refuses another one later.
+/// Stores the partition count at the first start and refuses another one later. A change of the
+/// count that is under way is waited for, so that nobody goes on with the one before.
 ///
 /// # Errors
 /// `Refused` when the stored count differs.
 pub async fn agree_on_partitions(pool: &Pool, partitions: u16) -> Result<(), Error> {
     use tables::system::dsl;
     let mut conn = pool.get().await?;
-    diesel::insert_into(dsl::system)
-        .values(dsl::partitions.eq(i32::from(partitions)))
-        .on_conflict_do_nothing()
-        .execute(&mut conn)
+    let stored: i32 = conn
+        .transaction(async |conn| {
+            statement("SELECT pg_advisory_xact_lock_shared(7091, 2)")
+                .execute(conn)
+                .await?;
+            diesel::insert_into(dsl::system)
+                .values(dsl::partitions.eq(i32::from(partitions)))
+                .on_conflict_do_nothing()
+                .execute(conn)
+                .await?;
+            dsl::system.select(dsl::partitions).first(conn).await
+        })
         .await?;
-    let stored: i32 = dsl::system.select(dsl::partitions).first(&mut conn).await?;
     if stored == i32::from(partitions) {
         Ok(())
     } else {

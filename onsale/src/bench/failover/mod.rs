@@ -31,7 +31,7 @@ const AFTER: usize = 50;
 /// More requests per date than any episode makes.
 const SEATS: u32 = 3_000;
 /// An episode that is not over after this has failed.
-const EPISODE_LIMIT: Duration = Duration::from_secs(25);
+const EPISODE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Measures takeover, hand-over and the throughput of several workers.
 ///
