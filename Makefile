@@ -6,7 +6,7 @@ CARGO ?= cargo
 BINS := -p onsale -p onsale-ingress -p onsale-workers
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench
+.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench openapi
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test: tools ## all tests, on real servers
 simulate: export ONSALE_SIM_SEEDS ?= 100000
 simulate: ## 100,000 seeded histories of the partition runtime, in virtual time
 	$(CARGO) test --release -p onsale-workers --test simulation every_history -- --nocapture
+
+openapi: ## write the checked-in description of the HTTP API
+	$(CARGO) run -p onsale -- openapi > target/openapi.json
+	@mv target/openapi.json ingress/openapi.json
 
 lint: ## format and clippy, as CI does
 	$(CARGO) fmt --all --check

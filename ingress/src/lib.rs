@@ -17,6 +17,7 @@ pub mod batcher;
 pub mod catalogue;
 pub mod commands;
 pub mod config;
+pub mod docs;
 pub mod etag;
 pub mod events;
 pub mod extract;

@@ -41,6 +41,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Points", "What reservations are paid with."),
     ("Payments", "Pay, and look at one's own."),
     ("Commands", "The outcome of what was answered 202."),
+    ("Reference", "This document."),
     ("Process", "For whoever runs it."),
 ];
 
@@ -303,6 +304,14 @@ mod tests {
             Value::Array(items) => items.iter().for_each(|item| under(key, item, found)),
             _ => {}
         }
+    }
+
+    #[test]
+    fn the_document_in_the_repository_is_this_one() {
+        assert!(
+            include_str!("../openapi.json") == routes::document_text(),
+            "ingress/openapi.json is another; `make openapi` writes it"
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::access::{Access, Guard};
 use crate::app::App;
 use crate::openapi;
 use crate::{
-    catalogue, commands, events, health, layout, payments, points, reservations, seat_map, users,
+    catalogue, commands, docs, events, health, layout, payments, points, reservations, seat_map,
+    users,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -52,11 +53,14 @@ fn admin(group: Group) -> Group {
     group
 }
 
-/// For whoever runs it; outside of the API's versions.
+/// For whoever runs it and whoever reads about it; outside of the API's versions.
 fn process() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::asset))
 }
 
 /// Routes with one guard.
@@ -118,4 +122,14 @@ pub fn document() -> OpenApi {
     let mut document = all(|_| None).into_openapi();
     openapi::finish(&mut document);
     document
+}
+
+/// The document as a text for people and files.
+///
+/// # Panics
+/// Never: a document has a JSON form.
+#[must_use]
+pub fn document_text() -> String {
+    let json = serde_json::to_string_pretty(&document());
+    json.expect("a document has a JSON form") + "\n"
 }

@@ -518,3 +518,32 @@ async fn it_stops_when_told_and_closes_idle_connections() {
         .unwrap();
     assert!(TcpStream::connect(bench.addr).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_and_its_page_are_served() {
+    let bench = start(&[]).await;
+    let served = bench.api.get(None, "//openapi.json").await.expect(200);
+    let ours: serde_json::Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+    assert_eq!(served.body, ours);
+    let again = bench.api.request(Method::GET, "//openapi.json");
+    let again = again.header("if-none-match", &served.headers["etag"]);
+    let _ = bench.api.send(again).await.expect(304);
+
+    let page = bench.api.get(None, "//docs").await.expect(200);
+    let html = page.body.as_str().unwrap().to_owned();
+    assert!(!html.contains("//"), "the page asks elsewhere: {html}");
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'self';"), "{policy}");
+    let files: Vec<&str> = html
+        .split(['"', '\''])
+        .filter(|text| text.starts_with("docs/"))
+        .collect();
+    assert_eq!(files.len(), 3, "{html}");
+    for file in files {
+        let file = bench.api.get(None, &format!("//{file}")).await.expect(200);
+        let kind = file.headers["content-type"].to_str().unwrap();
+        assert!(kind.starts_with("text/"), "{kind}");
+    }
+    let missing = bench.api.get(None, "//docs/index.html").await;
+    missing.expect_problem(404, "not-found");
+}

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod down;
 pub mod migrate;
+pub mod openapi;
 pub mod partitions;
 pub mod repartition;
 pub mod running;

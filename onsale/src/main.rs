@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use onsale::{
-    audit, bench, config, demo, doctor, down, migrate, partitions, repartition, seed, up,
+    audit, bench, config, demo, doctor, down, migrate, openapi, partitions, repartition, seed, up,
 };
 
 /// A concert on-sale engine: seat engine, point ledger and payment settlement.
@@ -33,6 +33,7 @@ enum Command {
     Seed(seed::Args),
     Audit(audit::Args),
     Config(config::Args),
+    Openapi(openapi::Args),
     Partitions(partitions::Args),
     Repartition(repartition::Args),
     Bench(bench::Args),
@@ -51,6 +52,7 @@ async fn main() -> ExitCode {
         Command::Seed(args) => seed::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Config(args) => config::run(&args),
+        Command::Openapi(args) => openapi::run(&args),
         Command::Partitions(args) => partitions::run(args).await,
         Command::Repartition(args) => repartition::run(args).await,
         Command::Bench(args) => bench::run(args).await,
