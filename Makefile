@@ -33,7 +33,7 @@ bench: build ## measure holds against the direct designs
 	@exec target/release/onsale bench seats $(ARGS)
 
 test: tools ## all tests, on real servers
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --features onsale-testkit/api
 	target/debug/with-servers -- $(CARGO) test --workspace --no-fail-fast $(ARGS)
 	$(CARGO) test --workspace --features onsale-workers/sabotage --test simulation sabotage
 

@@ -26,6 +26,9 @@ const PROBLEMS: &str = "x-problems";
 /// What the security scheme is called.
 const ACCESS_TOKEN: &str = "accessToken";
 
+/// Headers that some answers of a kind don't have.
+const SOMETIMES: &[&str] = &["Preference-Applied"];
+
 /// The groups in which operations are shown, in order.
 const TAGS: &[(&str, &str)] = &[
     (
@@ -137,6 +140,23 @@ pub fn finish(document: &mut OpenApi) {
     for operation in operations(document) {
         imply_parameters(operation);
         write_problems(operation);
+        require_headers(operation);
+    }
+}
+
+/// Says of the headers of answers that they are always there, but for those that are not.
+fn require_headers(operation: &mut Operation) {
+    for response in operation.responses.responses.values_mut() {
+        let RefOr::T(response) = response else {
+            continue;
+        };
+        for (name, header) in &mut response.headers {
+            if let RefOr::T(header) = header {
+                let always = !SOMETIMES.contains(&name.as_str());
+                let more = header.extensions.get_or_insert_default();
+                more.insert("required".to_owned(), always.into());
+            }
+        }
     }
 }
 

@@ -139,7 +139,8 @@ async fn a_panic_is_a_problem_and_the_server_goes_on() {
         .route("/fine", axum::routing::get(async || "fine"));
     let router = stack::wrap(router, &http).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let api = Api::without_promises(base);
     let stop = CancellationToken::new();
     let token = stop.clone();
     let served = tokio::spawn(async move { server::serve(router, listener, &http, token).await });

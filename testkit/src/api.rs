@@ -1,4 +1,5 @@
-//! A client of the HTTP API, as thin as a test needs it: what was asked and what came back.
+//! A client of the HTTP API, as thin as a test needs it: what was asked and what came back. An answer
+//! that the API's document doesn't promise fails the test.
 
 use std::time::Duration;
 
@@ -7,11 +8,15 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::contract::{CONTRACT, Exchange};
+
 /// Speaks to one ingress. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: Client,
     base: String,
+    /// Whether it is our API.
+    promises: bool,
 }
 
 /// A signed-in user.
@@ -85,6 +90,16 @@ impl Api {
         Self {
             client,
             base: base.into(),
+            promises: true,
+        }
+    }
+
+    /// The same for routes that are not of the API, and so promise nothing.
+    #[must_use]
+    pub fn without_promises(base: impl Into<String>) -> Self {
+        Self {
+            promises: false,
+            ..Self::new(base)
         }
     }
 
@@ -101,10 +116,29 @@ impl Api {
     ///
     /// # Errors
     /// When none came.
+    ///
+    /// # Panics
+    /// When it is not what the document promises.
     pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
-        let answer = request.send().await?;
+        let (client, request) = request.build_split();
+        let request = request?;
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let answer = client.execute(request).await?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = answer.bytes().await?;
+        if self.promises {
+            let exchange = Exchange {
+                method: &method,
+                path: &path,
+                status,
+                headers: &headers,
+                body: &bytes,
+            };
+            if let Err(why) = CONTRACT.check(&exchange) {
+                let body = String::from_utf8_lossy(&bytes);
+                panic!("{method} {path} was answered {status} {headers:?} {body}\n{why}");
+            }
+        }
         let body = match bytes.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&bytes)

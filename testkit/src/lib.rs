@@ -4,7 +4,10 @@
 //! runs, started by the same code that starts them for an operator, so that what this module knows
 //! about starting, stopping and killing them is used, and tried, all day.
 
+#[cfg(feature = "api")]
 pub mod api;
+#[cfg(feature = "api")]
+pub mod contract;
 pub mod links;
 pub mod nats;
 pub mod place;
@@ -20,6 +23,7 @@ pub mod tools;
 
 mod server;
 
+#[cfg(feature = "api")]
 pub use api::{Answer, Api, Buyer};
 pub use nats::{NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};
