@@ -44,18 +44,8 @@ impl Stream {
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
-        let response = request.send().await.unwrap();
-        if response.status() != 200 {
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = response.json().await.unwrap();
-            return Err(Answer {
-                status,
-                headers,
-                body,
-            });
-        }
         Ok(Self {
-            response,
+            response: api.open(request).await?,
             text: String::new(),
             comments: 0,
         })

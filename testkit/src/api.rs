@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -122,23 +122,41 @@ impl Api {
     pub async fn try_send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         let (client, request) = request.build_split();
         let request = request?;
-        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let method = request.method().clone();
         let answer = client.execute(request).await?;
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let bytes = answer.bytes().await?;
-        if self.promises {
-            let exchange = Exchange {
-                method: &method,
-                path: &path,
-                status,
-                headers: &headers,
-                body: &bytes,
-            };
-            if let Err(why) = CONTRACT.check(&exchange) {
-                let body = String::from_utf8_lossy(&bytes);
-                panic!("{method} {path} was answered {status} {headers:?} {body}\n{why}");
-            }
+        self.read(&method, answer).await
+    }
+
+    /// Begins to read an answer that may be a stream.
+    ///
+    /// # Errors
+    /// The answer, when it is none.
+    ///
+    /// # Panics
+    /// When there is none, or not what the document promises.
+    pub async fn open(&self, request: reqwest::RequestBuilder) -> Result<Response, Answer> {
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let method = request.method().clone();
+        let answer = client.execute(request).await.expect("an answer");
+        if answer.status() != StatusCode::OK {
+            return Err(self.read(&method, answer).await.expect("an answer"));
         }
+        self.check(
+            &method,
+            answer.url().path(),
+            answer.status(),
+            answer.headers(),
+            None,
+        );
+        Ok(answer)
+    }
+
+    async fn read(&self, method: &Method, answer: Response) -> reqwest::Result<Answer> {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let path = answer.url().path().to_owned();
+        let bytes = answer.bytes().await?;
+        self.check(method, &path, status, &headers, Some(&bytes));
         let body = match bytes.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&bytes)
@@ -149,6 +167,29 @@ impl Api {
             headers,
             body,
         })
+    }
+
+    fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+    ) {
+        let exchange = Exchange {
+            method,
+            path,
+            status,
+            headers,
+            body,
+        };
+        if self.promises
+            && let Err(why) = CONTRACT.check(&exchange)
+        {
+            let body = String::from_utf8_lossy(body.unwrap_or_default());
+            panic!("{method} {path} was answered {status} {headers:?} {body}\n{why}");
+        }
     }
 
     /// Sends a request and reads the answer.
