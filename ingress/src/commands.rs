@@ -20,23 +20,17 @@ use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
+use onsale_schema::outcome::Missing;
 use onsale_schema::{Timestamp, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
-/// How long after its deadline a command without an outcome counts as expired where no cursor tells,
-/// in milliseconds: longer than any transaction that could still decide it.
-const SETTLED_MS: i64 = 60_000;
-/// How long after a command's deadline its outcome is certainly still there, in milliseconds.
-/// Outcomes are kept for 24 h, and decided a request's time before the deadline at the earliest.
-const KEPT_MS: i64 = 23 * 3_600_000;
-
 /// What the tables say, at one moment.
 #[derive(QueryableByName)]
 struct Progress {
-    /// How far the partition is, by the stream's time.
+    /// How far the partition is, by its owner's clock.
     #[diesel(sql_type = Nullable<Timestamptz>)]
-    applied_at: Option<Timestamp>,
+    decided_at: Option<Timestamp>,
     /// The outcomes of the message.
     #[diesel(sql_type = Nullable<Binary>)]
     outcomes: Option<Vec<u8>>,
@@ -101,32 +95,11 @@ pub async fn get(
             Err(problem) if problem.code() == Code::CommandExpired => Err(problem),
             decided => wrapped(decided, &TraceId::of(&headers)),
         },
-        None => match missing(token.deadline, progress.applied_at, app.clock.now()) {
+        None => match Missing::of(token.deadline, progress.decided_at, app.clock.now()) {
             Missing::Yet => pending(&app, &text),
             Missing::Expired => Err(Problem::new(Code::CommandExpired)),
             Missing::Forgotten => Err(Problem::new(Code::NotFound)),
         },
-    }
-}
-
-/// What it means that a command has no outcome.
-#[derive(Debug, PartialEq, Eq)]
-enum Missing {
-    /// It may yet come.
-    Yet,
-    /// It never will: the command would be refused by now in any case.
-    Expired,
-    /// Nobody knows any more. To say that it has expired would make a client pay twice.
-    Forgotten,
-}
-
-fn missing(deadline: Timestamp, applied_at: Option<Timestamp>, now: Timestamp) -> Missing {
-    if now > deadline.plus_ms(KEPT_MS) {
-        Missing::Forgotten
-    } else if applied_at.is_some_and(|at| at > deadline) || now > deadline.plus_ms(SETTLED_MS) {
-        Missing::Expired
-    } else {
-        Missing::Yet
     }
 }
 
@@ -138,8 +111,8 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
         .partition
         .map_or(-1, |partition| i32::from(partition.0));
     let progress = statement(
-        "SELECT (SELECT applied_at FROM partition WHERE lane = $1 AND partition_no = $2) \
-                    AS applied_at, \
+        "SELECT (SELECT decided_at FROM partition WHERE lane = $1 AND partition_no = $2) \
+                    AS decided_at, \
                 (SELECT outcomes FROM outcome WHERE message_id = $3 \
                  ORDER BY incarnation, seq LIMIT 1) AS outcomes",
     )
@@ -203,29 +176,6 @@ fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Response
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_missing_outcome_means() {
-        let deadline = Timestamp::from_micros(1_000_000_000);
-        let after = |ms| deadline.plus_ms(ms);
-        for (applied_at, now, expected) in [
-            (None, after(1), Missing::Yet),
-            (Some(deadline), after(1), Missing::Yet),
-            (Some(after(1)), after(1), Missing::Expired),
-            (Some(Timestamp::EPOCH), after(SETTLED_MS), Missing::Yet),
-            (
-                Some(Timestamp::EPOCH),
-                after(SETTLED_MS + 1),
-                Missing::Expired,
-            ),
-            (Some(after(1)), after(KEPT_MS), Missing::Expired),
-            (Some(after(1)), after(KEPT_MS + 1), Missing::Forgotten),
-            (None, after(KEPT_MS + 1), Missing::Forgotten),
-        ] {
-            let means = missing(deadline, applied_at, now);
-            assert_eq!(means, expected, "{applied_at:?} {now}");
-        }
-    }
 
     #[test]
     fn the_answer_is_wrapped_whole() {

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod message;
 pub mod money;
 mod openapi;
+pub mod outcome;
 pub mod partition;
 pub mod seats;
 pub mod settlement;

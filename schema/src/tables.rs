@@ -14,7 +14,7 @@ diesel::table! {
     partition (lane, partition_no) {
         lane -> Text, partition_no -> Integer, owner -> Nullable<Uuid>, epoch -> BigInt,
         commit_no -> BigInt, incarnation -> Integer, applied_seq -> BigInt,
-        applied_at -> Timestamptz,
+        applied_at -> Timestamptz, decided_at -> Timestamptz,
     }
 }
 diesel::table! {

@@ -34,11 +34,14 @@ pub enum Bug {
     /// What was decided by a layout that was replaced meanwhile is stored all the same (in the
     /// simulated store).
     NoLayoutFence,
+    /// A command without an outcome counts as expired when the stream's time is past its deadline
+    /// (in the simulated ingress).
+    ExpiredByStreamTime,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoFence,
         Self::NoDedupe,
         Self::CursorOutsideTransaction,
@@ -48,6 +51,7 @@ impl Bug {
         Self::DeadlineByMessageTime,
         Self::RefusalRemembered,
         Self::NoLayoutFence,
+        Self::ExpiredByStreamTime,
     ];
 }
 

@@ -9,6 +9,7 @@ use super::core::Proposal;
 use super::lane::PartitionedLane;
 use super::world::{Attempt, Store, World};
 use onsale_platform::{db, metric};
+use onsale_schema::outcome::DECIDED_MAX_MS;
 use onsale_schema::{Timestamp, WorkerId};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -93,11 +94,6 @@ struct Committer<S, C> {
     clock: C,
     stop: CancellationToken,
 }
-
-/// A decision that could not be committed for so long, in milliseconds, is made again: deadlines
-/// have passed meanwhile. Who asks what became of a command relies on it: a minute after its
-/// deadline, nothing that was decided before can still be committed.
-const DECIDED_MAX_MS: i64 = 20_000;
 
 /// The longest pause between attempts while Postgres is away.
 const PAUSE_MAX: Duration = Duration::from_millis(500);

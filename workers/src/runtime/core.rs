@@ -26,6 +26,9 @@ pub struct Cursor {
     pub seq: u64,
     /// That message's time on the stream.
     pub at: Timestamp,
+    /// The owner's clock when it was decided. What comes behind it is decided by a clock that is no
+    /// earlier: see [`onsale_schema::outcome`].
+    pub decided_at: Timestamp,
 }
 
 /// A message as it was read.
@@ -165,9 +168,8 @@ impl<L: PartitionedLane> Core<L> {
     pub fn decide(&mut self, batch: &[Inbound<L::Kind>], clock: Timestamp) -> Proposal<L> {
         let mut proposal = self.propose(clock);
         for inbound in batch {
-            let times = self.times(inbound.at, clock);
-            proposal.cursor.seq = inbound.seq;
-            proposal.cursor.at = inbound.at;
+            let times = self.times(inbound.at, clock, &proposal);
+            proposal.apply(inbound);
             match &inbound.body {
                 Ok(message) => {
                     let mut outcomes = Vec::with_capacity(message.commands.len());
@@ -202,7 +204,7 @@ impl<L: PartitionedLane> Core<L> {
         clock: Timestamp,
     ) -> (Proposal<L>, L::Outcome) {
         let mut proposal = self.propose(clock);
-        let times = self.times(at, clock);
+        let times = self.times(at, clock, &proposal);
         let outcome = self.decide_into(&mut proposal, command, times);
         L::seal(&mut self.state, self.business, &mut proposal.changes);
         (proposal, outcome)
@@ -217,8 +219,7 @@ impl<L: PartitionedLane> Core<L> {
         clock: Timestamp,
     ) -> Proposal<L> {
         let mut proposal = self.propose(clock);
-        proposal.cursor.seq = inbound.seq;
-        proposal.cursor.at = inbound.at;
+        proposal.apply(inbound);
         proposal.dead = dead;
         if let Ok(message) = &inbound.body {
             proposal.decided.push(Decided {
@@ -266,11 +267,15 @@ impl<L: PartitionedLane> Core<L> {
     }
 
     fn propose(&self, clock: Timestamp) -> Proposal<L> {
+        // A former owner's clock may have been a little faster. One that was wrong by far, because
+        // Postgres' was, must not stop the sale until its time has come.
+        let former = self.cursor.decided_at;
+        let decided_at = clock.max(former.min(clock.plus_ms(CLOCK_SKEW_MAX_MS)));
         Proposal {
             partition: self.partition,
             expect: self.fence,
             cursor: self.cursor,
-            decided_at: clock,
+            decided_at,
             decided: Vec::new(),
             dead: Vec::new(),
             changes: L::Changes::default(),
@@ -278,13 +283,13 @@ impl<L: PartitionedLane> Core<L> {
         }
     }
 
-    fn times(&mut self, at: Timestamp, clock: Timestamp) -> Times {
+    fn times(&mut self, at: Timestamp, clock: Timestamp, proposal: &Proposal<L>) -> Times {
         // A stream's clock that runs ahead must not end holds early.
         let at = at.min(clock.plus_ms(CLOCK_SKEW_MAX_MS));
         self.business = self.business.max(at);
         Times {
             business: self.business,
-            clock,
+            clock: proposal.decided_at,
         }
     }
 
@@ -300,10 +305,19 @@ impl<L: PartitionedLane> Core<L> {
     }
 }
 
-/// A stream's time further than this ahead of the owner's clock is clamped, in milliseconds.
+/// A stream's time further than this ahead of the owner's clock is clamped, and so is a former
+/// owner's clock, in milliseconds.
 pub const CLOCK_SKEW_MAX_MS: i64 = 5000;
 
 impl<L: PartitionedLane> Proposal<L> {
+    /// Moves the cursor to a message. Nothing else may: who finds no outcome relies on it that all
+    /// that was decided up to the cursor's clock has one.
+    fn apply(&mut self, inbound: &Inbound<L::Kind>) {
+        self.cursor.seq = inbound.seq;
+        self.cursor.at = inbound.at;
+        self.cursor.decided_at = self.decided_at;
+    }
+
     /// Whether it would write nothing but a commit number.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -32,6 +32,8 @@ pub struct Row {
     applied_seq: i64,
     #[diesel(sql_type = Timestamptz)]
     applied_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    decided_at: Timestamp,
 }
 
 impl Row {
@@ -51,6 +53,7 @@ impl Row {
             incarnation: self.incarnation,
             seq: u64::try_from(self.applied_seq).unwrap_or(0),
             at: self.applied_at,
+            decided_at: self.decided_at,
         }
     }
 }
@@ -88,7 +91,8 @@ pub async fn partition_take(
 ) -> Result<Option<Row>, db::Error> {
     let row = statement(
         "UPDATE partition SET epoch = epoch + 1, owner = $4 \
-         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 RETURNING owner, epoch, commit_no, incarnation, applied_seq, applied_at",
+         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 \
+         RETURNING owner, epoch, commit_no, incarnation, applied_seq, applied_at, decided_at",
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Integer, _>(i32::from(partition.0))
@@ -135,7 +139,8 @@ pub async fn partition_lock(
     partition: PartitionNo,
 ) -> Result<Row, db::Error> {
     let row = statement(
-        "SELECT owner, epoch, commit_no, incarnation, applied_seq, applied_at FROM partition WHERE lane = $1 AND partition_no = $2 FOR UPDATE",
+        "SELECT owner, epoch, commit_no, incarnation, applied_seq, applied_at, decided_at \
+         FROM partition WHERE lane = $1 AND partition_no = $2 FOR UPDATE",
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Integer, _>(i32::from(partition.0))
@@ -161,12 +166,16 @@ pub async fn advance<L: PartitionedLane>(
     proposals: &[&Proposal<L>],
 ) -> Result<Vec<PartitionNo>, db::Error> {
     let column = |f: fn(&Proposal<L>) -> i64| proposals.iter().map(|p| f(p)).collect::<Vec<i64>>();
+    let times = |f: fn(&Cursor) -> Timestamp| {
+        let cursors = proposals.iter().map(|p| f(&p.cursor));
+        cursors.collect::<Vec<_>>()
+    };
     let rows: Vec<PartitionOnly> = statement(
         "UPDATE partition p SET commit_no = p.commit_no + 1, incarnation = x.incarnation, \
-         applied_seq = x.seq, applied_at = x.at \
+         applied_seq = x.seq, applied_at = x.at, decided_at = x.decided_at \
          FROM unnest($3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::bigint[], \
-                     $8::timestamptz[]) \
-              AS x(no, epoch, commit_no, incarnation, seq, at) \
+                     $8::timestamptz[], $9::timestamptz[]) \
+              AS x(no, epoch, commit_no, incarnation, seq, at, decided_at) \
          WHERE p.lane = $1 AND p.owner = $2 AND p.partition_no = x.no AND p.epoch = x.epoch \
            AND p.commit_no = x.commit_no \
          RETURNING p.partition_no",
@@ -188,7 +197,8 @@ pub async fn advance<L: PartitionedLane>(
             .collect::<Vec<_>>(),
     )
     .bind::<Array<BigInt>, _>(column(|p| signed(p.cursor.seq)))
-    .bind::<Array<Timestamptz>, _>(proposals.iter().map(|p| p.cursor.at).collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(times(|cursor| cursor.at))
+    .bind::<Array<Timestamptz>, _>(times(|cursor| cursor.decided_at))
     .load(&mut conn)
     .await?;
     Ok(rows

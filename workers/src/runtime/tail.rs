@@ -80,6 +80,7 @@ mod tests {
             incarnation,
             seq,
             at: AT,
+            decided_at: AT,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Postgres: sessions, transactions that hold row locks, restarts.
 
-use crate::checks::Ghost;
+use crate::ghost::Ghost;
 use crate::rng::Rng;
 use crate::rows::{Met, NoticeRow, Rows, Staged};
 use crate::sim::{BASE, Plan, Violation};

@@ -11,7 +11,9 @@
 mod checks;
 mod database;
 mod faults;
+mod ghost;
 mod history;
+mod lookers;
 mod neighbours;
 mod people;
 mod process;
@@ -43,12 +45,13 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 38] = [
+const EXPECTED: [&str; 39] = [
     "aged",
     "clock jump",
     "command expired",
     "commit",
     "cut",
+    "expired",
     "held",
     "idle in transaction",
     "key reused",

@@ -2,6 +2,7 @@
 //! ask again with the same key when no answer comes or when a refusal may have become untrue,
 //! reuse keys, give seats back, pay, and remember every answer. Some of them are operators.
 
+use crate::lookers::Looker;
 use crate::neighbours::settle;
 use crate::sim::{Sim, lock};
 use crate::stream::{Body, publish};
@@ -9,7 +10,7 @@ use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
 use onsale_schema::seats::{Hold, Kind, Outcome, PolicyChange, Refusal};
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -18,6 +19,8 @@ use uuid::Uuid;
 #[derive(Default)]
 pub struct People {
     answers: BTreeMap<MessageId, Vec<Outcome>>,
+    /// Commands of which somebody was told that nothing will come of them.
+    pub expired: BTreeSet<(MessageId, usize)>,
     /// Every answer that somebody got, with what was asked.
     pub acknowledged: Vec<(Command<Kind>, Outcome)>,
     /// Holds that were accepted, for things to ask about.
@@ -28,6 +31,16 @@ pub struct People {
     pub done: usize,
     /// What is still open, to be told when it stays so.
     pub open: BTreeMap<CommandId, String>,
+}
+
+impl People {
+    /// What is known of a command.
+    pub fn answer(&self, id: MessageId, index: usize) -> Option<Outcome> {
+        let outcomes = self.answers.get(&id);
+        let outcome = outcomes.map(|outcomes| outcomes[index].clone());
+        let is_expired = self.expired.contains(&(id, index));
+        outcome.or_else(|| is_expired.then_some(Outcome::Refused(Refusal::CommandExpired)))
+    }
 }
 
 /// What somebody wants; the same for all attempts.
@@ -143,7 +156,7 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
 }
 
 /// Takes in an answer, however it came.
-fn learn(sim: &Sim, id: MessageId, outcomes: Vec<Outcome>) {
+pub fn learn(sim: &Sim, id: MessageId, outcomes: Vec<Outcome>) {
     let asked = lock(&sim.database).ghost.message(id);
     let asked = asked.expect("only what was asked is answered");
     sim.note("answer", || format!("{}: {outcomes:?}", short(id.0)));
@@ -216,6 +229,12 @@ impl Ingress {
         }
         for ((partition, id), commands) in messages {
             self.send(partition, id, commands);
+        }
+        for (_, id, index) in &sent {
+            if self.sim.percent(self.sim.plan.async_clients) {
+                let looker = self.looker(*id, *index);
+                self.sim.spawn(looker.look_until_answered(patience_ms));
+            }
         }
         self.wait(&sent, patience_ms).await;
         for (request, id, index) in sent {
@@ -322,13 +341,17 @@ impl Ingress {
         }
     }
 
+    fn looker(&self, id: MessageId, index: usize) -> Looker {
+        Looker::new(&self.sim, self.clock_offset_ms, id, index)
+    }
+
     /// What a request's answer, or none, leads to.
     async fn judge(&mut self, request: Request, id: MessageId, index: usize) {
-        let mut answer = lock(&self.sim.people).answers.get(&id).cloned();
+        let mut answer = lock(&self.sim.people).answer(id, index);
         if answer.is_none() && self.sim.percent(30) {
-            answer = self.look_up(id).await;
+            answer = self.looker(id, index).look().await;
         }
-        let Some(outcome) = answer.map(|outcomes| outcomes[index].clone()) else {
+        let Some(outcome) = answer else {
             // Ask again, with the same key.
             self.open.push(request);
             return;
@@ -376,20 +399,6 @@ impl Ingress {
         } else {
             lock(&self.sim.people).asked.push(request.clone());
         }
-    }
-
-    /// What `GET /commands/{token}` does.
-    async fn look_up(&self, id: MessageId) -> Option<Vec<Outcome>> {
-        self.sim.travel().await;
-        let outcomes = {
-            let database = lock(&self.sim.database);
-            let keys = database.rows.outcomes_of.get(&id)?;
-            let key = database.is_up.then(|| keys.last()).flatten()?;
-            database.rows.outcomes[key].outcomes.clone()
-        };
-        self.sim.note("looked up", || short(id.0));
-        learn(&self.sim, id, outcomes.clone());
-        Some(outcomes)
     }
 
     /// Something to ask for.

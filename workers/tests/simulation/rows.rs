@@ -165,6 +165,7 @@ impl Rows {
                 incarnation: 0,
                 seq: 0,
                 at: Timestamp::EPOCH,
+                decided_at: Timestamp::EPOCH,
             },
         });
         Self {

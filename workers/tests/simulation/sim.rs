@@ -80,6 +80,8 @@ pub struct Plan {
     pub duplicates: i64,
     /// Percent of replies that are lost.
     pub lost_replies: i64,
+    /// Percent of clients that ask for a 202 and look what became of their command.
+    pub async_clients: i64,
     /// Percent of answers that are slow.
     pub slow: i64,
     /// Whether NATS restarts in a blink while readers open.
@@ -99,6 +101,7 @@ impl Plan {
         let late = maybe(50, 1, 15);
         let duplicates = maybe(50, 2, 25);
         let lost_replies = maybe(40, 2, 30);
+        let async_clients = maybe(40, 5, 40);
         let slow = maybe(50, 1, 6);
         let fault_every_ms = maybe(90, 300, 1800);
         let blips = maybe(15, 1, 1) > 0;
@@ -118,6 +121,7 @@ impl Plan {
             late,
             duplicates,
             lost_replies,
+            async_clients,
             slow,
             blips,
         }

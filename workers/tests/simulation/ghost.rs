@@ -1,0 +1,410 @@
+//! What nobody in the system knows: everything that was sent and committed. It judges each commit
+//! just before it becomes visible.
+
+use crate::rows::{Rows, Staged};
+use crate::sim::Violation;
+use onsale_domain::invariants::Invariant;
+use onsale_schema::message::{Command, CommandMessage, Fingerprint};
+use onsale_schema::seats::{Fact, Hold, Kind, MapChange, Outcome, Policy, PolicyChange, Refusal};
+use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::{
+    CommandId, MessageId, Money, PartitionNo, ReservationId, ScheduleId, SeatNo, Timestamp,
+};
+use onsale_workers::runtime::core::Fence;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What nobody in the system knows: everything that was sent and committed, in order.
+#[derive(Default)]
+pub struct Ghost {
+    /// By message id; a message of the system is sent again with less in it.
+    messages: BTreeMap<MessageId, Vec<Arc<CommandMessage<Kind>>>>,
+    /// The attempt that would make a reservation.
+    attempts: BTreeMap<ReservationId, Attempt>,
+    /// Keys that have a reservation.
+    accepted: BTreeMap<CommandId, ReservationId>,
+    pub paid: BTreeSet<ReservationId>,
+    /// Commands of which somebody was told that nothing will come of them.
+    given_up: BTreeSet<(MessageId, usize)>,
+    /// The last commit of each partition.
+    last: BTreeMap<PartitionNo, Fence>,
+    /// Seats that were freed since the partition's cursor moved.
+    freed: BTreeMap<PartitionNo, BTreeSet<(ScheduleId, SeatNo)>>,
+    /// Policies that were in force since the partition's cursor moved and are no more.
+    former: BTreeMap<PartitionNo, Vec<(ScheduleId, Policy)>>,
+    /// The maps of those who follow the broadcasts.
+    shown: BTreeMap<(ScheduleId, SeatNo), ClaimState>,
+    versions: BTreeMap<(ScheduleId, i64), MapChange>,
+    /// What each key was answered at a schedule, once it was accepted there.
+    held: BTreeMap<(CommandId, ScheduleId), (Fingerprint, Hold)>,
+}
+
+#[derive(Clone, Copy)]
+struct Attempt {
+    key: CommandId,
+    deadline: Timestamp,
+    layout_no: Option<i64>,
+}
+
+impl Ghost {
+    /// Something is about to be published.
+    pub fn send(&mut self, message: &Arc<CommandMessage<Kind>>) {
+        for command in &message.commands {
+            if let Kind::Hold {
+                reservation_id,
+                layout_no,
+                ..
+            } = command.kind
+            {
+                let attempt = Attempt {
+                    key: command.id,
+                    deadline: command.deadline,
+                    layout_no,
+                };
+                self.attempts.insert(reservation_id, attempt);
+            }
+        }
+        self.messages
+            .entry(message.id)
+            .or_default()
+            .push(message.clone());
+    }
+
+    /// Somebody is told that a command, which has no outcome, has expired.
+    pub fn give_up(&mut self, id: MessageId, index: usize) {
+        self.given_up.insert((id, index));
+    }
+
+    /// What was first sent with this id.
+    pub fn message(&self, id: MessageId) -> Option<Arc<CommandMessage<Kind>>> {
+        self.messages
+            .get(&id)
+            .and_then(|sent| sent.first().cloned())
+    }
+
+    /// Looks at a commit just before it becomes visible.
+    pub fn before_commit(&mut self, rows: &Rows, p: &Staged, found: &mut Vec<Violation>) {
+        self.check_fence(p, found);
+        self.check_reservations(rows, p, found);
+        for decided in &p.decided {
+            let sent = self.messages.get(&decided.message_id);
+            let sent = sent.into_iter().flatten();
+            let Some(message) = sent
+                .into_iter()
+                .find(|message| message.commands.len() == decided.outcomes.len())
+            else {
+                let text = format!("outcomes of what was not sent: {decided:?}");
+                found.push(Violation::of(Invariant::F2, text));
+                continue;
+            };
+            let message = message.clone();
+            if message.reply_to.is_some() {
+                let asked = message.commands.iter().enumerate();
+                for ((index, command), outcome) in asked.zip(&decided.outcomes) {
+                    if self.given_up.contains(&(message.id, index)) {
+                        check_given_up(command, outcome, found);
+                    }
+                    self.check_outcome(rows, p, command, outcome, found);
+                }
+            }
+        }
+        self.follow(p, found);
+        let freed = self.freed.entry(p.partition).or_default();
+        if !p.decided.is_empty() {
+            freed.clear();
+        }
+        let net = p.changes.claims.net();
+        freed.extend(net.deletes.iter().map(|c| (c.schedule_id, c.seat_no)));
+        let former = self.former.entry(p.partition).or_default();
+        if !p.decided.is_empty() {
+            former.clear();
+        }
+        for update in &p.changes.policies {
+            if p.decided.is_empty() {
+                former.push((update.schedule_id, update.before));
+            }
+            if rows.sales[&update.schedule_id].policy != update.before {
+                let text = format!("{update:?}");
+                found.push(Violation::promise("no policy is lost", text));
+            }
+        }
+    }
+
+    /// The policies that may have decided a command of this batch.
+    fn policies(&self, rows: &Rows, p: &Staged, schedule: ScheduleId) -> Vec<Policy> {
+        let mut all = vec![rows.sales[&schedule].policy];
+        let former = self.former.get(&p.partition).into_iter().flatten();
+        let former = former.filter(|(of, _)| *of == schedule);
+        all.extend(former.map(|(_, policy)| *policy));
+        let facts = p.changes.facts.iter();
+        let facts = facts.filter(|facts| facts.schedule_id == schedule);
+        all.extend(
+            facts
+                .flat_map(|facts| &facts.facts)
+                .filter_map(|fact| match fact {
+                    Fact::Policy { policy, .. } => Some(*policy),
+                    Fact::Held { .. } | Fact::Ended { .. } | Fact::Sold { .. } => None,
+                }),
+        );
+        all
+    }
+
+    fn check_fence(&mut self, p: &Staged, found: &mut Vec<Violation>) {
+        let now = Fence {
+            epoch: p.expect.epoch,
+            commit_no: p.expect.commit_no + 1,
+        };
+        let last = self.last.insert(p.partition, now);
+        if last.is_some_and(|last| now.epoch < last.epoch || now.commit_no <= last.commit_no) {
+            let text = format!("partition {}: {now:?} after {last:?}", p.partition);
+            found.push(Violation::of(Invariant::F1, text));
+        }
+    }
+
+    fn check_reservations(&mut self, rows: &Rows, p: &Staged, found: &mut Vec<Violation>) {
+        for ended in &p.changes.ended {
+            let is_end = matches!(
+                ended.to,
+                ReservationStatus::Expired | ReservationStatus::Released
+            );
+            if ended.from != ReservationStatus::Held || !is_end {
+                found.push(Violation::of(Invariant::S4, format!("{ended:?}")));
+            }
+        }
+        for new in &p.changes.reservations {
+            let r = &new.reservation;
+            let Some(&attempt) = self.attempts.get(&r.reservation_id) else {
+                found.push(Violation::promise("only what is asked", format!("{r:?}")));
+                continue;
+            };
+            let Attempt { key, deadline, .. } = attempt;
+            let layout = &rows.sales[&new.schedule_id].layout;
+            let prices = r
+                .seats
+                .iter()
+                .filter_map(|seat| layout.prices.get(seat.index()?));
+            let is_meant = attempt.layout_no.is_none_or(|no| no == layout.no);
+            if !is_meant || prices.copied().sum::<Money>() != r.total {
+                let text = format!("layout {}: {r:?}", layout.no);
+                found.push(Violation::promise("the seats that were meant", text));
+            }
+            let policies = self.policies(rows, p, new.schedule_id);
+            let hold_ms = r.expires_at.ms_since(r.held_at);
+            let is_by = |policy: &Policy| {
+                (policy.seats_per_user, policy.hold_ms) == (r.seat_limit, hold_ms)
+                    && policy.state == SaleState::Open
+            };
+            if !policies.iter().any(is_by) {
+                let text = format!("{policies:?}: {r:?}");
+                found.push(Violation::promise("holds go by the policy", text));
+            }
+            if p.decided_at > deadline {
+                let text = format!("{} decided at {}: {r:?}", deadline, p.decided_at);
+                found.push(Violation::promise("no hold past its deadline", text));
+            }
+            let before = self.accepted.insert(key, r.reservation_id);
+            if before.is_some() {
+                let text = format!("key {key} has {before:?} and {r:?}");
+                found.push(Violation::of(Invariant::I1, text));
+            }
+        }
+    }
+
+    /// Whether an answer to a buyer is right.
+    fn check_outcome(
+        &mut self,
+        rows: &Rows,
+        p: &Staged,
+        command: &Command<Kind>,
+        outcome: &Outcome,
+        found: &mut Vec<Violation>,
+    ) {
+        let schedule = command.kind.schedule_id();
+        if let Kind::Hold { .. } = command.kind
+            && let Some((fingerprint, hold)) = self.held.get(&(command.id, schedule))
+        {
+            let is_same = match outcome {
+                Outcome::Held(again) => again == hold && *fingerprint == command.fingerprint,
+                Outcome::Refused(Refusal::KeyReused) => *fingerprint != command.fingerprint,
+                _ => false,
+            };
+            if !is_same {
+                let text = format!("accepted as {hold:?}, then {outcome:?}: {command:?}");
+                found.push(Violation::promise("one key, one answer", text));
+            }
+            return;
+        }
+        match outcome {
+            Outcome::Held(hold) => {
+                let held = (command.fingerprint, hold.clone());
+                self.held.insert((command.id, schedule), held);
+            }
+            Outcome::Refused(refusal) => {
+                if let Some(why) = self.is_wrong(rows, p, command, refusal) {
+                    let text = format!("{refusal:?}, but {why}: {command:?}");
+                    found.push(Violation::promise("refusals have a reason", text));
+                }
+            }
+            Outcome::Released { .. } => {}
+            Outcome::Policy(policy) => {
+                let is_asked = match &command.kind {
+                    Kind::Policy { change, .. } => is_so(policy, change),
+                    _ => false,
+                };
+                if !is_asked {
+                    let text = format!("{policy:?} for {command:?}");
+                    found.push(Violation::promise("every command is answered", text));
+                }
+            }
+            Outcome::Applied | Outcome::DeadLettered => {
+                let text = format!("{outcome:?} for {command:?}");
+                found.push(Violation::promise("every command is answered", text));
+            }
+        }
+    }
+
+    /// Why a hold's refusal has no reason in the rows before the batch, nor in the batch.
+    fn is_wrong(
+        &self,
+        rows: &Rows,
+        p: &Staged,
+        command: &Command<Kind>,
+        refusal: &Refusal,
+    ) -> Option<String> {
+        let Kind::Hold {
+            schedule_id,
+            seats,
+            layout_no,
+            ..
+        } = &command.kind
+        else {
+            return None;
+        };
+        let made = p.changes.reservations.iter();
+        let mut made = made.filter(|new| new.schedule_id == *schedule_id);
+        match refusal {
+            Refusal::SeatUnavailable { seats } => {
+                let freed = self.freed.get(&p.partition);
+                let free = seats.iter().find(|seat| {
+                    let key = (*schedule_id, **seat);
+                    !rows.claims.contains_key(&key)
+                        && !made.clone().any(|new| new.reservation.seats.contains(seat))
+                        && !freed.is_some_and(|freed| freed.contains(&key))
+                });
+                free.map(|seat| format!("seat {} was free", seat.0))
+            }
+            Refusal::CommandExpired => {
+                (p.decided_at <= command.deadline).then(|| format!("it was {} only", p.decided_at))
+            }
+            Refusal::SeatLimitExceeded { limit } => {
+                let of_user = rows.reservations.values().filter(|row| {
+                    row.schedule == *schedule_id && row.reservation.user_id == command.user
+                });
+                let live = of_user.filter(|row| row.reservation.status.is_live());
+                let live: usize = live.map(|row| row.reservation.seats.len()).sum();
+                let made = made.filter(|new| new.reservation.user_id == command.user);
+                let made: usize = made.map(|new| new.reservation.seats.len()).sum();
+                let freed = self.freed.get(&p.partition).map_or(0, BTreeSet::len);
+                let most = live + made + freed + seats.len();
+                (most <= *limit as usize).then(|| format!("there were {most} at most"))
+            }
+            Refusal::SaleNotOpen => {
+                let policies = self.policies(rows, p, *schedule_id);
+                let is_open = |policy: &Policy| {
+                    policy.state == SaleState::Open && policy.booking_opens_at <= crate::sim::BASE
+                };
+                policies
+                    .iter()
+                    .all(is_open)
+                    .then(|| "it was open".to_owned())
+            }
+            Refusal::LayoutChanged => {
+                let now = rows.sales[schedule_id].layout.no;
+                layout_no
+                    .is_none_or(|meant| meant >= now)
+                    .then(|| format!("it is {now}"))
+            }
+            Refusal::KeyReused => {
+                let is_known = rows.commands.contains_key(&command.id)
+                    || made.any(|new| new.reservation.command_id == command.id)
+                    || self.accepted.contains_key(&command.id);
+                (!is_known).then(|| "it was never accepted".to_owned())
+            }
+            Refusal::UnknownSchedule
+            | Refusal::UnknownSeat
+            | Refusal::SaleClosed
+            | Refusal::NotFound
+            | Refusal::StateConflict { .. }
+            | Refusal::PolicyInvalid
+            | Refusal::NotDue => Some("that was never asked for".to_owned()),
+        }
+    }
+
+    fn follow(&mut self, p: &Staged, found: &mut Vec<Violation>) {
+        for map in &p.changes.maps {
+            for &(seat, state) in &map.changes {
+                let key = (map.schedule_id, seat);
+                let before = match state {
+                    Some(state) => self.shown.insert(key, state),
+                    None => self.shown.remove(&key),
+                };
+                if before == state {
+                    let text = format!("seat {} is said to be what it was", seat.0);
+                    found.push(Violation::promise("map changes", text));
+                }
+            }
+            self.versions
+                .insert((map.schedule_id, map.version), map.clone());
+        }
+    }
+
+    /// Whether a broadcast says what is committed.
+    pub fn is_told_truly(&self, rows: &Rows, map: &MapChange) -> Result<(), String> {
+        let version = rows.sales[&map.schedule_id].map_version;
+        if map.version > version {
+            return Err(format!("{map:?}, but the row has {version}"));
+        }
+        let is_beat = map.from_version == map.version;
+        let committed = self.versions.get(&(map.schedule_id, map.version));
+        if is_beat || committed == Some(map) {
+            Ok(())
+        } else {
+            Err(format!("{map:?}, but committed was {committed:?}"))
+        }
+    }
+
+    /// The followed maps are the claims.
+    pub fn check_maps(&self, rows: &Rows, found: &mut Vec<Violation>) {
+        let claims = rows.claims.iter().map(|(key, claim)| (*key, claim.state));
+        if !claims.eq(self.shown.iter().map(|(key, state)| (*key, *state))) {
+            let text = format!("shown {:?}, claimed {:?}", self.shown, rows.claims);
+            found.push(Violation::promise("map changes", text));
+        }
+    }
+}
+
+/// Whether a policy has the values of a change.
+fn is_so(policy: &Policy, change: &PolicyChange) -> bool {
+    change.state.is_none_or(|state| state == policy.state)
+        && change.hold_ms.is_none_or(|ms| ms == policy.hold_ms)
+        && change
+            .seats_per_user
+            .is_none_or(|seats| seats == policy.seats_per_user)
+}
+
+/// Nothing comes of a command that somebody was told has expired; it may be answered by what came
+/// of the same key before.
+fn check_given_up(command: &Command<Kind>, outcome: &Outcome, found: &mut Vec<Violation>) {
+    let comes_to_nothing = match (&command.kind, outcome) {
+        (_, Outcome::Refused(Refusal::CommandExpired)) => true,
+        (Kind::Hold { reservation_id, .. }, Outcome::Held(hold)) => {
+            hold.reservation_id != *reservation_id
+        }
+        (Kind::Hold { .. }, outcome) => *outcome == Outcome::Refused(Refusal::KeyReused),
+        _ => false,
+    };
+    if !comes_to_nothing {
+        let text = format!("{outcome:?} for {command:?}");
+        found.push(Violation::promise("what has expired stays so", text));
+    }
+}
