@@ -251,7 +251,7 @@ async fn check_clock(report: &mut Report, connection: &mut AsyncPgConnection) {
     let clock = Clock::default();
     match db::measure_clock(connection, &clock).await {
         Ok(()) => {
-            let offset_s = clock.offset_us() as f64 / 1e6;
+            let offset_s = clock.host_offset_us() as f64 / 1e6;
             let found = format!("{:+.3} s from that of Postgres", -offset_s);
             report.require(
                 offset_s.abs() < CLOCK_LIMIT_S,

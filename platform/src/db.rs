@@ -1,6 +1,6 @@
 //! The Postgres pool, migrations, and facts about this installation.
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::sql::statement;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{Integer, Text, Timestamptz};
@@ -247,12 +247,12 @@ pub async fn measure_clock(conn: &mut AsyncPgConnection, clock: &Clock) -> Resul
         #[diesel(sql_type = Timestamptz)]
         now: Timestamp,
     }
-    let asked = clock::host_now();
+    let asked = clock.local();
     let answer: Now = statement("SELECT clock_timestamp() AS now")
         .get_result(conn)
         .await?;
-    clock.observe(asked, answer.now, clock::host_now());
-    metrics::gauge!(crate::metric::CLOCK_OFFSET).set(clock.offset_us() as f64 / 1e6);
+    clock.observe(asked, answer.now, clock.local());
+    metrics::gauge!(crate::metric::CLOCK_OFFSET).set(clock.host_offset_us() as f64 / 1e6);
     Ok(())
 }
 

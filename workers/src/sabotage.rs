@@ -37,11 +37,14 @@ pub enum Bug {
     /// A command without an outcome counts as expired when the stream's time is past its deadline
     /// (in the simulated ingress).
     ExpiredByStreamTime,
+    /// An owner's clock is its host's, corrected by what was last measured (in the simulated
+    /// process).
+    ClockOfTheHost,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoFence,
         Self::NoDedupe,
         Self::CursorOutsideTransaction,
@@ -52,6 +55,7 @@ impl Bug {
         Self::RefusalRemembered,
         Self::NoLayoutFence,
         Self::ExpiredByStreamTime,
+        Self::ClockOfTheHost,
     ];
 }
 

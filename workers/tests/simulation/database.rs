@@ -176,15 +176,21 @@ impl Database {
         }
     }
 
-    /// Makes a transaction's work visible; nothing when it is no more.
-    pub fn commit(&mut self, transaction: Transaction) -> Option<Vec<Violation>> {
+    /// Makes a transaction's work visible; nothing when it is no more. `latest` is the latest that
+    /// business time may be.
+    pub fn commit(
+        &mut self,
+        transaction: Transaction,
+        latest: Timestamp,
+    ) -> Option<Vec<Violation>> {
         let open = self.open.remove(&transaction)?;
         self.locks.retain(|_, holder| *holder != transaction);
         let mut violations = Vec::new();
         match open.work {
             Work::Batch(staged) => {
                 for p in &staged {
-                    self.ghost.before_commit(&self.rows, p, &mut violations);
+                    self.ghost
+                        .before_commit(&self.rows, p, latest, &mut violations);
                     self.rows.apply(p);
                 }
             }

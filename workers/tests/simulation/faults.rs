@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The kinds of faults; a plan has a bit for each.
-const KINDS: i64 = 12;
+const KINDS: i64 = 13;
 
 /// Lets things go wrong until the history calms down.
 pub async fn run(sim: Arc<Sim>) {
@@ -39,7 +39,7 @@ fn happen(sim: &Arc<Sim>, kind: i64) {
         (1, Some(victim)) => victim.pause(sim.millis(100, 6000)),
         (2, Some(victim)) => victim.cut(Link::Postgres, sim.millis(50, 6000)),
         (3, Some(victim)) => victim.cut(Link::Nats, sim.millis(50, 6000)),
-        (4, Some(victim)) => victim.jump(sim.range(-4000, 4000) * 1000),
+        (4, Some(victim)) => victim.jump(sim.range(-900_000, 900_000) * 1000),
         (5, Some(victim)) => {
             victim.stop();
             later(sim, 0, 3000, Process::start);
@@ -54,6 +54,7 @@ fn happen(sim: &Arc<Sim>, kind: i64) {
             lock(&sim.stream).jump(offset_ms * 1000);
         }
         (11, _) => age(sim),
+        (12, Some(victim)) => victim.suspend(sim.millis(100, 9000)),
         _ => {}
     }
 }

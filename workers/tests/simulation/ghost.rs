@@ -83,9 +83,16 @@ impl Ghost {
     }
 
     /// Looks at a commit just before it becomes visible.
-    pub fn before_commit(&mut self, rows: &Rows, p: &Staged, found: &mut Vec<Violation>) {
+    pub fn before_commit(
+        &mut self,
+        rows: &Rows,
+        p: &Staged,
+        latest: Timestamp,
+        found: &mut Vec<Violation>,
+    ) {
         self.check_fence(p, found);
         self.check_reservations(rows, p, found);
+        check_times(rows, p, latest, found);
         for decided in &p.decided {
             let sent = self.messages.get(&decided.message_id);
             let sent = sent.into_iter().flatten();
@@ -390,6 +397,26 @@ fn is_so(policy: &Policy, change: &PolicyChange) -> bool {
         && change
             .seats_per_user
             .is_none_or(|seats| seats == policy.seats_per_user)
+}
+
+/// No hold ends before its end, nor is anything written that lies in the future, by more than the
+/// clocks are tolerated to be wrong.
+fn check_times(rows: &Rows, p: &Staged, latest: Timestamp, found: &mut Vec<Violation>) {
+    for ended in &p.changes.ended {
+        let row = rows.reservations.get(&ended.reservation_id);
+        let end = row.map(|row| row.reservation.expires_at);
+        let is_early = ended.to == ReservationStatus::Expired && end.is_some_and(|at| at > latest);
+        if is_early || ended.at > latest {
+            let text = format!("{ended:?} of {end:?}, latest {latest}");
+            found.push(Violation::promise("no hold ends early", text));
+        }
+    }
+    for new in &p.changes.reservations {
+        if new.reservation.held_at > latest {
+            let text = format!("{:?}, latest {latest}", new.reservation);
+            found.push(Violation::promise("no hold begins in the future", text));
+        }
+    }
 }
 
 /// Nothing comes of a command that somebody was told has expired; it may be answered by what came

@@ -45,7 +45,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 39] = [
+const EXPECTED: [&str; 40] = [
     "aged",
     "clock jump",
     "command expired",
@@ -83,6 +83,7 @@ const EXPECTED: [&str; 39] = [
     "stop",
     "stream clock",
     "stream deleted",
+    "suspend",
     "tail lost",
     "take",
 ];

@@ -43,7 +43,8 @@ pub async fn settle(
             Payment::Begun(transaction) => {
                 sim.travel().await;
                 lock(&sim.database).is_committing(transaction);
-                let violations = lock(&sim.database).commit(transaction);
+                let latest = sim.latest_business();
+                let violations = lock(&sim.database).commit(transaction, latest);
                 sim.database_changed.notify_waiters();
                 if violations.is_some() {
                     sim.note("paid", || short(reservation.0));

@@ -3,10 +3,12 @@
 //! Whatever a process does outside itself passes [`Process::leg`] or [`Process::gate`]: there it
 //! waits while it is paused, and there it ends when it was killed, before or after the effect.
 
-use crate::sim::{Sim, lock};
+use crate::sim::{BASE, Sim, lock};
 use crate::world::Outside;
+use onsale_platform::clock::Correction;
 use onsale_schema::{Timestamp, WorkerId};
 use onsale_workers::runtime;
+use onsale_workers::sabotage::{self, Bug};
 use onsale_workers::seats::Seats;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +28,34 @@ struct State {
     paused_until: Option<Instant>,
     /// It dies at the end of so many more steps.
     dies_in: Option<u32>,
-    clock_offset_us: i64,
+    clock: HostClock,
     postgres_cut_until: Option<Instant>,
     nats_cut_until: Option<Instant>,
     shutdown: CancellationToken,
     task: Option<AbortHandle>,
+}
+
+/// The clocks of a process' host, and what was measured of them.
+struct HostClock {
+    /// By how much the host's clock was set wrong.
+    wrong_us: i64,
+    /// When the monotonic clock stood still.
+    suspended: Vec<(Instant, Instant)>,
+    correction: Option<Correction>,
+}
+
+impl HostClock {
+    /// What the corrected clock counts on from.
+    fn local(&self, sim: &Sim) -> Timestamp {
+        if sabotage::is(Bug::ClockOfTheHost) {
+            return Timestamp(sim.now().0 + self.wrong_us);
+        }
+        let now = Instant::now();
+        let still = self.suspended.iter();
+        let still: Duration = still.map(|&(since, until)| until.min(now) - since).sum();
+        let counted = sim.elapsed() - still;
+        Timestamp(BASE.0 + i64::try_from(counted.as_micros()).expect("a short history"))
+    }
 }
 
 /// One process.
@@ -63,13 +88,15 @@ pub enum Link {
 
 /// Bytes that are not acknowledged for so long end a connection.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the clock is measured, as in production.
+const CLOCK_EVERY: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Starts a worker with a fresh id.
     pub fn start(sim: &Arc<Sim>) {
         let worker = WorkerId(sim.uuid());
         let shutdown = CancellationToken::new();
-        let clock_offset_us = sim.range(-20, 20) * 1000;
+        let wrong_us = sim.range(-20, 20) * 1000;
         let no = {
             let mut processes = lock(&sim.processes);
             processes.0.push(State {
@@ -78,7 +105,11 @@ impl Process {
                 is_leaving: false,
                 paused_until: None,
                 dies_in: None,
-                clock_offset_us,
+                clock: HostClock {
+                    wrong_us,
+                    suspended: Vec::new(),
+                    correction: None,
+                },
                 postgres_cut_until: None,
                 nats_cut_until: None,
                 shutdown: shutdown.clone(),
@@ -94,9 +125,13 @@ impl Process {
             worker,
         };
         let world = Outside::new(process.clone());
-        let ended = process;
+        let ended = process.clone();
         let run = async move {
-            runtime::run::<Seats, _>(world, shutdown).await;
+            tokio::select! {
+                biased;
+                () = process.keep_clock() => {}
+                () = process.serve(world, shutdown) => {}
+            }
             ended.sim.note("left", || format!("w{no}"));
             ended.end(Death::OfProcess);
         };
@@ -108,10 +143,55 @@ impl Process {
         f(&mut lock(&self.sim.processes).0[self.no])
     }
 
+    async fn serve(&self, world: Outside, shutdown: CancellationToken) {
+        while self.with(|state| state.clock.correction.is_none()) {
+            self.sim.sleep(10, 10).await;
+        }
+        runtime::run::<Seats, _>(world, shutdown).await;
+    }
+
+    /// Measures the clock, as often as in production, for ever.
+    async fn keep_clock(&self) {
+        loop {
+            let measured = self.measure_clock().await;
+            let pause = match measured {
+                Ok(()) => CLOCK_EVERY,
+                Err(Gone) => Duration::from_millis(100),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn measure_clock(&self) -> Result<(), Gone> {
+        let local = || self.with(|state| state.clock.local(&self.sim));
+        let (asked, began) = (local(), Instant::now());
+        self.leg(Link::Postgres).await?;
+        if !lock(&self.sim.database).is_up {
+            return Err(Gone);
+        }
+        let remote = self.sim.now();
+        self.leg(Link::Postgres).await?;
+        let answered = local();
+        let is_first = self.with(|state| {
+            let correction = &mut state.clock.correction;
+            let is_first = correction.is_none();
+            let correction = correction.get_or_insert_default();
+            correction.observe(asked, remote, answered);
+            is_first
+        });
+        if is_first {
+            // A later one only makes it better.
+            self.sim.tolerate(began.elapsed() / 2);
+        }
+        Ok(())
+    }
+
     /// The process' own clock.
     pub fn now(&self) -> Timestamp {
-        let offset_us = self.with(|state| state.clock_offset_us);
-        Timestamp(self.sim.now().0 + offset_us)
+        self.with(|state| {
+            let correction = state.clock.correction.unwrap_or_default();
+            correction.apply(state.clock.local(&self.sim))
+        })
     }
 
     /// A step that takes no time. Waits while the process is paused, and for ever when it is dead.
@@ -194,10 +274,29 @@ impl Process {
         self.with(|state| state.paused_until = Some(Instant::now() + time));
     }
 
+    /// Its host's clock is set.
     pub fn jump(&self, offset_us: i64) {
         self.sim
             .note("clock jump", || format!("w{} {offset_us} us", self.no));
-        self.with(|state| state.clock_offset_us += offset_us);
+        self.with(|state| state.clock.wrong_us += offset_us);
+    }
+
+    /// Its host is paused, as a virtual machine may be: its monotonic clock stands still.
+    pub fn suspend(&self, time: Duration) {
+        let (since, until) = (Instant::now(), Instant::now() + time);
+        let begins = self.with(|state| {
+            let suspended = &mut state.clock.suspended;
+            let begins = suspended.last().is_none_or(|last| last.1 <= since);
+            if begins {
+                suspended.push((since, until));
+                state.paused_until = Some(until);
+            }
+            begins
+        });
+        if begins {
+            self.sim
+                .note("suspend", || format!("w{} for {time:?}", self.no));
+        }
     }
 
     /// It dies at the end of so many more steps.
@@ -244,6 +343,9 @@ impl Process {
     /// Ends all that is wrong with it.
     pub fn heal(&self) {
         self.with(|state| {
+            if let Some((_, until)) = state.clock.suspended.last_mut() {
+                *until = Instant::now().min(*until);
+            }
             state.paused_until = None;
             state.postgres_cut_until = None;
             state.nats_cut_until = None;

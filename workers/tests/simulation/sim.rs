@@ -9,6 +9,7 @@ use crate::rng::Rng;
 use crate::stream::Stream;
 use onsale_domain::invariants::Invariant;
 use onsale_schema::Timestamp;
+use onsale_workers::runtime::core::CLOCK_SKEW_MAX_MS;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -160,6 +161,8 @@ pub struct Sim {
     pub broken: Notify,
     /// No more faults.
     calm: Mutex<bool>,
+    /// The most that an owner's clock may be wrong by the errors of measurements.
+    clock_error: Mutex<Duration>,
 }
 
 /// The lock of one part.
@@ -193,6 +196,7 @@ impl Sim {
             nudged: Notify::new(),
             broken: Notify::new(),
             calm: Mutex::new(false),
+            clock_error: Mutex::default(),
             plan,
         });
         sim.note("plan", || format!("{:?}", sim.plan));
@@ -208,6 +212,22 @@ impl Sim {
     pub fn now(&self) -> Timestamp {
         let us = i64::try_from(self.elapsed().as_micros()).expect("a short history");
         Timestamp(BASE.0 + us)
+    }
+
+    /// Owners' clocks may be wrong by so much.
+    pub fn tolerate(&self, error: Duration) {
+        let mut most = lock(&self.clock_error);
+        *most = error.max(*most);
+    }
+
+    /// The latest that business time may be: an owner's clock, or the stream's as far as it is
+    /// followed.
+    pub fn latest_business(&self) -> Timestamp {
+        let error_us = i64::try_from(lock(&self.clock_error).as_micros()).expect("small");
+        let stream_us = lock(&self.stream).ahead_us;
+        let ahead_us = stream_us.min(CLOCK_SKEW_MAX_MS * 1000 + error_us);
+        // Messages of one moment follow each other in microseconds.
+        Timestamp(self.now().0 + ahead_us.max(error_us) + 1000)
     }
 
     pub fn range(&self, low: i64, high: i64) -> i64 {

@@ -175,7 +175,8 @@ impl Connection {
         let sim = self.sim().clone();
         self.sim().spawn(async move {
             sim.travel().await;
-            let violations = lock(&sim.database).commit(transaction);
+            let latest = sim.latest_business();
+            let violations = lock(&sim.database).commit(transaction, latest);
             sim.database_changed.notify_waiters();
             let is_committed = violations.is_some();
             for violation in violations.into_iter().flatten() {

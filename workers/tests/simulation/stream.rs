@@ -51,6 +51,8 @@ pub struct Stream {
     last_seq: u64,
     last_at: Timestamp,
     clock_offset_us: i64,
+    /// The most that its clock was ahead.
+    pub ahead_us: i64,
     ids: BTreeMap<MessageId, Timestamp>,
 }
 
@@ -65,6 +67,7 @@ impl Stream {
             last_seq: 0,
             last_at: at,
             clock_offset_us: 0,
+            ahead_us: 0,
             ids: BTreeMap::new(),
         }
     }
@@ -83,6 +86,7 @@ impl Stream {
         }
         let clock = Timestamp(now.0 + self.clock_offset_us);
         self.last_at = clock.max(Timestamp(self.last_at.0 + 1));
+        self.ahead_us = self.ahead_us.max(self.last_at.0 - now.0);
         self.last_seq += 1;
         self.messages.push(Stored {
             seq: self.last_seq,
