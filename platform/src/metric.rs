@@ -57,7 +57,8 @@ pub const DEAD_LETTERS: &str = "onsale_dead_letters_total";
 pub const TAKEOVERS: &str = "onsale_partition_takeovers_total";
 /// Streams that lost their tail (a new incarnation began), by `lane`.
 pub const TAIL_LOST: &str = "onsale_stream_tail_lost_total";
-/// Messages whose time on the stream was more than 5 s ahead and was clamped, by `lane`.
+/// Messages whose time on the stream was wrong by more than 5 s and was clamped, by `lane`, `reason`
+/// (`ahead`, `behind`).
 pub const CLAMPED: &str = "onsale_stream_time_clamped_total";
 
 /// Expire commands published by the sweeper.
@@ -149,7 +150,7 @@ pub fn describe() {
     );
     describe_counter!(TAKEOVERS, "Partitions taken");
     describe_counter!(TAIL_LOST, "Streams that lost their tail");
-    describe_counter!(CLAMPED, "Messages from a stream's clock that runs ahead");
+    describe_counter!(CLAMPED, "Messages from a stream's clock that is wrong");
     describe_counter!(EXPIRY_PUBLISHED, "Expire commands published by the sweeper");
     describe_histogram!(
         EXPIRY_DELAY,

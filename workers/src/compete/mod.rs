@@ -158,10 +158,12 @@ impl<Q: Queue> Worker<Q> {
     }
 
     fn begun(&self, batch: &Batch<Q>, pending: u64) {
-        let oldest = batch.iter().map(|taken| taken.inbound.at).min();
+        let now = self.ctx.clock.now();
+        let since = batch.iter().map(|taken| taken.inbound.waits_since(now));
+        let oldest = since.min();
         self.progress.set(pending + batch.len() as u64, oldest);
         if let Some(oldest) = oldest {
-            let age_s = self.ctx.clock.now().ms_since(oldest).max(0) as f64 / 1e3;
+            let age_s = now.ms_since(oldest) as f64 / 1e3;
             metrics::histogram!(metric::PARTITION_AGE, "lane" => Q::LANE.as_str()).record(age_s);
         }
     }

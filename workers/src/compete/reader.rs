@@ -5,10 +5,12 @@
 
 use crate::context::Context;
 use crate::runtime::core::{Inbound, Undecodable};
+use crate::runtime::quiet::Quiet;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
+use onsale_platform::Clock;
 use onsale_schema::message::decode;
 use onsale_schema::{Lane, Timestamp};
 use serde::de::DeserializeOwned;
@@ -32,6 +34,11 @@ const EXPIRES: Duration = Duration::from_secs(10);
 const BATCH_COMMANDS: usize = 1024;
 /// How long handing back what was not decided may take.
 const HAND_BACK: Duration = Duration::from_secs(1);
+
+/// How often it is noted that there is nothing to read.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+type Next = Option<Result<Message, pull::MessagesError>>;
 
 /// Why reading failed; always transient.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,8 @@ pub struct Reader {
     messages: pull::Stream,
     broken: Option<Error>,
     pending: u64,
+    clock: Clock,
+    quiet: Quiet,
 }
 
 impl Reader {
@@ -95,11 +104,13 @@ impl Reader {
             max_ack_pending: ACK_PENDING_MAX,
             ..Default::default()
         };
-        let messages = ctx
+        let consumer = ctx
             .jetstream
             .create_consumer_on_stream(config, ctx.subjects.stream(lane))
             .await
-            .map_err(|e| Error(e.to_string()))?
+            .map_err(|e| Error(e.to_string()))?;
+        let pending = consumer.cached_info().num_pending;
+        let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
             .heartbeat(HEARTBEAT)
@@ -110,7 +121,9 @@ impl Reader {
         Ok(Self {
             messages,
             broken: None,
-            pending: 0,
+            pending,
+            clock: ctx.clock.clone(),
+            quiet: Quiet::default(),
         })
     }
 
@@ -132,10 +145,14 @@ impl Reader {
         let mut batch: Vec<Taken<K>> = Vec::new();
         let mut places: HashMap<u64, usize> = HashMap::new();
         let mut commands = 0;
-        let mut next = self.messages.next().await;
         loop {
+            let next = match self.next_now() {
+                Some(next) => next,
+                None if !batch.is_empty() => return Ok(batch),
+                None => self.wait().await,
+            };
             let read = match next {
-                Some(Ok(message)) => accept(message),
+                Some(Ok(message)) => accept(message, self.quiet.at()),
                 Some(Err(error)) => Err(Error(error.to_string())),
                 None => Err(Error("the consumer ended".into())),
             };
@@ -161,16 +178,25 @@ impl Reader {
             if commands >= BATCH_COMMANDS {
                 return Ok(batch);
             }
-            match self.next_now() {
-                Some(more) => next = more,
-                None => return Ok(batch),
-            }
         }
     }
 
     /// What is buffered, and be it more than a task may take at a time.
-    fn next_now(&mut self) -> Option<Option<Result<Message, pull::MessagesError>>> {
-        tokio::task::unconstrained(self.messages.next()).now_or_never()
+    fn next_now(&mut self) -> Option<Next> {
+        let next = tokio::task::unconstrained(self.messages.next()).now_or_never();
+        let nothing = next.is_none() && self.pending == 0;
+        self.quiet.look(self.clock.now(), nothing);
+        next
+    }
+
+    /// Waits for what comes next, and looks now and then.
+    async fn wait(&mut self) -> Next {
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, self.messages.next()).await {
+                Ok(next) => return next,
+                Err(_) => self.quiet.look(self.clock.now(), self.pending == 0),
+            }
+        }
     }
 
     /// Stops reading and hands back what was read ahead, so that another replica need not wait
@@ -192,15 +218,28 @@ impl Reader {
     }
 }
 
-/// The message, and how many the server had behind it.
-fn accept<K: DeserializeOwned>(message: Message) -> Result<(Taken<K>, u64), Error> {
+/// The message, and how many the server had behind it; `quiet` is when it had none.
+fn accept<K: DeserializeOwned>(
+    message: Message,
+    quiet: Timestamp,
+) -> Result<(Taken<K>, u64), Error> {
     let info = message.info().map_err(|e| Error(e.to_string()))?;
     let (seq, at) = (info.stream_sequence, Timestamp::from(info.published));
     let pending = info.pending;
+    let after = match info.delivered {
+        // What comes again was there before.
+        2.. => Timestamp::EPOCH,
+        _ => quiet,
+    };
     let (message, acker) = message.split();
     let body = decode(&message.payload).map_err(|error| Undecodable::new(&message.payload, &error));
     let taken = Taken {
-        inbound: Arc::new(Inbound { seq, at, body }),
+        inbound: Arc::new(Inbound {
+            seq,
+            at,
+            after,
+            body,
+        }),
         ackers: vec![acker],
     };
     Ok((taken, pending))

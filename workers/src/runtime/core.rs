@@ -38,8 +38,59 @@ pub struct Inbound<K> {
     pub seq: u64,
     /// Its time on the stream.
     pub at: Timestamp,
+    /// When it was not on the stream yet, by the owner's clock; the epoch when that is not known.
+    pub after: Timestamp,
     /// The message, or the bytes that are none and why.
     pub body: Result<CommandMessage<K>, Undecodable>,
+}
+
+/// How a stream's clock is wrong, by more than [`CLOCK_SKEW_MAX_MS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skew {
+    /// It would end holds early.
+    Ahead,
+    /// It would begin holds in the past, and make a partition seem to lag.
+    Behind,
+}
+
+impl Skew {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+impl<K> Inbound<K> {
+    /// Since when it waits, as far as the owner's clock can tell. `read` is when it was read.
+    #[must_use]
+    pub fn waits_since(&self, read: Timestamp) -> Timestamp {
+        self.at.max(self.after).min(read)
+    }
+
+    /// Whether its time can't be right.
+    #[must_use]
+    pub fn skew(&self, clock: Timestamp) -> Option<Skew> {
+        if self.at > clock.plus_ms(CLOCK_SKEW_MAX_MS) {
+            Some(Skew::Ahead)
+        } else if self.at < self.after.plus_ms(-CLOCK_SKEW_MAX_MS) {
+            Some(Skew::Behind)
+        } else {
+            None
+        }
+    }
+
+    /// Its time, as far as the stream's clock is followed.
+    fn business(&self, clock: Timestamp) -> Timestamp {
+        match self.skew(clock) {
+            None => self.at,
+            Some(Skew::Ahead) => clock.plus_ms(CLOCK_SKEW_MAX_MS),
+            Some(Skew::Behind) => self.after.plus_ms(-CLOCK_SKEW_MAX_MS),
+        }
+    }
 }
 
 /// Bytes that are no message.
@@ -168,7 +219,7 @@ impl<L: PartitionedLane> Core<L> {
     pub fn decide(&mut self, batch: &[Inbound<L::Kind>], clock: Timestamp) -> Proposal<L> {
         let mut proposal = self.propose(clock);
         for inbound in batch {
-            let times = self.times(inbound.at, clock, &proposal);
+            let times = self.times(inbound, clock, &proposal);
             proposal.apply(inbound);
             match &inbound.body {
                 Ok(message) => {
@@ -199,12 +250,12 @@ impl<L: PartitionedLane> Core<L> {
     /// is a duplicate when its message is read again, so this is safe to repeat.
     pub fn decide_one(
         &mut self,
-        at: Timestamp,
+        inbound: &Inbound<L::Kind>,
         command: &Command<L::Kind>,
         clock: Timestamp,
     ) -> (Proposal<L>, L::Outcome) {
         let mut proposal = self.propose(clock);
-        let times = self.times(at, clock, &proposal);
+        let times = self.times(inbound, clock, &proposal);
         let outcome = self.decide_into(&mut proposal, command, times);
         L::seal(&mut self.state, self.business, &mut proposal.changes);
         (proposal, outcome)
@@ -283,10 +334,13 @@ impl<L: PartitionedLane> Core<L> {
         }
     }
 
-    fn times(&mut self, at: Timestamp, clock: Timestamp, proposal: &Proposal<L>) -> Times {
-        // A stream's clock that runs ahead must not end holds early.
-        let at = at.min(clock.plus_ms(CLOCK_SKEW_MAX_MS));
-        self.business = self.business.max(at);
+    fn times(
+        &mut self,
+        inbound: &Inbound<L::Kind>,
+        clock: Timestamp,
+        proposal: &Proposal<L>,
+    ) -> Times {
+        self.business = self.business.max(inbound.business(clock));
         Times {
             business: self.business,
             clock: proposal.decided_at,
@@ -305,8 +359,8 @@ impl<L: PartitionedLane> Core<L> {
     }
 }
 
-/// A stream's time further than this ahead of the owner's clock is clamped, and so is a former
-/// owner's clock, in milliseconds.
+/// A stream's time further than this from what it can be by the owner's clock is clamped, and so is
+/// a former owner's clock that is further ahead; in milliseconds.
 pub const CLOCK_SKEW_MAX_MS: i64 = 5000;
 
 impl<L: PartitionedLane> Proposal<L> {
@@ -322,5 +376,94 @@ impl<L: PartitionedLane> Proposal<L> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.decided.is_empty() && self.dead.is_empty() && L::is_empty(&self.changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seats::Seats;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
+
+    fn message<K>(at: Timestamp, after: Timestamp) -> Inbound<K> {
+        Inbound {
+            seq: 1,
+            at,
+            after,
+            body: Err(Undecodable {
+                payload: Vec::new(),
+                error: String::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_streams_clock_is_followed_as_far_as_it_can_be_right() {
+        let ms = |ms| NOW.plus_ms(ms);
+        let unknown = Timestamp::EPOCH;
+        // (time on the stream, when it was not there, business time, waits since, wrong)
+        for (at, after, business, since, skew) in [
+            (ms(-10), ms(-200), ms(-10), ms(-10), None),
+            // It lags: nothing is known, or it came after the last quiet.
+            (ms(-90_000), unknown, ms(-90_000), ms(-90_000), None),
+            (ms(-90_000), ms(-90_100), ms(-90_000), ms(-90_000), None),
+            // A little behind, and by far.
+            (ms(-5000), ms(-100), ms(-5000), ms(-100), None),
+            (ms(-5100), ms(-100), ms(-5100), ms(-100), None),
+            (ms(-5101), ms(-100), ms(-5100), ms(-100), Some(Skew::Behind)),
+            (
+                ms(-90_000),
+                ms(-100),
+                ms(-5100),
+                ms(-100),
+                Some(Skew::Behind),
+            ),
+            // A little ahead, and by far.
+            (ms(5000), ms(-100), ms(5000), NOW, None),
+            (ms(5001), ms(-100), ms(5000), NOW, Some(Skew::Ahead)),
+            (ms(90_000), unknown, ms(5000), NOW, Some(Skew::Ahead)),
+        ] {
+            let inbound = message::<()>(at, after);
+            let found = (
+                inbound.business(NOW),
+                inbound.waits_since(NOW),
+                inbound.skew(NOW),
+            );
+            assert_eq!(found, (business, since, skew), "{at} after {after}");
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_the_cursor_is_decided_by_no_earlier_clock() {
+        let cursor = |decided_at| Cursor {
+            incarnation: 0,
+            seq: 0,
+            at: Timestamp::EPOCH,
+            decided_at,
+        };
+        let fence = Fence {
+            epoch: 1,
+            commit_no: 0,
+        };
+        // (when the former owner decided, when this one does)
+        for (former, decided_at) in [
+            (Timestamp::EPOCH, NOW),
+            (NOW.plus_ms(-1), NOW),
+            (NOW.plus_ms(70), NOW.plus_ms(70)),
+            // Postgres' clock was wrong: a sale must not stand still for an hour.
+            (NOW.plus_ms(3_600_000), NOW.plus_ms(CLOCK_SKEW_MAX_MS)),
+        ] {
+            let mut core = Core::<Seats>::new(PartitionNo(0), fence, cursor(former));
+            let decided = core.decide(&[message(NOW, NOW)], NOW);
+            assert_eq!(decided.decided_at, decided_at);
+            assert_eq!(decided.cursor.decided_at, decided_at);
+            // A tick decides nothing of what is on the stream.
+            let tick = core.tick(NOW);
+            assert_eq!(
+                (tick.decided_at, tick.cursor.decided_at),
+                (decided_at, former)
+            );
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::act;
 use super::committer::{Handle, Verdict};
-use super::core::{CLOCK_SKEW_MAX_MS, Core, DeadLetter, Inbound, Proposal};
+use super::core::{CLOCK_SKEW_MAX_MS, Core, DeadLetter, Inbound, Proposal, Skew};
 use super::lag::Progress;
 use super::lane::PartitionedLane;
 use super::world::{Log, Settings, Tail, World};
@@ -46,6 +46,8 @@ pub struct Driver<L: PartitionedLane, W: World<L>> {
     log: W::Log,
     committer: Handle<L>,
     progress: Arc<Progress>,
+    /// How the stream's clock was wrong in the last batch.
+    skew: Option<Skew>,
     stop: CancellationToken,
 }
 
@@ -74,6 +76,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             log,
             committer,
             progress,
+            skew: None,
             stop,
         }
     }
@@ -225,16 +228,16 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
 
     /// Decides and commits a batch, whatever it takes.
     async fn process(&mut self, batch: &[Inbound<L::Kind>]) -> Batch {
+        let read = self.world.now();
+        let since = |inbound: &Inbound<L::Kind>| inbound.waits_since(read);
+        self.note_skew(batch, read);
         let undecided = self.log.pending() + batch.len() as u64;
-        self.progress
-            .set(undecided, batch.first().map(|inbound| inbound.at));
+        self.progress.set(undecided, batch.first().map(since));
         let done = self.settle(batch).await;
         let pending = self.log.pending();
         // Behind this batch the next is pending; its age is not known before it is read.
-        self.progress.set(
-            pending,
-            batch.last().filter(|_| pending > 0).map(|last| last.at),
-        );
+        let last = batch.last().filter(|_| pending > 0);
+        self.progress.set(pending, last.map(since));
         done
     }
 
@@ -247,9 +250,8 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 Loaded::Never(error) => return self.settle_in_parts(batch, &error).await,
             }
             let now = self.world.now();
-            self.note_clamped(batch, now);
             if let Some(first) = batch.first() {
-                let age_s = now.ms_since(first.at).max(0) as f64 / 1e3;
+                let age_s = now.ms_since(first.waits_since(now)) as f64 / 1e3;
                 metrics::histogram!(metric::PARTITION_AGE, "lane" => L::LANE.as_str())
                     .record(age_s);
             }
@@ -277,18 +279,26 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             .await
     }
 
-    /// Says that the stream's clock runs ahead: holds and windows then go by the owner's.
-    fn note_clamped(&self, batch: &[Inbound<L::Kind>], now: Timestamp) {
-        let ahead = now.plus_ms(CLOCK_SKEW_MAX_MS);
-        let clamped = batch.iter().filter(|inbound| inbound.at > ahead).count();
-        if clamped > 0 {
-            metrics::counter!(metric::CLAMPED, "lane" => L::LANE.as_str())
-                .increment(clamped as u64);
+    /// Says that the stream's clock is wrong: holds and windows then go by the owner's.
+    fn note_skew(&mut self, batch: &[Inbound<L::Kind>], now: Timestamp) {
+        let mut latest = None;
+        for skew in batch.iter().filter_map(|inbound| inbound.skew(now)) {
+            metrics::counter!(
+                metric::CLAMPED, "lane" => L::LANE.as_str(), "reason" => skew.as_str()
+            )
+            .increment(1);
+            latest = Some(skew);
+        }
+        if let Some(skew) = latest
+            && self.skew != latest
+        {
             tracing::error!(
-                partition = %self.core.partition(), clamped,
-                "the stream's clock is ahead of ours by more than {CLOCK_SKEW_MAX_MS} ms"
+                partition = %self.core.partition(),
+                "the stream's clock is {} of ours by more than {CLOCK_SKEW_MAX_MS} ms",
+                skew.as_str()
             );
         }
+        self.skew = latest;
     }
 
     /// A batch that can't be decided or that Postgres refuses, message by message and then command
@@ -356,7 +366,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 Loaded::Never(error) => return One::Poisoned(error),
             }
             let now = self.world.now();
-            let decided = self.deciding(|core| core.decide_one(inbound.at, command, now));
+            let decided = self.deciding(|core| core.decide_one(inbound, command, now));
             let (proposal, outcome) = match decided {
                 Ok(decided) => decided,
                 Err(error) => return One::Poisoned(error),

@@ -8,7 +8,8 @@
 //! - [`membership`] keeps this process's sign of life and takes and releases partitions, as
 //!   [`ownership`] plans from one snapshot.
 //! - [`driver`] runs one owned partition; [`core`] is its part without I/O; [`reader`] reads its
-//!   commands, [`tail`] judges whether the log still has what was applied.
+//!   commands, [`quiet`] knows when there were none, [`tail`] judges whether the log still has what
+//!   was applied.
 //! - [`committer`] merges the batches of all partitions of the process into one transaction.
 //! - [`world`] says what all of them need from outside; [`servers`] is that on NATS and Postgres,
 //!   with the statements that every lane shares in [`fence`].
@@ -24,6 +25,7 @@ pub mod lag;
 pub mod lane;
 pub mod membership;
 pub mod ownership;
+pub mod quiet;
 pub mod reader;
 pub mod servers;
 pub mod tail;

@@ -7,6 +7,7 @@
 
 use super::core::{Cursor, Inbound, Undecodable};
 use super::lane::PartitionedLane;
+use super::quiet::Quiet;
 use super::tail::{Found, Start};
 use super::world::{Log, LogError as Error, Tail};
 use crate::context::Context;
@@ -42,6 +43,7 @@ pub struct Reader {
     position: Cursor,
     /// What the server said is behind the last message.
     pending: u64,
+    quiet: Quiet,
 }
 
 struct Open {
@@ -62,6 +64,7 @@ impl Reader {
             open: None,
             position: cursor,
             pending: 0,
+            quiet: Quiet::default(),
         }
     }
 
@@ -102,6 +105,7 @@ impl Reader {
         Ok(Inbound {
             seq: self.position.seq,
             at: self.position.at,
+            after: self.quiet.at(),
             body,
         })
     }
@@ -146,6 +150,7 @@ impl Reader {
                 return Err(Error(error.to_string()));
             }
         };
+        let pending = consumer.cached_info().num_pending;
         let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
@@ -155,6 +160,8 @@ impl Reader {
             .await
             .map_err(|e| Error(e.to_string()))?;
         self.open = Some(Open { messages, next: 1 });
+        self.pending = pending;
+        self.quiet = Quiet::default();
         Ok(())
     }
 }
@@ -192,11 +199,19 @@ impl<L: PartitionedLane> Log<L> for Reader {
     async fn next_batch(&mut self, commands_max: usize) -> Result<Vec<Inbound<L::Kind>>, Error> {
         let mut batch = Vec::new();
         let mut commands = 0;
-        let mut next = match &mut self.open {
-            Some(open) => open.messages.next().await,
-            None => return Err(Error("not open".into())),
-        };
         loop {
+            let Some(open) = &mut self.open else {
+                return Err(Error("not open".into()));
+            };
+            // Without this, tokio's budget would report "nothing there" after some 128 messages.
+            let there = tokio::task::unconstrained(open.messages.next()).now_or_never();
+            let nothing = there.is_none() && self.pending == 0;
+            self.quiet.look(self.ctx.clock.now(), nothing);
+            let next = match there {
+                Some(next) => next,
+                None if !batch.is_empty() => return Ok(batch),
+                None => open.messages.next().await,
+            };
             match next {
                 Some(Ok(message)) => match self.accept(&message) {
                     Ok(inbound) => {
@@ -210,14 +225,6 @@ impl<L: PartitionedLane> Log<L> for Reader {
             }
             if commands >= commands_max {
                 return Ok(batch);
-            }
-            let Some(open) = &mut self.open else {
-                return Ok(batch);
-            };
-            // Without this, tokio's budget would report "nothing there" after some 128 messages.
-            match tokio::task::unconstrained(open.messages.next()).now_or_never() {
-                Some(more) => next = more,
-                None => return Ok(batch),
             }
         }
     }

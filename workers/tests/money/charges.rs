@@ -175,6 +175,7 @@ async fn replicas_that_decide_a_message_at_once_agree() {
         let inbound = Arc::new(Inbound {
             seq: round,
             at: Timestamp::EPOCH,
+            after: Timestamp::EPOCH,
             body: Ok(message.clone()),
         });
         let mut replicas = JoinSet::new();

@@ -1,6 +1,7 @@
 //! The partition runtime with the seats lane, on a real nats-server and a real Postgres.
 
 mod catalogue;
+mod clocks;
 mod rig;
 
 use diesel::sql_types::{BigInt, Text};

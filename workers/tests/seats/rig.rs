@@ -10,7 +10,8 @@ use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::{Kind, Outcome};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{
-    CommandId, IngressId, Lane, MessageId, ReservationId, ScheduleId, SeatNo, Timestamp, UserId,
+    CommandId, IngressId, Lane, MessageId, PartitionNo, ReservationId, ScheduleId, SeatNo,
+    Timestamp, UserId,
 };
 use onsale_testkit::{TestDb, shared};
 use onsale_workers::{Config, Context, process};
@@ -29,6 +30,7 @@ pub struct Rig {
     pub db: TestDb,
     pub conn: AsyncPgConnection,
     pub subjects: Subjects,
+    pub nats: async_nats::Client,
     pub jetstream: jetstream::Context,
     pub clock: Clock,
     prefix: String,
@@ -64,7 +66,7 @@ impl Rig {
             .subscribe(subjects.replies(ingress))
             .await
             .expect("replies");
-        let jetstream = nats::jetstream(client);
+        let jetstream = nats::jetstream(client.clone());
         nats::ensure_streams(&jetstream, &subjects, &Streams::default())
             .await
             .expect("streams");
@@ -72,6 +74,7 @@ impl Rig {
             db,
             conn,
             subjects,
+            nats: client,
             jetstream,
             clock: Clock::default(),
             prefix,
@@ -82,6 +85,14 @@ impl Rig {
     }
 
     pub async fn worker(&self) -> Worker {
+        let ctx = self.context().await;
+        let stop = CancellationToken::new();
+        let task = JoinSet::from_iter([process::run(ctx, stop.clone())]);
+        Worker { stop, task }
+    }
+
+    /// What a worker runs with.
+    pub async fn context(&self) -> Context {
         let nats_url = &shared().await.expect("servers").nats_url;
         let partitions = PARTITIONS.to_string();
         let config = <Config as clap::Parser>::parse_from([
@@ -97,10 +108,12 @@ impl Rig {
             "--roles",
             "seats",
         ]);
-        let ctx = Context::connect(config).await.expect("a context");
-        let stop = CancellationToken::new();
-        let task = JoinSet::from_iter([process::run(ctx, stop.clone())]);
-        Worker { stop, task }
+        Context::connect(config).await.expect("a context")
+    }
+
+    /// The partition of a schedule.
+    pub fn partition_of(&self, schedule: ScheduleId) -> PartitionNo {
+        of_schedule(schedule, PARTITIONS)
     }
 
     pub async fn sql(&mut self, sql: &str) {
@@ -175,7 +188,7 @@ impl Rig {
 
     /// Publishes bytes to a schedule's partition.
     pub async fn send_bytes(&self, schedule: ScheduleId, payload: Vec<u8>) {
-        let partition = of_schedule(schedule, PARTITIONS);
+        let partition = self.partition_of(schedule);
         let subject = self.subjects.partition(Lane::Seats, partition);
         let ack = self
             .jetstream

@@ -49,7 +49,7 @@ fn happen(sim: &Arc<Sim>, kind: i64) {
         (8, _) => restart_nats(sim),
         (9, _) => delete_stream(sim),
         (10, _) => {
-            let offset_ms = sim.range(-2000, 7000);
+            let offset_ms = sim.range(-9000, 9000);
             sim.note("stream clock", || format!("{offset_ms} ms"));
             lock(&sim.stream).jump(offset_ms * 1000);
         }

@@ -8,6 +8,7 @@ use onsale_schema::message::CommandMessage;
 use onsale_schema::seats::Kind;
 use onsale_schema::{MessageId, PartitionNo, Timestamp};
 use onsale_workers::runtime::core::{Cursor, Inbound, Undecodable};
+use onsale_workers::runtime::quiet::Quiet;
 use onsale_workers::runtime::tail::{Found, Start};
 use onsale_workers::runtime::world::{Log, LogError, Tail};
 use onsale_workers::seats::Seats;
@@ -208,6 +209,7 @@ pub struct Reader {
     position: Cursor,
     open: Option<Consumer>,
     pending: u64,
+    quiet: Quiet,
 }
 
 struct Consumer {
@@ -226,6 +228,7 @@ impl Reader {
             position: cursor,
             open: None,
             pending: 0,
+            quiet: Quiet::default(),
         }
     }
 
@@ -259,12 +262,14 @@ impl Reader {
             next_seq,
             lost_at: None,
         });
+        self.quiet = Quiet::default();
         true
     }
 
     /// What can be read now, or when to look again.
     fn take(&mut self, commands_max: usize) -> Result<Vec<Inbound<Kind>>, Option<Instant>> {
         let sim = self.process.sim.clone();
+        let now = self.process.now();
         let Some(consumer) = &mut self.open else {
             return Err(None);
         };
@@ -296,9 +301,11 @@ impl Reader {
             batch.push(Inbound {
                 seq: message.seq,
                 at: message.at,
+                after: self.quiet.at(),
                 body,
             });
         }
+        self.quiet.look(now, batch.is_empty());
         let Some(last) = batch.last() else {
             return Err(later);
         };
