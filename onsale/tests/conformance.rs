@@ -42,9 +42,22 @@ async fn conforms(hall: &Hall, by: &Buyer, settings: Option<&str>) {
         .arg("--config-file")
         .arg(&file)
         .args(["run", &format!("{url}/openapi.json"), "--url", &url])
-        .args([EXAMPLES, CHECKS, "--phases=examples,coverage,fuzzing", "--workers=2"])
-        .args(["--request-timeout=20", "--generation-database=none", "--no-color"])
-        .args(["--suppress-health-check=all", "--warnings=off", "--max-failures=20"])
+        .args([
+            EXAMPLES,
+            CHECKS,
+            "--phases=examples,coverage,fuzzing",
+            "--workers=2",
+        ])
+        .args([
+            "--request-timeout=20",
+            "--generation-database=none",
+            "--no-color",
+        ])
+        .args([
+            "--suppress-health-check=all",
+            "--warnings=off",
+            "--max-failures=20",
+        ])
         // It would end the session that all other requests belong to.
         .args(["--exclude-operation-id", "deleteSession"])
         .args(["--header", &format!("Authorization: Bearer {}", by.token)])
@@ -56,7 +69,11 @@ async fn conforms(hall: &Hall, by: &Buyer, settings: Option<&str>) {
     let told = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     println!("{told}");
-    assert!(output.status.success(), "{told}{complained}\n{}", hall.logs());
+    assert!(
+        output.status.success(),
+        "{told}{complained}\n{}",
+        hall.logs()
+    );
     assert!(told.contains("No issues found"), "{told}");
 }
 
