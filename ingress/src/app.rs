@@ -3,7 +3,7 @@
 use crate::auth::Tokens;
 use crate::batcher::{Batcher, Link};
 use crate::catalogue::Catalogue;
-use crate::config::{Config, Flow};
+use crate::config::{Config, Flow, Sales};
 use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
 use crate::lag::Gate;
@@ -97,6 +97,8 @@ pub struct Parts {
     pub flow: Flow,
     /// Bounds of request bodies.
     pub body_limits: BodyLimits,
+    /// What a new schedule sells by, where nothing else is said.
+    pub sales: Sales,
     /// How long a refresh token is valid, in seconds.
     pub refresh_token_ttl_s: i64,
     /// Access tokens.
@@ -345,6 +347,7 @@ fn app(
         partitions: config.common.partitions,
         flow: config.flow.clone(),
         body_limits: BodyLimits::from(&config.http),
+        sales: config.sales,
         refresh_token_ttl_s: config.auth.refresh_token_ttl_s,
         pool,
         nats,

@@ -1,6 +1,7 @@
-//! Concerts and their dates, for everybody. What was read counts for a second; how many seats are
+//! Concerts and their dates, for everybody. What was read counts for a moment; how many seats are
 //! left comes from the seat map in memory.
 
+pub mod edit;
 mod store;
 
 use crate::answer;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
+pub(crate) use edit::Wrong;
 pub use store::{ConcertRow, ScheduleRow};
 
 /// Questions of each kind whose answers are kept for a moment.
@@ -34,8 +36,8 @@ pub struct Catalogue {
     concerts: Fresh<ConcertId, Option<Arc<ConcertRow>>>,
     schedules_of: Fresh<ConcertId, Arc<Vec<ScheduleRow>>>,
     schedules: Fresh<ScheduleId, Option<Arc<ScheduleRow>>>,
-    /// A layout's grades never change, so they are kept by its hash.
-    grades: Cache<(ScheduleId, Box<str>), Arc<Vec<Grade>>>,
+    /// By schedule and layout number, which no other layout ever has.
+    grades: Cache<(ScheduleId, i64), Arc<Vec<Grade>>>,
 }
 
 /// A grade of seats of a schedule.
@@ -181,7 +183,7 @@ impl Catalogue {
         self.lists.get(&search, load).await
     }
 
-    async fn concert(&self, id: ConcertId) -> Result<Arc<ConcertRow>, Problem> {
+    pub(crate) async fn concert(&self, id: ConcertId) -> Result<Arc<ConcertRow>, Problem> {
         let load = async { Ok(store::concert_find(&self.pool, id).await?.map(Arc::new)) };
         let concert = self.concerts.get(&id, load).await?;
         concert.ok_or_else(|| Problem::new(Code::NotFound))
@@ -192,14 +194,35 @@ impl Catalogue {
         self.schedules_of.get(&id, load).await
     }
 
-    async fn schedule(&self, id: ScheduleId) -> Result<Arc<ScheduleRow>, Problem> {
+    /// A date.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn schedule(&self, id: ScheduleId) -> Result<Arc<ScheduleRow>, Problem> {
         let load = async { Ok(store::schedule_find(&self.pool, id).await?.map(Arc::new)) };
         let schedule = self.schedules.get(&id, load).await?;
         schedule.ok_or_else(|| Problem::new(Code::NotFound))
     }
 
+    /// Forgets a concert and its dates that were just edited here.
+    pub fn forget_concert(&self, id: ConcertId) {
+        self.concerts.forget(&id);
+        self.schedules_of.forget(&id);
+    }
+
+    /// A date that was just edited here, as it is now.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn refresh(&self, id: ScheduleId) -> Result<Arc<ScheduleRow>, Problem> {
+        self.schedules.forget(&id);
+        let row = self.schedule(id).await?;
+        self.schedules_of.forget(&row.concert_id);
+        Ok(row)
+    }
+
     async fn grades(&self, row: &ScheduleRow) -> Result<Arc<Vec<Grade>>, Problem> {
-        let key = (row.schedule_id, row.layout_hash.as_str().into());
+        let key = (row.schedule_id, row.layout_no);
         let load = async {
             let grades = store::grade_list(&self.pool, row.schedule_id).await?;
             Ok::<_, Problem>(Arc::new(grades))
@@ -263,7 +286,7 @@ struct ScheduleView {
 /// One date, with what it is sold by.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct ScheduleDetail {
+pub struct ScheduleDetail {
     #[serde(flatten)]
     schedule: ScheduleView,
     sale_state: SaleState,
@@ -303,7 +326,9 @@ async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Pro
         booking_opens_at: row.booking_opens_at,
         booking_closes_at: row.booking_closes_at,
         bookable: row.is_bookable(app.clock.now()),
-        remaining: app.seat_maps.remaining(row.schedule_id).await?,
+        remaining: (app.seat_maps)
+            .remaining(row.schedule_id, row.layout_no)
+            .await?,
         total: prices.iter().map(|grade| grade.seats).sum(),
         waiting_room: false,
         prices,
@@ -333,8 +358,13 @@ pub async fn schedules(State(app): State<App>, Id(id): Id<ConcertId>) -> Result<
     responses((status = 200, description = "The date", body = ScheduleDetail)))]
 pub async fn schedule(State(app): State<App>, Id(id): Id<ScheduleId>) -> Result<Response, Problem> {
     let row = app.catalogue.schedule(id).await?;
-    answer::ok(&ScheduleDetail {
-        schedule: schedule_view(&app, &row).await?,
+    answer::ok(&detail(&app, &row).await?)
+}
+
+/// One date, as it is shown.
+pub(crate) async fn detail(app: &App, row: &ScheduleRow) -> Result<ScheduleDetail, Problem> {
+    Ok(ScheduleDetail {
+        schedule: schedule_view(app, row).await?,
         sale_state: row.state,
         hold_seconds: row.hold_ms / 1000,
         seats_per_user: row.seats_per_user,
@@ -344,6 +374,15 @@ pub async fn schedule(State(app): State<App>, Id(id): Id<ScheduleId>) -> Result<
         },
         server_time: app.clock.now(),
     })
+}
+
+/// Moves a date to another time; false when there is no such date.
+pub(crate) async fn move_schedule(
+    app: &App,
+    id: ScheduleId,
+    starts_at: Timestamp,
+) -> Result<bool, Problem> {
+    Ok(store::schedule_move(&app.pool, id, starts_at).await?)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
+use crate::catalogue::ScheduleDetail;
 use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
+use crate::policy;
 use crate::problem::{self, Code, Problem};
 use crate::reservations::{self, ReservationView};
 use crate::submit::{self, pending};
@@ -71,6 +73,7 @@ enum DecidedBody {
     Reservation(ReservationView<'static>),
     Charge(Charge),
     Payment(PaymentView),
+    Schedule(ScheduleDetail),
     Problem(problem::Document<'static>),
 }
 
@@ -128,10 +131,17 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
 async fn decided(app: &App, token: &CommandToken, outcomes: &[u8]) -> Result<Answer, Problem> {
     match token.asked {
         Asked::Hold(schedule) => {
-            let layout = app.layouts.get(schedule).await?;
-            reservations::held(app, &layout, &at::<seats::Outcome>(token, outcomes)?)
+            let outcome = at::<seats::Outcome>(token, outcomes)?;
+            let layout = match outcome {
+                seats::Outcome::Held(_) => app.layouts.settled(schedule).await?,
+                _ => app.layouts.current(schedule).await?,
+            };
+            reservations::held(app, &layout, &outcome)
         }
         Asked::Release => reservations::released(&at::<seats::Outcome>(token, outcomes)?),
+        Asked::Policy(schedule) => {
+            policy::changed(app, schedule, &at::<seats::Outcome>(token, outcomes)?).await
+        }
         Asked::Charge => points::charged(&at::<ledger::Outcome>(token, outcomes)?),
         Asked::Payment => payments::paid(&at::<settlement::Outcome>(token, outcomes)?),
     }

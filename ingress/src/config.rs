@@ -34,6 +34,9 @@ pub struct Config {
     pub events: Events,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub sales: Sales,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub flow: Flow,
 }
 
@@ -88,6 +91,11 @@ pub struct Http {
     #[arg(long, env = "ONSALE_BODY_BYTES_MAX", default_value_t = 64 * 1024,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub body_bytes_max: u32,
+
+    /// The largest layout that may be put in one request, in bytes.
+    #[arg(long, env = "ONSALE_LAYOUT_BYTES_MAX", default_value_t = 16 * 1024 * 1024,
+          value_parser = clap::value_parser!(u32).range(1024..=67_108_864))]
+    pub layout_bytes_max: u32,
 
     /// The most bytes of path and headers of one request.
     #[arg(long, env = "ONSALE_HEADER_BYTES_MAX", default_value_t = 16 * 1024,
@@ -266,6 +274,20 @@ impl Events {
     pub fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.heartbeat_ms)
     }
+}
+
+/// What a new schedule sells by, where its maker says nothing else.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Sales {
+    /// How long a hold lasts, in seconds.
+    #[arg(long, env = "ONSALE_HOLD_DEFAULT_S", default_value_t = 300,
+          value_parser = clap::value_parser!(i64).range(1..=86_400))]
+    pub hold_default_s: i64,
+
+    /// The most live seats of one user.
+    #[arg(long, env = "ONSALE_SEATS_PER_USER_DEFAULT", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub seats_per_user_default: u32,
 }
 
 /// How commands flow to their owners, and what is refused so that it keeps flowing.

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::auth::{Tokens, User};
 use crate::extract::{Id, Query};
 use crate::problem::{Code, Problem};
-use crate::seat_map::Last;
+use crate::seat_map::{self, Last};
 use crate::stack::LAST_EVENT_ID;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -182,7 +182,10 @@ pub async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = app.streams.place()?;
-    let (events, changes) = app.seat_maps.join(schedule, last(&headers)).await?;
+    let layout_no = seat_map::layout_no(&app, schedule).await?;
+    let (events, changes) = (app.seat_maps)
+        .join(schedule, layout_no, last(&headers))
+        .await?;
     // Last, so that no other refusal uses it up.
     let session = match query.token {
         None => None,

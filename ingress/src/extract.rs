@@ -17,6 +17,8 @@ use std::time::Duration;
 pub struct BodyLimits {
     /// The most bytes.
     pub bytes_max: usize,
+    /// The most bytes of a layout.
+    pub layout_bytes_max: usize,
     /// How long it may take to come.
     pub timeout: Duration,
 }
@@ -25,6 +27,7 @@ impl From<&crate::config::Http> for BodyLimits {
     fn from(settings: &crate::config::Http) -> Self {
         Self {
             bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            layout_bytes_max: usize::try_from(settings.layout_bytes_max).unwrap_or(usize::MAX),
             timeout: settings.body_timeout(),
         }
     }
@@ -50,20 +53,33 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let limits = BodyLimits::from_ref(state);
-        if !is_json(request.headers()) {
+        if !is_of_type(request.headers(), "application/json") {
             return Err(Problem::new(Code::UnsupportedMediaType));
         }
-        let body = Limited::new(request.into_body(), limits.bytes_max).collect();
-        match tokio::time::timeout(limits.timeout, body).await {
-            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
-            Ok(Err(error)) if is_too_large(&*error) => Err(Problem::new(Code::BodyTooLarge)),
-            Ok(Err(_)) => Err(Problem::new(Code::MalformedJson)),
-            Err(_) => Err(Problem::new(Code::RequestTimeout)),
-        }
+        whole(request, limits.bytes_max, limits.timeout)
+            .await
+            .map(Self)
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+impl From<Bytes> for JsonBody {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+/// All of a body, within its bounds.
+async fn whole(request: Request, bytes_max: usize, timeout: Duration) -> Result<Bytes, Problem> {
+    let body = Limited::new(request.into_body(), bytes_max).collect();
+    match tokio::time::timeout(timeout, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if is_too_large(&*error) => Err(Problem::new(Code::BodyTooLarge)),
+        Ok(Err(_)) => Err(Problem::new(Code::MalformedJson)),
+        Err(_) => Err(Problem::new(Code::RequestTimeout)),
+    }
+}
+
+fn is_of_type(headers: &HeaderMap, expected: &str) -> bool {
     let Some(Ok(text)) = headers
         .get(header::CONTENT_TYPE)
         .map(|value| value.to_str())
@@ -71,7 +87,38 @@ fn is_json(headers: &HeaderMap) -> bool {
         return false;
     };
     let kind = text.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/json")
+    kind.eq_ignore_ascii_case(expected)
+}
+
+/// A layout, whole and within bounds of its own; not read yet.
+#[derive(Clone, Debug)]
+pub enum LayoutBody {
+    /// It says that it is JSON.
+    Json(Bytes),
+    /// It says that it is CSV.
+    Csv(Bytes),
+}
+
+impl<S> FromRequest<S> for LayoutBody
+where
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limits = BodyLimits::from_ref(state);
+        let made = if is_of_type(request.headers(), "application/json") {
+            Self::Json
+        } else if is_of_type(request.headers(), "text/csv") {
+            Self::Csv
+        } else {
+            return Err(Problem::new(Code::UnsupportedMediaType));
+        };
+        whole(request, limits.layout_bytes_max, limits.timeout)
+            .await
+            .map(made)
+    }
 }
 
 fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -269,8 +316,8 @@ mod tests {
             ("text/plain", false),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]);
-            assert_eq!(is_json(&headers), json, "{text}");
+            assert_eq!(is_of_type(&headers, "application/json"), json, "{text}");
         }
-        assert!(!is_json(&HeaderMap::new()));
+        assert!(!is_of_type(&HeaderMap::new(), "application/json"));
     }
 }

@@ -1,13 +1,14 @@
-//! What was read a moment ago: a small cache whose entries count for a second, so that however many
-//! ask, Postgres is asked once a second per question.
+//! What was read a moment ago: a small cache whose entries count for less than half a second, so that
+//! however many ask, Postgres is asked a few times a second per question.
 
 use crate::problem::Problem;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// How long an answer counts. Readers see an edit within it.
-const TTL: Duration = Duration::from_millis(900);
+/// How long an answer counts. Readers see an edit within a second, also one that needs two answers,
+/// of which the first says what to ask next.
+const TTL: Duration = Duration::from_millis(400);
 
 /// Answers of the last moment, by question.
 pub struct Fresh<K, V>(Cache<K, (Instant, V)>);
@@ -17,6 +18,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self(Cache::new(capacity))
+    }
+
+    /// Forgets an answer that was just made untrue, so that whoever edits sees it at once.
+    pub fn forget(&self, key: &K) {
+        self.0.remove(key);
     }
 
     /// The answer, asked for with `load` if there is none of the last moment; once, also when many
@@ -74,5 +80,8 @@ mod tests {
         let failed = fresh.get(&3, async { Err(Problem::unavailable()) }).await;
         assert!(failed.is_err());
         assert_eq!(fresh.get(&3, load()).await.unwrap(), 2);
+        fresh.forget(&1);
+        assert_eq!(fresh.get(&1, load()).await.unwrap(), 3);
+        assert_eq!(fresh.get(&2, load()).await.unwrap(), 1);
     }
 }

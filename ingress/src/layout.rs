@@ -1,5 +1,13 @@
-//! Layouts: which seats a schedule has. A layout never changes after its first claim, so it is read
-//! once and kept; a hold looks its labels up here without asking anybody.
+//! Layouts: which seats a schedule has. A hold looks its labels up here without asking anybody.
+//!
+//! A layout may be replaced until its first claim, and is never changed after it. Each has a number
+//! that grows, by which a hold says which layout its seats are meant by: one that was read before a
+//! replacement is refused by the owner, and read again. What is shown of a reservation is shown by
+//! a layout that is known not to be replaced any more.
+
+mod put;
+mod read;
+mod store;
 
 use crate::app::App;
 use crate::etag::IfNoneMatch;
@@ -9,16 +17,18 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
-use diesel_async::RunQueryDsl;
 use onsale_platform::db::Pool;
-use onsale_schema::{Money, ScheduleId, SeatNo, tables};
+use onsale_schema::{Money, ScheduleId, SeatNo};
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use store::{Row, Rows};
 use utoipa::{IntoParams, ToSchema};
+
+pub use put::{__path_put, put};
 
 /// Seats of all layouts that are kept; some 200 bytes each.
 const SEATS_MAX: u64 = 2_000_000;
@@ -28,6 +38,9 @@ const LAYOUTS: usize = 256;
 /// The seats of one schedule.
 pub struct Layout {
     schedule_id: ScheduleId,
+    no: i64,
+    /// Whether it is known not to be replaced any more.
+    settled: AtomicBool,
     seats: Vec<Seat>,
     by_label: HashMap<Box<str>, SeatNo>,
     hash: Box<str>,
@@ -44,14 +57,26 @@ pub struct Seat {
     pub price: Money,
 }
 
-/// A seat's row, in `seat_no` order.
-type Row = (i32, String, String, i32, String, Money, f32, f32);
-
 impl Layout {
     /// The schedule.
     #[must_use]
     pub fn schedule_id(&self) -> ScheduleId {
         self.schedule_id
+    }
+
+    /// How often the schedule's layout was replaced before.
+    #[must_use]
+    pub fn no(&self) -> i64 {
+        self.no
+    }
+
+    fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// There is a reservation that was made by this layout.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
     }
 
     /// The seat with this label.
@@ -74,7 +99,13 @@ impl Layout {
             .unwrap_or_default()
     }
 
-    fn new(schedule_id: ScheduleId, hash: &str, rows: Vec<Row>) -> Result<Self, Problem> {
+    fn new(schedule_id: ScheduleId, rows: Rows) -> Result<Self, Problem> {
+        let Rows {
+            no,
+            hash,
+            is_settled,
+            seats: rows,
+        } = rows;
         let broken = |what: &'static str| {
             tracing::error!(%schedule_id, what, "a layout is broken");
             Problem::internal()
@@ -96,9 +127,11 @@ impl Layout {
             return Err(broken("two seats have one label"));
         }
         let etag = HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| broken("hash"))?;
-        let json = document(hash, &rows, &seats).into();
+        let json = document(&hash, &rows, &seats).into();
         Ok(Self {
             schedule_id,
+            no,
+            settled: AtomicBool::new(is_settled),
             seats,
             by_label,
             hash: hash.into(),
@@ -216,47 +249,91 @@ impl Layouts {
         }
     }
 
-    /// The layout of a schedule; read once, also when many ask at once.
+    /// A layout of a schedule, read once, also when many ask at once. It may have been replaced
+    /// since: who acts on it says its number.
     ///
     /// # Errors
     /// `not-found` when there is no such schedule, `dependency-unavailable`.
     pub async fn get(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
-        if let Some(layout) = self.cache.get(&schedule) {
+        self.since(schedule, 0).await
+    }
+
+    /// A layout that is not older than number `no`.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn since(&self, schedule: ScheduleId, no: i64) -> Result<Arc<Layout>, Problem> {
+        if let Some(layout) = self.cache.get(&schedule)
+            && layout.no >= no
+        {
             return Ok(layout);
         }
-        self.cache
-            .get_or_insert_async(&schedule, self.load(schedule))
-            .await
+        let entry = self.cache.entry_async(&schedule, |_, layout| {
+            if layout.no >= no {
+                EntryAction::Retain(Arc::clone(layout))
+            } else {
+                EntryAction::ReplaceWithGuard
+            }
+        });
+        match entry.await {
+            EntryResult::Retained(layout) => Ok(layout),
+            EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
+                let layout = self.load(schedule).await?;
+                // A refused insertion means that it was evicted meanwhile.
+                drop(guard.insert(Arc::clone(&layout)));
+                Ok(layout)
+            }
+            EntryResult::Removed(..) | EntryResult::Timeout => self.load(schedule).await,
+        }
+    }
+
+    /// The layout as it is now; Postgres is asked for its number.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn current(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
+        let no = store::layout_no_find(&self.pool, schedule).await?;
+        let no = no.ok_or_else(|| Problem::new(Code::NotFound))?;
+        self.since(schedule, no).await
+    }
+
+    /// The layout of a schedule of which the caller has seen a reservation: it is not replaced any
+    /// more, so that Postgres is asked once.
+    ///
+    /// # Errors
+    /// `not-found`, `dependency-unavailable`.
+    pub async fn settled(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
+        if let Some(layout) = self.cache.get(&schedule)
+            && layout.is_settled()
+        {
+            return Ok(layout);
+        }
+        let layout = self.current(schedule).await?;
+        layout.settle();
+        Ok(layout)
+    }
+
+    /// The layout to show: one that readers elsewhere may see by now, too.
+    async fn shown(&self, app: &App, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
+        let known = self.cache.get(&schedule);
+        if let Some(layout) = known.as_ref().filter(|layout| layout.is_settled()) {
+            return Ok(Arc::clone(layout));
+        }
+        match (app.catalogue.schedule(schedule).await, known) {
+            (Ok(row), _) => self.since(schedule, row.layout_no).await,
+            // What is in memory is better than nothing.
+            (Err(problem), Some(layout)) if problem.code() == Code::DependencyUnavailable => {
+                Ok(layout)
+            }
+            (Err(problem), _) => Err(problem),
+        }
     }
 
     async fn load(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
-        use tables::{schedule as s, seat};
-        let mut conn = self.pool.get().await?;
-        let hash: Option<String> = s::table
-            .find(schedule)
-            .select(s::layout_hash)
-            .first(&mut conn)
-            .await
-            .optional()?;
-        let hash = hash.ok_or_else(|| Problem::new(Code::NotFound))?;
-        let rows: Vec<Row> = seat::table
-            .filter(seat::schedule_id.eq(schedule))
-            .order(seat::seat_no)
-            .select((
-                seat::seat_no,
-                seat::section,
-                seat::row_name,
-                seat::seat_number,
-                seat::grade,
-                seat::price,
-                seat::x,
-                seat::y,
-            ))
-            .load(&mut conn)
-            .await?;
-        drop(conn);
+        let rows = store::layout_find(&self.pool, schedule).await?;
+        let rows = rows.ok_or_else(|| Problem::new(Code::NotFound))?;
         // A large one takes some 100 ms to prepare.
-        let prepared = tokio::task::spawn_blocking(move || Layout::new(schedule, &hash, rows));
+        let prepared = tokio::task::spawn_blocking(move || Layout::new(schedule, rows));
         let layout = prepared.await.map_err(|error| {
             tracing::error!(%error, "layout task");
             Problem::internal()
@@ -288,7 +365,7 @@ pub async fn get(
     Query(query): Query<LayoutQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let layout = app.layouts.get(schedule).await?;
+    let layout = app.layouts.shown(&app, schedule).await?;
     // Before its first claim a layout may be replaced, and only an address that names it stays true.
     let kept = if query.hash.as_deref() == Some(&*layout.hash) {
         "public, max-age=31536000, immutable"
@@ -326,7 +403,13 @@ mod tests {
     }
 
     fn layout(rows: Vec<Row>) -> Result<Layout, Problem> {
-        Layout::new(ScheduleId(Uuid::nil()), "h", rows)
+        let rows = Rows {
+            no: 0,
+            hash: "h".into(),
+            is_settled: false,
+            seats: rows,
+        };
+        Layout::new(ScheduleId(Uuid::nil()), rows)
     }
 
     #[test]

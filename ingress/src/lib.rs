@@ -35,6 +35,7 @@ pub mod page;
 pub mod password;
 pub mod payments;
 pub mod points;
+pub mod policy;
 pub mod prefer;
 pub mod problem;
 pub mod refusal;

@@ -44,6 +44,10 @@ const TAGS: &[(&str, &str)] = &[
     ("Points", "What reservations are paid with."),
     ("Payments", "Pay, and look at one's own."),
     ("Commands", "The outcome of what was answered 202."),
+    (
+        "Administration",
+        "Concerts, their dates and seats, and how they sell; for those who administer.",
+    ),
     ("Reference", "This document."),
     ("Process", "For whoever runs it."),
 ];

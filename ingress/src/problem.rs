@@ -100,6 +100,10 @@ codes! {
     RequestTimeout = 408 "request-timeout" "The request body did not arrive in time" again;
     /// Somebody has some of the seats.
     SeatUnavailable = 409 "seat-unavailable" "Seats are taken" never;
+    /// The layout was replaced while seats of it were asked for.
+    LayoutChanged = 409 "layout-changed" "The layout has just been replaced" again;
+    /// The schedule has had a claim, so that its layout stays.
+    LayoutInUse = 409 "layout-in-use" "The layout is in use and can't be replaced" never;
     /// The reservation's state does not allow it.
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// The reservation is paid.
@@ -114,8 +118,8 @@ codes! {
     CommandExpired = 410 "command-expired" "The command expired before it was decided" again;
     /// More bytes than a body may have.
     BodyTooLarge = 413 "body-too-large" "The body is too large" never;
-    /// Not JSON by its content type.
-    UnsupportedMediaType = 415 "unsupported-media-type" "The content type must be application/json" never;
+    /// Not of a content type that is taken here.
+    UnsupportedMediaType = 415 "unsupported-media-type" "The content type is not taken here" never;
     /// JSON, but not what is expected here.
     ValidationFailed = 422 "validation-failed" "The request is not valid" never;
     /// A label that the layout doesn't have.

@@ -1,6 +1,6 @@
 //! What a refusal by an owner is called over HTTP.
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use onsale_schema::{SeatNo, ledger, seats, settlement};
 
 /// What a refused seat command is told; `label` names a seat of the schedule that was asked.
@@ -11,7 +11,8 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
         R::CommandExpired => Problem::new(Code::CommandExpired),
         R::KeyReused => Problem::new(Code::IdempotencyKeyReused),
         R::UnknownSchedule | R::NotFound => Problem::new(Code::NotFound),
-        R::UnknownSeat | R::LayoutChanged => Problem::new(Code::UnknownSeat),
+        R::UnknownSeat => Problem::new(Code::UnknownSeat),
+        R::LayoutChanged => Problem::new(Code::LayoutChanged),
         R::SaleNotOpen => Problem::new(Code::SaleNotOpen),
         R::SaleClosed => Problem::new(Code::SaleClosed),
         R::SeatLimitExceeded { limit } => Problem::seat_limit(*limit),
@@ -19,7 +20,11 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
             Problem::seats_taken(seats.iter().map(|&seat| label(seat)).collect())
         }
         R::StateConflict { status } => Problem::state_conflict(*status),
-        R::PolicyInvalid => Problem::new(Code::ValidationFailed),
+        // Its parts were looked at before; only together with what is there they make no sense.
+        R::PolicyInvalid => Problem::validation(vec![FieldError::at(
+            "/bookingClosesAt",
+            "not-after-opening",
+        )]),
         R::NotDue => {
             tracing::error!("a client's command was answered as a system's");
             Problem::internal()

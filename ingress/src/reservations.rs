@@ -190,7 +190,7 @@ fn misanswered() -> Problem {
 #[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
     tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
     extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
-        Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed,
+        Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed, Code::LayoutChanged,
         Code::ReservationStateConflict]))),
     responses((status = 201, description = "Held", body = ReservationView,
         headers(("Location" = String, description = "The reservation")))))]
@@ -204,31 +204,91 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     let wanted: NewReservation<'_> = body.parse()?;
     wanted.validate()?;
-    let layout = app.layouts.get(wanted.schedule_id).await?;
-    let seats = wanted.seat_nos(&layout)?;
-    let partition = partition::of_schedule(wanted.schedule_id, app.partitions);
-    let in_flight = app.gate.admit_schedule(wanted.schedule_id, partition)?;
-    let submission = Submission {
+    let schedule = wanted.schedule_id;
+    let asking = Asking {
         id: key.command(user.id, ROUTE),
-        user: user.id,
-        fingerprint: fingerprint(ROUTE, &wanted),
-        in_flight,
+        user,
         prefer,
         trace,
-        kind: Kind::Hold {
-            reservation_id: ReservationId(ids::new_v7(app.clock.now())),
-            schedule_id: wanted.schedule_id,
-            seats,
-            layout_no: None,
-        },
-        asked: Asked::Hold(wanted.schedule_id),
-        partition: Some(partition),
+        wanted,
     };
-    let batcher = app.batchers.seats(partition);
-    submit(&app, batcher, submission, |outcome| {
-        held(&app, &layout, outcome)
-    })
-    .await
+    let known = app.layouts.get(schedule).await?;
+    let refused = match asking.hold(&app, &known).await {
+        Err(problem) if matches!(problem.code(), Code::UnknownSeat | Code::LayoutChanged) => {
+            problem
+        }
+        answered => return answered,
+    };
+    // The layout may have been replaced since it was read; then the labels mean seats of the new
+    // one, or none.
+    let current = match refused.code() {
+        // Anybody can make labels up, so this asks no more often than readers do.
+        Code::UnknownSeat => {
+            let row = app.catalogue.schedule(schedule).await?;
+            app.layouts.since(schedule, row.layout_no).await?
+        }
+        _ => app.layouts.current(schedule).await?,
+    };
+    if current.no() > known.no() {
+        asking.hold(&app, &current).await
+    } else {
+        Err(refused)
+    }
+}
+
+/// Who wants which seats.
+struct Asking<'a> {
+    id: CommandId,
+    user: User,
+    prefer: Prefer,
+    trace: TraceParent,
+    wanted: NewReservation<'a>,
+}
+
+impl Asking<'_> {
+    /// Asks for the seats that the labels mean by this layout.
+    async fn hold(&self, app: &App, layout: &Layout) -> Result<Response, Problem> {
+        let schedule = self.wanted.schedule_id;
+        let seats = self.wanted.seat_nos(layout)?;
+        let partition = partition::of_schedule(schedule, app.partitions);
+        let in_flight = app.gate.admit_schedule(schedule, partition)?;
+        let ours = ReservationId(ids::new_v7(app.clock.now()));
+        let submission = Submission {
+            id: self.id,
+            user: self.user.id,
+            fingerprint: fingerprint(ROUTE, &self.wanted),
+            in_flight,
+            prefer: self.prefer,
+            trace: self.trace.clone(),
+            kind: Kind::Hold {
+                reservation_id: ours,
+                schedule_id: schedule,
+                seats,
+                layout_no: Some(layout.no()),
+            },
+            asked: Asked::Hold(schedule),
+            partition: Some(partition),
+        };
+        let mut before = None;
+        let batcher = app.batchers.seats(partition);
+        let answer = submit(app, batcher, submission, |outcome| {
+            match outcome {
+                Outcome::Held(hold) if hold.reservation_id == ours => layout.settle(),
+                Outcome::Held(_) => before = Some(outcome.clone()),
+                _ => {}
+            }
+            held(app, layout, outcome)
+        })
+        .await?;
+        // What was held before, by a retry of this key, may mean the seats of a newer layout.
+        match before {
+            None => Ok(answer),
+            Some(outcome) => {
+                let layout = app.layouts.settled(schedule).await?;
+                held(app, &layout, &outcome).map(IntoResponse::into_response)
+            }
+        }
+    }
 }
 
 /// A hold whose time is over counts as expired, although its owner may not have written so yet.
@@ -268,7 +328,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let row = store::reservation_find(&app.pool, user.id, id).await?;
     let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
-    let layout = app.layouts.get(row.schedule_id).await?;
+    let layout = app.layouts.settled(row.schedule_id).await?;
     answer::ok(&view(row, &layout, app.clock.now()))
 }
 
@@ -288,7 +348,7 @@ pub async fn list(
     let mut layouts: Vec<Arc<Layout>> = Vec::new();
     for row in &rows {
         if layouts.iter().all(|l| l.schedule_id() != row.schedule_id) {
-            layouts.push(app.layouts.get(row.schedule_id).await?);
+            layouts.push(app.layouts.settled(row.schedule_id).await?);
         }
     }
     let now = app.clock.now();

@@ -3,10 +3,10 @@
 
 use crate::access::{Access, Guard};
 use crate::app::App;
+use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
-    catalogue, commands, docs, events, health, layout, payments, points, reservations, seat_map,
-    users,
+    commands, docs, events, health, layout, payments, points, policy, reservations, seat_map, users,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -51,6 +51,11 @@ fn user(group: Group) -> Group {
 /// For administrators.
 fn admin(group: Group) -> Group {
     group
+        .routes(routes!(edit::concert_create))
+        .routes(routes!(edit::concert_edit))
+        .routes(routes!(edit::schedule_create))
+        .routes(routes!(policy::edit))
+        .routes(routes!(layout::put))
 }
 
 /// For whoever runs it and whoever reads about it; outside of the API's versions.

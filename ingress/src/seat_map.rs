@@ -12,7 +12,7 @@ mod store;
 use crate::app::App;
 use crate::etag::IfNoneMatch;
 use crate::extract::Id;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use async_nats::Subscriber;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -99,6 +99,12 @@ impl Slot {
         }
     }
 
+    /// Whether there is a map whose layout is not older.
+    fn is_since(&self, layout_no: i64) -> bool {
+        let map = self.map.as_ref();
+        map.is_some_and(|map| map.layout_no() >= layout_no)
+    }
+
     fn wants_reload(&mut self) -> bool {
         self.stale = true;
         !std::mem::replace(&mut self.reloading, true)
@@ -123,7 +129,7 @@ impl Slot {
             }
         }
         if let Some((feed, old)) = self.feed.as_mut().zip(self.map.as_ref())
-            && old.version() != map.version()
+            && (old.layout_no(), old.version()) != (map.layout_no(), map.version())
         {
             // Streams go on as if nothing had been lost.
             match old.difference(&map) {
@@ -158,52 +164,66 @@ impl SeatMaps {
         }
     }
 
-    /// The document of a schedule's map.
-    async fn rendered(&self, schedule: ScheduleId) -> Result<Rendered, Problem> {
-        self.with(schedule, Map::rendered).await
+    /// The document of a schedule's map, by a layout that is not older than `layout_no`.
+    async fn rendered(&self, schedule: ScheduleId, layout_no: i64) -> Result<Rendered, Problem> {
+        self.with(schedule, layout_no, Map::rendered).await
     }
 
-    /// How many seats of a schedule are available.
+    /// Whether there is a map, of a layout that is not replaced any more.
+    fn is_settled(&self, schedule: ScheduleId) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(&schedule);
+        entry.is_some_and(|entry| entry.slot().map.as_ref().is_some_and(Map::is_settled))
+    }
+
+    /// How many seats of a schedule are available, by a layout that is not older than `layout_no`.
     ///
     /// # Errors
     /// `not-found`, `dependency-unavailable`.
-    pub async fn remaining(&self, schedule: ScheduleId) -> Result<u32, Problem> {
-        self.with(schedule, |map| map.remaining()).await
+    pub async fn remaining(&self, schedule: ScheduleId, layout_no: i64) -> Result<u32, Problem> {
+        self.with(schedule, layout_no, |map| map.remaining()).await
     }
 
-    /// What an event stream of a schedule begins with, and what follows.
+    /// What an event stream of a schedule begins with, and what follows; by a layout that is not
+    /// older than `layout_no`.
     ///
     /// # Errors
     /// `not-found`, `dependency-unavailable`.
     pub async fn join(
         &self,
         schedule: ScheduleId,
+        layout_no: i64,
         last: Last,
     ) -> Result<(Bytes, Receiver<Bytes>), Problem> {
-        self.with_slot(schedule, |slot| slot.join(last)).await
+        self.with_slot(schedule, layout_no, |slot| slot.join(last))
+            .await
     }
 
     async fn with<T>(
         &self,
         schedule: ScheduleId,
+        layout_no: i64,
         look: impl Fn(&mut Map) -> T,
     ) -> Result<T, Problem> {
-        self.with_slot(schedule, |slot| slot.map.as_mut().map(&look))
+        self.with_slot(schedule, layout_no, |slot| slot.map.as_mut().map(&look))
             .await
     }
 
-    /// Looks at a map that is there; loads it first if need be.
+    /// Looks at a map that is there, by a layout that is not older than `layout_no`; loads it first
+    /// if need be.
     async fn with_slot<T>(
         &self,
         schedule: ScheduleId,
+        layout_no: i64,
         look: impl Fn(&mut Slot) -> Option<T>,
     ) -> Result<T, Problem> {
+        let look_since = |slot: &mut Slot| slot.is_since(layout_no).then(|| look(slot)).flatten();
         let entry = self.entry(schedule);
-        if let Some(seen) = look(&mut entry.slot()) {
+        if let Some(seen) = look_since(&mut entry.slot()) {
             return Ok(seen);
         }
         let _turn = entry.load.lock().await;
-        if let Some(seen) = look(&mut entry.slot()) {
+        if let Some(seen) = look_since(&mut entry.slot()) {
             return Ok(seen);
         }
         self.load(&entry).await?;
@@ -338,7 +358,8 @@ pub async fn get(
     Id(schedule): Id<ScheduleId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Rendered { etag, json } = app.seat_maps.rendered(schedule).await?;
+    let layout_no = layout_no(&app, schedule).await?;
+    let Rendered { etag, json } = app.seat_maps.rendered(schedule, layout_no).await?;
     let unchanged = crate::etag::matches(&headers, &etag);
     let caching = [
         (header::ETAG, etag),
@@ -349,6 +370,19 @@ pub async fn get(
     }
     let content = [(header::CONTENT_TYPE, crate::answer::JSON)];
     Ok((caching, content, json).into_response())
+}
+
+/// The oldest layout whose map may be shown.
+pub(crate) async fn layout_no(app: &App, schedule: ScheduleId) -> Result<i64, Problem> {
+    if app.seat_maps.is_settled(schedule) {
+        return Ok(0);
+    }
+    match app.catalogue.schedule(schedule).await {
+        Ok(row) => Ok(row.layout_no),
+        // What is in memory is better than nothing.
+        Err(problem) if problem.code() == Code::DependencyUnavailable => Ok(0),
+        Err(problem) => Err(problem),
+    }
 }
 
 #[cfg(test)]
@@ -370,7 +404,7 @@ mod tests {
     }
 
     fn map(version: i64) -> Map {
-        Map::new(version, 4, std::iter::empty())
+        Map::new(0, version, 4, std::iter::empty())
     }
 
     fn text(slot: &mut Slot) -> String {
@@ -432,16 +466,20 @@ mod tests {
         assert!(slot.take_in(&change(7, 8, 1)));
         slot.begin_load();
         slot.take_in(&change(8, 9, 2));
-        slot.end_load(Some(Map::new(8, 4, [(1, b'H')].into_iter())));
+        slot.end_load(Some(Map::new(0, 8, 4, [(1, b'H')].into_iter())));
         assert!(next().contains(r#"{"version":9,"changes":[[0,"A"],[1,"H"],[2,"H"]]}"#));
         let (first, _) = slot.join(Last::Version(6)).unwrap();
         assert!(first.starts_with(b"id: 9\nevent: seats\n"));
         // Read again, and nothing had been lost.
         slot.begin_load();
-        slot.end_load(Some(Map::new(9, 4, std::iter::empty())));
+        slot.end_load(Some(Map::new(0, 9, 4, std::iter::empty())));
         // Another layout.
         slot.begin_load();
-        slot.end_load(Some(Map::new(10, 3, std::iter::empty())));
+        slot.end_load(Some(Map::new(0, 10, 3, std::iter::empty())));
+        assert!(next().contains("event: reset"));
+        // One of as many seats, of which nothing was decided yet.
+        slot.begin_load();
+        slot.end_load(Some(Map::new(1, 10, 3, std::iter::empty())));
         assert!(next().contains("event: reset"));
     }
 

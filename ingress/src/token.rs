@@ -27,6 +27,8 @@ pub enum Asked {
     Charge,
     /// To pay.
     Payment,
+    /// Other rules for a schedule.
+    Policy(ScheduleId),
 }
 
 impl Asked {
@@ -34,7 +36,7 @@ impl Asked {
     #[must_use]
     pub fn lane(self) -> Lane {
         match self {
-            Self::Hold(_) | Self::Release => Lane::Seats,
+            Self::Hold(_) | Self::Release | Self::Policy(_) => Lane::Seats,
             Self::Charge => Lane::Ledger,
             Self::Payment => Lane::Settlement,
         }
@@ -87,6 +89,7 @@ impl Signer {
             Asked::Release => (1, Uuid::nil()),
             Asked::Charge => (2, Uuid::nil()),
             Asked::Payment => (3, Uuid::nil()),
+            Asked::Policy(schedule) => (4, schedule.0),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -133,6 +136,7 @@ impl Signer {
                 1 => Asked::Release,
                 2 => Asked::Charge,
                 3 => Asked::Payment,
+                4 => Asked::Policy(schedule),
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -178,6 +182,10 @@ mod tests {
             (Asked::Payment, None),
             (Asked::Charge, None),
             (Asked::Release, Some(PartitionNo(0))),
+            (
+                Asked::Policy(ScheduleId(Uuid::from_u128(4))),
+                Some(PartitionNo(2)),
+            ),
             (
                 Asked::Hold(ScheduleId(Uuid::from_u128(3))),
                 Some(PartitionNo(1023)),

@@ -43,6 +43,15 @@ impl Pool {
             .map_err(|e| Error::Refused(e.to_string()))
     }
 
+    /// A connection that is nobody else's, for what may take longer than a loan.
+    ///
+    /// # Errors
+    /// `Unavailable` when none can be made.
+    pub async fn own_connection(&self) -> Result<AsyncPgConnection, Error> {
+        let made = db::connect(&self.0.manager().database_url).await;
+        made.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
     /// Borrows a connection, for five seconds at most.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! Two kinds of bytes are tried, for some seconds in all: any, and frozen messages that were damaged.
 
-use onsale_schema::message::{CommandMessage, Lag, Reply, decode, encode};
+use onsale_schema::message::{CommandMessage, Lag, Reply, Revocation, decode, encode};
 use onsale_schema::seats::{Facts, MapBroadcast};
 use onsale_schema::{ledger, seats, settlement};
 use proptest::prelude::*;
@@ -39,6 +39,7 @@ fn kinds_read(bytes: &[u8]) -> usize {
         is_read::<MapBroadcast>(bytes),
         is_read::<Facts>(bytes),
         is_read::<Lag>(bytes),
+        is_read::<Revocation>(bytes),
     ];
     read.into_iter().filter(|read| *read).count()
 }

@@ -1,19 +1,27 @@
-//! Reading the catalogue.
+//! Reading and writing the catalogue: concerts, dates, and the first row of a date's sale, which its
+//! owner writes from then on.
 
 use super::{Grade, Search};
 use chrono::NaiveDate;
 use diesel::dsl::{exists, not};
-use diesel::prelude::Queryable;
+use diesel::prelude::{AsChangeset, Queryable};
+use diesel::sql_types::{BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, PgTextExpressionMethods, QueryDsl,
+    QueryableByName,
 };
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
+use onsale_platform::sql::statement;
+use onsale_schema::layout;
+use onsale_schema::message::Fingerprint;
+use onsale_schema::seats::Policy;
 use onsale_schema::status::SaleState;
 use onsale_schema::tables::{concert, sale, schedule, seat};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// A concert, as stored and as shown.
 #[derive(Clone, Debug, Queryable, Serialize, ToSchema)]
@@ -57,9 +65,24 @@ pub struct ScheduleRow {
     pub hold_ms: i64,
     /// The most live seats of one user.
     pub seats_per_user: i32,
+    /// How often its layout was replaced.
+    pub layout_no: i64,
 }
 
 impl ScheduleRow {
+    /// The same date under a policy.
+    #[must_use]
+    pub fn under(&self, policy: &Policy) -> Self {
+        Self {
+            state: policy.state,
+            booking_opens_at: policy.booking_opens_at,
+            booking_closes_at: policy.booking_closes_at,
+            hold_ms: policy.hold_ms,
+            seats_per_user: i32::try_from(policy.seats_per_user).unwrap_or(i32::MAX),
+            ..self.clone()
+        }
+    }
+
     /// Whether it sells at `now`, as far as a reader can tell.
     #[must_use]
     pub fn is_bookable(&self, now: Timestamp) -> bool {
@@ -97,6 +120,7 @@ type ScheduleColumns = (
     sale::booking_closes_at,
     sale::hold_ms,
     sale::seats_per_user,
+    sale::layout_no,
 );
 const SCHEDULE_COLUMNS: ScheduleColumns = (
     schedule::schedule_id,
@@ -108,6 +132,7 @@ const SCHEDULE_COLUMNS: ScheduleColumns = (
     sale::booking_closes_at,
     sale::hold_ms,
     sale::seats_per_user,
+    sale::layout_no,
 );
 
 /// The text anywhere in a column, with nothing in it that means more than itself.
@@ -227,6 +252,166 @@ pub async fn grade_list(pool: &Pool, id: ScheduleId) -> Result<Vec<Grade>, Error
         seats,
     };
     Ok(rows.into_iter().map(grade).collect())
+}
+
+/// Makes a concert, unless there is one with its id; whether it did.
+pub async fn concert_insert(
+    pool: &Pool,
+    row: &ConcertRow,
+    print: Fingerprint,
+) -> Result<bool, Error> {
+    let mut conn = pool.get().await?;
+    let made = diesel::insert_into(concert::table)
+        .values((
+            concert::concert_id.eq(row.concert_id),
+            concert::title.eq(&row.title),
+            concert::artist.eq(&row.artist),
+            concert::venue.eq(&row.venue),
+            concert::description.eq(&row.description),
+            concert::starts_on.eq(row.starts_on),
+            concert::ends_on.eq(row.ends_on),
+            concert::fingerprint.eq(print.0),
+        ))
+        .on_conflict_do_nothing()
+        .execute(&mut conn)
+        .await?;
+    Ok(made == 1)
+}
+
+/// What was asked when a concert was made, if a request made it.
+pub async fn concert_fingerprint(pool: &Pool, id: ConcertId) -> Result<Option<Fingerprint>, Error> {
+    let mut conn = pool.get().await?;
+    let print: Option<Option<Uuid>> = concert::table
+        .find(id)
+        .select(concert::fingerprint)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(print.flatten().map(Fingerprint))
+}
+
+/// What changes on a concert.
+#[derive(AsChangeset, Debug, Default, PartialEq)]
+#[diesel(table_name = concert)]
+pub struct ConcertEdit {
+    /// Its title.
+    pub title: Option<String>,
+    /// Who plays.
+    pub artist: Option<String>,
+    /// Where.
+    pub venue: Option<String>,
+    /// What to know.
+    pub description: Option<String>,
+    /// The first day.
+    pub starts_on: Option<NaiveDate>,
+    /// The last day.
+    pub ends_on: Option<NaiveDate>,
+}
+
+/// Edits a concert, if it is there; the concert after it.
+pub async fn concert_update(
+    pool: &Pool,
+    id: ConcertId,
+    edit: &ConcertEdit,
+) -> Result<Option<ConcertRow>, Error> {
+    if *edit == ConcertEdit::default() {
+        return concert_find(pool, id).await;
+    }
+    let mut conn = pool.get().await?;
+    let row = diesel::update(concert::table.find(id))
+        .set(edit)
+        .returning(CONCERT_COLUMNS)
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// A date to be made.
+#[derive(Debug)]
+pub struct NewScheduleRow {
+    /// Its id.
+    pub schedule_id: ScheduleId,
+    /// Of which concert.
+    pub concert_id: ConcertId,
+    /// When it begins.
+    pub starts_at: Timestamp,
+    /// First moment of the booking window.
+    pub booking_opens_at: Timestamp,
+    /// First moment after it.
+    pub booking_closes_at: Timestamp,
+    /// Whether it sells.
+    pub state: SaleState,
+    /// How long a hold lasts, in milliseconds.
+    pub hold_ms: i64,
+    /// The most live seats of one user.
+    pub seats_per_user: i32,
+    /// What was asked.
+    pub fingerprint: Fingerprint,
+}
+
+/// Makes a date without seats, and its sale, unless there is one with its id or there is no such
+/// concert; whether it did.
+pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, Error> {
+    #[derive(QueryableByName)]
+    struct Made {
+        #[diesel(sql_type = BigInt)]
+        made: i64,
+    }
+    let mut conn = pool.get().await?;
+    let answer: Made = statement(
+        "WITH made AS ( \
+             INSERT INTO schedule (schedule_id, concert_id, starts_at, layout_hash, fingerprint) \
+             SELECT $1, concert_id, $3, $4, $5 FROM concert WHERE concert_id = $2 \
+             ON CONFLICT DO NOTHING RETURNING schedule_id), \
+         on_sale AS ( \
+             INSERT INTO sale (schedule_id, state, booking_opens_at, booking_closes_at, hold_ms, \
+                               seats_per_user) \
+             SELECT schedule_id, $6, $7, $8, $9, $10 FROM made) \
+         SELECT count(*) AS made FROM made",
+    )
+    .bind::<SqlUuid, _>(row.schedule_id)
+    .bind::<SqlUuid, _>(row.concert_id)
+    .bind::<Timestamptz, _>(row.starts_at)
+    .bind::<Text, _>(layout::hash(&[]))
+    .bind::<SqlUuid, _>(row.fingerprint.0)
+    .bind::<Text, _>(row.state)
+    .bind::<Timestamptz, _>(row.booking_opens_at)
+    .bind::<Timestamptz, _>(row.booking_closes_at)
+    .bind::<BigInt, _>(row.hold_ms)
+    .bind::<Integer, _>(row.seats_per_user)
+    .get_result(&mut conn)
+    .await?;
+    Ok(answer.made == 1)
+}
+
+/// What was asked when a date was made, if there is such a date and a request made it.
+pub async fn schedule_fingerprint(
+    pool: &Pool,
+    id: ScheduleId,
+) -> Result<Option<Option<Fingerprint>>, Error> {
+    let mut conn = pool.get().await?;
+    let print: Option<Option<Uuid>> = schedule::table
+        .find(id)
+        .select(schedule::fingerprint)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(print.map(|print| print.map(Fingerprint)))
+}
+
+/// Moves a date to another time, if it is there; whether it is.
+pub async fn schedule_move(
+    pool: &Pool,
+    id: ScheduleId,
+    starts_at: Timestamp,
+) -> Result<bool, Error> {
+    let mut conn = pool.get().await?;
+    let moved = diesel::update(schedule::table.find(id))
+        .set(schedule::starts_at.eq(starts_at))
+        .execute(&mut conn)
+        .await?;
+    Ok(moved == 1)
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ const AVAILABLE: u8 = b'A';
 
 /// The state of every seat of a schedule at one version.
 pub struct Map {
+    /// How often the layout was replaced whose seats these are.
+    layout_no: i64,
     version: i64,
+    /// Whether there was a claim: then the layout is not replaced any more.
+    is_settled: bool,
     /// One letter per seat.
     seats: Vec<u8>,
     remaining: u32,
@@ -60,15 +64,23 @@ pub enum Applied {
 
 impl Map {
     /// A map of `total` seats, with the claimed ones and their letters.
-    pub fn new(version: i64, total: usize, claims: impl Iterator<Item = (i32, u8)>) -> Self {
+    pub fn new(
+        layout_no: i64,
+        version: i64,
+        total: usize,
+        claims: impl Iterator<Item = (i32, u8)>,
+    ) -> Self {
         let mut map = Self {
+            layout_no,
             version,
+            is_settled: false,
             seats: vec![AVAILABLE; total],
             remaining: 0,
             rendered: None,
         };
         for (seat, letter) in claims {
             map.set(seat, letter);
+            map.is_settled = true;
         }
         map.count();
         map
@@ -81,7 +93,10 @@ impl Map {
 
     /// The seats that differ in a later map of the same layout, with their letters there.
     pub fn difference<'a>(&'a self, later: &'a Self) -> Option<impl Iterator<Item = (i32, u8)>> {
-        if later.seats.len() != self.seats.len() || later.version < self.version {
+        if later.layout_no != self.layout_no
+            || later.seats.len() != self.seats.len()
+            || later.version < self.version
+        {
             return None;
         }
         let pairs = self.seats.iter().zip(&later.seats);
@@ -92,6 +107,16 @@ impl Map {
         )
     }
 
+    /// See [`onsale_schema::seats::MapChange::layout_no`].
+    pub fn layout_no(&self) -> i64 {
+        self.layout_no
+    }
+
+    /// Whether the layout is known not to be replaced any more.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
     /// Seats that are available.
     pub fn remaining(&self) -> u32 {
         self.remaining
@@ -99,6 +124,13 @@ impl Map {
 
     /// Takes in what the owner broadcast.
     pub fn apply(&mut self, change: &MapChange) -> Applied {
+        match change.layout_no {
+            // The layout was replaced.
+            Some(no) if no > self.layout_no => return Applied::Gap,
+            // The beat of an owner who has not looked since then.
+            Some(no) if no < self.layout_no => return Applied::Done,
+            Some(_) | None => {}
+        }
         if change.version <= self.version {
             return Applied::Done;
         }
@@ -107,6 +139,7 @@ impl Map {
         }
         for (seat, letter) in letters(change) {
             self.set(seat, letter);
+            self.is_settled |= letter != AVAILABLE;
         }
         self.version = change.version;
         self.count();
@@ -117,6 +150,11 @@ impl Map {
     /// The document of this version; written when first asked for.
     pub fn rendered(&mut self) -> Rendered {
         let (version, remaining, seats) = (self.version, self.remaining, &self.seats);
+        // A replaced layout has no new version: nothing about its seats was decided.
+        let tag = match self.layout_no {
+            0 => format!("W/\"{version}\""),
+            no => format!("W/\"{version}.{no}\""),
+        };
         self.rendered
             .get_or_insert_with(|| {
                 let mut json = Vec::with_capacity(seats.len() + 64);
@@ -126,8 +164,7 @@ impl Map {
                 json.extend_from_slice(seats);
                 json.extend_from_slice(b"\"}");
                 Rendered {
-                    etag: HeaderValue::try_from(format!("W/\"{version}\""))
-                        .expect("digits and quotes are visible ASCII"),
+                    etag: HeaderValue::try_from(tag).expect("it is visible ASCII"),
                     json: json.into(),
                 }
             })
@@ -174,7 +211,7 @@ mod tests {
 
     #[test]
     fn changes_apply_in_order_once() {
-        let mut map = Map::new(3, 4, [(1, b'S'), (2, b'B')].into_iter());
+        let mut map = Map::new(0, 3, 4, [(1, b'S'), (2, b'B')].into_iter());
         assert_eq!(
             text(&mut map),
             r#"{"version":3,"remaining":2,"seats":"ASBA"}"#
@@ -198,19 +235,41 @@ mod tests {
 
     #[test]
     fn differences_are_of_one_layout_and_forward() {
-        let old = Map::new(3, 4, [(1, b'S'), (2, b'B')].into_iter());
-        let new = Map::new(5, 4, [(0, b'H'), (1, b'S')].into_iter());
+        let old = Map::new(0, 3, 4, [(1, b'S'), (2, b'B')].into_iter());
+        let new = Map::new(0, 5, 4, [(0, b'H'), (1, b'S')].into_iter());
         let seats: Vec<_> = old.difference(&new).unwrap().collect();
         assert_eq!(seats, [(0, b'H'), (2, b'A')]);
         assert_eq!(new.difference(&new).unwrap().count(), 0);
         assert!(new.difference(&old).is_none());
-        let other = Map::new(9, 5, std::iter::empty());
-        assert!(old.difference(&other).is_none());
+        for other in [
+            Map::new(0, 9, 5, std::iter::empty()),
+            Map::new(1, 9, 4, std::iter::empty()),
+        ] {
+            assert!(old.difference(&other).is_none());
+        }
+    }
+
+    #[test]
+    fn another_layout_is_a_gap_and_its_claims_settle_it() {
+        let mut map = Map::new(2, 0, 2, std::iter::empty());
+        assert_eq!(map.rendered().etag, "W/\"0.2\"");
+        let by = |no, version, changes: &[(i32, Option<ClaimState>)]| MapChange {
+            layout_no: no,
+            ..change(0, version, changes)
+        };
+        let held = [(1, Some(ClaimState::Held))];
+        assert_eq!(map.apply(&by(Some(3), 0, &[])), Applied::Gap);
+        assert_eq!(map.apply(&by(Some(1), 0, &[])), Applied::Done);
+        assert_eq!(map.apply(&by(Some(2), 0, &[])), Applied::Done);
+        assert!(!map.is_settled());
+        assert_eq!(map.apply(&by(None, 1, &held)), Applied::Done);
+        assert!(map.is_settled());
+        assert!(Map::new(2, 0, 2, [(0, b'H')].into_iter()).is_settled());
     }
 
     #[test]
     fn gaps_and_beats() {
-        let mut map = Map::new(3, 1, std::iter::empty());
+        let mut map = Map::new(0, 3, 1, std::iter::empty());
         assert_eq!(map.apply(&change(3, 3, &[])), Applied::Done);
         assert_eq!(map.apply(&change(2, 2, &[])), Applied::Done);
         assert_eq!(map.apply(&change(4, 4, &[])), Applied::Gap);

@@ -16,6 +16,8 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Map, Problem>
         #[diesel(sql_type = BigInt)]
         map_version: i64,
         #[diesel(sql_type = BigInt)]
+        layout_no: i64,
+        #[diesel(sql_type = BigInt)]
         total: i64,
         #[diesel(sql_type = Array<Integer>)]
         seat_nos: Vec<i32>,
@@ -24,7 +26,7 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Map, Problem>
     }
     let mut conn = pool.get().await?;
     let row: Option<Row> = statement(
-        "SELECT map_version, \
+        "SELECT map_version, layout_no, \
              (SELECT count(*) FROM seat WHERE schedule_id = sale.schedule_id) AS total, \
              ARRAY(SELECT seat_no FROM seat_claim \
                    WHERE schedule_id = sale.schedule_id ORDER BY seat_no) AS seat_nos, \
@@ -42,6 +44,7 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Map, Problem>
         .into_iter()
         .zip(row.states.unwrap_or_default().into_bytes());
     Ok(Map::new(
+        row.layout_no,
         row.map_version,
         usize::try_from(row.total).unwrap_or_default(),
         claims,

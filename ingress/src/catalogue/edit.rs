@@ -1,0 +1,415 @@
+//! Making and editing concerts and their dates, for those who administer. Readers see an edit at
+//! once here, and elsewhere when what was read before counts no more.
+
+use super::store::{self, ConcertEdit, ConcertRow, NewScheduleRow};
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::{Id, JsonBody};
+use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::problem::{Code, FieldError, Problem};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use chrono::{Datelike, NaiveDate};
+use onsale_platform::db;
+use onsale_schema::seats::SEATS_PER_USER;
+use onsale_schema::status::SaleState;
+use onsale_schema::{ConcertId, ScheduleId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+const ROUTE_CONCERTS: &str = "/api/v1/admin/concerts";
+const ROUTE_SCHEDULES: &str = "/api/v1/admin/concerts/{concertId}/schedules";
+/// The longest title, artist or venue, in characters.
+const NAME_CHARS_MAX: usize = 200;
+/// The longest description, in characters.
+const DESCRIPTION_CHARS_MAX: usize = 10_000;
+/// How long a hold may be made to last, in seconds.
+pub const HOLD_S: std::ops::RangeInclusive<i64> = 1..=24 * 3600;
+/// Times that may be set: from 1970 to 9999, in microseconds.
+const TIMES_US: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999_999;
+
+/// What is wrong with members of a body.
+#[derive(Default)]
+pub(crate) struct Wrong(Vec<FieldError>);
+
+impl Wrong {
+    pub fn unless(&mut self, is_right: bool, pointer: &'static str, code: &'static str) {
+        if !is_right {
+            self.0.push(FieldError::at(pointer, code));
+        }
+    }
+
+    pub fn time(&mut self, time: Option<Timestamp>, pointer: &'static str) {
+        let is_right = time.is_none_or(|time| TIMES_US.contains(&time.micros()));
+        self.unless(is_right, pointer, "invalid-value");
+    }
+
+    /// A window ends after it begins, as far as both are said.
+    pub fn window(&mut self, opens: Option<Timestamp>, closes: Option<Timestamp>) {
+        let is_right = opens
+            .zip(closes)
+            .is_none_or(|(opens, closes)| opens < closes);
+        self.unless(is_right, "/bookingClosesAt", "not-after-opening");
+    }
+
+    pub fn rules(&mut self, hold_s: Option<i64>, seats_per_user: Option<u32>) {
+        let is_right = hold_s.is_none_or(|seconds| HOLD_S.contains(&seconds));
+        self.unless(is_right, "/holdSeconds", "invalid-value");
+        let is_right = seats_per_user.is_none_or(|seats| SEATS_PER_USER.contains(&seats));
+        self.unless(is_right, "/seatsPerUser", "invalid-value");
+    }
+
+    fn name(&mut self, text: Option<&str>, pointer: &'static str) {
+        let is_right = text.is_none_or(|text| {
+            let text = text.trim();
+            (1..=NAME_CHARS_MAX).contains(&text.chars().count())
+                && !text.chars().any(char::is_control)
+        });
+        self.unless(is_right, pointer, "invalid-value");
+    }
+
+    fn description(&mut self, text: Option<&str>) {
+        let is_right = text.is_none_or(|text| {
+            text.chars().count() <= DESCRIPTION_CHARS_MAX
+                && !text
+                    .chars()
+                    .any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
+        });
+        self.unless(is_right, "/description", "invalid-value");
+    }
+
+    fn dates(&mut self, starts: Option<NaiveDate>, ends: Option<NaiveDate>) {
+        let is_known =
+            |date: Option<NaiveDate>| date.is_none_or(|date| super::YEARS.contains(&date.year()));
+        self.unless(is_known(starts), "/startsOn", "invalid-value");
+        self.unless(is_known(ends), "/endsOn", "invalid-value");
+        let is_right = starts.zip(ends).is_none_or(|(starts, ends)| starts <= ends);
+        self.unless(is_right, "/endsOn", "before-start");
+    }
+
+    pub fn check(self) -> Result<(), Problem> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::validation(self.0))
+        }
+    }
+}
+
+/// A concert to be made.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewConcert {
+    #[schema(min_length = 1, max_length = 200)]
+    title: String,
+    #[schema(min_length = 1, max_length = 200)]
+    artist: String,
+    #[schema(min_length = 1, max_length = 200)]
+    venue: String,
+    #[serde(default)]
+    #[schema(max_length = 10_000)]
+    description: String,
+    /// The first day.
+    starts_on: NaiveDate,
+    /// The last day.
+    ends_on: NaiveDate,
+}
+
+impl NewConcert {
+    fn validate(&self) -> Result<(), Problem> {
+        let mut wrong = Wrong::default();
+        wrong.name(Some(&self.title), "/title");
+        wrong.name(Some(&self.artist), "/artist");
+        wrong.name(Some(&self.venue), "/venue");
+        wrong.description(Some(&self.description));
+        wrong.dates(Some(self.starts_on), Some(self.ends_on));
+        wrong.check()
+    }
+}
+
+/// Make a concert
+#[utoipa::path(post, path = "/admin/concerts", operation_id = "createConcert",
+    tag = "Administration", params(IdempotencyKey), request_body = NewConcert,
+    responses((status = 201, description = "Made", body = ConcertRow,
+        headers(("Location" = String, description = "The concert")))))]
+pub async fn concert_create(
+    State(app): State<App>,
+    user: User,
+    key: IdempotencyKey,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let wanted: NewConcert = body.parse()?;
+    wanted.validate()?;
+    let print = fingerprint(ROUTE_CONCERTS, &wanted);
+    let row = ConcertRow {
+        concert_id: ConcertId(key.command(user.id, ROUTE_CONCERTS).0),
+        title: wanted.title.trim().to_owned(),
+        artist: wanted.artist.trim().to_owned(),
+        venue: wanted.venue.trim().to_owned(),
+        description: wanted.description,
+        starts_on: wanted.starts_on,
+        ends_on: wanted.ends_on,
+    };
+    if !store::concert_insert(&app.pool, &row, print).await? {
+        let known = store::concert_fingerprint(&app.pool, row.concert_id).await?;
+        is_same(known == Some(print))?;
+    }
+    app.catalogue.forget_concert(row.concert_id);
+    let location = format!("/api/v1/concerts/{}", row.concert_id);
+    Ok(Answer::created(Some(location), &row)?.into_response())
+}
+
+/// The key was used before; whether for the same.
+fn is_same(is_same: bool) -> Result<(), Problem> {
+    if is_same {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::IdempotencyKeyReused))
+    }
+}
+
+/// What changes on a concert.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConcertPatch {
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    title: Option<String>,
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    artist: Option<String>,
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    venue: Option<String>,
+    #[schema(nullable = false, max_length = 10_000)]
+    description: Option<String>,
+    /// The first day.
+    #[schema(nullable = false)]
+    starts_on: Option<NaiveDate>,
+    /// The last day.
+    #[schema(nullable = false)]
+    ends_on: Option<NaiveDate>,
+}
+
+impl ConcertPatch {
+    fn validate(&self) -> Result<(), Problem> {
+        let mut wrong = Wrong::default();
+        wrong.name(self.title.as_deref(), "/title");
+        wrong.name(self.artist.as_deref(), "/artist");
+        wrong.name(self.venue.as_deref(), "/venue");
+        wrong.description(self.description.as_deref());
+        wrong.dates(self.starts_on, self.ends_on);
+        wrong.check()
+    }
+}
+
+/// Edit a concert
+///
+/// What is not said stays as it is.
+#[utoipa::path(patch, path = "/admin/concerts/{concertId}", operation_id = "editConcert",
+    tag = "Administration", params(("concertId" = ConcertId, Path, description = "The concert")),
+    request_body = ConcertPatch,
+    responses((status = 200, description = "The concert as it is now", body = ConcertRow)))]
+pub async fn concert_edit(
+    State(app): State<App>,
+    Id(id): Id<ConcertId>,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let patch: ConcertPatch = body.parse()?;
+    patch.validate()?;
+    let trimmed = |text: Option<String>| text.map(|text| text.trim().to_owned());
+    let edit = ConcertEdit {
+        title: trimmed(patch.title),
+        artist: trimmed(patch.artist),
+        venue: trimmed(patch.venue),
+        description: patch.description,
+        starts_on: patch.starts_on,
+        ends_on: patch.ends_on,
+    };
+    let edited = match store::concert_update(&app.pool, id, &edit).await {
+        // The one check of the table: the other day is the one that was there.
+        Err(db::Error::Constraint { .. }) => {
+            return Err(Problem::validation(vec![FieldError::at(
+                "/endsOn",
+                "before-start",
+            )]));
+        }
+        edited => edited?,
+    };
+    let row = edited.ok_or_else(|| Problem::new(Code::NotFound))?;
+    app.catalogue.forget_concert(id);
+    answer::ok(&row)
+}
+
+/// A date of a concert to be made.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewSchedule {
+    starts_at: Timestamp,
+    booking_opens_at: Timestamp,
+    booking_closes_at: Timestamp,
+    /// Whether it sells within its booking window; `OPEN` if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sale_state: Option<SaleState>,
+    /// How long a hold lasts; five minutes if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 86_400)]
+    hold_seconds: Option<i64>,
+    /// The most live seats of one user; 4 if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 100)]
+    seats_per_user: Option<u32>,
+}
+
+impl NewSchedule {
+    fn validate(&self) -> Result<(), Problem> {
+        let mut wrong = Wrong::default();
+        wrong.time(Some(self.starts_at), "/startsAt");
+        wrong.time(Some(self.booking_opens_at), "/bookingOpensAt");
+        wrong.time(Some(self.booking_closes_at), "/bookingClosesAt");
+        wrong.window(Some(self.booking_opens_at), Some(self.booking_closes_at));
+        wrong.rules(self.hold_seconds, self.seats_per_user);
+        wrong.check()
+    }
+}
+
+/// A date of a concert as it was made.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewScheduleMade)]
+#[serde(rename_all = "camelCase")]
+struct MadeSchedule {
+    schedule_id: ScheduleId,
+    concert_id: ConcertId,
+    starts_at: Timestamp,
+    booking_opens_at: Timestamp,
+    booking_closes_at: Timestamp,
+    sale_state: SaleState,
+    /// How long a hold lasts.
+    #[schema(minimum = 1)]
+    hold_seconds: i64,
+    /// The most live seats of one user.
+    seats_per_user: u32,
+}
+
+/// Make a date of a concert
+///
+/// It has no seats yet; put its layout next.
+#[utoipa::path(post, path = "/admin/concerts/{concertId}/schedules",
+    operation_id = "createSchedule", tag = "Administration",
+    params(("concertId" = ConcertId, Path, description = "The concert"), IdempotencyKey),
+    request_body = NewSchedule,
+    responses((status = 201, description = "Made", body = MadeSchedule,
+        headers(("Location" = String, description = "The date")))))]
+pub async fn schedule_create(
+    State(app): State<App>,
+    Id(concert): Id<ConcertId>,
+    user: User,
+    key: IdempotencyKey,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let wanted: NewSchedule = body.parse()?;
+    wanted.validate()?;
+    let path = ROUTE_SCHEDULES.replace("{concertId}", &concert.to_string());
+    let made = MadeSchedule {
+        schedule_id: ScheduleId(key.command(user.id, ROUTE_SCHEDULES).0),
+        concert_id: concert,
+        starts_at: wanted.starts_at,
+        booking_opens_at: wanted.booking_opens_at,
+        booking_closes_at: wanted.booking_closes_at,
+        sale_state: wanted.sale_state.unwrap_or(SaleState::Open),
+        hold_seconds: wanted.hold_seconds.unwrap_or(app.sales.hold_default_s),
+        seats_per_user: wanted
+            .seats_per_user
+            .unwrap_or(app.sales.seats_per_user_default),
+    };
+    let row = NewScheduleRow {
+        schedule_id: made.schedule_id,
+        concert_id: concert,
+        starts_at: made.starts_at,
+        booking_opens_at: made.booking_opens_at,
+        booking_closes_at: made.booking_closes_at,
+        state: made.sale_state,
+        hold_ms: made.hold_seconds * 1000,
+        seats_per_user: i32::try_from(made.seats_per_user).unwrap_or(i32::MAX),
+        fingerprint: fingerprint(&path, &wanted),
+    };
+    if !store::schedule_insert(&app.pool, &row).await? {
+        let known = store::schedule_fingerprint(&app.pool, row.schedule_id).await?;
+        // It is there, or else the concert is not.
+        let known = known.ok_or_else(|| Problem::new(Code::NotFound))?;
+        is_same(known == Some(row.fingerprint))?;
+    }
+    app.catalogue.forget_concert(concert);
+    let location = format!("/api/v1/schedules/{}", made.schedule_id);
+    Ok(Answer::created(Some(location), &made)?.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(check: Result<(), Problem>) -> usize {
+        match check {
+            Ok(()) => 0,
+            Err(problem) => {
+                assert_eq!(problem.code(), Code::ValidationFailed);
+                1
+            }
+        }
+    }
+
+    #[test]
+    fn concerts() {
+        let day = |text: &str| text.parse::<NaiveDate>().unwrap();
+        let concert = |title: &str, description: &str, ends_on| NewConcert {
+            title: title.into(),
+            artist: "a".into(),
+            venue: "v".into(),
+            description: description.into(),
+            starts_on: day("2027-05-01"),
+            ends_on,
+        };
+        let next = day("2027-05-02");
+        assert_eq!(codes(concert("봄", "a\n\tb", next).validate()), 0);
+        for (title, description, ends_on) in [
+            ("  ", "", next),
+            ("a\nb", "", next),
+            ("t", "a\0b", next),
+            ("t", "", day("2027-04-30")),
+            ("t", "", day("+12027-05-01")),
+        ] {
+            let check = concert(title, description, ends_on).validate();
+            assert_eq!(codes(check), 1, "{title} {description} {ends_on}");
+        }
+        assert_eq!(codes(concert(&"x".repeat(201), "", next).validate()), 1);
+        assert_eq!(codes(concert("t", &"x".repeat(10_001), next).validate()), 1);
+    }
+
+    #[test]
+    fn schedules() {
+        let at = Timestamp::from_micros(1_800_000_000_000_000);
+        let schedule = |closes, hold_seconds, seats_per_user| NewSchedule {
+            starts_at: at,
+            booking_opens_at: at,
+            booking_closes_at: closes,
+            sale_state: None,
+            hold_seconds,
+            seats_per_user,
+        };
+        let later = at.plus_ms(1);
+        assert_eq!(
+            codes(schedule(later, Some(86_400), Some(100)).validate()),
+            0
+        );
+        for (closes, hold, seats) in [
+            (at, None, None),
+            (later, Some(0), None),
+            (later, Some(86_401), None),
+            (later, None, Some(0)),
+            (later, None, Some(101)),
+            (Timestamp::from_micros(i64::MAX), None, None),
+        ] {
+            let check = schedule(closes, hold, seats).validate();
+            assert_eq!(codes(check), 1, "{closes} {hold:?} {seats:?}");
+        }
+    }
+}

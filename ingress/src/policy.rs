@@ -1,0 +1,161 @@
+//! By which rules a date sells: changed by a command on its partition, so that every hold is decided
+//! by exactly one of them.
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::catalogue::{self, ScheduleDetail, Wrong};
+use crate::extract::{Id, JsonBody};
+use crate::idempotency::fingerprint;
+use crate::ids;
+use crate::prefer::Prefer;
+use crate::problem::{Code, Problem};
+use crate::refusal;
+use crate::submit::{Submission, submit};
+use crate::token::Asked;
+use crate::trace::TraceParent;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use onsale_schema::seats::{Kind, Outcome, PolicyChange};
+use onsale_schema::status::SaleState;
+use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+const ROUTE: &str = "/api/v1/admin/schedules/{scheduleId}";
+
+/// What changes on a date.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SchedulePatch {
+    /// When it begins. Alone: it is no rule of the sale.
+    #[schema(nullable = false)]
+    starts_at: Option<Timestamp>,
+    #[schema(nullable = false)]
+    sale_state: Option<SaleState>,
+    #[schema(nullable = false)]
+    booking_opens_at: Option<Timestamp>,
+    #[schema(nullable = false)]
+    booking_closes_at: Option<Timestamp>,
+    /// How long a hold lasts; those that are there keep their end.
+    #[schema(nullable = false, minimum = 1, maximum = 86_400)]
+    hold_seconds: Option<i64>,
+    /// The most live seats of one user; nobody loses any.
+    #[schema(nullable = false, minimum = 1, maximum = 100)]
+    seats_per_user: Option<u32>,
+}
+
+impl SchedulePatch {
+    fn validate(&self) -> Result<(), Problem> {
+        let mut wrong = Wrong::default();
+        wrong.time(self.starts_at, "/startsAt");
+        wrong.time(self.booking_opens_at, "/bookingOpensAt");
+        wrong.time(self.booking_closes_at, "/bookingClosesAt");
+        wrong.window(self.booking_opens_at, self.booking_closes_at);
+        wrong.rules(self.hold_seconds, self.seats_per_user);
+        let is_alone = self.starts_at.is_none() || self.change() == PolicyChange::default();
+        wrong.unless(is_alone, "/startsAt", "not-alone");
+        wrong.check()
+    }
+
+    fn change(&self) -> PolicyChange {
+        PolicyChange {
+            state: self.sale_state,
+            booking_opens_at: self.booking_opens_at,
+            booking_closes_at: self.booking_closes_at,
+            hold_ms: self.hold_seconds.map(|seconds| seconds * 1000),
+            seats_per_user: self.seats_per_user,
+        }
+    }
+}
+
+/// Edit a date
+///
+/// Open, pause or close its sale, move its booking window, change how long holds last and how many
+/// seats a user may have. The next hold goes by it. What is not said stays as it is; `startsAt` is
+/// changed alone.
+#[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
+    tag = "Administration",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),
+    request_body = SchedulePatch,
+    responses((status = 200, description = "The date as it is now", body = ScheduleDetail)))]
+pub async fn edit(
+    State(app): State<App>,
+    user: User,
+    Id(schedule): Id<ScheduleId>,
+    prefer: Prefer,
+    trace: TraceParent,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    let patch: SchedulePatch = body.parse()?;
+    patch.validate()?;
+    if let Some(starts_at) = patch.starts_at
+        && !catalogue::move_schedule(&app, schedule, starts_at).await?
+    {
+        return Err(Problem::new(Code::NotFound));
+    }
+    let change = patch.change();
+    if change == PolicyChange::default() {
+        let row = app.catalogue.refresh(schedule).await?;
+        return answer::ok(&catalogue::detail(&app, &row).await?);
+    }
+    let partition = partition::of_schedule(schedule, app.partitions);
+    let in_flight = app.gate.admit_schedule(schedule, partition)?;
+    // Values, not steps: to set them twice is harmless, so each request is a command of its own.
+    let once = ids::new_v7(app.clock.now());
+    let submission = Submission {
+        id: CommandId::derive(user.id, ROUTE, &format!("{schedule} {once}")),
+        user: user.id,
+        fingerprint: fingerprint(ROUTE, &patch),
+        in_flight,
+        prefer,
+        trace,
+        kind: Kind::Policy {
+            schedule_id: schedule,
+            change,
+        },
+        asked: Asked::Policy(schedule),
+        partition: Some(partition),
+    };
+    let mut told = None;
+    let batcher = app.batchers.seats(partition);
+    let open = submit(&app, batcher, submission, |outcome| {
+        told = Some(outcome.clone());
+        Ok(Answer::done())
+    })
+    .await?;
+    match told {
+        Some(outcome) => Ok(changed(&app, schedule, &outcome).await?.into_response()),
+        None => Ok(open),
+    }
+}
+
+/// What a decided change is answered with.
+///
+/// # Errors
+/// The refusal, as a problem; `dependency-unavailable`.
+pub async fn changed(
+    app: &App,
+    schedule: ScheduleId,
+    outcome: &Outcome,
+) -> Result<Answer, Problem> {
+    let policy = match outcome {
+        Outcome::Policy(policy) => policy,
+        // A refused change names no seats.
+        Outcome::Refused(why) => return Err(refusal::of_seats(why, |_| Box::default())),
+        Outcome::DeadLettered => return Err(Problem::unavailable()),
+        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => {
+            tracing::error!("a command was answered as another kind");
+            return Err(Problem::internal());
+        }
+    };
+    let row = app.catalogue.refresh(schedule).await?;
+    // As it was decided, also if somebody has changed it again since.
+    let row = row.under(policy);
+    Ok(Answer {
+        status: StatusCode::OK,
+        location: None,
+        json: answer::to_json(&catalogue::detail(app, &row).await?)?,
+    })
+}
