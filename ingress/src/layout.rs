@@ -26,12 +26,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use store::{Row, Rows};
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 pub use put::{__path_put, put};
 
 /// Seats of all layouts that are kept; some 200 bytes each.
 const SEATS_MAX: u64 = 2_000_000;
+/// Layouts that are read at once; each has a connection of its own.
+const LOADS_MAX: usize = 4;
 /// Schedules that are expected to be kept.
 const LAYOUTS: usize = 256;
 
@@ -228,6 +231,7 @@ fn document(hash: &str, rows: &[Row], seats: &[Seat]) -> Vec<u8> {
 pub struct Layouts {
     pool: Pool,
     cache: Arc<Cache<ScheduleId, Arc<Layout>, BySeats>>,
+    loads: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -246,6 +250,7 @@ impl Layouts {
         Self {
             pool,
             cache: Arc::new(Cache::with_weighter(LAYOUTS, SEATS_MAX, BySeats)),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
         }
     }
 
@@ -330,6 +335,8 @@ impl Layouts {
     }
 
     async fn load(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
+        // Never closed.
+        let _turn = self.loads.acquire().await;
         let rows = store::layout_find(&self.pool, schedule).await?;
         let rows = rows.ok_or_else(|| Problem::new(Code::NotFound))?;
         // A large one takes some 100 ms to prepare.

@@ -4,7 +4,6 @@
 use diesel::sql_types::{Array, BigInt, Bool, Float, Integer, Numeric, Text, Uuid as SqlUuid};
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use futures_util::FutureExt;
 use onsale_platform::db::{Error, Pool};
 use onsale_platform::sql::statement;
 use onsale_platform::tx;
@@ -38,9 +37,14 @@ struct Head {
     is_settled: bool,
 }
 
-/// The layout of a schedule, if there is one: number, name and seats of one moment.
+/// The layout of a schedule, if there is one: number, name and seats of one moment. It has a
+/// connection of its own, since a large one may take longer than one of the pool is lent for.
 pub async fn layout_find(pool: &Pool, schedule: ScheduleId) -> Result<Option<Rows>, Error> {
-    tx::run(pool, move |conn| read(conn, schedule).boxed()).await
+    let mut conn = pool.own_connection().await?;
+    tx::begin(&mut conn).await?;
+    let rows = read(&mut conn, schedule).await?;
+    tx::commit(&mut conn).await?;
+    Ok(rows)
 }
 
 async fn read(conn: &mut AsyncPgConnection, schedule: ScheduleId) -> Result<Option<Rows>, Error> {
@@ -109,8 +113,8 @@ pub enum Replaced {
 /// The row of the sale stays locked meanwhile, which the owner waits for before it stores a claim;
 /// and the new number makes it look again at what it decided by the old one.
 ///
-/// It has a connection of its own, since a large layout may take longer than one of the pool is
-/// lent for; and a task of its own, so that a client that goes away can't leave it half done.
+/// It has a connection of its own, see [`layout_find`], and a task of its own, so that a client that
+/// goes away doesn't take it back.
 pub async fn layout_replace(
     pool: &Pool,
     schedule: ScheduleId,

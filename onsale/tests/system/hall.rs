@@ -98,11 +98,20 @@ impl Hall {
 
     /// Somebody with a valid token, without the cost of a password.
     pub fn buyer(&self) -> Buyer {
+        self.somebody(Role::Buyer)
+    }
+
+    /// Somebody who administers.
+    pub fn admin(&self) -> Buyer {
+        self.somebody(Role::Admin)
+    }
+
+    fn somebody(&self, role: Role) -> Buyer {
         let id = UserId(Uuid::now_v7());
         let user = User {
             id,
             session: SessionId(Uuid::now_v7()),
-            role: Role::Buyer,
+            role,
         };
         Buyer {
             user_id: id.0,
