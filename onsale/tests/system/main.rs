@@ -1,7 +1,9 @@
 //! The whole system, as real processes on real servers, seen through HTTP as its users see it.
 
+mod authorization;
 mod catalogue;
 mod crash;
+mod forged;
 mod hall;
 mod idempotency;
 mod journey;
