@@ -236,14 +236,13 @@ impl Ingress {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let common = &config.common;
         let subjects = Subjects::new(&common.subject_prefix)?;
-        let pool = db::pool(&common.database_url, usize::from(common.db_pool))?;
+        let pool = db::pool(&common.servers.database_url(), usize::from(common.db_pool))?;
         db::require_english(&pool).await?;
         db::agree_on_partitions(&pool, common.partitions).await?;
         let clock = Clock::default();
         db::measure_clock(&mut *pool.get().await?, &clock).await?;
-        let client = nats::connect(&common.nats_url, "onsale-ingress").await?;
+        let client = nats::connect(&common.servers.nats_url(), "onsale-ingress").await?;
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, &common.streams).await?;
 
         let ingress_id = IngressId(Uuid::now_v7());
         let subscriptions = Subscriptions::new(&client, &subjects, ingress_id).await?;

@@ -42,7 +42,7 @@ pub struct Config {
 
 impl Settings for Config {
     fn contradictions(&self) -> Vec<Wrong> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.common.servers.contradictions();
         if self.auth.access_token_ttl_s > self.auth.refresh_token_ttl_s {
             wrong.push(Wrong {
                 setting: "ONSALE_ACCESS_TOKEN_TTL_S (--access-token-ttl-s)".to_owned(),

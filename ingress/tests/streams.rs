@@ -7,7 +7,7 @@
 mod common;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use common::{SCHEDULE, start};
+use common::{SCHEDULE, keep_streams, start};
 use onsale_platform::config::Streams;
 use onsale_platform::nats;
 use onsale_schema::Lane;
@@ -17,7 +17,12 @@ use onsale_testkit::TestNats;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_the_next_and_keeps_what_it_has() {
-    let bench = start(&["--stream-bytes-max", "1048576"]).await;
+    let bench = start(&[]).await;
+    let small = Streams {
+        bytes_max: 1 << 20,
+        ..Streams::default()
+    };
+    keep_streams(&bench.nats.url(), &small).await;
     let buyer = bench.api.buyer().await;
     let jetstream = async_nats::jetstream::new(bench.app.nats.clone());
     let subject = Subjects::new("").unwrap().queue(Lane::Ledger);
@@ -86,7 +91,7 @@ async fn streams_follow_their_settings() {
         bytes_max: 1 << 24,
         ..Streams::default()
     };
-    nats::ensure_streams(&jetstream, &subjects, &settings)
+    nats::update_streams(&jetstream, &subjects, &settings)
         .await
         .unwrap();
     for (name, discard) in [
@@ -100,8 +105,32 @@ async fn streams_follow_their_settings() {
         assert_eq!((config.discard, config.max_bytes), (discard, 1 << 24));
     }
 
+    // Who may only make them leaves them alone.
+    settings.bytes_max = 1 << 25;
+    jetstream.delete_stream("LEDGER").await.unwrap();
+    nats::create_streams(&jetstream, &subjects, &settings)
+        .await
+        .unwrap();
+    for (name, bytes) in [("SEATS", 1 << 24), ("LEDGER", 1 << 25)] {
+        let stream = jetstream.get_stream(name).await.unwrap();
+        assert_eq!(stream.cached_info().config.max_bytes, bytes, "{name}");
+    }
+
     settings.bytes_max = 1 << 60;
-    let refused = nats::ensure_streams(&jetstream, &subjects, &settings).await;
+    let refused = nats::update_streams(&jetstream, &subjects, &settings).await;
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("lower ONSALE_STREAM_BYTES_MAX"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_stream_a_command_is_refused_until_it_is_there() {
+    let bench = start(&["--request-timeout-ms", "300"]).await;
+    let buyer = bench.api.buyer().await;
+    let jetstream = async_nats::jetstream::new(bench.app.nats.clone());
+    jetstream.delete_stream("LEDGER").await.unwrap();
+    let refused = bench.api.charge(&buyer, 1000).await;
+    refused.expect_problem(503, "dependency-unavailable");
+    keep_streams(&bench.nats.url(), &Streams::default()).await;
+    // Nobody decides it here, but it is taken.
+    bench.api.charge(&buyer, 1000).await.expect(202);
 }

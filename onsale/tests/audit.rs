@@ -467,7 +467,7 @@ async fn every_message_up_to_the_cursor_has_its_outcome() {
     let subjects = Subjects::new("x").unwrap();
     let client = nats::connect(&server.url(), "test").await.unwrap();
     let jetstream = nats::jetstream(client);
-    nats::ensure_streams(&jetstream, &subjects, &Streams::default())
+    nats::update_streams(&jetstream, &subjects, &Streams::default())
         .await
         .unwrap();
     let options = Options::new(&url).with_nats(server.url(), "x");

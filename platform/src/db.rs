@@ -1,7 +1,9 @@
 //! The Postgres pool, migrations, and facts about this installation.
 
+use crate::address;
 use crate::clock::Clock;
 use crate::sql::statement;
+use crate::tls;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{Integer, Text, Timestamptz};
 use diesel::{ConnectionError, ConnectionResult, ExpressionMethods, QueryDsl, QueryableByName};
@@ -10,8 +12,10 @@ use diesel_async::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use onsale_schema::{Timestamp, tables};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Socket};
 
 pub use crate::pool::{Connection, Pool};
@@ -127,14 +131,95 @@ fn by_message(message: String) -> Error {
 /// A pool of at most `size` connections; they are made when first needed.
 ///
 /// # Errors
-/// When the URL is malformed.
+/// When the URL is malformed, or trusts nobody.
 pub fn pool(database_url: &str, size: usize) -> Result<Pool, Error> {
-    parse(database_url).map_err(|e| Error::Refused(format!("DATABASE_URL is malformed: {e}")))?;
-    Pool::new(database_url, size)
+    Pool::new(Address::parse(database_url)?, size)
 }
 
-fn parse(url: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
-    url.parse()
+/// Where Postgres is, and how it is spoken to.
+#[derive(Clone)]
+pub(crate) struct Address {
+    config: tokio_postgres::Config,
+    tls: tls::Postgres,
+}
+
+impl Address {
+    /// Reads an address. With `sslmode=verify-full` the connection is encrypted and the server
+    /// verified, by the authorities in `sslrootcert` or else by those of the system; without it, or
+    /// with `disable`, it is in plain text. There is nothing between: what encrypts without
+    /// looking who answers protects from nobody who could read along.
+    pub(crate) fn parse(url: &str) -> Result<Self, Error> {
+        let refused = |why: String| Error::Refused(format!("DATABASE_URL {why}"));
+        let (rest, mode) = address::take_parameter(url, "sslmode");
+        let (rest, ca) = address::take_parameter(&rest, "sslrootcert");
+        let parsed: Result<tokio_postgres::Config, _> = rest.parse();
+        // The error would name what it could not read, and that may be the password.
+        let mut config = parsed.map_err(|_| refused("is malformed".into()))?;
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(refused("asks for TLS: write it as postgres://…".into()));
+        }
+        let tls = match mode.as_deref() {
+            Some("verify-full") => {
+                let config = tls::client_config(ca.as_deref().map(Path::new));
+                Some(Arc::new(
+                    config.map_err(|error| refused(error.to_string()))?,
+                ))
+            }
+            Some("disable") | None if ca.is_some() => {
+                let why = "names a certificate authority but encrypts nothing; add \
+                           sslmode=verify-full";
+                return Err(refused(why.into()));
+            }
+            Some("disable") | None => None,
+            Some(other) => {
+                return Err(refused(format!(
+                    "has sslmode={other}; take verify-full (encrypted and verified) or disable"
+                )));
+            }
+        };
+        let options = config.get_options().map_or_else(
+            || SESSION_OPTIONS.to_owned(),
+            |own| format!("{SESSION_OPTIONS} {own}"),
+        );
+        config
+            .ssl_mode(if tls.is_some() {
+                SslMode::Require
+            } else {
+                SslMode::Disable
+            })
+            .keepalives_idle(KEEPALIVE)
+            .keepalives_interval(KEEPALIVE)
+            .keepalives_retries(2)
+            .options(options)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .connect_timeout(POOL_WAIT);
+        if config.get_application_name().is_none() {
+            config.application_name("onsale");
+        }
+        Ok(Self {
+            config,
+            tls: tls::Postgres(tls),
+        })
+    }
+
+    /// A session with our bounds, and what moves its bytes.
+    pub(crate) async fn open(
+        &self,
+    ) -> Result<(Client, tokio_postgres::Connection<Socket, TlsStream>), tokio_postgres::Error>
+    {
+        self.config.connect(self.tls.clone()).await
+    }
+}
+
+/// The encrypted kind of a connection.
+pub(crate) type TlsStream = tls::Stream<Socket>;
+
+/// What is wrong with an address of Postgres, if something is.
+///
+/// # Errors
+/// When it can't be used.
+pub fn check_url(url: &str) -> Result<(), Error> {
+    Address::parse(url).map(drop)
 }
 
 /// One connection of its own, with the bounds that the pool's have.
@@ -142,16 +227,24 @@ fn parse(url: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
 /// # Errors
 /// When Postgres can't be reached or refuses.
 pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let failed = |reason: String| {
-        let error =
-            DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, Box::new(reason));
-        ConnectionError::CouldntSetupConfiguration(error)
-    };
+    match Address::parse(database_url) {
+        Ok(address) => connect_to(&address).await,
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn failed(reason: String) -> ConnectionError {
+    let error =
+        DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, Box::new(reason));
+    ConnectionError::CouldntSetupConfiguration(error)
+}
+
+/// The same at an address that was read.
+pub(crate) async fn connect_to(address: &Address) -> ConnectionResult<AsyncPgConnection> {
     // The driver's own limit ends when the socket is there.
     let connecting = async {
-        let (client, connection) = open(database_url)
-            .await
-            .map_err(|e| failed(e.to_string()))?;
+        let opened = address.open().await;
+        let (client, connection) = opened.map_err(|e| failed(explained(&e)))?;
         AsyncPgConnection::try_from_client_and_connection(client, connection).await
     };
     tokio::time::timeout(POOL_WAIT, connecting)
@@ -159,26 +252,12 @@ pub async fn connect(database_url: &str) -> ConnectionResult<AsyncPgConnection> 
         .unwrap_or_else(|_| Err(failed("Postgres does not answer".to_owned())))
 }
 
-/// A session with our bounds, and what moves its bytes.
-pub(crate) async fn open(
-    database_url: &str,
-) -> Result<(Client, tokio_postgres::Connection<Socket, NoTlsStream>), tokio_postgres::Error> {
-    let mut config = parse(database_url)?;
-    let options = config.get_options().map_or_else(
-        || SESSION_OPTIONS.to_owned(),
-        |own| format!("{SESSION_OPTIONS} {own}"),
-    );
-    config
-        .keepalives_idle(KEEPALIVE)
-        .keepalives_interval(KEEPALIVE)
-        .keepalives_retries(2)
-        .options(options)
-        .tcp_user_timeout(TCP_USER_TIMEOUT)
-        .connect_timeout(POOL_WAIT);
-    if config.get_application_name().is_none() {
-        config.application_name("onsale");
-    }
-    config.connect(tokio_postgres::NoTls).await
+/// An error with its causes: the driver's own words say no more than what was tried.
+pub(crate) fn explained(error: &tokio_postgres::Error) -> String {
+    let first: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    let words: Vec<String> = causes.map(ToString::to_string).collect();
+    words.join(": ")
 }
 
 /// Brings the database to the newest version. Needs the multi-thread runtime.
@@ -309,6 +388,38 @@ pub fn is_english(lc_messages: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_encrypted_and_verified_or_plain() {
+        let why = |url: &str| Address::parse(url).err().map(|error| error.to_string());
+        for fine in [
+            "postgres://u:p@h/d",
+            "postgres://u:p@h/d?sslmode=disable&application_name=x",
+            "host=h user=u",
+        ] {
+            assert_eq!(why(fine), None, "{fine}");
+        }
+        for (wrong, part) in [
+            ("postgres://canary@h:port", "malformed"),
+            ("postgres://h/d?sslmode=require", "take verify-full"),
+            ("postgres://h/d?sslmode=prefer", "take verify-full"),
+            ("host=h sslmode=require", "postgres://"),
+            (
+                "postgres://h/d?sslrootcert=/ca.pem",
+                "add sslmode=verify-full",
+            ),
+            (
+                "postgres://h/d?sslmode=verify-full&sslrootcert=/none.pem",
+                "/none.pem",
+            ),
+        ] {
+            let why = why(wrong).unwrap_or_default();
+            assert!(
+                why.contains(part) && !why.contains("canary"),
+                "{wrong}: {why}"
+            );
+        }
+    }
 
     #[test]
     fn languages() {

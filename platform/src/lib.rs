@@ -1,16 +1,20 @@
 //! The only contact with the outside that is shared: settings, telemetry, the Postgres pool, NATS,
 //! shutdown and the clock. It knows no business.
 
+pub mod address;
 pub mod clock;
 pub mod config;
 pub mod db;
 pub mod metric;
 pub mod nats;
+pub mod nats_users;
 mod pool;
+pub mod rights;
 pub mod settings;
 pub mod shutdown;
 pub mod sql;
 pub mod telemetry;
+pub mod tls;
 pub mod tx;
 
 pub use clock::Clock;

@@ -1,18 +1,22 @@
 //! The NATS connection and the streams.
 
-use crate::{config, metric};
+use crate::{address, config, metric, nats_users, tls};
 use async_nats::connection::State;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::{self, ErrorCode, stream};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use onsale_schema::Lane;
 use onsale_schema::subjects::Subjects;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What can go wrong with NATS.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The address can't be used.
+    #[error("NATS_URL {0}")]
+    Address(String),
     /// The server can't be reached.
     #[error("NATS is unavailable: {0}")]
     Unavailable(String),
@@ -40,12 +44,16 @@ const STREAM_MAX_AGE: Duration = Duration::from_secs(48 * 3600);
 /// How long the server remembers message ids.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// Connects, and reconnects for ever after.
+/// Connects, and reconnects for ever after. User and password are those in the address. With
+/// `tls://` the connection is encrypted and the server verified, by the authorities in the parameter
+/// `ca` or else by those of the system; it never goes on in plain text.
 ///
 /// # Errors
 /// When the server can't be reached now.
 pub async fn connect(url: &str, name: &str) -> Result<Client, Error> {
-    ConnectOptions::new()
+    let (server, mut options) = options(url)?;
+    let is_encrypted = server.tls_required();
+    options = options
         .name(name)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -59,12 +67,63 @@ pub async fn connect(url: &str, name: &str) -> Result<Client, Error> {
                     tracing::warn!("NATS connection lost");
                 }
                 Event::SlowConsumer(id) => tracing::error!(id, "a subscription dropped messages"),
+                // Above all what a user has no right to.
+                Event::ServerError(error) => tracing::error!(%error, "NATS refuses"),
                 other => tracing::info!(event = %other, "NATS"),
             }
-        })
-        .connect(url)
-        .await
-        .map_err(|e| Error::Unavailable(e.to_string()))
+        });
+    let connected = options.connect(server).await;
+    connected.map_err(|error| {
+        let error = error.to_string();
+        // What TLS makes of a server's greeting in plain text.
+        let is_plain = is_encrypted && error.contains("corrupt message");
+        let hint = if is_plain {
+            "; it does not speak TLS"
+        } else {
+            ""
+        };
+        Error::Unavailable(format!("{error}{hint}"))
+    })
+}
+
+/// The server of an address, and what the address says about speaking to it.
+fn options(url: &str) -> Result<(ServerAddr, ConnectOptions), Error> {
+    let refused = |why: String| Error::Address(why);
+    let mut options = ConnectOptions::new();
+    if let Some((user, password)) = address::credentials(url) {
+        if is_token(&user) {
+            options = options.custom_inbox_prefix(nats_users::inbox_prefix(&user));
+        }
+        options = options.user_and_password(user, password);
+    }
+    let (rest, ca) = address::take_parameter(url, "ca");
+    let is_encrypted = rest.starts_with("tls://");
+    if is_encrypted {
+        let config = tls::client_config(ca.as_deref().map(Path::new));
+        let config = config.map_err(|error| refused(error.to_string()))?;
+        // Also of servers that the first one names.
+        options = options.require_tls(true).tls_client_config(config);
+    } else if ca.is_some() {
+        let why = "names a certificate authority but encrypts nothing; take tls://";
+        return Err(refused(why.into()));
+    }
+    // The error would name what it could not read, and that may be the password.
+    let server = rest.parse().map_err(|_| refused("is malformed".into()))?;
+    Ok((server, options))
+}
+
+/// What is wrong with an address of NATS, if something is.
+///
+/// # Errors
+/// When it can't be used.
+pub fn check_url(url: &str) -> Result<(), Error> {
+    options(url).map(drop)
+}
+
+/// Whether a text can be one token of a subject.
+fn is_token(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !text.is_empty() && text.chars().all(fits)
 }
 
 /// How often it is worth looking whether a connection is still the same.
@@ -116,15 +175,56 @@ pub fn jetstream(client: Client) -> jetstream::Context {
         .build(client)
 }
 
-/// Makes the streams or brings them up to date.
+/// Makes the streams that are missing. One that is there is left as it is: changing it is the
+/// operator's right.
 ///
 /// # Errors
 /// When the server refuses one.
-pub async fn ensure_streams(
+pub async fn create_streams(
     jetstream: &jetstream::Context,
     subjects: &Subjects,
     settings: &config::Streams,
 ) -> Result<(), Error> {
+    for config in stream_configs(subjects, settings) {
+        let stream = config.name.clone();
+        match jetstream.create_stream(config).await {
+            Ok(_) => {}
+            Err(error) if says(&error, ErrorCode::STREAM_NAME_EXIST) => {
+                tracing::warn!(
+                    stream,
+                    "the stream is not as the settings say; `onsale migrate` changes it"
+                );
+            }
+            Err(error) => {
+                let reason = refusal(&error, settings);
+                return Err(Error::Stream { stream, reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the streams, or brings them up to date.
+///
+/// # Errors
+/// When the server refuses one.
+pub async fn update_streams(
+    jetstream: &jetstream::Context,
+    subjects: &Subjects,
+    settings: &config::Streams,
+) -> Result<(), Error> {
+    for config in stream_configs(subjects, settings) {
+        let stream = config.name.clone();
+        let made = jetstream.create_or_update_stream(config).await;
+        made.map_err(|error| Error::Stream {
+            stream,
+            reason: refusal(&error, settings),
+        })?;
+    }
+    Ok(())
+}
+
+fn stream_configs(subjects: &Subjects, settings: &config::Streams) -> Vec<stream::Config> {
     let base = |name: String, filter: String| stream::Config {
         name,
         subjects: vec![filter],
@@ -137,7 +237,7 @@ pub async fn ensure_streams(
         ..Default::default()
     };
     let mut configs = vec![base(subjects.events_stream(), subjects.events_filter())];
-    for lane in [Lane::Seats, Lane::Ledger, Lane::Settlement] {
+    for lane in Lane::ALL {
         let mut config = base(subjects.stream(lane), subjects.lane_filter(lane));
         match lane {
             // What is decided stays until it is old, so a full stream is the rule, and its oldest
@@ -152,15 +252,14 @@ pub async fn ensure_streams(
         }
         configs.push(config);
     }
-    for config in configs {
-        let name = config.name.clone();
-        let made = jetstream.create_or_update_stream(config).await;
-        made.map_err(|error| Error::Stream {
-            stream: name,
-            reason: refusal(&error, settings),
-        })?;
+    configs
+}
+
+fn says(error: &CreateStreamError, code: ErrorCode) -> bool {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(why) => why.error_code() == code,
+        _ => false,
     }
-    Ok(())
 }
 
 fn refusal(error: &CreateStreamError, settings: &config::Streams) -> String {
@@ -176,5 +275,29 @@ fn refusal(error: &CreateStreamError, settings: &config::Streams) -> String {
             settings.bytes_max
         ),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_encrypted_and_verified_or_plain() {
+        let why = |url: &str| options(url).err().map(|error| error.to_string());
+        for fine in ["nats://h:1", "nats://u:p%40@h", "h"] {
+            assert_eq!(why(fine), None, "{fine}");
+        }
+        for (wrong, part) in [
+            ("nats://u:canary@h:port", "malformed"),
+            ("nats://h?ca=/ca.pem", "take tls://"),
+            ("tls://h?ca=/none.pem", "/none.pem"),
+        ] {
+            let why = why(wrong).unwrap_or_default();
+            assert!(
+                why.contains(part) && !why.contains("canary"),
+                "{wrong}: {why}"
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! is overdue is cut off, so that whoever waits on it gets an error, as if the server had gone.
 //! Work that may take longer has a connection of its own ([`db::connect`]).
 
-use crate::db::{self, Error, POOL_WAIT};
+use crate::db::{self, Address, Error, POOL_WAIT, TlsStream};
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
 use std::ops::{Deref, DerefMut};
@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Socket;
-use tokio_postgres::tls::NoTlsStream;
 
 /// How long a connection may be on loan. A transaction of ours takes a small part of it, also under
 /// load.
@@ -29,11 +28,8 @@ pub struct Pool(managed::Pool<Manager>);
 
 impl Pool {
     /// A pool of at most `size` connections; they are made when first needed.
-    pub(crate) fn new(database_url: &str, size: usize) -> Result<Self, Error> {
-        let manager = Manager {
-            database_url: database_url.to_owned(),
-        };
-        managed::Pool::builder(manager)
+    pub(crate) fn new(address: Address, size: usize) -> Result<Self, Error> {
+        managed::Pool::builder(Manager { address })
             .max_size(size)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(POOL_WAIT))
@@ -48,7 +44,7 @@ impl Pool {
     /// # Errors
     /// `Unavailable` when none can be made.
     pub async fn own_connection(&self) -> Result<AsyncPgConnection, Error> {
-        let made = db::connect(&self.0.manager().database_url).await;
+        let made = db::connect_to(&self.0.manager().address).await;
         made.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
@@ -110,7 +106,7 @@ struct Pooled {
 }
 
 struct Manager {
-    database_url: String,
+    address: Address,
 }
 
 impl managed::Manager for Manager {
@@ -118,15 +114,14 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Pooled, Error> {
-        let away = |e: &dyn std::error::Error| Error::Unavailable(e.to_string());
         // Boxed, or every future that borrows a connection would have room for it.
-        let opened = Box::pin(db::open(&self.database_url)).await;
-        let (client, connection) = opened.map_err(|e| away(&e))?;
+        let opened = Box::pin(self.address.open()).await;
+        let (client, connection) = opened.map_err(|e| Error::Unavailable(db::explained(&e)))?;
         let loan = Loan::default();
         let driver = JoinSet::from_iter([drive(connection, loan.clone())]);
         let conn = Box::pin(AsyncPgConnection::try_from(client)).await;
         Ok(Pooled {
-            conn: conn.map_err(|e| away(&e))?,
+            conn: conn.map_err(|e| Error::Unavailable(e.to_string()))?,
             loan,
             driver,
         })
@@ -143,7 +138,7 @@ impl managed::Manager for Manager {
 }
 
 /// Moves a connection's bytes until it ends, or until a loan is overdue.
-async fn drive(connection: tokio_postgres::Connection<Socket, NoTlsStream>, loan: Loan) {
+async fn drive(connection: tokio_postgres::Connection<Socket, TlsStream>, loan: Loan) {
     let mut connection = pin!(connection);
     loop {
         tokio::select! {

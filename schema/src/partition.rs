@@ -18,6 +18,9 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Seats, Self::Ledger, Self::Settlement];
+
     /// The lane's name in subjects, tables and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

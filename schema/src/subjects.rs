@@ -36,7 +36,7 @@ impl Subjects {
         }
     }
 
-    fn stream_name(&self, name: &str) -> String {
+    fn name(&self, name: &str) -> String {
         if self.prefix.is_empty() {
             name.to_owned()
         } else {
@@ -47,13 +47,19 @@ impl Subjects {
     /// The stream of a lane: `SEATS`, `LEDGER`, `SETTLEMENT`.
     #[must_use]
     pub fn stream(&self, lane: Lane) -> String {
-        self.stream_name(&lane.as_str().to_uppercase())
+        self.name(&lane.as_str().to_uppercase())
     }
 
     /// The stream of facts for other systems.
     #[must_use]
     pub fn events_stream(&self) -> String {
-        self.stream_name("EVENTS")
+        self.name("EVENTS")
+    }
+
+    /// The NATS user of a kind of process.
+    #[must_use]
+    pub fn user(&self, process: &str) -> String {
+        self.name(process)
     }
 
     /// What the lane's stream holds.
@@ -87,6 +93,12 @@ impl Subjects {
     #[must_use]
     pub fn replies(&self, ingress: IngressId) -> String {
         self.subject(&format!("rsp.{}.*", ingress.0.simple()))
+    }
+
+    /// Replies to every ingress.
+    #[must_use]
+    pub fn all_replies(&self) -> String {
+        self.subject("rsp.*.*")
     }
 
     /// Map changes of one partition (core NATS).
@@ -131,6 +143,12 @@ impl Subjects {
         self.subject("nudge.ownership")
     }
 
+    /// All nudges.
+    #[must_use]
+    pub fn nudges(&self) -> String {
+        self.subject("nudge.*")
+    }
+
     /// Facts of one schedule's seats.
     #[must_use]
     pub fn seat_events(&self, schedule: ScheduleId) -> String {
@@ -168,6 +186,10 @@ mod tests {
         let test = Subjects::new("t1").unwrap();
         assert_eq!(test.lane_filter(Lane::Seats), "t1.cmd.seats.*");
         assert_eq!(test.stream(Lane::Settlement), "t1_SETTLEMENT");
+        assert_eq!(
+            (plain.user("ingress"), test.user("ingress")),
+            ("ingress".into(), "t1_ingress".into())
+        );
         assert!(Subjects::new("a.b").is_err());
     }
 }

@@ -13,6 +13,9 @@ pub struct Config {
     pub common: config::Common,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub streams: config::Streams,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub telemetry: config::Telemetry,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -27,7 +30,7 @@ pub struct Config {
 
 impl Settings for Config {
     fn contradictions(&self) -> Vec<Wrong> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.common.servers.contradictions();
         if self.money.charge_max > self.money.balance_cap {
             wrong.push(Wrong {
                 setting: "ONSALE_CHARGE_MAX (--charge-max)".to_owned(),

@@ -53,16 +53,16 @@ impl Context {
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let subjects = Subjects::new(&config.common.subject_prefix)?;
         let pool = db::pool(
-            &config.common.database_url,
+            &config.common.servers.database_url(),
             usize::from(config.common.db_pool),
         )?;
         db::require_english(&pool).await?;
         db::agree_on_partitions(&pool, config.common.partitions).await?;
         let clock = Clock::default();
         db::measure_clock(&mut *pool.get().await?, &clock).await?;
-        let client = nats::connect(&config.common.nats_url, "onsale-workers").await?;
+        let client = nats::connect(&config.common.servers.nats_url(), "onsale-workers").await?;
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, &config.common.streams).await?;
+        nats::create_streams(&jetstream, &subjects, &config.streams).await?;
         Ok(Self {
             worker_id: WorkerId(uuid::Uuid::now_v7()),
             pool,
@@ -79,10 +79,10 @@ impl Context {
     ///
     /// # Errors
     /// When NATS is away or refuses.
-    pub async fn ensure_streams(&self) -> Result<(), nats::Error> {
-        let settings = &self.config.common.streams;
+    pub async fn create_streams(&self) -> Result<(), nats::Error> {
+        let settings = &self.config.streams;
         // Large, and rarely needed.
-        Box::pin(nats::ensure_streams(
+        Box::pin(nats::create_streams(
             &self.jetstream,
             &self.subjects,
             settings,

@@ -11,6 +11,7 @@ use clap::Parser;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::StreamExt;
 use onsale_ingress::{App, Config, Ingress};
+use onsale_platform::config::Streams;
 use onsale_platform::db;
 use onsale_schema::message::{CommandMessage, MessageOutcomes, Reply, decode, encode};
 use onsale_schema::subjects::Subjects;
@@ -47,6 +48,7 @@ pub async fn start(settings: &[&str]) -> Bench {
     let db = TestDb::create().await.unwrap();
     db::migrate(db.url()).await.unwrap();
     let nats = TestNats::start().await.unwrap();
+    keep_streams(&nats.url(), &Streams::default()).await;
     let Served {
         addr,
         api,
@@ -110,6 +112,17 @@ async fn serve(database_url: &str, nats_url: &str, settings: &[&str]) -> Served 
         shutdown,
         served,
     }
+}
+
+/// Makes the streams, as workers do, or changes them, as the operator does.
+pub async fn keep_streams(nats_url: &str, settings: &Streams) {
+    let client = onsale_platform::nats::connect(nats_url, "test")
+        .await
+        .unwrap();
+    let jetstream = onsale_platform::nats::jetstream(client);
+    let subjects = Subjects::new("").unwrap();
+    let kept = onsale_platform::nats::update_streams(&jetstream, &subjects, settings);
+    kept.await.unwrap();
 }
 
 /// A concert with one date and a hall of 2 rows of 3 seats, on sale.

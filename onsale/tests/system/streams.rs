@@ -199,7 +199,7 @@ async fn new_messages_with_the_numbers_of_lost_ones_are_not_taken_for_them() {
     let streams = Streams::of(&hall).await;
     streams.delete(&streams.seats()).await;
     let settings = config::Streams::default();
-    nats::ensure_streams(&streams.jetstream, &streams.subjects, &settings)
+    nats::update_streams(&streams.jetstream, &streams.subjects, &settings)
         .await
         .expect("an empty stream");
     let mut open = Vec::new();

@@ -93,7 +93,7 @@ impl Reader {
     /// # Errors
     /// When NATS is away or refuses.
     pub async fn open(ctx: &Context, lane: Lane) -> Result<Self, Error> {
-        ctx.ensure_streams()
+        ctx.create_streams()
             .await
             .map_err(|e| Error(e.to_string()))?;
         let config = pull::Config {

@@ -61,7 +61,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
 
 /// Waits for the lock and publishes as long as it is held.
 async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::Error> {
-    let mut conn = db::connect(&ctx.config.common.database_url)
+    let mut conn = db::connect(&ctx.config.common.servers.database_url())
         .await
         .map_err(|e| db::Error::Unavailable(e.to_string()))?;
     in_time(conn.batch_execute(LOCK_SESSION)).await?;

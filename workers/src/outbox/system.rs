@@ -113,7 +113,7 @@ async fn publish_all(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), E
     let no_stream = |error: &PublishError| error.kind() == PublishErrorKind::StreamNotFound;
     if stored.iter().any(|s| s.as_ref().is_err_and(no_stream)) {
         tracing::error!("a stream is gone; it is made again");
-        if let Err(error) = ctx.ensure_streams().await {
+        if let Err(error) = ctx.create_streams().await {
             tracing::error!(%error, "the stream can't be made");
         }
     }

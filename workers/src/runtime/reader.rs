@@ -143,7 +143,7 @@ impl Reader {
                     // What it had that was not applied is lost, as the look at its tail will tell.
                     tracing::error!(lane = %self.lane, "the stream is gone; it is made again");
                     self.ctx
-                        .ensure_streams()
+                        .create_streams()
                         .await
                         .map_err(|e| Error(e.to_string()))?;
                 }

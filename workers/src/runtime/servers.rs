@@ -95,7 +95,7 @@ impl Committing {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
-        let mut conn = db::connect(&self.ctx.config.common.database_url)
+        let mut conn = db::connect(&self.ctx.config.common.servers.database_url())
             .await
             .map_err(|e| db::Error::Unavailable(e.to_string()))?;
         // The statements take arrays whose length says nothing about the plan.
@@ -240,7 +240,7 @@ impl LifeSign {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
-        let mut conn = db::connect(&self.ctx.config.common.database_url)
+        let mut conn = db::connect(&self.ctx.config.common.servers.database_url())
             .await
             .map_err(|e| db::Error::Unavailable(e.to_string()))?;
         // The random part of a new id.

@@ -79,7 +79,7 @@ impl Rig {
         let prefix = format!("t{}", Uuid::now_v7().simple());
         let subjects = Subjects::new(&prefix).unwrap();
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, &Streams::default())
+        nats::update_streams(&jetstream, &subjects, &Streams::default())
             .await
             .unwrap();
         Self {

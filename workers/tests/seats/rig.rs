@@ -67,7 +67,7 @@ impl Rig {
             .await
             .expect("replies");
         let jetstream = nats::jetstream(client.clone());
-        nats::ensure_streams(&jetstream, &subjects, &Streams::default())
+        nats::update_streams(&jetstream, &subjects, &Streams::default())
             .await
             .expect("streams");
         Self {
