@@ -19,13 +19,14 @@ mod shared;
 pub mod spawn;
 pub mod system;
 mod test_db;
+pub mod tls;
 pub mod tools;
 
 mod server;
 
 #[cfg(feature = "api")]
 pub use api::{Answer, Api, Buyer};
-pub use nats::{NatsOptions, NatsServer};
+pub use nats::{NatsOptions, NatsServer, NatsUsers};
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use scratch::Scratch;
 pub use server::{Error, log_tail};

@@ -59,8 +59,14 @@ pub fn address(url: &str) -> Result<SocketAddr, Error> {
 /// The same URL by way of a proxy.
 #[must_use]
 pub fn by_way_of(proxy: &Proxy, url: &str) -> String {
+    to(proxy.addr(), url)
+}
+
+/// The same URL with another host and port.
+#[must_use]
+pub fn to(addr: SocketAddr, url: &str) -> String {
     let mut url = url.to_owned();
-    url.replace_range(authority(&url), &proxy.addr().to_string());
+    url.replace_range(authority(&url), &addr.to_string());
     url
 }
 

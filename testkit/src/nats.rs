@@ -1,10 +1,15 @@
 //! One nats-server of our own, with JetStream, on loopback, that is gone when we are.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
+
+use onsale_platform::address;
+use onsale_platform::nats_users::{self, User};
+use onsale_schema::subjects::Subjects;
 
 use crate::server::{self, Error, Log, io_error};
 use crate::spawn::{self, Child, Signal, Tie};
@@ -13,6 +18,56 @@ use crate::tools::Tools;
 const SERVER: &str = "nats-server";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// The users of a server, each with the rights that it has in production.
+#[derive(Clone)]
+pub struct NatsUsers {
+    /// The names of the subjects that they may use.
+    pub subjects: Subjects,
+    /// Their passwords, in the order of [`User::ALL`].
+    pub passwords: [String; 3],
+    /// The password of one more user, `test`, that may do anything: for tests, which break things.
+    pub test_password: Option<String>,
+}
+
+impl std::fmt::Debug for NatsUsers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NatsUsers")
+    }
+}
+
+impl NatsUsers {
+    /// Users of a test, and one that may do anything.
+    #[must_use]
+    pub fn of_test(subjects: Subjects) -> Self {
+        Self {
+            subjects,
+            passwords: User::ALL.map(|user| format!("{}-password", user.as_str())),
+            test_password: Some("test-password".to_owned()),
+        }
+    }
+
+    fn password(&self, user: User) -> &str {
+        let place = User::ALL.iter().position(|known| *known == user);
+        &self.passwords[place.expect("all users are listed")]
+    }
+
+    /// Their part of the configuration.
+    fn config(&self) -> String {
+        let quote = |user| in_quotes(self.password(user));
+        let users = nats_users::authorization(&self.subjects, quote);
+        match &self.test_password {
+            Some(password) => {
+                let test = format!(
+                    "users: [\n    {{ user: test, password: {} }}\n",
+                    in_quotes(password)
+                );
+                users.replacen("users: [\n", &test, 1)
+            }
+            None => users,
+        }
+    }
+}
 
 /// How a server shall run.
 #[derive(Debug, Clone)]
@@ -26,6 +81,10 @@ pub struct NatsOptions {
     /// Whether a publish is acknowledged only after an fsync. A single server needs it to survive
     /// a power cut; a killed server loses nothing without it.
     pub sync_always: bool,
+    /// Its users; without them, anybody may do anything.
+    pub users: Option<NatsUsers>,
+    /// Certificate and key, as PEM files, with which it speaks TLS to everybody.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Where it logs; beside the data when there is none.
     pub log: Option<PathBuf>,
 }
@@ -39,6 +98,8 @@ impl NatsOptions {
             port: None,
             monitor_port: None,
             sync_always: false,
+            users: None,
+            tls: None,
             log: None,
         }
     }
@@ -96,10 +157,40 @@ impl NatsServer {
         server::until_leftover_is_gone(SERVER, pid, data_dir, works_here, STOP_LIMIT).await
     }
 
-    /// The address of the server.
+    /// The address of the server, for a user who may do all that the server knows of: in tests
+    /// anything, else what an operator may.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let test = self
+            .options
+            .users
+            .as_ref()
+            .and_then(|users| users.test_password.as_ref());
+        match test {
+            Some(password) => address::with_user(&self.place(), "test", password),
+            None => self.url_of(User::Operator),
+        }
+    }
+
+    /// The address of the server for a user, with its password where there are users.
+    #[must_use]
+    pub fn url_of(&self, user: User) -> String {
+        match &self.options.users {
+            Some(users) => {
+                let name = user.name(&users.subjects);
+                address::with_user(&self.place(), &name, users.password(user))
+            }
+            None => self.place(),
+        }
+    }
+
+    fn place(&self) -> String {
+        let scheme = if self.options.tls.is_some() {
+            "tls"
+        } else {
+            "nats"
+        };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// The folder of its streams.
@@ -176,8 +267,8 @@ impl NatsServer {
         fs::create_dir(&ports_dir)
             .map_err(io_error(format!("creating {}", ports_dir.display())))?;
         let config = self.dir.join("nats-server.conf");
-        fs::write(&config, self.config(port, &ports_dir))
-            .map_err(io_error(format!("writing {}", config.display())))?;
+        let written = write_private(&config, &self.config(port, &ports_dir));
+        written.map_err(io_error(format!("writing {}", config.display())))?;
 
         let log_path = self
             .options
@@ -221,6 +312,19 @@ impl NatsServer {
         } else {
             "2m"
         };
+        let tls = self
+            .options
+            .tls
+            .as_ref()
+            .map_or_else(String::new, |(cert, key)| {
+                let (cert, key) = (path_in_quotes(cert), path_in_quotes(key));
+                format!("tls {{\n  cert_file: {cert}\n  key_file: {key}\n}}\n")
+            });
+        let users = self
+            .options
+            .users
+            .as_ref()
+            .map_or_else(String::new, NatsUsers::config);
         format!(
             "# Written by onsale at every start.\n\
              listen: \"127.0.0.1:{port}\"\n\
@@ -228,10 +332,11 @@ impl NatsServer {
              server_name: onsale\n\
              pid_file: {pid_file}\n\
              ports_file_dir: {ports_dir}\n\
-             jetstream {{\n  store_dir: {store_dir}\n  max_memory_store: 1GB\n  max_file_store: 100TB\n  sync_interval: {sync}\n}}\n",
-            pid_file = in_quotes(&self.dir.join("nats-server.pid")),
-            ports_dir = in_quotes(ports_dir),
-            store_dir = in_quotes(&self.dir),
+             jetstream {{\n  store_dir: {store_dir}\n  max_memory_store: 1GB\n  max_file_store: 100TB\n  sync_interval: {sync}\n}}\n\
+             {tls}{users}",
+            pid_file = path_in_quotes(&self.dir.join("nats-server.pid")),
+            ports_dir = path_in_quotes(ports_dir),
+            store_dir = path_in_quotes(&self.dir),
         )
     }
 }
@@ -246,9 +351,26 @@ impl Drop for NatsServer {
 }
 
 /// A string of nats-server's configuration language.
-fn in_quotes(path: &Path) -> String {
-    let text = path.display().to_string();
+fn in_quotes(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn path_in_quotes(path: &Path) -> String {
+    in_quotes(&path.display().to_string())
+}
+
+/// Writes a file that only its owner may read: it has passwords.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// The client port in a ports file: `{"nats": ["nats://127.0.0.1:34567"], …}`.

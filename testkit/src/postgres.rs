@@ -333,6 +333,17 @@ pub(crate) async fn drop_database(url: &str, name: &str) -> Result<(), Error> {
     client.batch_execute(&statement).await.map_err(failed)
 }
 
+/// Drops a role that owns nothing, if it is there.
+pub(crate) async fn drop_role(url: &str, name: &str) -> Result<(), Error> {
+    let failed = |source| Error::Database {
+        what: format!("drop role {name}"),
+        source,
+    };
+    let client = connect(url).await.map_err(failed)?;
+    let statement = format!("DROP ROLE IF EXISTS {}", quoted(name));
+    client.batch_execute(&statement).await.map_err(failed)
+}
+
 async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
     // Ends when the client is dropped; its error reaches the caller through the client.

@@ -35,6 +35,18 @@ impl Servers {
     /// # Errors
     /// When one of them does not start.
     pub async fn start_with(tools: &Tools, name: &str) -> Result<Self, Error> {
+        Self::start_adjusted(tools, name, |nats| nats).await
+    }
+
+    /// The same, with other options of NATS.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub async fn start_adjusted(
+        tools: &Tools,
+        name: &str,
+        nats: impl FnOnce(NatsOptions) -> NatsOptions,
+    ) -> Result<Self, Error> {
         let mut scratch = Scratch::new(name).map_err(io_error("making a temporary folder"))?;
         let postgres_dir = scratch.path().join("postgres");
         let mut postgres = PostgresOptions::new(&postgres_dir);
@@ -42,7 +54,7 @@ impl Servers {
         postgres.settings = ["max_wal_size=512MB", "min_wal_size=80MB"]
             .map(str::to_owned)
             .to_vec();
-        let nats = NatsOptions::new(scratch.path().join("nats"));
+        let nats = nats(NatsOptions::new(scratch.path().join("nats")));
         let (postgres, nats) = tokio::try_join!(
             PostgresServer::start(tools, postgres),
             NatsServer::start(tools, nats)

@@ -1,5 +1,6 @@
-//! A whole system of a test's own: ingress and worker processes on the shared servers, kept apart
-//! from others by a database and a subject prefix, or on servers of its own.
+//! A whole system of a test's own: ingress and worker processes on a database of the shared Postgres
+//! and a nats-server of its own, or on a pair of its own. Each process has the rights that it has in
+//! production and no others, so that every test shows that they suffice.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -7,12 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use onsale_platform::config::{Streams, nats_with_ca};
+use onsale_platform::nats;
+use onsale_platform::nats_users::User;
+use onsale_platform::rights::Role;
+use onsale_schema::subjects::Subjects;
 use tokio::task::JoinSet;
 
 use crate::links::{Links, by_way_of};
 use crate::server::{Error, io_error};
 use crate::spawn::{Child, Signal, Tie, spawn};
-use crate::{Scratch, Servers, TestDb, ports, shared};
+use crate::tls::{Authority, PostgresTls};
+use crate::{
+    NatsOptions, NatsServer, NatsUsers, Scratch, Servers, TestDb, TestNats, Tools, links, ports,
+};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -27,6 +36,8 @@ pub struct SystemOptions {
     pub proxied: bool,
     /// Whether it has servers of its own.
     pub own_servers: bool,
+    /// Whether its processes reach both servers by TLS, verified by an authority of the test's own.
+    pub tls: bool,
 }
 
 impl Default for SystemOptions {
@@ -37,6 +48,7 @@ impl Default for SystemOptions {
             settings: Vec::new(),
             proxied: false,
             own_servers: false,
+            tls: false,
         }
     }
 }
@@ -70,6 +82,12 @@ impl SystemOptions {
         }
     }
 
+    /// With TLS to both servers.
+    #[must_use]
+    pub fn tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
     /// With [`System::servers`] that can be killed and restarted.
     #[must_use]
     pub fn own_servers(self) -> Self {
@@ -89,13 +107,22 @@ pub struct System {
     pub ingresses: Vec<Process>,
     /// Its workers.
     pub workers: Vec<Process>,
-    /// The address of its nats-server.
+    /// The address of its nats-server, for a user who may do anything.
     pub nats_url: String,
     /// The prefix of its subjects.
     pub prefix: String,
     // After the processes: fields are dropped in this order.
     own: Option<Servers>,
+    nats: Option<TestNats>,
+    tls: Option<Tls>,
     _scratch: Scratch,
+}
+
+/// What TLS to both servers takes.
+#[derive(Debug)]
+struct Tls {
+    authority: Authority,
+    postgres: PostgresTls,
 }
 
 /// One process of a system.
@@ -123,6 +150,8 @@ const UNLIMITED: [(&str, &str); 5] = [
     ("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", "0"),
     ("ONSALE_CONNECTIONS_PER_ADDRESS_MAX", "0"),
 ];
+/// Where the servers of a test are reached.
+const HOST: &str = "127.0.0.1";
 /// No process of a test may take longer to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -133,32 +162,68 @@ impl System {
     /// # Errors
     /// When something does not start; the error has the end of its log.
     pub async fn start(options: SystemOptions) -> Result<Self, Error> {
-        let own = match options.own_servers {
-            true => Some(Servers::start("own").await?),
+        let scratch = Scratch::new("system").map_err(io_error("making a temporary folder"))?;
+        let dir = scratch.path().to_owned();
+        let prefix = format!("t{:016x}", rand::random::<u64>());
+        let subjects = Subjects::new(&prefix).expect("letters and digits make a prefix");
+        let authority = match options.tls {
+            true => Some(Authority::make(&dir).map_err(io_error("making an authority"))?),
             false => None,
         };
-        let (db, nats_url) = match &own {
-            Some(own) => {
-                let db = TestDb::create_on(&own.postgres.url("postgres")).await?;
-                (db, own.nats.url())
+        let certificate = authority.as_ref().map(|authority| authority.issue(HOST));
+        let certificate = certificate
+            .transpose()
+            .map_err(io_error("issuing a certificate"))?;
+        let adjust = |nats| NatsOptions {
+            users: Some(NatsUsers::of_test(subjects)),
+            tls: certificate.clone(),
+            ..nats
+        };
+        let (own, nats) = match options.own_servers {
+            true => {
+                let tools = Tools::locate()?;
+                (
+                    Some(Servers::start_adjusted(&tools, "own", adjust).await?),
+                    None,
+                )
             }
-            None => (TestDb::create().await?, shared().await?.nats_url.clone()),
+            false => (None, Some(TestNats::start_with(adjust).await?)),
+        };
+        let db = match &own {
+            Some(own) => TestDb::create_on(&own.postgres.url("postgres")).await?,
+            None => TestDb::create().await?,
         };
         onsale_platform::db::migrate(db.url())
             .await
             .map_err(|error| failed("migrations", error, String::new()))?;
-        let scratch = Scratch::new("system").map_err(io_error("making a temporary folder"))?;
-        let prefix = format!("t{:016x}", rand::random::<u64>());
+        db.make_roles()
+            .await
+            .map_err(|error| failed("roles", error, String::new()))?;
+        let tls = match authority.zip(certificate) {
+            Some((authority, certificate)) => {
+                let upstream = links::address(db.url())?;
+                let started = PostgresTls::start(upstream, &certificate).await;
+                let postgres = started.map_err(io_error("starting TLS"))?;
+                Some(Tls {
+                    authority,
+                    postgres,
+                })
+            }
+            None => None,
+        };
         let mut system = Self {
             db,
             ingresses: Vec::new(),
             workers: Vec::new(),
-            nats_url,
+            nats_url: String::new(),
             prefix,
             own,
+            nats,
+            tls,
             _scratch: scratch,
         };
-        let dir = system._scratch.path().to_owned();
+        system.nats_url = system.nats_url_of(None);
+        system.keep_streams().await?;
         for index in 0..options.workers {
             let worker = system
                 .process("onsale-workers", index, &dir, &options, None)
@@ -192,7 +257,15 @@ impl System {
     ) -> Result<Process, Error> {
         let port = ports::free().map_err(io_error("finding a free port"))?;
         let metrics_addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let (mut nats_url, mut database_url) = (self.nats_url.clone(), self.db.url().to_owned());
+        let (role, user) = match http_addr {
+            Some(_) => (Role::Ingress, User::Ingress),
+            None => (Role::Workers, User::Workers),
+        };
+        let (mut nats_url, mut database_url) =
+            (self.nats_server().url_of(user), self.db.url_of(role));
+        if let Some(tls) = &self.tls {
+            database_url = links::to(tls.postgres.addr(), &database_url) + "?sslmode=verify-full";
+        }
         let mut links = None;
         if options.proxied {
             let proxies = Links::start(&nats_url, &database_url).await?;
@@ -206,6 +279,11 @@ impl System {
             ("ONSALE_SUBJECT_PREFIX".to_owned(), self.prefix.clone()),
             ("ONSALE_METRICS_ADDR".to_owned(), metrics_addr.to_string()),
         ];
+        if let Some(tls) = &self.tls {
+            let ca = tls.authority.file().display().to_string();
+            settings.push(("ONSALE_DATABASE_CA".to_owned(), ca.clone()));
+            settings.push(("ONSALE_NATS_CA".to_owned(), ca));
+        }
         if let Some(addr) = http_addr {
             settings.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));
             settings.push(("ONSALE_TOKEN_SECRET".to_owned(), TOKEN_SECRET.to_owned()));
@@ -232,6 +310,34 @@ impl System {
     /// When it was not started with [`SystemOptions::own_servers`].
     pub fn servers(&mut self) -> &mut Servers {
         self.own.as_mut().expect("a system with its own servers")
+    }
+
+    /// The address of NATS for a user; without one, for who may do anything.
+    #[must_use]
+    pub fn nats_url_of(&self, user: Option<User>) -> String {
+        let server = self.nats_server();
+        let url = user.map_or_else(|| server.url(), |user| server.url_of(user));
+        nats_with_ca(&url, self.tls.as_ref().map(|tls| tls.authority.file()))
+    }
+
+    /// As `onsale migrate` does.
+    async fn keep_streams(&self) -> Result<(), Error> {
+        let refused = |error: nats::Error| failed("streams", error, String::new());
+        let url = self.nats_url_of(Some(User::Operator));
+        let client = nats::connect(&url, "onsale-migrate")
+            .await
+            .map_err(refused)?;
+        let subjects = Subjects::new(&self.prefix).expect("it was a prefix before");
+        let jetstream = nats::jetstream(client);
+        let settings = Streams::default();
+        let kept = nats::update_streams(&jetstream, &subjects, &settings);
+        kept.await.map_err(refused)
+    }
+
+    fn nats_server(&self) -> &NatsServer {
+        let own = self.own.as_ref().map(|own| &own.nats);
+        let single = self.nats.as_ref().map(|nats| &nats.server);
+        own.or(single).expect("a system has a nats-server")
     }
 
     /// The base URL of an ingress.

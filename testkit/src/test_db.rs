@@ -2,11 +2,18 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use onsale_platform::address;
+use onsale_platform::rights::{self, Role};
+
 use crate::server::{Error, io_error};
 use crate::shared::beside;
 use crate::{NatsOptions, NatsServer, Scratch, Tools, postgres, shared};
 
-/// An empty database. Dropping it drops the database too, with the sessions that are left on it.
+/// The password of the roles of test databases.
+const ROLE_PASSWORD: &str = "role-password";
+
+/// An empty database. Dropping it drops the database too, with its roles and the sessions
+/// that are left on it.
 #[derive(Debug)]
 pub struct TestDb {
     url: String,
@@ -49,6 +56,21 @@ impl TestDb {
         &self.url
     }
 
+    /// Makes the roles of its processes, and gives them their rights. It must be migrated.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn make_roles(&self) -> Result<(), rights::Refused> {
+        rights::apply(&self.url, |_| Some(ROLE_PASSWORD.to_owned())).await?;
+        Ok(())
+    }
+
+    /// Its address for a role that [`Self::make_roles`] has made.
+    #[must_use]
+    pub fn url_of(&self, role: Role) -> String {
+        address::with_user(&self.url, &role.name(&self.name), ROLE_PASSWORD)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -66,13 +88,21 @@ impl Drop for TestDb {
                 .enable_all()
                 .build();
             if let Ok(runtime) = runtime
-                && let Err(error) = runtime.block_on(postgres::drop_database(&url, &name))
+                && let Err(error) = runtime.block_on(drop_with_roles(&url, &name))
             {
                 tracing::debug!(%error, name, "a test's database stays");
             }
         });
         drop(dropper.join());
     }
+}
+
+async fn drop_with_roles(url: &str, name: &str) -> Result<(), Error> {
+    postgres::drop_database(url, name).await?;
+    for role in Role::ALL {
+        postgres::drop_role(url, &role.name(name)).await?;
+    }
+    Ok(())
 }
 
 /// A nats-server of a test's own, in a temporary folder: streams have fixed names, so that tests
@@ -90,8 +120,19 @@ impl TestNats {
     /// # Errors
     /// When it does not start.
     pub async fn start() -> Result<Self, Error> {
+        Self::start_with(|options| options).await
+    }
+
+    /// The same with other options.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_with(
+        adjust: impl FnOnce(NatsOptions) -> NatsOptions,
+    ) -> Result<Self, Error> {
         let mut scratch = Scratch::new("nats").map_err(io_error("making a temporary folder"))?;
-        let server = NatsServer::start(&Tools::locate()?, NatsOptions::new(scratch.path())).await?;
+        let options = adjust(NatsOptions::new(scratch.path()));
+        let server = NatsServer::start(&Tools::locate()?, options).await?;
         scratch
             .outlive(server.pid())
             .map_err(io_error("telling the janitor of a temporary folder"))?;

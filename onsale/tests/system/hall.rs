@@ -5,10 +5,12 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use onsale::seed::{Layout, NewConcert, NewSchedule, Policy};
 use onsale::{audit, seed};
-use onsale_ingress::auth::{Tokens, User};
+use onsale_ingress::auth::{self, Tokens};
 use onsale_ingress::config::Config as IngressConfig;
+use onsale_platform::nats_users::User;
+use onsale_platform::rights::Role;
 use onsale_platform::{Clock, db};
-use onsale_schema::status::{Role, SaleState};
+use onsale_schema::status::{self, SaleState};
 use onsale_schema::{ConcertId, ScheduleId, SessionId, Timestamp, UserId, partition};
 use onsale_testkit::{Api, Buyer, System, SystemOptions, system};
 use serde_json::Value;
@@ -98,17 +100,17 @@ impl Hall {
 
     /// Somebody with a valid token, without the cost of a password.
     pub fn buyer(&self) -> Buyer {
-        self.somebody(Role::Buyer)
+        self.somebody(status::Role::Buyer)
     }
 
     /// Somebody who administers.
     pub fn admin(&self) -> Buyer {
-        self.somebody(Role::Admin)
+        self.somebody(status::Role::Admin)
     }
 
-    fn somebody(&self, role: Role) -> Buyer {
+    fn somebody(&self, role: status::Role) -> Buyer {
         let id = UserId(Uuid::now_v7());
-        let user = User {
+        let user = auth::User {
             id,
             session: SessionId(Uuid::now_v7()),
             role,
@@ -123,10 +125,10 @@ impl Hall {
     pub fn expired_buyer(&self) -> Buyer {
         let mut settings = auth_settings(&self.system);
         settings.access_token_ttl_s = -10;
-        let user = User {
+        let user = auth::User {
             id: UserId(Uuid::now_v7()),
             session: SessionId(Uuid::now_v7()),
-            role: Role::Buyer,
+            role: status::Role::Buyer,
         };
         let token = Tokens::new(&settings, Clock::default()).issue(user).0;
         Buyer {
@@ -181,10 +183,20 @@ impl Hall {
         logs.join("\n\n")
     }
 
+    /// Its database, for who only reads.
+    pub fn reader_url(&self) -> String {
+        self.system.db.url_of(Role::Reader)
+    }
+
+    /// Its NATS, for the `onsale` command.
+    pub fn operator_url(&self) -> String {
+        self.system.nats_url_of(Some(User::Operator))
+    }
+
     /// Every invariant holds, now.
     pub async fn assert_sound(&self) {
-        let options = audit::Options::new(self.system.db.url())
-            .with_nats(&self.system.nats_url, &self.system.prefix);
+        let options = audit::Options::new(self.reader_url())
+            .with_nats(self.operator_url(), &self.system.prefix);
         let report = audit::audit(&options).await.expect("the audit runs");
         assert!(report.ok(), "{report}");
     }

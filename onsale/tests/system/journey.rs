@@ -1,13 +1,24 @@
 //! The way of a buyer, from signing up to the ticket.
 
 use crate::hall::{Hall, reservation};
+use onsale_testkit::SystemOptions;
 use onsale_testkit::api::text;
 use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sign_up_look_hold_charge_pay_and_see_it_sold() {
-    let mut hall = Hall::open().await;
+    travel(Hall::open().await).await;
+}
+
+/// The processes of this system know no other way: what stands before its Postgres sends away who
+/// does not ask for TLS, and its nats-server speaks nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_over_encrypted_links() {
+    travel(Hall::open_with(SystemOptions::default().tls()).await).await;
+}
+
+async fn travel(mut hall: Hall) {
     let date = hall.date(6).await;
     let api = hall.api.clone();
     let buyer = api.buyer().await;

@@ -17,3 +17,4 @@ mod problems;
 mod race;
 mod servers;
 mod streams;
+mod tls;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// The workers that own partitions now.
 async fn owners(hall: &Hall) -> BTreeSet<onsale_schema::WorkerId> {
-    let (nats, prefix) = (&hall.system.nats_url, &hall.system.prefix);
-    let list = partitions::list(hall.system.db.url(), nats, prefix)
+    let (nats, prefix) = (hall.operator_url(), &hall.system.prefix);
+    let list = partitions::list(&hall.reader_url(), &nats, prefix)
         .await
         .expect("partitions");
     list.iter()
@@ -24,10 +24,11 @@ async fn owners(hall: &Hall) -> BTreeSet<onsale_schema::WorkerId> {
 
 /// Waits until so many workers own all partitions, each of them alive.
 pub async fn owned_by(hall: &Hall, count: usize) {
-    let (nats, prefix) = (&hall.system.nats_url, &hall.system.prefix);
+    let (nats, prefix) = (hall.operator_url(), &hall.system.prefix);
+    let reader = hall.reader_url();
     let owned = async {
         loop {
-            let list = partitions::list(hall.system.db.url(), nats, prefix).await;
+            let list = partitions::list(&reader, &nats, prefix).await;
             let list = list.expect("partitions");
             let owners: BTreeSet<_> = list.iter().map(|p| p.owner).collect();
             if list.iter().all(|p| p.alive) && owners.len() == count {
@@ -109,7 +110,7 @@ async fn the_number_of_partitions_changes_when_all_is_drained() {
         .expect(201);
 
     let url = hall.system.db.url().to_owned();
-    let (nats, prefix) = (hall.system.nats_url.clone(), hall.system.prefix.clone());
+    let (nats, prefix) = (hall.operator_url(), hall.system.prefix.clone());
     let change = |to, wait_s| {
         let wait = Duration::from_secs(wait_s);
         repartition::change(&url, &nats, &prefix, to, wait, |_| {})
