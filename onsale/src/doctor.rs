@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args as ClapArgs;
 use diesel::QueryableByName;
-use diesel::sql_types::{Integer, Text};
+use diesel::sql_types::{BigInt, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::{Clock, db, nats};
 use onsale_testkit::Tools;
@@ -43,6 +43,14 @@ struct Report {
 impl Report {
     fn fine(&self, what: &str, found: impl Display) {
         println!("  ok    {what:<12} {found}");
+    }
+
+    /// Not wrong enough to exit 1.
+    fn warn(&self, what: &str, found: impl Display, mend: impl Display) {
+        println!(
+            "  odd   {what:<12} {found}\n        {:<12} mend: {mend}",
+            ""
+        );
     }
 
     /// Nothing wrong, but not checked either.
@@ -215,6 +223,7 @@ async fn check_postgres(report: &mut Report, url: &str) {
         Err(error) => report.complain("Postgres", error, "look at its log"),
     }
     check_clock(report, &mut connection).await;
+    check_roles(report, &mut connection).await;
     check_migrations(report, url).await;
 }
 
@@ -261,6 +270,48 @@ async fn check_clock(report: &mut Report, connection: &mut AsyncPgConnection) {
             );
         }
         Err(error) => report.complain("clock", error, "look at the log of Postgres"),
+    }
+}
+
+#[derive(QueryableByName)]
+struct Mighty {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = BigInt)]
+    sessions: i64,
+}
+
+/// Our processes should not be able to do more than they do.
+async fn check_roles(report: &mut Report, connection: &mut AsyncPgConnection) {
+    // What a session of another role is for, only superusers and monitors see; the owner sees those
+    // of its own, which count most.
+    let mighty: Result<Vec<Mighty>, _> = diesel::sql_query(
+        "SELECT usename::text AS name, count(*) AS sessions \
+         FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+         WHERE a.datname = current_database() AND a.application_name = 'onsale' \
+           AND a.pid <> pg_backend_pid() \
+           AND (r.rolsuper OR EXISTS (SELECT FROM pg_tables t \
+                                      WHERE t.schemaname = 'public' AND t.tableowner = a.usename)) \
+         GROUP BY usename",
+    )
+    .load(connection)
+    .await;
+    match mighty.as_deref() {
+        Ok([]) => report.fine("roles", "no process is seen with more rights than it needs"),
+        Ok(mighty) => {
+            let list = mighty
+                .iter()
+                .map(|one| format!("{} sessions as {}", one.sessions, one.name));
+            report.warn(
+                "roles",
+                format!(
+                    "processes may do anything in the database: {}",
+                    list.collect::<Vec<_>>().join(", ")
+                ),
+                "onsale migrate, then DATABASE_URLs of the roles that it names",
+            );
+        }
+        Err(error) => report.complain("roles", error, "look at the log of Postgres"),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod down;
 pub mod migrate;
+pub mod nats_users;
 pub mod openapi;
 pub mod partitions;
 pub mod repartition;

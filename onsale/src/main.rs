@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use onsale::{
-    audit, bench, config, demo, doctor, down, migrate, openapi, partitions, repartition, seed, up,
+    audit, bench, config, demo, doctor, down, migrate, nats_users, openapi, partitions,
+    repartition, seed, up,
 };
 
 /// A concert on-sale engine: seat engine, point ledger and payment settlement.
@@ -29,7 +30,8 @@ enum Command {
     Demo(demo::Args),
     Down(down::Args),
     Doctor(doctor::Args),
-    Migrate(migrate::Args),
+    Migrate(Box<migrate::Args>),
+    NatsUsers(nats_users::Args),
     Seed(seed::Args),
     Audit(audit::Args),
     Config(config::Args),
@@ -48,7 +50,8 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Down(args) => down::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Migrate(args) => migrate::run(args).await,
+        Command::Migrate(args) => migrate::run(*args).await,
+        Command::NatsUsers(args) => nats_users::run(&args),
         Command::Seed(args) => seed::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Config(args) => config::run(&args),

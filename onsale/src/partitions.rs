@@ -66,7 +66,7 @@ pub struct Partition {
 /// # Errors
 /// When a server can't be reached.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (database_url, nats_url) = (args.target.database_url()?, args.target.nats_url()?);
+    let (database_url, nats_url) = (args.target.reader_url()?, args.target.nats_url()?);
     let partitions = list(&database_url, &nats_url, &args.subject_prefix).await?;
     if args.json {
         println!("{}", serde_json::to_string(&partitions)?);

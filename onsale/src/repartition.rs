@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
-use diesel::sql_types::{BigInt, Integer, Text};
+use diesel::sql_types::{Array, BigInt, Integer, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
+use onsale_platform::rights::Role;
 use onsale_schema::Lane;
 
 use crate::partitions;
@@ -72,6 +73,12 @@ struct Count {
     n: i64,
 }
 
+#[derive(QueryableByName)]
+struct Database {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
 /// Changes the count; returns the one before. `waiting` is told what is still open, each second.
 ///
 /// # Errors
@@ -128,14 +135,21 @@ async fn open(
 ) -> anyhow::Result<Option<String>> {
     let partitions = partitions::list(database_url, nats_url, subject_prefix).await?;
     let undecided: u64 = partitions.iter().map(|partition| partition.undecided).sum();
+    let database: Database = sql_query("SELECT current_database()::text AS name")
+        .get_result(conn)
+        .await?;
+    let roles = [Role::Ingress, Role::Workers].map(|role| role.name(&database.name));
     let notices: Count = sql_query("SELECT count(*) AS n FROM notice WHERE done_at IS NULL")
         .get_result(conn)
         .await?;
-    // Every process keeps at least one session, by which it measures its clock.
+    // Every process keeps at least one session, by which it measures its clock. Of another role's
+    // sessions only the role is shown to everybody.
     let sessions: Count = sql_query(
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() \
-         AND application_name = 'onsale' AND pid <> pg_backend_pid()",
+         AND (application_name = 'onsale' OR usename::text = ANY ($1)) \
+         AND pid <> pg_backend_pid()",
     )
+    .bind::<Array<Text>, _>(roles.to_vec())
     .get_result(conn)
     .await?;
     Ok(match (undecided, notices.n, sessions.n) {

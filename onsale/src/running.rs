@@ -23,10 +23,13 @@ pub struct Running {
     pub api: String,
     /// Addresses of the metrics of every process of ours.
     pub metrics: Vec<String>,
-    /// Address of the nats-server.
+    /// Address of the nats-server, for its operator.
     pub nats: String,
-    /// Address of the database, with its password.
+    /// Address of the database, for its owner.
     pub database: String,
+    /// The same for who only reads; none where it has no roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
     /// Absolute path of the data directory.
     pub data_dir: PathBuf,
     /// Who can sign in.
@@ -233,6 +236,7 @@ mod tests {
             metrics: vec!["http://127.0.0.1:9601/metrics".into()],
             nats: "nats://127.0.0.1:4222".into(),
             database: "postgres://…".into(),
+            reader: None,
             data_dir: "/d".into(),
             accounts: Accounts {
                 admin: account.clone(),
@@ -270,6 +274,13 @@ mod tests {
             None,
             "without a lock it is only a file"
         );
+    }
+
+    #[test]
+    fn a_description_of_an_older_version_is_read() {
+        let json = serde_json::to_string(&running()).unwrap();
+        assert!(!json.contains("reader"));
+        assert_eq!(serde_json::from_str::<Running>(&json).unwrap(), running());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use onsale_platform::config::{database_with_ca, nats_with_ca};
 
 use crate::running::{self, DEFAULT_DATA_DIR, Running};
 
@@ -15,9 +16,30 @@ pub struct Target {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
-    /// NATS of the system, as `nats://host:port`. Without it, that of the running `onsale up`.
+    /// File with the certificate authorities (PEM) that Postgres is verified by, where the address
+    /// has `sslmode=verify-full`; those of the system without it.
+    #[arg(
+        long,
+        env = "ONSALE_DATABASE_CA",
+        value_name = "FILE",
+        requires = "database_url"
+    )]
+    pub database_ca: Option<PathBuf>,
+
+    /// NATS of the system, as `nats://user:password@host:port`. Without it, that of the running
+    /// `onsale up`.
     #[arg(long, env = "NATS_URL", hide_env_values = true)]
     pub nats_url: Option<String>,
+
+    /// File with the certificate authorities (PEM) that NATS is verified by, where the address
+    /// begins with `tls://`; those of the system without it.
+    #[arg(
+        long,
+        env = "ONSALE_NATS_CA",
+        value_name = "FILE",
+        requires = "nats_url"
+    )]
+    pub nats_ca: Option<PathBuf>,
 
     /// Address of an ingress, as `http://host:port`. Without it, that of the running `onsale up`.
     #[arg(long, env = "ONSALE_API")]
@@ -36,6 +58,16 @@ pub struct Database {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
+    /// File with the certificate authorities (PEM) that Postgres is verified by, where the address
+    /// has `sslmode=verify-full`; those of the system without it.
+    #[arg(
+        long,
+        env = "ONSALE_DATABASE_CA",
+        value_name = "FILE",
+        requires = "database_url"
+    )]
+    pub database_ca: Option<PathBuf>,
+
     /// Data directory of the running `onsale up`.
     #[arg(long, env = "ONSALE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -49,7 +81,9 @@ impl Database {
     pub fn url(self) -> anyhow::Result<String> {
         let target = Target {
             database_url: self.database_url,
+            database_ca: self.database_ca,
             nats_url: None,
+            nats_ca: None,
             api: None,
             data_dir: self.data_dir,
         };
@@ -78,16 +112,26 @@ impl Target {
         }
     }
 
-    /// The address of the database.
+    /// The address of the database: that of its owner, where `onsale up` runs it.
     ///
     /// # Errors
     /// When none is given and no `onsale up` runs.
     pub fn database_url(&self) -> anyhow::Result<String> {
-        self.given_or(
-            &self.database_url,
-            "--database-url (or DATABASE_URL)",
-            |running| running.database,
-        )
+        self.database_or(|running| running.database)
+    }
+
+    /// The address of the database for who only reads.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn reader_url(&self) -> anyhow::Result<String> {
+        self.database_or(|running| running.reader.unwrap_or(running.database))
+    }
+
+    fn database_or(&self, of: impl FnOnce(Running) -> String) -> anyhow::Result<String> {
+        let given = self.database_url.as_ref();
+        let given = given.map(|url| database_with_ca(url, self.database_ca.as_deref()));
+        self.given_or(given, "--database-url (or DATABASE_URL)", of)
     }
 
     /// The address of NATS.
@@ -95,9 +139,9 @@ impl Target {
     /// # Errors
     /// When none is given and no `onsale up` runs.
     pub fn nats_url(&self) -> anyhow::Result<String> {
-        self.given_or(&self.nats_url, "--nats-url (or NATS_URL)", |running| {
-            running.nats
-        })
+        let given = self.nats_url.as_ref();
+        let given = given.map(|url| nats_with_ca(url, self.nats_ca.as_deref()));
+        self.given_or(given, "--nats-url (or NATS_URL)", |running| running.nats)
     }
 
     /// The address of an ingress, without a slash at its end.
@@ -105,18 +149,20 @@ impl Target {
     /// # Errors
     /// When none is given and no `onsale up` runs.
     pub fn api(&self) -> anyhow::Result<String> {
-        let api = self.given_or(&self.api, "--api (or ONSALE_API)", |running| running.api)?;
+        let api = self.given_or(self.api.clone(), "--api (or ONSALE_API)", |running| {
+            running.api
+        })?;
         Ok(api.trim_end_matches('/').to_owned())
     }
 
     fn given_or(
         &self,
-        given: &Option<String>,
+        given: Option<String>,
         flag: &str,
         of: impl FnOnce(Running) -> String,
     ) -> anyhow::Result<String> {
         match given {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value),
             None => Ok(of(self
                 .running()
                 .with_context(|| format!("{flag} is not given"))?)),

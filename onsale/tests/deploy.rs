@@ -10,15 +10,23 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use clap::CommandFactory;
+use clap::{Args, CommandFactory};
+use onsale::nats_users;
+use onsale_platform::nats_users::User;
 use onsale_testkit::Tools;
 use serde_yaml_ng::Value;
 
 /// Names of variables, each with a value that will do.
-const SECRETS: [&str; 3] = [
+const SECRETS: [&str; 9] = [
     "ONSALE_TOKEN_SECRET",
     "POSTGRES_PASSWORD",
     "GRAFANA_PASSWORD",
+    "INGRESS_ROLE_PASSWORD",
+    "WORKERS_ROLE_PASSWORD",
+    "READER_ROLE_PASSWORD",
+    "NATS_INGRESS_PASSWORD",
+    "NATS_WORKERS_PASSWORD",
+    "NATS_OPERATOR_PASSWORD",
 ];
 
 fn room() -> PathBuf {
@@ -179,9 +187,57 @@ fn nats_takes_its_configuration() {
         .arg("-t")
         .arg("--config")
         .arg(room().join("nats.conf"))
+        .envs(User::ALL.map(|user| (nats_users::password_variable(user), "0123456789abcdef")))
         .output()
         .unwrap();
     succeeds(&output, "nats-server");
+}
+
+#[test]
+fn the_users_of_nats_are_those_of_the_programs() {
+    let text = std::fs::read_to_string(room().join("nats-users.conf")).unwrap();
+    let mend = "onsale nats-users > deploy/nats-users.conf";
+    assert_eq!(text, nats_users::page("").unwrap(), "{mend}");
+    assert!(nats_users::page("a.b").is_err());
+}
+
+#[test]
+fn every_service_comes_as_its_own_role_and_user() {
+    let compose = compose();
+    for (service, role, user) in [
+        ("ingress", "onsale_ingress", "ingress"),
+        ("workers", "onsale_workers", "workers"),
+        ("look", "onsale_reader", "operator"),
+        ("migrate", "onsale", "operator"),
+        ("seed", "onsale", "operator"),
+    ] {
+        let environment = &compose["services"][service]["environment"];
+        for (variable, name) in [("DATABASE_URL", role), ("NATS_URL", user)] {
+            let url = environment[variable].as_str().unwrap();
+            let (_, rest) = url.split_once("://").unwrap();
+            assert_eq!(
+                rest.split_once(':').unwrap().0,
+                name,
+                "{service}: {variable}"
+            );
+        }
+    }
+    let given = keys(&compose["services"]["nats"]["environment"]);
+    assert_eq!(given, User::ALL.map(nats_users::password_variable));
+    let (known, given) = (
+        onsale::migrate::Args::augment_args(clap::Command::new("migrate")),
+        keys(&compose["services"]["migrate"]["environment"]),
+    );
+    let known: Vec<_> = known
+        .get_arguments()
+        .filter_map(clap::Arg::get_env)
+        .collect();
+    for variable in given {
+        assert!(
+            known.iter().any(|env| *env == variable),
+            "migrate has no {variable}"
+        );
+    }
 }
 
 #[test]

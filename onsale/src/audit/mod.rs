@@ -79,13 +79,12 @@ impl Options {
     /// # Errors
     /// When no database is named and no `onsale up` runs.
     pub fn of(target: &Target, subject_prefix: &str) -> anyhow::Result<Self> {
-        let options = Self::new(target.database_url()?);
+        let options = Self::new(target.reader_url()?);
         // A database that was named comes with the stream that was named, not with that of
         // whatever else runs here.
         let nats_url = match (&target.nats_url, &target.database_url) {
-            (Some(url), _) => Some(url.clone()),
             (None, Some(_)) => None,
-            (None, None) => Some(target.nats_url()?),
+            (Some(_), _) | (None, None) => Some(target.nats_url()?),
         };
         Ok(match nats_url {
             Some(url) => options.with_nats(url, subject_prefix),

@@ -7,6 +7,7 @@
 mod banner;
 mod owners;
 mod plan;
+mod secrets;
 mod servers;
 mod start;
 mod steps;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use onsale_platform::config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -67,13 +69,57 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Use this Postgres, as `postgres://user:password@host:port/database`, and start none.
+    /// Use this Postgres, as `postgres://user:password@host:port/database`, and start none. Where
+    /// its user may make roles, each process gets one of its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: Option<String>,
+    database_url: Option<String>,
 
-    /// Use this NATS, as `nats://host:port`, and start none.
+    /// File with the certificate authorities (PEM) that this Postgres is verified by, where its
+    /// address has `sslmode=verify-full`; those of the system without it.
+    #[arg(
+        long,
+        env = "ONSALE_DATABASE_CA",
+        value_name = "FILE",
+        requires = "database_url"
+    )]
+    database_ca: Option<PathBuf>,
+
+    /// Use this NATS, as `nats://user:password@host:port`, and start none. All processes then use
+    /// this user.
     #[arg(long, env = "NATS_URL", hide_env_values = true)]
-    pub nats_url: Option<String>,
+    nats_url: Option<String>,
+
+    /// File with the certificate authorities (PEM) that this NATS is verified by, where its address
+    /// begins with `tls://`; those of the system without it.
+    #[arg(
+        long,
+        env = "ONSALE_NATS_CA",
+        value_name = "FILE",
+        requires = "nats_url"
+    )]
+    nats_ca: Option<PathBuf>,
+
+    /// Prefix of all subjects and streams.
+    #[arg(long, env = "ONSALE_SUBJECT_PREFIX", default_value = "")]
+    pub subject_prefix: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap takes it for the command's own text")]
+    pub streams: config::Streams,
+}
+
+impl Args {
+    /// The Postgres that was named.
+    fn named_database(&self) -> Option<String> {
+        let url = self.database_url.as_ref()?;
+        Some(config::database_with_ca(url, self.database_ca.as_deref()))
+    }
+
+    /// The NATS that was named.
+    fn named_nats(&self) -> Option<String> {
+        let url = self.nats_url.as_ref()?;
+        Some(config::nats_with_ca(url, self.nats_ca.as_deref()))
+    }
 }
 
 /// What lies where in a data directory.
@@ -99,16 +145,21 @@ impl DataDir {
     fn token_secret(&self) -> PathBuf {
         self.0.join("token-secret")
     }
+    /// Passwords of roles and users, each in a file.
+    fn secrets(&self) -> PathBuf {
+        self.0.join("secrets")
+    }
     fn demo_was_played(&self) -> PathBuf {
         self.0.join("demo-was-played")
     }
     /// Everything that a run leaves. The directory itself may hold what is not ours.
-    fn contents(&self) -> [PathBuf; 5] {
+    fn contents(&self) -> [PathBuf; 6] {
         [
             self.postgres(),
             self.nats(),
             self.logs(),
             self.token_secret(),
+            self.secrets(),
             self.demo_was_played(),
         ]
     }

@@ -4,10 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use onsale_platform::nats_users::User;
+use onsale_platform::rights::{self, Refused, Role};
+use onsale_platform::{address, nats};
+use onsale_schema::subjects::Subjects;
 use onsale_testkit::postgres::Stop;
-use onsale_testkit::{Error, NatsOptions, NatsServer, PostgresOptions, PostgresServer, Tools};
+use onsale_testkit::{
+    Error, NatsOptions, NatsServer, NatsUsers, PostgresOptions, PostgresServer, Tools,
+};
 
 use super::plan::Plan;
+use super::secrets::Secrets;
 use super::steps::say;
 use super::supervisor::Board;
 use super::{Args, DataDir};
@@ -20,9 +27,11 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Servers {
     postgres: Option<PostgresServer>,
     nats: Option<NatsServer>,
-    /// Address of the database.
+    /// Address of the database, for its owner.
     pub database_url: String,
-    /// Address of NATS.
+    /// Name of the database, when its processes have roles of their own.
+    roles_of: Option<String>,
+    /// Address of NATS, for its operator.
     pub nats_url: String,
 }
 
@@ -79,7 +88,9 @@ impl Servers {
         tools: Option<&Tools>,
         plan: &Plan,
         dir: &DataDir,
+        secrets: &Secrets,
     ) -> anyhow::Result<Self> {
+        let subjects = Subjects::new(&args.subject_prefix)?;
         let ours = || tools.context("the tools were located, because a server is ours");
         let postgres = async {
             if args.database_url.is_some() {
@@ -105,24 +116,85 @@ impl Servers {
             let mut options = NatsOptions::new(dir.nats());
             options.port = plan.nats;
             options.log = Some(dir.log("nats"));
+            options.users = Some(NatsUsers {
+                subjects,
+                passwords: secrets.users.clone(),
+                test_password: None,
+            });
             anyhow::Ok(Some(NatsServer::start(ours()?, options).await?))
         };
         let (postgres, nats) = tokio::try_join!(postgres, nats)?;
-        let url = |given: &Option<String>, own: Option<String>| {
-            given
-                .clone()
-                .or(own)
-                .context("a server is either given or ours")
+        let url = |given: Option<String>, own: Option<String>| {
+            given.or(own).context("a server is either given or ours")
         };
         Ok(Self {
             database_url: url(
-                &args.database_url,
+                args.named_database(),
                 postgres.as_ref().map(|server| server.url(DATABASE)),
             )?,
-            nats_url: url(&args.nats_url, nats.as_ref().map(NatsServer::url))?,
+            roles_of: None,
+            nats_url: url(args.named_nats(), nats.as_ref().map(NatsServer::url))?,
             postgres,
             nats,
         })
+    }
+
+    /// Gives each kind of process a role of its own, where the user of the database may; what came
+    /// of it, in words.
+    ///
+    /// # Errors
+    /// When Postgres can't be reached or refuses for another reason.
+    pub async fn make_roles(&mut self, secrets: &Secrets) -> anyhow::Result<String> {
+        let password = |role| Some(secrets.role(role).to_owned());
+        match rights::apply(&self.database_url, password).await {
+            Ok(applied) => {
+                self.roles_of = Some(applied.database);
+                Ok("each kind of process has its own".to_owned())
+            }
+            Err(Refused::MayNotCreate { user, .. }) => Ok(format!(
+                "NONE: {user} may not make roles, so that every process connects as {user} and may \
+                 do anything; `onsale migrate` says what is missing"
+            )),
+            Err(Refused::Db(error)) => Err(error.into()),
+        }
+    }
+
+    /// Address of the database for a role, or for its owner when there are no roles.
+    #[must_use]
+    pub fn database_of(&self, role: Role, secrets: &Secrets) -> String {
+        match &self.roles_of {
+            Some(database) => {
+                let password = secrets.role(role);
+                address::with_user(&self.database_url, &role.name(database), password)
+            }
+            None => self.database_url.clone(),
+        }
+    }
+
+    /// Whether there are roles.
+    #[must_use]
+    pub fn has_roles(&self) -> bool {
+        self.roles_of.is_some()
+    }
+
+    /// Address of NATS for a user; the one that was named is for all.
+    #[must_use]
+    pub fn nats_of(&self, user: User) -> String {
+        match &self.nats {
+            Some(server) => server.url_of(user),
+            None => self.nats_url.clone(),
+        }
+    }
+
+    /// Makes the streams, or brings them up to date.
+    ///
+    /// # Errors
+    /// When NATS can't be reached or refuses.
+    pub async fn keep_streams(&self, args: &Args) -> anyhow::Result<()> {
+        let client = nats::connect(&self.nats_url, "onsale-up").await?;
+        let subjects = Subjects::new(&args.subject_prefix)?;
+        nats::update_streams(&nats::jetstream(client), &subjects, &args.streams).await?;
+        Ok(())
     }
 
     /// Our Postgres, if it is ours.

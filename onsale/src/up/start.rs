@@ -1,12 +1,13 @@
 //! From nothing to a system that serves, and back.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use onsale_platform::db;
+use onsale_platform::nats_users::User;
+use onsale_platform::rights::Role;
 use onsale_testkit::place::Place;
 use onsale_testkit::{Tools, log_tail};
 use tokio::time::Instant;
@@ -14,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::owners;
 use super::plan::{self, Plan};
+use super::secrets::Secrets;
 use super::servers::{self, Servers};
 use super::steps::{Steps, say};
 use super::supervisor::{Board, Crew, Spec};
 use super::{Args, DataDir};
-use crate::running::{self, Catalogue, Lock, Running};
+use crate::running::{Catalogue, Lock, Running};
 use crate::seed::{self, Seeded};
 use crate::{audit, demo};
 
@@ -31,6 +33,9 @@ const POLL: Duration = Duration::from_millis(25);
 /// A started system.
 pub(super) struct System {
     dir: DataDir,
+    subject_prefix: String,
+    /// Address of the database for who only reads.
+    reader: Option<String>,
     plan: Plan,
     servers: Servers,
     ingresses: Crew,
@@ -50,8 +55,9 @@ impl System {
                 )
             })
             .await?;
-        let starting = Servers::start(args, tools.as_ref(), &plan, &dir);
-        let servers = steps.step("servers", starting, Servers::describe).await?;
+        let secrets = Secrets::keep(&dir)?;
+        let starting = Servers::start(args, tools.as_ref(), &plan, &dir, &secrets);
+        let mut servers = steps.step("servers", starting, Servers::describe).await?;
         let migrating = async { Ok(db::migrate(&servers.database_url).await?) };
         steps
             .step("migrations", migrating, |applied| match applied.len() {
@@ -60,20 +66,33 @@ impl System {
             })
             .await?;
 
+        let roles = servers.make_roles(&secrets);
+        steps.step("roles", roles, String::clone).await?;
+        let streams = servers.keep_streams(args);
+        steps
+            .step("streams", streams, |()| "are as the settings say")
+            .await?;
+
         let seeding = seed::seed(&servers.database_url, |_| {});
         let seeded = steps.step("demo data", seeding, describe_seeded).await?;
 
         let programs = programs()?;
-        let secret = token_secret(&dir.token_secret())?;
         let board = Board::default();
         servers.announce(&board);
-        let workers = Crew::start(worker_specs(args, &plan, &dir, &servers, &programs), &board);
-        let ingresses = Crew::start(
-            ingress_specs(args, &plan, &dir, &servers, &programs, &secret),
-            &board,
-        );
+        let crews = Crews {
+            plan: &plan,
+            dir: &dir,
+            servers: &servers,
+            secrets: &secrets,
+        };
+        let workers = Crew::start(crews.workers(args.workers, &programs.workers), &board);
+        let ingresses = Crew::start(crews.ingresses(args.ingresses, &programs.ingress), &board);
+        let has_roles = servers.has_roles();
+        let reader = has_roles.then(|| servers.database_of(Role::Reader, &secrets));
         let system = Self {
             dir,
+            subject_prefix: args.subject_prefix.clone(),
+            reader,
             plan,
             servers,
             ingresses,
@@ -98,6 +117,7 @@ impl System {
             metrics: self.metrics_urls(),
             nats: self.servers.nats_url.clone(),
             database: self.servers.database_url.clone(),
+            reader: self.reader.clone(),
             data_dir: self.dir.path().to_owned(),
             accounts: self.seeded.accounts.clone(),
             demo: Catalogue {
@@ -130,8 +150,8 @@ impl System {
         let options = demo::Options {
             api: self.api(0),
             audit: Some(
-                audit::Options::new(&self.servers.database_url)
-                    .with_nats(&self.servers.nats_url, ""),
+                audit::Options::new(self.reader.as_ref().unwrap_or(&self.servers.database_url))
+                    .with_nats(&self.servers.nats_url, &self.subject_prefix),
             ),
         };
         if let Err(error) = demo::play(&options).await {
@@ -305,86 +325,62 @@ fn programs() -> anyhow::Result<Programs> {
     })
 }
 
-/// The key that signs access tokens: made once, so that tokens outlive a restart.
-fn token_secret(path: &Path) -> anyhow::Result<String> {
-    let failed = || format!("keeping the token secret in {}", path.display());
-    if path.exists() {
-        return Ok(fs::read_to_string(path)
-            .with_context(failed)?
-            .trim()
-            .to_owned());
+/// What the processes of ours are told.
+struct Crews<'a> {
+    plan: &'a Plan,
+    dir: &'a DataDir,
+    servers: &'a Servers,
+    secrets: &'a Secrets,
+}
+
+impl Crews<'_> {
+    fn common(&self, role: Role, user: User, metrics_port: u16) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.servers.database_of(role, self.secrets)),
+            ("NATS_URL", self.servers.nats_of(user)),
+            ("ONSALE_METRICS_ADDR", format!("127.0.0.1:{metrics_port}")),
+            // Its output goes to a file.
+            ("NO_COLOR", "1".to_owned()),
+        ]
     }
-    let secret: String = rand::random::<[u8; 32]>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let aside = path.with_extension("new");
-    let mut file = running::private_file(&aside).with_context(failed)?;
-    writeln!(file, "{secret}")
-        .and_then(|()| fs::rename(&aside, path))
-        .with_context(failed)?;
-    Ok(secret)
-}
 
-fn common(servers: &Servers, metrics_port: u16) -> Vec<(&'static str, String)> {
-    vec![
-        ("DATABASE_URL", servers.database_url.clone()),
-        ("NATS_URL", servers.nats_url.clone()),
-        ("ONSALE_METRICS_ADDR", format!("127.0.0.1:{metrics_port}")),
-        // Its output goes to a file.
-        ("NO_COLOR", "1".to_owned()),
-    ]
-}
+    fn ingresses(&self, count: u16, program: &Path) -> Vec<Spec> {
+        let one = |index: u16| {
+            let (api, metrics) = (&self.plan.api, &self.plan.metrics);
+            let place = usize::from(index);
+            let mut environment = self.common(Role::Ingress, User::Ingress, metrics[place]);
+            environment.push(("ONSALE_HTTP_ADDR", format!("127.0.0.1:{}", api[place])));
+            environment.push(("ONSALE_TOKEN_SECRET", self.secrets.token.clone()));
+            // It listens on loopback, so that all its clients (the demo, k6, a browser) come from
+            // one address. Limits of users and accounts are as they are by default.
+            environment.extend(
+                [
+                    "ONSALE_RATE_ADDRESS_PER_S",
+                    "ONSALE_SIGN_IN_ADDRESS_PER_MIN",
+                    "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
+                ]
+                .map(|limit| (limit, "0".to_owned())),
+            );
+            Spec {
+                role: "ingress",
+                index: index.into(),
+                program: program.to_owned(),
+                environment,
+                log: self.dir.log(&format!("ingress-{index}")),
+            }
+        };
+        (0..count).map(one).collect()
+    }
 
-fn ingress_specs(
-    args: &Args,
-    plan: &Plan,
-    dir: &DataDir,
-    servers: &Servers,
-    programs: &Programs,
-    secret: &str,
-) -> Vec<Spec> {
-    let one = |index: u16| {
-        let mut environment = common(servers, plan.metrics[usize::from(index)]);
-        environment.push((
-            "ONSALE_HTTP_ADDR",
-            format!("127.0.0.1:{}", plan.api[usize::from(index)]),
-        ));
-        environment.push(("ONSALE_TOKEN_SECRET", secret.to_owned()));
-        // It listens on loopback, so that all its clients (the demo, k6, a browser) come from one
-        // address. Limits of users and accounts are as they are by default.
-        environment.extend(
-            [
-                "ONSALE_RATE_ADDRESS_PER_S",
-                "ONSALE_SIGN_IN_ADDRESS_PER_MIN",
-                "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
-            ]
-            .map(|limit| (limit, "0".to_owned())),
-        );
-        Spec {
-            role: "ingress",
+    fn workers(&self, count: u16, program: &Path) -> Vec<Spec> {
+        let ports = &self.plan.metrics[self.plan.api.len()..];
+        let one = |index: u16| Spec {
+            role: "workers",
             index: index.into(),
-            program: programs.ingress.clone(),
-            environment,
-            log: dir.log(&format!("ingress-{index}")),
-        }
-    };
-    (0..args.ingresses).map(one).collect()
-}
-
-fn worker_specs(
-    args: &Args,
-    plan: &Plan,
-    dir: &DataDir,
-    servers: &Servers,
-    programs: &Programs,
-) -> Vec<Spec> {
-    let one = |index: u16| Spec {
-        role: "workers",
-        index: index.into(),
-        program: programs.workers.clone(),
-        environment: common(servers, plan.metrics[usize::from(args.ingresses + index)]),
-        log: dir.log(&format!("workers-{index}")),
-    };
-    (0..args.workers).map(one).collect()
+            program: program.to_owned(),
+            environment: self.common(Role::Workers, User::Workers, ports[usize::from(index)]),
+            log: self.dir.log(&format!("workers-{index}")),
+        };
+        (0..count).map(one).collect()
+    }
 }

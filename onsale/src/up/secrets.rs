@@ -1,0 +1,70 @@
+//! What `onsale up` makes up once and keeps in its data directory, for its owner only.
+
+use std::fs::{self, DirBuilder};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::Context;
+use onsale_platform::nats_users::User;
+use onsale_platform::rights::Role;
+
+use super::DataDir;
+use crate::running;
+
+/// Everything secret.
+pub struct Secrets {
+    /// The key that signs access tokens.
+    pub token: String,
+    roles: [String; 3],
+    /// Of the users of NATS, in the order of [`User::ALL`].
+    pub users: [String; 3],
+}
+
+impl Secrets {
+    /// Reads them, and makes those that are missing, so that tokens and roles outlive a restart.
+    ///
+    /// # Errors
+    /// When a file can't be read or written.
+    pub fn keep(dir: &DataDir) -> anyhow::Result<Self> {
+        let folder = dir.secrets();
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        made.with_context(|| format!("creating {}", folder.display()))?;
+        let of = |server: &str, name: &str| secret(&folder.join(format!("{server}-{name}")));
+        let [a, b, c] = Role::ALL.map(|role| of("postgres", role.as_str()));
+        let [x, y, z] = User::ALL.map(|user| of("nats", user.as_str()));
+        Ok(Self {
+            token: secret(&dir.token_secret())?,
+            roles: [a?, b?, c?],
+            users: [x?, y?, z?],
+        })
+    }
+
+    /// The password of a role of Postgres.
+    pub fn role(&self, role: Role) -> &str {
+        let place = Role::ALL.iter().position(|known| *known == role);
+        &self.roles[place.expect("all roles are listed")]
+    }
+}
+
+/// 32 random bytes in hexadecimal digits: made once.
+fn secret(path: &Path) -> anyhow::Result<String> {
+    let failed = || format!("keeping a secret in {}", path.display());
+    if path.exists() {
+        let text = fs::read_to_string(path).with_context(failed)?;
+        return Ok(text.trim().to_owned());
+    }
+    let secret: String = rand::random::<[u8; 32]>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let aside = path.with_extension("new");
+    let mut file = running::private_file(&aside).with_context(failed)?;
+    writeln!(file, "{secret}")
+        .and_then(|()| fs::rename(&aside, path))
+        .with_context(failed)?;
+    Ok(secret)
+}
