@@ -80,19 +80,21 @@ fn check_claims_agree(rows: &Rows, found: &mut Vec<Violation>) {
     }
 }
 
-/// S5.
+/// S5. Of what began in one moment the order is not known, so that its highest limit counts.
 fn check_limits_were_kept(rows: &Rows, found: &mut Vec<Violation>) {
     for row in rows.reservations.values() {
         let (r, at) = (&row.reservation, row.reservation.held_at);
-        let others = rows.reservations.values().filter(|other| {
-            let o = &other.reservation;
+        let others = rows.reservations.values();
+        let others = others.filter(|o| o.schedule == row.schedule);
+        let others = others.map(|other| &other.reservation).filter(|o| {
             o.user_id == r.user_id
-                && other.schedule == row.schedule
                 && o.held_at <= at
                 && o.ended_at.is_none_or(|ended_at| at < ended_at)
         });
-        let seats: usize = others.map(|other| other.reservation.seats.len()).sum();
-        if seats > r.seat_limit as usize {
+        let seats: usize = others.clone().map(|o| o.seats.len()).sum();
+        let limits = others.filter(|o| o.held_at == at).map(|o| o.seat_limit);
+        let limit = limits.max().unwrap_or(r.seat_limit);
+        if seats > limit as usize {
             found.push(Violation::of(Invariant::S5, format!("{seats}: {r:?}")));
         }
     }
