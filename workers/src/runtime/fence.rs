@@ -78,7 +78,8 @@ pub async fn partitions_insert(
     Ok(())
 }
 
-/// Takes a partition if its epoch is still the one that was seen.
+/// Takes a partition if its epoch is still the one that was seen, and if nobody has a lock on its row:
+/// who waits for one gives no sign of life meanwhile.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -90,8 +91,11 @@ pub async fn partition_take(
     me: WorkerId,
 ) -> Result<Option<Row>, db::Error> {
     let row = statement(
-        "UPDATE partition SET epoch = epoch + 1, owner = $4 \
-         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 \
+        "WITH free AS MATERIALIZED ( \
+             SELECT FROM partition WHERE lane = $1 AND partition_no = $2 AND epoch = $3 \
+             FOR UPDATE SKIP LOCKED) \
+         UPDATE partition SET epoch = epoch + 1, owner = $4 \
+         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 AND EXISTS (SELECT FROM free) \
          RETURNING owner, epoch, commit_no, incarnation, applied_seq, applied_at, decided_at",
     )
     .bind::<Text, _>(lane.as_str())
@@ -104,7 +108,8 @@ pub async fn partition_take(
     Ok(row)
 }
 
-/// Gives a partition back, if it is still ours.
+/// Gives a partition back, if it is still ours. If somebody has a lock on its row, it stays ours for
+/// now, and is seen to be so.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -116,8 +121,12 @@ pub async fn partition_release(
     me: WorkerId,
 ) -> Result<(), db::Error> {
     statement(
-        "UPDATE partition SET owner = NULL \
-         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 AND owner = $4",
+        "WITH free AS MATERIALIZED ( \
+             SELECT FROM partition WHERE lane = $1 AND partition_no = $2 AND epoch = $3 \
+             FOR UPDATE SKIP LOCKED) \
+         UPDATE partition SET owner = NULL \
+         WHERE lane = $1 AND partition_no = $2 AND epoch = $3 AND owner = $4 \
+           AND EXISTS (SELECT FROM free)",
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Integer, _>(i32::from(partition.0))

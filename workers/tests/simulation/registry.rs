@@ -96,52 +96,39 @@ impl Registry for LifeSign {
         self.connect().await?;
         self.connection.leg().await?;
         let worker = self.process.worker;
-        let taken = self
-            .connection
-            .when_free(Key::Partition(partition), |rows| {
-                let row = rows.partition(partition);
-                (row.fence.epoch == seen_epoch).then(|| {
-                    row.fence.epoch += 1;
-                    row.owner = Some(worker);
-                    (row.fence, row.cursor)
-                })
+        let key = Key::Partition(partition);
+        let taken = self.connection.if_free(key, |rows| {
+            let row = rows.partition(partition);
+            (row.fence.epoch == seen_epoch).then(|| {
+                row.fence.epoch += 1;
+                row.owner = Some(worker);
+                (row.fence, row.cursor)
             })
-            .await;
+        });
         let no = self.process.no;
-        self.process
-            .sim
-            .note("take", || format!("w{no} p{partition} {taken:?}"));
-        if taken.is_err() {
-            self.connection.drop_session();
-        }
+        let sim = &self.process.sim;
+        sim.note("take", || format!("w{no} p{partition} {taken:?}"));
         self.connection.leg().await?;
-        taken
+        Ok(taken.flatten())
     }
 
     async fn release(&mut self, partition: PartitionNo, epoch: i64) -> Result<(), db::Error> {
         self.connect().await?;
         self.connection.leg().await?;
         let worker = self.process.worker;
-        let released = self
-            .connection
-            .when_free(Key::Partition(partition), |rows| {
-                let row = rows.partition(partition);
-                let is_ours = row.fence.epoch == epoch && row.owner == Some(worker);
-                if is_ours {
-                    row.owner = None;
-                }
-                is_ours
-            })
-            .await;
+        let key = Key::Partition(partition);
+        let released = self.connection.if_free(key, |rows| {
+            let row = rows.partition(partition);
+            let is_ours = row.fence.epoch == epoch && row.owner == Some(worker);
+            if is_ours {
+                row.owner = None;
+            }
+            is_ours
+        });
         let no = self.process.no;
-        self.process
-            .sim
-            .note("release", || format!("w{no} p{partition} {released:?}"));
-        if released.is_err() {
-            self.connection.drop_session();
-        }
-        self.connection.leg().await?;
-        released.map(|_| ())
+        let sim = &self.process.sim;
+        sim.note("release", || format!("w{no} p{partition} {released:?}"));
+        self.connection.leg().await
     }
 
     async fn changed(&mut self) {

@@ -96,6 +96,12 @@ impl Connection {
         });
     }
 
+    /// Looks unless a row is locked.
+    pub fn if_free<T>(&self, key: Key, look: impl FnOnce(&mut Rows) -> T) -> Option<T> {
+        let mut database = lock(&self.sim().database);
+        (!database.is_locked(key)).then(|| look(&mut database.rows))
+    }
+
     /// Waits for a row's lock and looks.
     pub async fn when_free<T>(
         &mut self,
