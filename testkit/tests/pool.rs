@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use onsale_platform::db::{self, Error, Pool};
 use onsale_platform::tx;
@@ -56,4 +59,26 @@ async fn connections_that_were_forgotten_are_cut_off() {
 #[tokio::test]
 async fn connections_in_a_black_hole_are_cut_off() {
     fails_in_time(Fault::BlackHole).await;
+}
+
+#[tokio::test]
+async fn the_servers_end_of_a_session_notices_that_its_client_is_gone() {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Text)]
+        idle_interval_count: String,
+    }
+    let database = TestDb::create().await.expect("a database");
+    let mut conn = db::connect(database.url()).await.expect("a connection");
+    // As the socket has it, not as it was asked for.
+    let setting: Setting = sql_query(
+        "SELECT concat_ws(' ', current_setting('tcp_keepalives_idle'), \
+                          current_setting('tcp_keepalives_interval'), \
+                          current_setting('tcp_keepalives_count'), \
+                          current_setting('tcp_user_timeout')) AS idle_interval_count",
+    )
+    .get_result(&mut conn)
+    .await
+    .expect("settings");
+    assert_eq!(setting.idle_interval_count, "10 3 3 0");
 }

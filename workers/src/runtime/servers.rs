@@ -25,8 +25,17 @@ use uuid::Uuid;
 pub const LIFE_CLASS: i32 = 7092;
 /// How long a sign of life may take, well within a lease: then another connection is tried.
 const BEAT_MAX: Duration = Duration::from_millis(1500);
-/// How long a transaction may take before its connection counts as dead, and its fate as unknown.
+/// How long a transaction may take before its connection counts as dead, and its fate as unknown;
+/// see [`COMMITTER_SETTINGS`].
 const WRITE_MAX: Duration = Duration::from_secs(5);
+
+/// Of the committer's session. Its statements take arrays whose length says nothing about the plan.
+/// What it has given up, the server gives up as well (from Postgres 17 on): a connection that is cut
+/// between a statement and the end of its flush is idle by no other measure of the server's, and
+/// would keep its locks until TCP notices.
+pub const COMMITTER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
+    SELECT set_config('transaction_timeout', '5s', false) \
+    WHERE current_setting('server_version_num')::int >= 170000";
 
 impl<L: Persistent> World<L> for Context {
     type Log = Reader;
@@ -98,9 +107,11 @@ impl Committing {
         let mut conn = db::connect(&self.ctx.config.common.servers.database_url())
             .await
             .map_err(|e| db::Error::Unavailable(e.to_string()))?;
-        // The statements take arrays whose length says nothing about the plan.
-        conn.batch_execute("SET plan_cache_mode = force_generic_plan")
-            .await?;
+        in_time(WRITE_MAX, async {
+            conn.batch_execute(COMMITTER_SETTINGS).await?;
+            Ok(())
+        })
+        .await?;
         Ok(conn)
     }
 }

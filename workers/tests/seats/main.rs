@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod clocks;
+mod paused;
 mod rig;
 
 use diesel::sql_types::{BigInt, Text};
