@@ -23,7 +23,8 @@ pub struct Common {
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: u16,
 
-    /// Connections to Postgres that this process may hold.
+    /// Connections to Postgres in the pool of this process. A worker may hold up to 7 more of its
+    /// own.
     #[arg(long, env = "ONSALE_DB_POOL", default_value_t = 8,
           value_parser = clap::value_parser!(u16).range(2..=200))]
     pub db_pool: u16,

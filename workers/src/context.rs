@@ -7,7 +7,9 @@ use bytes::Bytes;
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::WorkerId;
 use onsale_schema::subjects::Subjects;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// The connections and settings of one worker process. Cheap to clone.
 #[derive(Clone)]
@@ -25,8 +27,14 @@ pub struct Context {
     /// The clock, corrected to Postgres.
     pub clock: Clock,
     /// All settings.
-    pub config: std::sync::Arc<Config>,
+    pub config: Arc<Config>,
+    /// Bounds the connections on which schedules are read.
+    pub(crate) loads: Arc<Semaphore>,
 }
+
+/// Schedules that this process reads at once. A survivor that takes many partitions must not need a
+/// connection for each: Postgres would refuse others.
+const LOADS_MAX: usize = 4;
 
 /// Why a worker process can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +78,8 @@ impl Context {
             jetstream,
             subjects,
             clock,
-            config: std::sync::Arc::new(config),
+            config: Arc::new(config),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
         })
     }
 

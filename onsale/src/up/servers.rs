@@ -276,7 +276,9 @@ impl Servers {
     }
 }
 
-/// What our processes hold (their pools, by default 8, and some of their own), and others beside.
+/// What our processes hold, and others beside. A worker has a pool (by default of 8) and up to 7 of
+/// its own: the committer's, the life-sign's, 4 that read schedules, and that of the one outbox that
+/// publishes.
 fn max_connections(processes: u16) -> u16 {
     (100 + 15 * processes).max(200)
 }

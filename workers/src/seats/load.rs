@@ -1,6 +1,7 @@
 //! Reads a schedule's state from its rows, in one snapshot.
 
 use super::Accepted;
+use crate::context::Context;
 use diesel::sql_types::{
     Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -87,11 +88,12 @@ const READ_MAX: Duration = Duration::from_secs(60);
 /// # Errors
 /// When Postgres fails.
 pub(super) async fn sale(
-    database_url: &str,
+    ctx: &Context,
     schedule_id: ScheduleId,
 ) -> Result<Option<Sale>, db::Error> {
+    let _one_of_few = ctx.loads.acquire().await;
     let read = async {
-        let mut conn = db::connect(database_url)
+        let mut conn = db::connect(&ctx.config.common.servers.database_url())
             .await
             .map_err(|error| db::Error::Unavailable(error.to_string()))?;
         conn.batch_execute("SET statement_timeout = 0").await?;

@@ -276,9 +276,7 @@ impl Persistent for Seats {
             state.assure_layouts(&load::layout_nos(&ctx.pool, &loaded).await?);
         }
         for schedule_id in state.missing(commands) {
-            if let Some(sale) =
-                load::sale(&ctx.config.common.servers.database_url(), schedule_id).await?
-            {
+            if let Some(sale) = load::sale(ctx, schedule_id).await? {
                 state.enter(sale);
             }
         }

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod clocks;
+mod loads;
 mod paused;
 mod rig;
 
