@@ -48,8 +48,12 @@ pub async fn layout_find(pool: &Pool, schedule: ScheduleId) -> Result<Option<Row
 }
 
 async fn read(conn: &mut AsyncPgConnection, schedule: ScheduleId) -> Result<Option<Rows>, Error> {
-    conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .await?;
+    // Nobody waits for a reader, so it may take its time with what it was sent.
+    conn.batch_execute(
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; \
+         SET LOCAL idle_in_transaction_session_timeout = 0",
+    )
+    .await?;
     let head: Option<Head> = statement(
         "SELECT layout_no, layout_hash, \
                 EXISTS (SELECT FROM reservation WHERE schedule_id = $1) AS is_settled \
@@ -124,8 +128,10 @@ pub async fn layout_replace(
     let mut conn = pool.own_connection().await?;
     #[allow(clippy::disallowed_methods, reason = "joined right here")]
     let task = tokio::spawn(async move {
+        // Before the row is locked: whoever is idle with a lock is soon cut off.
+        let columns = Columns::new(&seats);
         tx::begin(&mut conn).await?;
-        let replaced = replace(&mut conn, schedule, &seats, &hash).await?;
+        let replaced = replace(&mut conn, schedule, columns, &hash).await?;
         tx::commit(&mut conn).await?;
         Ok(replaced)
     });
@@ -136,7 +142,7 @@ pub async fn layout_replace(
 async fn replace(
     conn: &mut AsyncPgConnection,
     schedule: ScheduleId,
-    seats: &[Seat],
+    columns: Columns<'_>,
     hash: &str,
 ) -> Result<Replaced, Error> {
     // First the lock, and what is true under it with the next statement.
@@ -171,7 +177,7 @@ async fn replace(
     if state.in_use {
         return Ok(Replaced::InUse);
     }
-    seats_replace(conn, schedule, seats).await?;
+    seats_replace(conn, schedule, columns).await?;
     statement(
         "WITH named AS (UPDATE schedule SET layout_hash = $2 WHERE schedule_id = $1) \
          UPDATE sale SET layout_no = $3 WHERE schedule_id = $1",
@@ -184,16 +190,40 @@ async fn replace(
     Ok(Replaced::Done)
 }
 
+/// The columns of seats, in the order of their numbers.
+struct Columns<'a> {
+    sections: Vec<&'a str>,
+    rows: Vec<&'a str>,
+    numbers: Vec<i32>,
+    grades: Vec<&'a str>,
+    prices: Vec<Money>,
+    xs: Vec<f32>,
+    ys: Vec<f32>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(seats: &'a [Seat]) -> Self {
+        Self {
+            sections: seats.iter().map(|seat| &*seat.section).collect(),
+            rows: seats.iter().map(|seat| &*seat.row).collect(),
+            numbers: seats.iter().map(|seat| seat.number).collect(),
+            grades: seats.iter().map(|seat| &*seat.grade).collect(),
+            prices: seats.iter().map(|seat| seat.price).collect(),
+            xs: seats.iter().map(|seat| seat.x).collect(),
+            ys: seats.iter().map(|seat| seat.y).collect(),
+        }
+    }
+}
+
 async fn seats_replace(
     conn: &mut AsyncPgConnection,
     schedule: ScheduleId,
-    seats: &[Seat],
+    columns: Columns<'_>,
 ) -> Result<(), Error> {
     statement("DELETE FROM seat WHERE schedule_id = $1")
         .bind::<SqlUuid, _>(schedule)
         .execute(conn)
         .await?;
-    let texts = |of: fn(&Seat) -> &str| seats.iter().map(of).collect::<Vec<_>>();
     statement(
         "INSERT INTO seat (schedule_id, seat_no, section, row_name, seat_number, grade, price, \
                            x, y) \
@@ -204,13 +234,13 @@ async fn seats_replace(
               AS new (section, row_name, seat_number, grade, price, x, y, ordinality)",
     )
     .bind::<SqlUuid, _>(schedule)
-    .bind::<Array<Text>, _>(texts(|seat| &seat.section))
-    .bind::<Array<Text>, _>(texts(|seat| &seat.row))
-    .bind::<Array<Integer>, _>(seats.iter().map(|seat| seat.number).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(texts(|seat| &seat.grade))
-    .bind::<Array<Numeric>, _>(seats.iter().map(|seat| seat.price).collect::<Vec<_>>())
-    .bind::<Array<Float>, _>(seats.iter().map(|seat| seat.x).collect::<Vec<_>>())
-    .bind::<Array<Float>, _>(seats.iter().map(|seat| seat.y).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(columns.sections)
+    .bind::<Array<Text>, _>(columns.rows)
+    .bind::<Array<Integer>, _>(columns.numbers)
+    .bind::<Array<Text>, _>(columns.grades)
+    .bind::<Array<Numeric>, _>(columns.prices)
+    .bind::<Array<Float>, _>(columns.xs)
+    .bind::<Array<Float>, _>(columns.ys)
     .execute(conn)
     .await?;
     Ok(())
