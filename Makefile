@@ -41,9 +41,12 @@ simulate: export ONSALE_SIM_SEEDS ?= 100000
 simulate: ## 100,000 seeded histories of the partition runtime, in virtual time
 	$(CARGO) test --release -p onsale-workers --test simulation every_history -- --nocapture
 
-openapi: ## write the checked-in description of the HTTP API
-	$(CARGO) run -p onsale -- openapi > target/openapi.json
+openapi: ## write the checked-in descriptions of the HTTP API
+	$(CARGO) build -p onsale --bin onsale
+	target/debug/onsale openapi > target/openapi.json
+	target/debug/onsale openapi --postman > target/postman.json
 	@mv target/openapi.json ingress/openapi.json
+	@mv target/postman.json deploy/onsale.postman_collection.json
 
 lint: ## format and clippy, as CI does
 	$(CARGO) fmt --all --check

@@ -3,6 +3,7 @@
 
 use crate::forged::{forged, signed_again};
 use crate::hall::{Hall, reservation};
+use onsale::openapi::sample::sample;
 use onsale_testkit::api::{id, text};
 use onsale_testkit::spawn::Signal;
 use onsale_testkit::{Answer, Api, Buyer};
@@ -299,53 +300,6 @@ async fn what_is_somebody_elses_is_not_there() {
     // It is as it was, and its owner's.
     api.pay(&owner, things.reservation).await.expect(201);
     hall.assert_sound().await;
-}
-
-/// A value that fits a schema.
-fn sample(schema: &Value, schemas: &Value) -> Value {
-    if let Some(name) = schema["$ref"]
-        .as_str()
-        .and_then(|path| path.rsplit('/').next())
-    {
-        return sample(&schemas[name], schemas);
-    }
-    let given = [
-        &schema["example"],
-        &schema["examples"][0],
-        &schema["enum"][0],
-    ];
-    if let Some(given) = given.into_iter().find(|given| !given.is_null()) {
-        return given.clone();
-    }
-    let branches = [&schema["oneOf"], &schema["anyOf"]];
-    let branches = branches.into_iter().filter_map(Value::as_array).flatten();
-    if let Some(branch) = branches.clone().find(|branch| branch["type"] != "null") {
-        return sample(branch, schemas);
-    }
-    let kind = match &schema["type"] {
-        Value::Array(kinds) => &kinds[0],
-        kind => kind,
-    };
-    match kind.as_str() {
-        Some("object") => {
-            let members = schema["properties"]
-                .as_object()
-                .cloned()
-                .unwrap_or_default();
-            let samples = members
-                .into_iter()
-                .map(|(name, member)| (name, sample(&member, schemas)));
-            Value::Object(samples.collect())
-        }
-        Some("array") => json!([sample(&schema["items"], schemas)]),
-        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
-        Some("boolean") => json!(true),
-        Some("string") => match schema["format"].as_str() {
-            Some("date") => json!("2030-05-01"),
-            _ => json!("some long text"),
-        },
-        _ => panic!("no sample of {schema}"),
-    }
 }
 
 /// The places of all objects in a value.

@@ -7,17 +7,29 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use onsale_ingress::routes;
 
+pub mod postman;
+pub mod sample;
+
 /// Print the description of the HTTP API (OpenAPI 3.1)
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// Print a collection of requests that Postman and its like import, instead.
+    #[arg(long)]
+    postman: bool,
+}
 
 /// Prints it.
 ///
 /// # Errors
 /// When nobody reads it.
-pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let text = if args.postman {
+        postman::collection_text()
+    } else {
+        routes::document_text()
+    };
     let mut out = std::io::stdout().lock();
-    out.write_all(routes::document_text().as_bytes())?;
+    out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
