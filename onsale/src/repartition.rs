@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args as ClapArgs;
 use diesel::sql_types::{Array, BigInt, Integer, Text};
 use diesel::{QueryableByName, sql_query};
@@ -104,6 +104,16 @@ pub async fn change(
         left -= 1;
     }
     conn.transaction::<i64, anyhow::Error, _>(async |conn| {
+        // A process that starts now waits for this before it agrees on the count; one that has
+        // agreed has a session.
+        sql_query("SELECT pg_advisory_xact_lock(7091, 2)")
+            .execute(conn)
+            .await?;
+        let started = sessions(conn).await?;
+        ensure!(
+            started == 0,
+            "nothing was changed: a process has started and holds {started} sessions"
+        );
         let before: Count = sql_query("SELECT partitions::bigint AS n FROM system FOR UPDATE")
             .get_result(conn)
             .await
@@ -135,13 +145,28 @@ async fn open(
 ) -> anyhow::Result<Option<String>> {
     let partitions = partitions::list(database_url, nats_url, subject_prefix).await?;
     let undecided: u64 = partitions.iter().map(|partition| partition.undecided).sum();
+    let notices: Count = sql_query("SELECT count(*) AS n FROM notice WHERE done_at IS NULL")
+        .get_result(conn)
+        .await?;
+    let sessions = sessions(conn).await?;
+    Ok(match (undecided, notices.n, sessions) {
+        (0, 0, 0) => None,
+        (0, 0, sessions) => Some(format!(
+            "drained, but processes hold {sessions} sessions: stop ingresses and workers"
+        )),
+        (undecided, notices, sessions) => Some(format!(
+            "{undecided} messages and {notices} notices are undecided ({sessions} sessions); stop \
+             the ingresses and leave the workers running"
+        )),
+    })
+}
+
+/// How many sessions ingresses and workers hold.
+async fn sessions(conn: &mut AsyncPgConnection) -> anyhow::Result<i64> {
     let database: Database = sql_query("SELECT current_database()::text AS name")
         .get_result(conn)
         .await?;
     let roles = [Role::Ingress, Role::Workers].map(|role| role.name(&database.name));
-    let notices: Count = sql_query("SELECT count(*) AS n FROM notice WHERE done_at IS NULL")
-        .get_result(conn)
-        .await?;
     // Every process keeps at least one session, by which it measures its clock. Of another role's
     // sessions only the role is shown to everybody.
     let sessions: Count = sql_query(
@@ -152,14 +177,5 @@ async fn open(
     .bind::<Array<Text>, _>(roles.to_vec())
     .get_result(conn)
     .await?;
-    Ok(match (undecided, notices.n, sessions.n) {
-        (0, 0, 0) => None,
-        (0, 0, sessions) => Some(format!(
-            "drained, but processes hold {sessions} sessions: stop ingresses and workers"
-        )),
-        (undecided, notices, sessions) => Some(format!(
-            "{undecided} messages and {notices} notices are undecided ({sessions} sessions); stop \
-             the ingresses and leave the workers running"
-        )),
-    })
+    Ok(sessions.n)
 }
