@@ -74,6 +74,31 @@ fetch() {
     trap - EXIT INT TERM HUP
 }
 
+# What deploy/typescript needs, by its lock file; says where it is.
+fetch_node() {
+    from=$here/../typescript
+    pin=typescript-$(sha256sum "$from/package-lock.json" | cut -c1-12)
+    target=$tools_dir/$pin
+    if [ ! -d "$target" ]; then
+        mkdir -p "$tools_dir"
+        find "$tools_dir" -maxdepth 1 -name '.fetch.*' -mmin +60 -exec rm -rf {} +
+        aside=$(mktemp -d "$tools_dir/.fetch.XXXXXX")
+        trap 'rm -rf "$aside"' EXIT
+        trap 'exit 130' INT TERM HUP
+
+        echo "fetch: $pin" >&2
+        mkdir "$aside/tree"
+        cp "$from/package.json" "$from/package-lock.json" "$aside/tree"
+        npm ci --prefix "$aside/tree" --ignore-scripts --no-audit --no-fund >&2 ||
+            die "could not install $pin (see above); the network, or a hash that does not match"
+
+        mv -T "$aside/tree" "$target" 2>/dev/null || [ -d "$target" ] || die "could not create $target"
+        rm -rf "$aside"
+        trap - EXIT INT TERM HUP
+    fi
+    echo "$target"
+}
+
 [ $# -gt 0 ] || die "name the tools to fetch: postgres nats-server k6 typescript"
 for tool in "$@"; do
     case $tool in
