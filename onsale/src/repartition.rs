@@ -106,7 +106,7 @@ pub async fn change(
     conn.transaction::<i64, anyhow::Error, _>(async |conn| {
         // A process that starts now waits for this before it agrees on the count; one that has
         // agreed has a session.
-        sql_query("SELECT pg_advisory_xact_lock(7091, 2)")
+        sql_query("SELECT pg_advisory_xact_lock(7091, 4)")
             .execute(conn)
             .await?;
         let started = sessions(conn).await?;

@@ -301,7 +301,7 @@ pub async fn agree_on_partitions(pool: &Pool, partitions: u16) -> Result<(), Err
     let mut conn = pool.get().await?;
     let stored: i32 = conn
         .transaction(async |conn| {
-            statement("SELECT pg_advisory_xact_lock_shared(7091, 2)")
+            statement("SELECT pg_advisory_xact_lock_shared(7091, 4)")
                 .execute(conn)
                 .await?;
             diesel::insert_into(dsl::system)

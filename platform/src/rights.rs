@@ -110,7 +110,7 @@ pub const TABLES: &[Table] = &[
 ];
 
 /// Locked while rights are given: two that give them to one table at once would collide.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7091, 2)";
+const LOCK: &str = "SELECT pg_advisory_xact_lock(7091, 3)";
 /// Somebody else may change the same role at the same time; so often it is tried again.
 const TRIES: usize = 20;
 
