@@ -26,6 +26,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -125,6 +126,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// The way to the owners.
     pub batchers: Batchers,
+    /// One audit at a time.
+    pub audits: Semaphore,
     /// Cancelled when the process begins to stop.
     pub stopping: CancellationToken,
 }
@@ -353,6 +356,7 @@ fn app(
         subjects,
         clock,
         batchers,
+        audits: Semaphore::new(1),
         stopping: CancellationToken::new(),
     })))
 }

@@ -9,6 +9,7 @@ use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
 use crate::policy;
 use crate::problem::{self, Code, Problem};
+use crate::refusal;
 use crate::reservations::{self, ReservationView};
 use crate::submit::{self, pending};
 use crate::token::{Asked, CommandToken};
@@ -23,7 +24,7 @@ use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
 use onsale_schema::outcome::Missing;
-use onsale_schema::{Timestamp, ledger, seats, settlement};
+use onsale_schema::{Lane, Timestamp, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
@@ -42,7 +43,7 @@ struct Progress {
 #[derive(ToSchema)]
 #[schema(as = CommandOutcome)]
 #[allow(dead_code, reason = "describes what is written by hand")]
-struct Decided {
+pub struct Decided {
     #[schema(inline)]
     state: DecidedState,
     /// The HTTP status of that answer.
@@ -127,23 +128,73 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
     Ok(progress)
 }
 
+/// An outcome, as its lane told it.
+pub enum Told {
+    /// Of a seat command.
+    Seats(seats::Outcome),
+    /// Of a charge.
+    Ledger(ledger::Outcome),
+    /// Of a payment.
+    Settlement(settlement::Outcome),
+}
+
 /// The answer that the request would have had.
 async fn decided(app: &App, token: &CommandToken, outcomes: &[u8]) -> Result<Answer, Problem> {
-    match token.asked {
-        Asked::Hold(schedule) => {
-            let outcome = at::<seats::Outcome>(token, outcomes)?;
+    let told = match token.asked.lane() {
+        Lane::Seats => Told::Seats(at(token, outcomes)?),
+        Lane::Ledger => Told::Ledger(at(token, outcomes)?),
+        Lane::Settlement => Told::Settlement(at(token, outcomes)?),
+    };
+    answered(app, token.asked, told).await
+}
+
+/// What is answered to whom something was told.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Problem> {
+    match (asked, told) {
+        (Asked::Hold(schedule), Told::Seats(outcome)) => {
             let layout = match outcome {
                 seats::Outcome::Held(_) => app.layouts.settled(schedule).await?,
                 _ => app.layouts.current(schedule).await?,
             };
             reservations::held(app, &layout, &outcome)
         }
-        Asked::Release => reservations::released(&at::<seats::Outcome>(token, outcomes)?),
-        Asked::Policy(schedule) => {
-            policy::changed(app, schedule, &at::<seats::Outcome>(token, outcomes)?).await
+        (Asked::Release, Told::Seats(outcome)) => reservations::released(&outcome),
+        (Asked::Policy(schedule), Told::Seats(outcome)) => {
+            policy::changed(app, schedule, &outcome).await
         }
-        Asked::Charge => points::charged(&at::<ledger::Outcome>(token, outcomes)?),
-        Asked::Payment => payments::paid(&at::<settlement::Outcome>(token, outcomes)?),
+        (Asked::Notice, Told::Seats(outcome)) => noted(&outcome),
+        (Asked::Charge, Told::Ledger(outcome)) => points::charged(&outcome),
+        (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome),
+        (
+            Asked::Hold(_)
+            | Asked::Release
+            | Asked::Policy(_)
+            | Asked::Notice
+            | Asked::Charge
+            | Asked::Payment,
+            Told::Seats(_) | Told::Ledger(_) | Told::Settlement(_),
+        ) => {
+            tracing::error!("a lane has answered for another");
+            Err(Problem::internal())
+        }
+    }
+}
+
+/// What the system asked of itself, for somebody who looks on.
+fn noted(outcome: &seats::Outcome) -> Result<Answer, Problem> {
+    use seats::{Outcome, Refusal};
+    match outcome {
+        // A hold that is not due any more is as it should be.
+        Outcome::Applied | Outcome::Refused(Refusal::NotDue) => Ok(Answer::done()),
+        Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Policy(_) => {
+            tracing::error!("a command was answered as another kind");
+            Err(Problem::internal())
+        }
     }
 }
 
@@ -160,7 +211,10 @@ fn at<O: DeserializeOwned>(token: &CommandToken, outcomes: &[u8]) -> Result<O, P
 }
 
 /// 200 with the answer inside: `{state, status, location?, body?}`.
-fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Response, Problem> {
+///
+/// # Errors
+/// Never in practice; see [`answer::to_json`].
+pub fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Response, Problem> {
     let (status, location, body) = match decided {
         Ok(answer) => (answer.status, answer.location, answer.json),
         Err(problem) => (problem.code().status(), None, problem.to_json(trace)),

@@ -81,6 +81,7 @@ pub async fn create(
     let submission = Submission {
         id: key.command(user.id, ROUTE),
         user: user.id,
+        asker: user.id,
         fingerprint: fingerprint(ROUTE, &wanted),
         in_flight,
         prefer,

@@ -90,6 +90,7 @@ pub async fn charge(
     let submission = Submission {
         id: key.command(user.id, ROUTE_CHARGES),
         user: user.id,
+        asker: user.id,
         fingerprint: fingerprint(ROUTE_CHARGES, &wanted),
         in_flight,
         prefer,

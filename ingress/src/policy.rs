@@ -107,6 +107,7 @@ pub async fn edit(
     let submission = Submission {
         id: CommandId::derive(user.id, ROUTE, &format!("{schedule} {once}")),
         user: user.id,
+        asker: user.id,
         fingerprint: fingerprint(ROUTE, &patch),
         in_flight,
         prefer,

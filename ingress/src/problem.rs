@@ -108,6 +108,8 @@ codes! {
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
+    /// A dead letter of bytes that are no command.
+    DeadLetterUnreadable = 409 "dead-letter-unreadable" "The dead letter is no command that could be sent again" never;
     /// A user with this email exists.
     EmailTaken = 409 "email-taken" "The email address is in use" never;
     /// The hold lapsed.

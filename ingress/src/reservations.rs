@@ -256,6 +256,7 @@ impl Asking<'_> {
         let submission = Submission {
             id: self.id,
             user: self.user.id,
+            asker: self.user.id,
             fingerprint: fingerprint(ROUTE, &self.wanted),
             in_flight,
             prefer: self.prefer,
@@ -394,6 +395,7 @@ pub async fn release(
     let submission = Submission {
         id: CommandId::derive(user.id, ROUTE_ONE, &format!("{id} {once}")),
         user: user.id,
+        asker: user.id,
         fingerprint: fingerprint(ROUTE_ONE, &id),
         in_flight,
         prefer,

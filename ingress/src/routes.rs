@@ -6,7 +6,8 @@ use crate::app::App;
 use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
-    commands, docs, events, health, layout, payments, points, policy, reservations, seat_map, users,
+    audit, commands, dead_letters, docs, events, health, layout, payments, points, policy,
+    reservations, seat_map, users,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -56,6 +57,9 @@ fn admin(group: Group) -> Group {
         .routes(routes!(edit::schedule_create))
         .routes(routes!(policy::edit))
         .routes(routes!(layout::put))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::retry))
+        .routes(routes!(audit::get))
 }
 
 /// For whoever runs it and whoever reads about it; outside of the API's versions.

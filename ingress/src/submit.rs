@@ -30,6 +30,8 @@ pub struct Submission<L: Commands> {
     pub id: CommandId,
     /// For whom.
     pub user: UserId,
+    /// Who may ask for the outcome later.
+    pub asker: UserId,
     /// What was asked, as a digest.
     pub fingerprint: Fingerprint,
     /// It counts until its outcome is known, whenever the client is answered.
@@ -59,12 +61,12 @@ pub async fn submit<L: Commands>(
 ) -> Result<Response, Problem> {
     let now = app.clock.now();
     let deadline = now.plus_ms(i64::from(app.flow.request_timeout_ms));
-    let (user, asked, partition) = (submission.user, submission.asked, submission.partition);
+    let (asker, asked, partition) = (submission.asker, submission.asked, submission.partition);
     let prefer = submission.prefer;
     debug_assert_eq!(asked.lane(), L::LANE);
     let command = Command {
         id: submission.id,
-        user,
+        user: submission.user,
         fingerprint: submission.fingerprint,
         deadline,
         trace: submission.trace.0,
@@ -93,7 +95,7 @@ pub async fn submit<L: Commands>(
                 metrics::counter!(metric::INGRESS_OPEN, "lane" => L::LANE.as_str()).increment(1);
             }
             let token = CommandToken {
-                user,
+                user: asker,
                 asked,
                 partition,
                 message_id: ticket.message_id(),

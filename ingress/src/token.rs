@@ -29,6 +29,8 @@ pub enum Asked {
     Payment,
     /// Other rules for a schedule.
     Policy(ScheduleId),
+    /// What the system asks of itself.
+    Notice,
 }
 
 impl Asked {
@@ -36,7 +38,7 @@ impl Asked {
     #[must_use]
     pub fn lane(self) -> Lane {
         match self {
-            Self::Hold(_) | Self::Release | Self::Policy(_) => Lane::Seats,
+            Self::Hold(_) | Self::Release | Self::Policy(_) | Self::Notice => Lane::Seats,
             Self::Charge => Lane::Ledger,
             Self::Payment => Lane::Settlement,
         }
@@ -46,7 +48,7 @@ impl Asked {
 /// Where the outcome of a command will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandToken {
-    /// Whose command it is.
+    /// Who asked, and may ask what became of it.
     pub user: UserId,
     /// What it is.
     pub asked: Asked,
@@ -90,6 +92,7 @@ impl Signer {
             Asked::Charge => (2, Uuid::nil()),
             Asked::Payment => (3, Uuid::nil()),
             Asked::Policy(schedule) => (4, schedule.0),
+            Asked::Notice => (5, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -137,6 +140,7 @@ impl Signer {
                 2 => Asked::Charge,
                 3 => Asked::Payment,
                 4 => Asked::Policy(schedule),
+                5 => Asked::Notice,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -182,6 +186,7 @@ mod tests {
             (Asked::Payment, None),
             (Asked::Charge, None),
             (Asked::Release, Some(PartitionNo(0))),
+            (Asked::Notice, Some(PartitionNo(7))),
             (
                 Asked::Policy(ScheduleId(Uuid::from_u128(4))),
                 Some(PartitionNo(2)),

@@ -44,7 +44,7 @@ const POLL: Duration = Duration::from_millis(20);
 const CHARGE_STEP_WON: i64 = 10_000;
 
 /// Plays the whole journey against a running system: sign in, look, hold three seats, charge
-/// points, pay, see them sold, let another hold lapse, audit.
+/// points, pay, see them sold, let another hold lapse, sign out, audit.
 ///
 /// Without an address it takes the system that `onsale up` runs on the data directory. It can be
 /// played again and again; exit status 1 if anything is not as it should be.
@@ -112,6 +112,7 @@ pub async fn play(options: &Options) -> anyhow::Result<()> {
     pay(&buyer, &hold, story).await?;
     see_sold(&guest, &choice, story).await?;
     let_lapse(&buyer, story).await?;
+    sign_out(&buyer, story).await?;
     audit(options.audit.as_ref(), story).await?;
     println!(
         "\nEverything is as it should be ({:.1} s).",
@@ -423,6 +424,19 @@ async fn let_lapse(buyer: &Client, story: &mut Story) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("somebody else was quicker {RACES} times; try again when it is quieter")
+}
+
+/// Ends the session: its token is good for nothing from then on.
+async fn sign_out(buyer: &Client, story: &mut Story) -> anyhow::Result<()> {
+    buyer.sign_out().await?;
+    let answer = buyer.look("/users/me").await?;
+    ensure!(
+        answer.code() == Some("token-invalid"),
+        "signed out, and still answered {}",
+        answer.status
+    );
+    story.tell("signed out; the token is refused from now on");
+    Ok(())
 }
 
 async fn audit(options: Option<&audit::Options>, story: &mut Story) -> anyhow::Result<()> {

@@ -395,7 +395,7 @@ async fn each_planted_violation_is_reported_under_its_name() {
         .flat_map(|(_, _, expected)| *expected)
         .copied()
         .collect();
-    for invariant in onsale_domain::invariants::Invariant::ALL {
+    for invariant in onsale_schema::invariant::Invariant::ALL {
         assert!(
             planted.contains(invariant.id()),
             "{invariant} was never made to fail"

@@ -1,7 +1,8 @@
 //! The only contact with the outside that is shared: settings, telemetry, the Postgres pool, NATS,
-//! shutdown and the clock. It knows no business.
+//! shutdown and the clock. It decides no business; what must be true of the tables it can check.
 
 pub mod address;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod db;

@@ -91,7 +91,7 @@ pub const TABLES: &[Table] = &[
     table("account",        "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("app_user",       "SELECT, INSERT",                 "",                               "SELECT (user_id, role, created_at)"),
     table("concert",        "SELECT, INSERT, UPDATE",         "",                               "SELECT"),
-    table("dead_letter",    "SELECT, UPDATE",                 "SELECT, INSERT, UPDATE",         "SELECT"),
+    table("dead_letter",    "SELECT, UPDATE (retries, retried_at, retried_by)", "SELECT, INSERT, UPDATE (error)", "SELECT"),
     table("notice",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outbox",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outcome",        "SELECT",                         "SELECT, INSERT, DELETE",         "SELECT"),

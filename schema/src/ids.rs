@@ -77,6 +77,8 @@ uuid_id! {
     CommandId;
     /// A message on a stream: one to 256 commands. Also its `Nats-Msg-Id`.
     MessageId;
+    /// Something that could not be processed.
+    DeadLetterId;
     /// A notice from one worker to another, done when its receiver says so.
     NoticeId;
     /// One start of a worker process.

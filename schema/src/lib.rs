@@ -1,11 +1,12 @@
 //! Every shape that outlives a process: ids, money, times, commands, replies, events, subject
-//! names and Diesel tables.
+//! names, Diesel tables, and what is always true of them by name.
 //!
 //! This crate does no I/O and decides nothing. Changes to a message are additive: a field may be
 //! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
 //! `schema/fixtures/` that must still decode.
 
 pub mod ids;
+pub mod invariant;
 pub mod layout;
 pub mod ledger;
 pub mod message;
@@ -21,9 +22,10 @@ pub mod tables;
 pub mod time;
 
 pub use ids::{
-    AccountId, CommandId, ConcertId, IngressId, MessageId, NoticeId, PaymentId, ReservationId,
-    ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
+    AccountId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId, PaymentId,
+    ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
 };
 pub use money::Money;
-pub use partition::{Lane, PartitionNo};
+pub use partition::PartitionNo;
+pub use status::Lane;
 pub use time::Timestamp;

@@ -1,7 +1,8 @@
 //! The envelope of every message: commands in, outcomes back, lag and beats beside them.
 
 use crate::ids::{CommandId, IngressId, MessageId, SessionId, UserId};
-use crate::partition::{Lane, PartitionNo};
+use crate::partition::PartitionNo;
+use crate::status::Lane;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;

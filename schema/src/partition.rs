@@ -1,42 +1,8 @@
-//! Lanes and partitions: which subject, and so which owner, a schedule's commands go to.
+//! Partitions: which subject, and so which owner, a schedule's commands go to.
 
 use crate::ids::ScheduleId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// Where commands go. `Seats` is partitioned and decided in order; `Ledger` and `Settlement` are
-/// work queues for competing consumers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lane {
-    /// Seat decisions, in order per partition.
-    Seats,
-    /// Point charges.
-    Ledger,
-    /// Payments of reservations.
-    Settlement,
-}
-
-impl Lane {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Seats, Self::Ledger, Self::Settlement];
-
-    /// The lane's name in subjects, tables and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Seats => "seats",
-            Self::Ledger => "ledger",
-            Self::Settlement => "settlement",
-        }
-    }
-}
-
-impl fmt::Display for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A partition of a lane, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -57,6 +57,24 @@ macro_rules! text_enum {
 }
 
 text_enum! {
+    /// Where commands go. `seats` is partitioned and decided in order; `ledger` and `settlement` are
+    /// work queues for competing consumers.
+    Lane {
+        /// Seat decisions, in order per partition.
+        Seats = "seats",
+        /// Point charges.
+        Ledger = "ledger",
+        /// Payments of reservations.
+        Settlement = "settlement",
+    }
+}
+
+impl Lane {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Seats, Self::Ledger, Self::Settlement];
+}
+
+text_enum! {
     /// State of a reservation. It changes only HELD→PAID/EXPIRED/RELEASED and PAID→CANCELLED.
     ReservationStatus {
         /// Seats are held until `expires_at`.

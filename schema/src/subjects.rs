@@ -1,7 +1,8 @@
 //! Every subject and stream name, declared once.
 
 use crate::ids::{IngressId, ScheduleId};
-use crate::partition::{Lane, PartitionNo};
+use crate::partition::PartitionNo;
+use crate::status::Lane;
 
 /// Builds subject and stream names under a prefix, so that several systems (tests, above all) can
 /// share one server.

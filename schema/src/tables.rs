@@ -28,6 +28,8 @@ diesel::table! {
     dead_letter (lane, partition_no, incarnation, seq, command_index) {
         lane -> Text, partition_no -> Integer, incarnation -> Integer, seq -> BigInt,
         command_index -> Integer, payload -> Binary, error -> Text, at -> Timestamptz,
+        dead_letter_id -> Uuid, retries -> Integer, retried_at -> Nullable<Timestamptz>,
+        retried_by -> Nullable<Uuid>,
     }
 }
 diesel::table! {

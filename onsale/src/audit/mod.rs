@@ -8,26 +8,17 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use diesel::sql_types::{BigInt, Text};
-use diesel::{QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use onsale_domain::invariants::Invariant;
+use onsale_platform::audit::{self as tables, Check, EXAMPLES_MAX, Limits, OPEN_LIMIT_MS};
 use onsale_platform::db;
+use onsale_schema::invariant::Invariant;
 
-mod checks;
 mod report;
 mod stream;
 
-pub use report::{Check, Report};
+pub use report::Report;
 pub use stream::Nats;
 
 use crate::target::Target;
-
-/// How long a notice or fact may be open, in milliseconds, where nothing else is said: longer than
-/// a takeover after a crash.
-pub const OPEN_LIMIT_MS: u32 = 10_000;
-/// So many violations of one invariant are shown.
-const EXAMPLES: i64 = 5;
 
 /// Checks every invariant and shows what breaks it; exit status 1 if anything does.
 ///
@@ -137,15 +128,11 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     let mut conn = db::connect(&options.database_url)
         .await
         .context("connecting to Postgres")?;
-    // Sessions are bounded for the sake of partitions; this one holds no locks and may take long.
-    conn.batch_execute(
-        "SET statement_timeout = '5min'; SET idle_in_transaction_session_timeout = '1min';
-         SET work_mem = '128MB'",
-    )
-    .await
-    .context("preparing the session")?;
+    tables::prepare(&mut conn)
+        .await
+        .context("preparing the session")?;
     let with_stream = options.nats.is_some();
-    let limits = checks::Limits {
+    let limits = Limits {
         open_ms: options.open_limit_ms,
     };
     let (mut checks, decided) = conn
@@ -153,10 +140,7 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
         .read_only()
         .repeatable_read()
         .run(async |conn| {
-            let mut checks = Vec::with_capacity(Invariant::ALL.len());
-            for invariant in Invariant::ALL {
-                checks.push(check(conn, *invariant, limits).await?);
-            }
+            let checks = tables::check_all(conn, limits).await?;
             let decided = if with_stream {
                 Some(stream::Decided::load(conn).await?)
             } else {
@@ -186,41 +170,10 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
 
 fn add(f2: &mut Check, found: stream::Found) {
     f2.violations += found.missing.len() as u64;
-    let room = usize::try_from(EXAMPLES)
-        .unwrap_or_default()
-        .saturating_sub(f2.examples.len());
+    let room = EXAMPLES_MAX.saturating_sub(f2.examples.len());
     f2.examples.extend(found.missing.into_iter().take(room));
     f2.note = Some(format!(
         "compared with {} messages on the stream",
         found.messages
     ));
-}
-
-#[derive(QueryableByName)]
-struct Violation {
-    #[diesel(sql_type = BigInt)]
-    violations: i64,
-    #[diesel(sql_type = Text)]
-    what: String,
-}
-
-async fn check(
-    conn: &mut AsyncPgConnection,
-    invariant: Invariant,
-    limits: checks::Limits,
-) -> Result<Check, db::Error> {
-    let query = checks::query(invariant, limits);
-    let found: Vec<Violation> = sql_query(format!(
-        "SELECT count(*) OVER () AS violations, what FROM ({query}) AS violation (what) LIMIT $1"
-    ))
-    .bind::<BigInt, _>(EXAMPLES)
-    .load(conn)
-    .await?;
-    let violations = found.as_slice().first().map_or(0, |row| row.violations);
-    Ok(Check {
-        invariant,
-        violations: u64::try_from(violations).unwrap_or(0),
-        examples: found.into_iter().map(|row| row.what).collect(),
-        note: None,
-    })
 }

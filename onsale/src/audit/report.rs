@@ -2,26 +2,13 @@
 
 use std::fmt;
 
-use onsale_domain::invariants::Invariant;
+use onsale_platform::audit::Check;
 use serde_json::{Value, json};
-
-/// One invariant, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// Which.
-    pub invariant: Invariant,
-    /// How often it does not hold.
-    pub violations: u64,
-    /// The first of them, in words.
-    pub examples: Vec<String>,
-    /// What was not looked at, or how much was.
-    pub note: Option<String>,
-}
 
 /// All of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// In the order of [`Invariant::ALL`].
+    /// In the order of their list.
     pub checks: Vec<Check>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
@@ -102,6 +89,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use onsale_schema::invariant::Invariant;
 
     fn report(violations: u64) -> Report {
         let check = |invariant, violations, note: Option<&str>| Check {

@@ -84,14 +84,30 @@ impl Client {
         })
     }
 
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub async fn sign_out(&self) -> anyhow::Result<()> {
+        self.send(Method::DELETE, "/sessions", None, None)
+            .await?
+            .read(StatusCode::NO_CONTENT)
+    }
+
     /// Reads something.
     ///
     /// # Errors
     /// When it can't be had; the message says what was answered.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.send(Method::GET, path, None, None)
-            .await?
-            .read(StatusCode::OK)
+        self.look(path).await?.read(StatusCode::OK)
+    }
+
+    /// Wants to read something; a refusal is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn look(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::GET, path, None, None).await
     }
 
     /// Wants something done. The same `key` is the same wish, however often it is sent.

@@ -66,6 +66,13 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/admin/schedules/{scheduleId}/layout",
         For::Admin,
     ),
+    ("GET", "/api/v1/admin/dead-letters", For::Admin),
+    (
+        "POST",
+        "/api/v1/admin/dead-letters/{deadLetterId}/retry",
+        For::Admin,
+    ),
+    ("GET", "/api/v1/admin/audit", For::Admin),
 ];
 
 /// An operation of the document.
@@ -97,6 +104,7 @@ struct Things {
     reservation: Uuid,
     payment: String,
     token: String,
+    dead_letter: Uuid,
 }
 
 impl Things {
@@ -118,6 +126,13 @@ impl Things {
             .await
             .expect(202);
         hall.system.workers[0].signal(Signal::SIGCONT);
+        let dead_letter = Uuid::now_v7();
+        hall.sql(&format!(
+            "INSERT INTO dead_letter (lane, partition_no, incarnation, seq, command_index, \
+                                      payload, error, dead_letter_id) \
+             VALUES ('ledger', -1, 0, 1, -1, '', '', '{dead_letter}')"
+        ))
+        .await;
         let location = open.headers["location"].to_str().expect("ASCII");
         let (_, token) = location.rsplit_once('/').expect("a path");
         Self {
@@ -126,6 +141,7 @@ impl Things {
             reservation: reservation(&held.body),
             payment: text(&paid.body["paymentId"]).to_owned(),
             token: token.to_owned(),
+            dead_letter,
         }
     }
 
@@ -140,6 +156,7 @@ impl Things {
             reservation: Uuid::now_v7(),
             payment: Uuid::now_v7().to_string(),
             token,
+            dead_letter: Uuid::now_v7(),
         }
     }
 
@@ -150,6 +167,7 @@ impl Things {
             .replace("{reservationId}", &self.reservation.to_string())
             .replace("{paymentId}", &self.payment)
             .replace("{token}", &self.token)
+            .replace("{deadLetterId}", &self.dead_letter.to_string())
             .replace("{file}", "start.js");
         assert!(!path.contains('{'), "nothing for {template}");
         path

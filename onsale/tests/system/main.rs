@@ -1,5 +1,6 @@
 //! The whole system, as real processes on real servers, seen through HTTP as its users see it.
 
+mod admin;
 mod authorization;
 mod catalogue;
 mod crash;

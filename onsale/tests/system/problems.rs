@@ -51,6 +51,7 @@ async fn every_code_is_met_over_http() {
     seats(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
     layouts(&mut hall, &mut met).await;
+    dead_letters(&mut hall, &mut met).await;
     hung_worker(&mut hall, &mut met).await;
     broken_database(&mut hall, &mut met).await;
 
@@ -324,6 +325,21 @@ async fn hung_worker(hall: &mut Hall, met: &mut Met) {
         }
     });
     met.expect(decided.await.expect("decided"), "command-expired");
+}
+
+/// Bytes that were no message.
+async fn dead_letters(hall: &mut Hall, met: &mut Met) {
+    let id = uuid::Uuid::now_v7();
+    hall.sql(&format!(
+        "INSERT INTO dead_letter (lane, partition_no, incarnation, seq, command_index, payload, \
+                                  error, dead_letter_id) \
+         VALUES ('ledger', -1, 0, 1, -1, '', '', '{id}')"
+    ))
+    .await;
+    let path = format!("/admin/dead-letters/{id}/retry");
+    let (admin, body) = (hall.admin(), json!({}));
+    let answer = hall.api.post(&admin, &path, "unused-key", &body).await;
+    met.expect(answer, "dead-letter-unreadable");
 }
 
 /// The database lacks a table, then refuses everybody.

@@ -2,7 +2,7 @@
 
 use crate::rows::Rows;
 use crate::sim::{Sim, Violation, lock};
-use onsale_domain::invariants::Invariant;
+use onsale_schema::invariant::Invariant;
 use onsale_schema::seats::Outcome;
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{SeatNo, Timestamp};

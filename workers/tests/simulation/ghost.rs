@@ -3,7 +3,7 @@
 
 use crate::rows::{Rows, Staged};
 use crate::sim::Violation;
-use onsale_domain::invariants::Invariant;
+use onsale_schema::invariant::Invariant;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, MapChange, Outcome, Policy, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};

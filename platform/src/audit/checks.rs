@@ -3,18 +3,12 @@
 //! They look at all history, not only at what is live, and at nothing but committed rows of one
 //! snapshot, so that they are as true under load as at rest.
 
-use onsale_domain::invariants::Invariant;
-
-/// What a query may depend on.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long a notice or fact may be open, in milliseconds.
-    pub open_ms: u32,
-}
+use super::Limits;
+use onsale_schema::invariant::Invariant;
 
 /// The query of an invariant: one column of text, one row per violation.
 #[must_use]
-pub fn query(invariant: Invariant, limits: Limits) -> String {
+pub(super) fn query(invariant: Invariant, limits: Limits) -> String {
     match invariant {
         Invariant::S1 => S1.to_owned(),
         Invariant::S2 => S2.to_owned(),
