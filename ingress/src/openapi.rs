@@ -29,6 +29,20 @@ const ACCESS_TOKEN: &str = "accessToken";
 /// Headers that some answers of a kind don't have.
 const SOMETIMES: &[&str] = &["Preference-Applied"];
 
+/// How much is left of what a client may ask.
+const LIMITS: &[(&str, &str)] = &[
+    (
+        "RateLimit",
+        "What is left, if there are limits: `r` requests at once, and all of them again, or the \
+         next one if none is left, after `t` seconds (draft-ietf-httpapi-ratelimit-headers).",
+    ),
+    (
+        "RateLimit-Policy",
+        "The limits, if there are any, per `user` and per `address`: `q` requests at once, and as \
+         many again in `w` seconds.",
+    ),
+];
+
 /// The groups in which operations are shown, in order.
 const TAGS: &[(&str, &str)] = &[
     (
@@ -86,6 +100,11 @@ fn components() -> Components {
     add_schema::<problem::Document<'_>>(&mut schemas);
     add_schema::<submit::Pending>(&mut schemas);
     components.schemas.extend(schemas);
+    let limits = LIMITS.iter().map(|(name, description)| {
+        let header = text_header(description);
+        ((*name).to_owned(), header.into())
+    });
+    components.headers.extend(limits);
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
@@ -145,6 +164,7 @@ pub fn finish(document: &mut OpenApi) {
         imply_parameters(operation);
         write_problems(operation);
         require_headers(operation);
+        say_limits(operation);
     }
 }
 
@@ -160,6 +180,25 @@ fn require_headers(operation: &mut Operation) {
                 let more = header.extensions.get_or_insert_default();
                 more.insert("required".to_owned(), always.into());
             }
+        }
+    }
+}
+
+/// Says of what is limited how much is left. A limit may be switched off, so no header is promised.
+fn say_limits(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    if !responses.contains_key(Code::RateLimited.status().as_str()) {
+        return;
+    }
+    for response in responses.values_mut() {
+        let RefOr::T(response) = response else {
+            continue;
+        };
+        for (name, _) in LIMITS {
+            let header = Ref::new(format!("#/components/headers/{name}"));
+            response
+                .headers
+                .insert((*name).to_owned(), RefOr::Ref(header));
         }
     }
 }
