@@ -20,6 +20,8 @@ use crate::target::Target;
 
 /// Shows who owns which partition, with epoch, cursor and lag; exit status 1 when one has no owner
 /// that is alive.
+///
+/// Without NATS it shows what Postgres knows, and not what lies behind the cursors.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -57,8 +59,8 @@ pub struct Partition {
     pub applied_seq: i64,
     /// That message's time on the stream.
     pub applied_at: Timestamp,
-    /// Messages behind it.
-    pub undecided: u64,
+    /// Messages behind it; nothing when NATS was not asked.
+    pub undecided: Option<u64>,
 }
 
 /// Runs the command.
@@ -66,8 +68,15 @@ pub struct Partition {
 /// # Errors
 /// When a server can't be reached.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (database_url, nats_url) = (args.target.reader_url()?, args.target.nats_url()?);
-    let partitions = list(&database_url, &nats_url, &args.subject_prefix).await?;
+    let mut partitions = owned(&args.target.reader_url()?).await?;
+    let counted = async {
+        let nats_url = args.target.nats_url()?;
+        count(&mut partitions, &nats_url, &args.subject_prefix).await
+    };
+    // Who looks at a system that is broken is helped by what can be seen.
+    if let Err(error) = counted.await {
+        eprintln!("what lies behind the cursors is not known: {error:#}");
+    }
     if args.json {
         println!("{}", serde_json::to_string(&partitions)?);
     } else {
@@ -110,6 +119,13 @@ pub async fn list(
     nats_url: &str,
     subject_prefix: &str,
 ) -> anyhow::Result<Vec<Partition>> {
+    let mut partitions = owned(database_url).await?;
+    count(&mut partitions, nats_url, subject_prefix).await?;
+    Ok(partitions)
+}
+
+/// What Postgres knows of them.
+async fn owned(database_url: &str) -> anyhow::Result<Vec<Partition>> {
     let lane = Lane::Seats;
     let mut conn = db::connect(database_url)
         .await
@@ -117,26 +133,10 @@ pub async fn list(
     let rows = rows(&mut conn, lane)
         .await
         .context("reading the partitions")?;
-    let client = nats::connect(nats_url, "onsale-partitions").await?;
-    let subjects = Subjects::new(subject_prefix)?;
-    let stream = nats::jetstream(client)
-        .get_stream(subjects.stream(lane))
-        .await;
-    let stream = stream.context("looking at the stream")?;
-    let mut partitions = Vec::with_capacity(rows.len());
-    for row in rows {
-        let partition = u16::try_from(row.partition_no).context("a partition's number")?;
-        let subject = subjects.partition(lane, PartitionNo(partition));
-        let undecided = behind(
-            &stream,
-            subject,
-            row.incarnation,
-            row.applied_seq,
-            row.applied_at,
-        );
-        partitions.push(Partition {
+    let known = rows.into_iter().map(|row| {
+        Ok(Partition {
             lane: lane.as_str(),
-            partition,
+            partition: u16::try_from(row.partition_no).context("a partition's number")?,
             owner: row.owner,
             alive: row.alive,
             epoch: row.epoch,
@@ -144,10 +144,30 @@ pub async fn list(
             incarnation: row.incarnation,
             applied_seq: row.applied_seq,
             applied_at: row.applied_at,
-            undecided: undecided.await?,
-        });
+            undecided: None,
+        })
+    });
+    known.collect()
+}
+
+/// Asks the stream how much lies behind each.
+async fn count(
+    partitions: &mut [Partition],
+    nats_url: &str,
+    subject_prefix: &str,
+) -> anyhow::Result<()> {
+    let lane = Lane::Seats;
+    let client = nats::connect(nats_url, "onsale-partitions").await?;
+    let subjects = Subjects::new(subject_prefix)?;
+    let stream = nats::jetstream(client)
+        .get_stream(subjects.stream(lane))
+        .await;
+    let stream = stream.context("looking at the stream")?;
+    for known in partitions {
+        let subject = subjects.partition(lane, PartitionNo(known.partition));
+        known.undecided = Some(behind(&stream, subject, known).await?);
     }
-    Ok(partitions)
+    Ok(())
 }
 
 async fn rows(conn: &mut AsyncPgConnection, lane: Lane) -> Result<Vec<Row>, db::Error> {
@@ -171,19 +191,13 @@ async fn rows(conn: &mut AsyncPgConnection, lane: Lane) -> Result<Vec<Row>, db::
 }
 
 /// Messages on a subject behind a cursor, as a throw-away consumer would find them.
-async fn behind(
-    stream: &Stream,
-    filter_subject: String,
-    incarnation: i32,
-    applied_seq: i64,
-    applied_at: Timestamp,
-) -> anyhow::Result<u64> {
-    let deliver_policy = match u64::try_from(applied_seq) {
+async fn behind(stream: &Stream, filter_subject: String, known: &Partition) -> anyhow::Result<u64> {
+    let deliver_policy = match u64::try_from(known.applied_seq) {
         Ok(seq @ 1..) => DeliverPolicy::ByStartSequence {
             start_sequence: seq + 1,
         },
-        _ if incarnation > 0 => DeliverPolicy::ByStartTime {
-            start_time: Timestamp::from_micros(applied_at.micros() + 1).into(),
+        _ if known.incarnation > 0 => DeliverPolicy::ByStartTime {
+            start_time: Timestamp::from_micros(known.applied_at.micros() + 1).into(),
         },
         _ => DeliverPolicy::All,
     };
@@ -229,6 +243,7 @@ fn table(partitions: &[Partition]) -> String {
             p.epoch,
             p.commit_no,
             p.undecided
+                .map_or("?".to_owned(), |count| count.to_string())
         )
         .expect("writing to a string can't fail");
     }

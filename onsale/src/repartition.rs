@@ -144,7 +144,7 @@ async fn open(
     subject_prefix: &str,
 ) -> anyhow::Result<Option<String>> {
     let partitions = partitions::list(database_url, nats_url, subject_prefix).await?;
-    let undecided: u64 = partitions.iter().map(|partition| partition.undecided).sum();
+    let undecided: u64 = partitions.iter().filter_map(|p| p.undecided).sum();
     let notices: Count = sql_query("SELECT count(*) AS n FROM notice WHERE done_at IS NULL")
         .get_result(conn)
         .await?;

@@ -1,14 +1,18 @@
 //! Every link between two parts is cut, in every way, under load, and heals.
 
-use crate::hall::{Hall, PATIENCE};
+use crate::hall::{Hall, PATIENCE, reservation};
 use crate::load::Load;
 use onsale_testkit::links::Links;
 use onsale_testkit::proxy::Direction::{ToClient, ToServer};
 use onsale_testkit::proxy::{Fault, Proxy};
 use onsale_testkit::{Api, Buyer, System, SystemOptions};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// How long a link stays cut.
 const CUT: Duration = Duration::from_millis(1500);
@@ -31,6 +35,9 @@ const REQUEST_MS: u64 = 2500;
 /// Requests that wait for Postgres may wait for a connection, and then for an answer, five seconds
 /// each; the rest is for a busy machine.
 const ANSWER_MAX: Duration = Duration::from_secs(13);
+
+/// How long a client waits for an answer before it sends the same request again.
+const CLIENT_MAX: Duration = Duration::from_secs(4);
 
 /// What one client saw who charged a won at a time and looked at the balance.
 #[derive(Default)]
@@ -205,4 +212,86 @@ async fn is_replaced(name: &str, link: impl Fn(&System) -> &Proxy) {
     hole.set(Fault::Pass);
     system.goes_on().await;
     system.end().await;
+}
+
+/// Sends the same request, by the same key, until it is answered with a success.
+async fn insist(api: &Api, by: &Buyer, path: &str, body: &Value) -> Value {
+    let key = Uuid::now_v7().to_string();
+    loop {
+        let request = api.post_request(by, path, &key, body).timeout(CLIENT_MAX);
+        // Without an answer it may have been done or not.
+        if let Ok(answer) = api.try_send(request).await {
+            match (answer.status.as_u16(), answer.code()) {
+                (201, _) => return answer.body,
+                (202 | 503, _) | (410, "command-expired") => {}
+                _ => panic!("{answer:?}"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The link that is not ours: between a client and its ingress. Whatever was lost on it, who sends
+/// the same key again has what was wanted, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_client_did_not_hear_is_done_once() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(5000).await;
+    let upstream = hall.system.ingresses[0].http_addr.expect("an address");
+    let proxy = Proxy::start(upstream).await.expect("a proxy");
+    let api = Api::new(format!("http://{}", proxy.addr()));
+    let stop = CancellationToken::new();
+    let done = Arc::new(AtomicI64::new(0));
+    let mut clients = JoinSet::new();
+    for client in 0..4 {
+        let (api, stop, done) = (api.clone(), stop.clone(), Arc::clone(&done));
+        let holders = hall.buyers(1000);
+        clients.spawn(async move {
+            let mut held = Vec::new();
+            for (n, holder) in holders.iter().enumerate() {
+                if stop.is_cancelled() {
+                    return held;
+                }
+                let seat = client * 1000 + n;
+                let seat = format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
+                let wanted = json!({ "scheduleId": date, "seats": [seat] });
+                let hold = insist(&api, holder, "/reservations", &wanted).await;
+                held.push(reservation(&hold));
+                let wanted = json!({
+                    "amount": { "amount": 7, "currency": "KRW" }, "method": "CASH"
+                });
+                let charge = insist(&api, holder, "/users/me/points/charges", &wanted).await;
+                assert_eq!(charge["balance"]["amount"], 7);
+                done.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            panic!("there are too few seats for so fast a machine")
+        });
+    }
+    for (fault, time) in CUTS {
+        proxy.set(fault);
+        tokio::time::sleep(time.min(CUT)).await;
+        proxy.set(Fault::Pass);
+        let before = done.load(Ordering::Relaxed);
+        let goes_on = tokio::time::timeout(PATIENCE, async {
+            while done.load(Ordering::Relaxed) < before + 8 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(goes_on.await.is_ok(), "after {fault:?}");
+    }
+    stop.cancel();
+    let held: Vec<Uuid> = clients.join_all().await.into_iter().flatten().collect();
+    let count = i64::try_from(held.len()).expect("a few thousand");
+    let distinct = held.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert_eq!(distinct, held.len());
+    for (table, rows) in [
+        ("reservation", count),
+        ("seat_claim", count),
+        ("transfer", count),
+    ] {
+        let stored = format!("SELECT count(*) AS n FROM {table}");
+        assert_eq!(hall.number(&stored).await, rows, "{table}");
+    }
+    hall.assert_sound().await;
 }

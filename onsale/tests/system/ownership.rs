@@ -4,8 +4,8 @@ use crate::hall::{Hall, PATIENCE, open_policy, reservation};
 use crate::load::{Load, Seen, keep_holding};
 use onsale::seed::Policy;
 use onsale::{partitions, repartition};
-use onsale_testkit::SystemOptions;
 use onsale_testkit::spawn::Signal;
+use onsale_testkit::{SystemOptions, ports};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -111,6 +111,27 @@ async fn the_number_of_partitions_changes_when_all_is_drained() {
 
     let url = hall.system.db.url().to_owned();
     let (nats, prefix) = (hall.operator_url(), hall.system.prefix.clone());
+    let shown = tokio::process::Command::new(env!("CARGO_BIN_EXE_onsale"))
+        .arg("partitions")
+        .env("DATABASE_URL", hall.reader_url())
+        .env(
+            "NATS_URL",
+            format!("nats://127.0.0.1:{}", ports::free().expect("a port")),
+        )
+        .output();
+    let shown = shown.await.expect("it runs");
+    let (table, why) = (
+        String::from_utf8_lossy(&shown.stdout),
+        String::from_utf8_lossy(&shown.stderr),
+    );
+    assert!(shown.status.success(), "{table}{why}");
+    assert_eq!(
+        table.lines().filter(|line| line.contains('?')).count(),
+        4,
+        "{table}"
+    );
+    assert!(why.contains("is not known"), "{why}");
+
     let change = |to, wait_s| {
         let wait = Duration::from_secs(wait_s);
         repartition::change(&url, &nats, &prefix, to, wait, |_| {})
