@@ -7,6 +7,7 @@ use onsale::{
     audit, bench, config, demo, doctor, down, migrate, nats_users, openapi, partitions,
     repartition, seed, up,
 };
+use onsale_platform::settings::without_credentials;
 
 /// A concert on-sale engine: seat engine, point ledger and payment settlement.
 ///
@@ -45,7 +46,11 @@ enum Command {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return refused(&error),
+    };
+    let done = match command {
         Command::Up(args) => up::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Down(args) => down::run(args).await,
@@ -68,6 +73,28 @@ async fn main() -> ExitCode {
         eprintln!("\nonsale: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Says what is wrong with the command line, as clap does; but not what is secret in an address that
+/// stands in a wrong place: that would be read in the log of a pipeline.
+fn refused(error: &clap::Error) -> ExitCode {
+    let (said, mut shown) = (error.to_string(), error.to_string());
+    for argument in std::env::args() {
+        let value = match argument.split_once('=') {
+            Some((flag, value)) if flag.starts_with('-') => value,
+            _ => &argument,
+        };
+        if let Some(address) = without_credentials(value) {
+            shown = shown.replace(value, &address);
+        }
+    }
+    if shown == said {
+        // With colours. Nothing can be done when nobody reads.
+        drop(error.print());
+    } else {
+        eprint!("{shown}");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Whoever read our output has enough of it, as `head` does.

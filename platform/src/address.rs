@@ -28,6 +28,16 @@ pub fn with_parameter(url: &str, name: &str, value: &str) -> String {
     format!("{url}{sign}{name}={}", utf8_percent_encode(value, VALUE))
 }
 
+/// The same address without user and password.
+pub(crate) fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
 /// User and password of an address, if it has them.
 pub(crate) fn credentials(url: &str) -> Option<(String, String)> {
     let (_, rest) = url.split_once("://")?;
@@ -87,7 +97,9 @@ mod tests {
             assert_eq!(changed, expected);
             let credentials = credentials(&changed).unwrap();
             assert_eq!(credentials, ("u".to_owned(), "p@/:".to_owned()));
+            assert_eq!(with_user(&without_user(&changed), "u", "p@/:"), expected);
         }
+        assert_eq!(without_user("nats://h:1"), "nats://h:1");
         assert_eq!(credentials("nats://h:1"), None);
     }
 

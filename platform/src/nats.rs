@@ -107,8 +107,17 @@ fn options(url: &str) -> Result<(ServerAddr, ConnectOptions), Error> {
         let why = "names a certificate authority but encrypts nothing; take tls://";
         return Err(refused(why.into()));
     }
-    // The error would name what it could not read, and that may be the password.
-    let server = rest.parse().map_err(|_| refused("is malformed".into()))?;
+    // What the client keeps of the address it also logs, and the password may be in any part of it
+    // that does not belong there. So would the error name what it could not read.
+    let place = address::without_user(&rest);
+    let (_, host) = place.split_once("://").unwrap_or(("", &place));
+    let host = host.strip_suffix('/').unwrap_or(host);
+    if host.contains(['/', '?', '#', '@']) {
+        let why = "is malformed: after the scheme come user, password, host and port, with what is \
+                   special in them encoded";
+        return Err(refused(why.into()));
+    }
+    let server = place.parse().map_err(|_| refused("is malformed".into()))?;
     Ok((server, options))
 }
 
@@ -285,11 +294,16 @@ mod tests {
     #[test]
     fn an_address_is_encrypted_and_verified_or_plain() {
         let why = |url: &str| options(url).err().map(|error| error.to_string());
-        for fine in ["nats://h:1", "nats://u:p%40@h", "h"] {
+        for fine in ["nats://h:1", "nats://h:1/", "nats://u:p%40@h", "h"] {
             assert_eq!(why(fine), None, "{fine}");
+            let (server, _) = options(fine).unwrap();
+            assert!(!format!("{server:?}").contains("p%40"), "{server:?}");
         }
         for (wrong, part) in [
             ("nats://u:canary@h:port", "malformed"),
+            ("nats://u:1?canary@h", "malformed"),
+            ("nats//u:canary@h", "malformed"),
+            ("http://u:canary@h", "malformed"),
             ("nats://h?ca=/ca.pem", "take tls://"),
             ("tls://h?ca=/none.pem", "/none.pem"),
         ] {

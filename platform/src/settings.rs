@@ -237,24 +237,27 @@ fn unit_of(variable: &str) -> &'static str {
     }
 }
 
-/// A value for people: of a secret no more than the address in it, if it has one.
+/// A value for people: of a secret no more than the address in it, if it has one; the same where an
+/// address has got into a wrong place.
 fn shown(value: &str, secret: bool) -> String {
-    if secret {
-        without_credentials(value).unwrap_or_else(|| "(set)".to_owned())
-    } else {
-        value.to_owned()
+    match without_credentials(value) {
+        Some(address) => address,
+        None if secret => "(set)".to_owned(),
+        None => value.to_owned(),
     }
 }
 
 /// An address without what may be secret in it; none when it is no address. Before the last `@`
-/// stand user and password, or a token, and anything may stand in a query.
+/// stand user and password, or a token, and anything may stand in a query. Where an `@` comes after
+/// the beginning of a query, the password may as well have a `?` in it: then nothing is shown.
 #[must_use]
 pub fn without_credentials(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    Some(match rest.rsplit_once('@') {
+    let (place, query) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
+    Some(match place.rsplit_once('@') {
+        _ if query.contains('@') => format!("{scheme}://***"),
         Some((_, place)) => format!("{scheme}://***@{place}"),
-        None => format!("{scheme}://{rest}"),
+        None => format!("{scheme}://{place}"),
     })
 }
 
@@ -295,9 +298,11 @@ fn everything_wrong(command: &Command, arguments: &[OsString]) -> Vec<Wrong> {
         let setting = describe(arg);
         let from = |value: Option<&str>| match (value, matches.value_source(id)) {
             (Some(value), Some(ValueSource::EnvVariable)) => {
+                let value = shown(value, false);
                 format!("{}={value} ({})", setting.variable, setting.flag)
             }
             (Some(value), Some(_)) => {
+                let value = shown(value, false);
                 format!("{} {value} ({})", setting.flag, setting.variable)
             }
             (Some(_) | None, _) => format!("{} ({})", setting.variable, setting.flag),
@@ -354,7 +359,7 @@ fn why(error: &clap::Error) -> String {
 /// An argument that is no setting, or a flag without its value.
 fn of_command_line(error: &clap::Error) -> Wrong {
     let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.clone(),
+        Some(ContextValue::String(argument)) => shown(argument, false),
         _ => "command line".to_owned(),
     };
     Wrong {
@@ -481,6 +486,8 @@ mod tests {
             ("postgres://u:p@ss@h:1/d", Some("postgres://***@h:1/d")),
             ("nats://token@h", Some("nats://***@h")),
             ("nats://h?x=y", Some("nats://h")),
+            ("postgres://u:p?a@h/d", Some("postgres://***")),
+            ("postgres://u:p@a#s@h/d", Some("postgres://***")),
             ("secret", None),
         ] {
             assert_eq!(without_credentials(url).as_deref(), shown, "{url}");

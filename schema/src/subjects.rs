@@ -15,7 +15,7 @@ impl Subjects {
     /// `prefix` is empty or one token of letters, digits, `-` and `_`.
     ///
     /// # Errors
-    /// With the offending prefix, when it is neither.
+    /// When it is neither.
     pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
         let valid = prefix
             .chars()
@@ -25,7 +25,7 @@ impl Subjects {
                 prefix: prefix.to_owned(),
             })
         } else {
-            Err(InvalidPrefix(prefix.into()))
+            Err(InvalidPrefix)
         }
     }
 
@@ -169,10 +169,11 @@ impl Subjects {
     }
 }
 
-/// A subject prefix that is not one plain token.
+/// A subject prefix that is not one plain token. It is not repeated here: it may be an address that
+/// got into a wrong place.
 #[derive(Debug, thiserror::Error)]
-#[error("subject prefix {0:?} must be letters, digits, '-' and '_' only")]
-pub struct InvalidPrefix(String);
+#[error("the subject prefix must be letters, digits, '-' and '_' only")]
+pub struct InvalidPrefix;
 
 #[cfg(test)]
 mod tests {
