@@ -122,6 +122,9 @@ fn tell_roles(applied: &Applied, passwords: &Passwords) {
             false => "is there",
         };
         println!("role     {name} {made} and has its rights");
+        if passwords.of(role).is_some() && !applied.has_set_passwords {
+            println!("         it keeps its password: to set one takes a user who may make roles");
+        }
         if made == "made" && passwords.of(role).is_none() {
             println!("         it has no password yet: set one with psql's \\password {name}");
         }

@@ -6,17 +6,28 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use diesel::QueryableByName;
+use diesel::sql_types::Text;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use onsale::running::{self, Running};
+use onsale_platform::{address, db};
 use onsale_testkit::{Scratch, Servers};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_onsale");
 const LIMIT: Duration = Duration::from_secs(90);
+
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
 
 /// A running `onsale up`, killed when it is dropped.
 struct Up {
@@ -153,6 +164,68 @@ fn scratch() -> (Scratch, PathBuf) {
     (scratch, data_dir)
 }
 
+/// Every file below a folder, and the folders.
+fn all_below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(all_below(&path));
+        }
+        all.push(path);
+    }
+    all
+}
+
+/// Wherever a secret stands, nobody else may read it.
+fn secrets_are_for_their_owner_only(data_dir: &Path) {
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    // Postgres keeps its own, and writes while we look.
+    let others = |path: &PathBuf| !path.starts_with(data_dir.join("postgres/data"));
+    let files: Vec<_> = all_below(data_dir).into_iter().filter(others).collect();
+    let is_made_up = |path: &&PathBuf| {
+        path.starts_with(data_dir.join("secrets")) || path.ends_with("token-secret")
+    };
+    let made_up = files
+        .iter()
+        .filter(is_made_up)
+        .filter(|path| path.is_file());
+    let mut secrets: Vec<Vec<u8>> = made_up
+        .map(|path| std::fs::read(path).unwrap().trim_ascii().to_vec())
+        .collect();
+    assert_eq!(secrets.len(), 7, "of tokens, three roles, three users");
+    let database = running::find(data_dir).unwrap().unwrap().database;
+    let (_, password) = database.split_once("://onsale:").unwrap();
+    secrets.push(password.split('@').next().unwrap().into());
+    let tells = |path: &&PathBuf| {
+        let text = std::fs::read(path).unwrap_or_default();
+        let mut windows = secrets
+            .iter()
+            .map(|secret| text.windows(secret.len()).any(|part| part == secret));
+        windows.any(|found| found)
+    };
+    let telling: Vec<_> = files
+        .iter()
+        .filter(|path| path.is_file())
+        .filter(tells)
+        .collect();
+    for path in &telling {
+        assert_eq!(mode(path), 0o600, "{}", path.display());
+    }
+    let names: Vec<_> = telling
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str())
+        .collect();
+    assert!(names.contains(&"nats-server.conf"), "{names:?}");
+    assert!(
+        telling.len() >= 9,
+        "and the description of what runs: {names:?}"
+    );
+    for folder in ["secrets", "nats"] {
+        assert_eq!(mode(&data_dir.join(folder)), 0o700, "{folder}");
+    }
+}
+
 #[test]
 fn a_life_of_a_system() {
     let (_scratch, data_dir) = scratch();
@@ -185,6 +258,7 @@ fn a_life_of_a_system() {
         Some(200)
     );
     assert_eq!(running::find(&data_dir).unwrap().as_ref(), Some(&first));
+    secrets_are_for_their_owner_only(&data_dir);
 
     // What dies is started again, servers too, and the description stays true. The servers first:
     // a process that runs lives through that, one that is only starting may give up and come again.
@@ -330,4 +404,81 @@ async fn servers_that_the_environment_names_are_used_and_left_alone() {
     up.signal(Signal::SIGTERM);
     assert!(up.ended().success());
     assert!(servers.postgres.is_running() && servers.nats.is_running());
+}
+
+#[tokio::test]
+async fn who_may_not_make_roles_is_told_what_mends_it_and_can_do_without() {
+    const USER: &str = "plain";
+    let servers = Servers::start("plain").await.unwrap();
+    let root = servers.postgres.url("postgres");
+    let mut conn = db::connect(&root).await.unwrap();
+    for sql in [
+        "CREATE ROLE plain LOGIN PASSWORD 'c4n4ry'",
+        "CREATE DATABASE plain OWNER plain",
+    ] {
+        conn.batch_execute(sql).await.unwrap();
+    }
+    let database = address::with_user(&servers.postgres.url("plain"), USER, "c4n4ry");
+    let nats = servers.nats.url();
+    let named = ["--database-url", &database, "--nats-url", &nats];
+    let (_scratch, data_dir) = scratch();
+    let refused = || {
+        let mut child = up_command(&data_dir)
+            .args(["--random-ports", "--headless", "--json"])
+            .args(named)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        if !line.is_empty() {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("--no-roles"), "{text}");
+        assert!(text.contains("may do anything"), "{text}");
+        assert!(!text.contains("c4n4ry"), "{text}");
+        text
+    };
+    let text = refused();
+    assert!(text.contains("user plain may not make roles"), "{text}");
+    assert!(text.contains("ALTER ROLE \"plain\" CREATEROLE;"), "{text}");
+
+    let errors = data_dir.with_extension("errors");
+    let mut without = up_command(&data_dir);
+    without.stderr(std::fs::File::create(&errors).unwrap());
+    let mut up = Up::spawn(without.arg("--no-roles").args(named));
+    assert_eq!(status_of(&up.running.api, "/readyz"), Some(200));
+    assert_eq!(up.running.reader, None);
+    let said = std::fs::read_to_string(&errors).unwrap();
+    assert!(
+        said.contains("roles: NONE") && said.contains("may do anything"),
+        "{said}"
+    );
+    let users = "SELECT DISTINCT usename::text AS name FROM pg_stat_activity \
+                 WHERE datname = 'plain' AND application_name = 'onsale'";
+    let users: Vec<Name> = diesel::sql_query(users).load(&mut conn).await.unwrap();
+    let users: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
+    assert_eq!(users, [USER]);
+    up.signal(Signal::SIGTERM);
+    assert!(up.ended().success());
+
+    // Roles that somebody else has made have passwords that nobody has told us.
+    for role in ["ingress", "workers", "reader"] {
+        let made = format!("CREATE ROLE plain_{role} LOGIN PASSWORD 'other'");
+        conn.batch_execute(&made).await.unwrap();
+    }
+    let text = refused();
+    assert!(text.contains("user plain may not give the roles"), "{text}");
+    let mending = "ALTER ROLE plain CREATEROLE; \
+         GRANT plain_ingress, plain_workers, plain_reader TO plain WITH ADMIN OPTION";
+    conn.batch_execute(mending).await.unwrap();
+    let mut up = Up::start(&data_dir, &named);
+    assert!(up.running.reader.is_some());
+    up.signal(Signal::SIGTERM);
+    assert!(up.ended().success());
 }

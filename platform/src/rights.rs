@@ -144,8 +144,13 @@ impl From<DieselError> for Refused {
 pub struct Applied {
     /// The name of the database.
     pub database: String,
+    /// The user who did it.
+    pub user: String,
     /// The names of the roles that were made.
     pub made: Vec<String>,
+    /// Whether roles got the passwords that they shall have. Where the connected user may not make
+    /// roles, each keeps the one that it has.
+    pub has_set_passwords: bool,
 }
 
 #[derive(QueryableByName)]
@@ -169,8 +174,8 @@ struct Name {
 /// what came of it.
 ///
 /// # Errors
-/// When a role is missing or shall have a password, and the connected user may not make roles; when
-/// Postgres refuses or can't be reached.
+/// When a role is missing and the connected user may not make roles; when Postgres refuses or can't
+/// be reached.
 pub async fn apply(
     database_url: &str,
     password: impl Fn(Role) -> Option<String>,
@@ -216,7 +221,9 @@ pub async fn apply(
     grant(&mut conn, &facts.database).await?;
     Ok(Applied {
         database: facts.database,
+        user: facts.me,
         made: missing,
+        has_set_passwords: facts.may_create,
     })
 }
 

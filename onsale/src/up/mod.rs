@@ -69,8 +69,8 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Use this Postgres, as `postgres://user:password@host:port/database`, and start none. Where
-    /// its user may make roles, each process gets one of its own.
+    /// Use this Postgres, as `postgres://user:password@host:port/database`, and start none. Its user
+    /// makes a role for each kind of process, unless --no-roles is given.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
 
@@ -83,6 +83,11 @@ pub struct Args {
         requires = "database_url"
     )]
     database_ca: Option<PathBuf>,
+
+    /// Make no roles of Postgres: every process connects as the same user, and may do anything in
+    /// the database.
+    #[arg(long)]
+    pub no_roles: bool,
 
     /// Use this NATS, as `nats://user:password@host:port`, and start none. All processes then use
     /// this user.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use onsale_platform::nats_users::User;
-use onsale_platform::rights::{self, Refused, Role};
+use onsale_platform::rights::{self, Applied, Refused, Role};
 use onsale_platform::{address, nats};
 use onsale_schema::subjects::Subjects;
 use onsale_testkit::postgres::Stop;
@@ -20,6 +20,9 @@ use super::supervisor::Board;
 use super::{Args, DataDir};
 
 const DATABASE: &str = "onsale";
+/// The other way.
+const WITHOUT_ROLES: &str = "or go on without (--no-roles): then every process connects as the same \
+     user and may do anything";
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The two servers.
@@ -139,22 +142,44 @@ impl Servers {
         })
     }
 
-    /// Gives each kind of process a role of its own, where the user of the database may; what came
-    /// of it, in words.
+    /// Gives each kind of process a role of its own, unless there shall be none; what came of it, in
+    /// words.
     ///
     /// # Errors
-    /// When Postgres can't be reached or refuses for another reason.
-    pub async fn make_roles(&mut self, secrets: &Secrets) -> anyhow::Result<String> {
+    /// When the user of the database may not do it, with what mends that; when Postgres can't be
+    /// reached or refuses for another reason.
+    pub async fn make_roles(
+        &mut self,
+        args: &Args,
+        secrets: &Secrets,
+    ) -> anyhow::Result<&'static str> {
+        if args.no_roles {
+            return Ok(
+                "NONE, as --no-roles says: every process connects as the same user and may do \
+                 anything",
+            );
+        }
         let password = |role| Some(secrets.role(role).to_owned());
         match rights::apply(&self.database_url, password).await {
-            Ok(applied) => {
+            Ok(applied) if applied.has_set_passwords => {
                 self.roles_of = Some(applied.database);
-                Ok("each kind of process has its own".to_owned())
+                Ok("each kind of process has its own")
             }
-            Err(Refused::MayNotCreate { user, .. }) => Ok(format!(
-                "NONE: {user} may not make roles, so that every process connects as {user} and may \
-                 do anything; `onsale migrate` says what is missing"
-            )),
+            // Somebody else has made them, with passwords that are not known here.
+            Ok(Applied { database, user, .. }) => {
+                let names = Role::ALL.map(|role| format!("\"{}\"", role.name(&database)));
+                bail!(
+                    "user {user} may not give the roles of the processes passwords. Either let one \
+                     that may, and start again:\n  ALTER ROLE \"{user}\" CREATEROLE;\n  GRANT {} \
+                     TO \"{user}\" WITH ADMIN OPTION;\n{WITHOUT_ROLES}",
+                    names.join(", ")
+                )
+            }
+            Err(Refused::MayNotCreate { user, .. }) => bail!(
+                "user {user} may not make roles, and each kind of process shall have one of its \
+                 own. Either let one that may, and start again:\n  ALTER ROLE \"{user}\" \
+                 CREATEROLE;\n{WITHOUT_ROLES}"
+            ),
             Err(Refused::Db(error)) => Err(error.into()),
         }
     }

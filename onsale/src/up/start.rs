@@ -66,8 +66,8 @@ impl System {
             })
             .await?;
 
-        let roles = servers.make_roles(&secrets);
-        steps.step("roles", roles, String::clone).await?;
+        let roles = servers.make_roles(args, &secrets);
+        steps.step("roles", roles, |done| *done).await?;
         let streams = servers.keep_streams(args);
         steps
             .step("streams", streams, |()| "are as the settings say")
