@@ -1,8 +1,14 @@
 //! Who may say and hear what on NATS: a user per kind of process.
 //!
 //! This is the only list of these rights; `onsale up`, the tests and `deploy/nats-users.conf` take
-//! them from here. Nobody may purge, delete or seal a stream or delete a message: what was ordered
-//! stays ordered, whoever's password is lost.
+//! them from here. Nobody may purge or delete a stream or delete a message: what was ordered stays
+//! ordered, with one exception.
+//!
+//! The operator may change a stream, because `onsale migrate` has to when a setting of it changes
+//! (replicas, bytes), and NATS can't say which changes a user may make: the same request with a
+//! smaller bound drops the oldest messages, and another closes the stream for good. So the operator's
+//! password is as much a secret as that of the database's owner. What was decided is in Postgres and
+//! stays; what was not had been promised to nobody.
 
 use onsale_schema::Lane;
 use onsale_schema::subjects::Subjects;
@@ -95,6 +101,7 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
         User::Operator => {
             for stream in streams().into_iter().chain([subjects.events_stream()]) {
                 publish.push(api("STREAM.CREATE", &stream));
+                // Can't be had any narrower; see above.
                 publish.push(api("STREAM.UPDATE", &stream));
             }
             // What looks into a queue would take from it.
