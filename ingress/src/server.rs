@@ -1,19 +1,21 @@
 //! The HTTP server: what axum's own lacks. Every connection has a bound on the time to its first
 //! request, on each request's head, on a write that nobody reads, and on how long it may be idle;
 //! there is a bound on connections, in all and of one address; at shutdown it stops listening, lets
-//! requests under way end, and then ends the rest.
+//! requests under way end, and then ends the rest. A connection on which a request was refused before
+//! it was whole goes on, or the answer says that it ends.
 //!
 //! HTTP/1.1 and HTTP/2 (with prior knowledge) are told apart by the first bytes.
 
 mod activity;
 mod places;
+mod rest;
 mod stalls;
 
 use crate::address::{Networks, network};
 use crate::config::Http;
 use activity::{Activity, Idle};
 use axum::Router;
-use futures_util::TryFutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -192,8 +194,11 @@ impl Shared {
                 let busy = activity.request(request.version());
                 let client = shared.proxies.client(peer, request.headers());
                 request.extensions_mut().insert(client);
+                let (request, rest) = rest::watch(request);
                 let answer = router.clone().call(request);
-                answer.map_ok(move |response| busy.until_the_end_of(response))
+                answer
+                    .and_then(|response| rest.settle(response).map(Ok))
+                    .map_ok(move |response| busy.until_the_end_of(response))
             })
         };
         let stream = TokioIo::new(Stalls::new(stream, self.write_timeout));

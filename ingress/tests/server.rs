@@ -143,6 +143,53 @@ async fn what_two_servers_could_read_in_two_ways_is_not_read_at_all() {
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
 
+/// The head of a request that is refused for its head, and says that so many bytes follow.
+fn refused_head(bytes: usize, more: &str) -> String {
+    format!(
+        "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\n\
+         content-length: {bytes}\r\n{more}\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_a_refusal_that_comes_before_the_body() {
+    let bench = start(&[]).await;
+    let mut stream = TcpStream::connect(bench.addr).await.unwrap();
+    let mut answers = Vec::new();
+    for refused in 1..=20 {
+        let head = refused_head(2, "");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // As long as an answer takes: the refusal is there before the body.
+        let _ = bench.api.get(None, "/concerts").await.expect(200);
+        stream.write_all(b"{}").await.unwrap();
+        let count = |answers: &[u8]| {
+            String::from_utf8_lossy(answers)
+                .matches("415 Unsup")
+                .count()
+        };
+        while count(&answers) < refused {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answers)).await;
+            let told = String::from_utf8_lossy(&answers);
+            assert_ne!(read.expect("an answer").unwrap(), 0, "closed after {told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_tells_when_it_ends_the_connection() {
+    let bench = start(&[]).await;
+    // The body never comes; is too long to wait for; or waits to be asked for, and is not.
+    for head in [
+        refused_head(2, ""),
+        refused_head(1_000_000, ""),
+        refused_head(2, "expect: 100-continue\r\n"),
+    ] {
+        let answer = raw(&bench, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 415"), "{head}{answer}");
+        assert!(answer.contains("connection: close"), "{head}{answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_and_never_reads_is_cut_off() {
     let bench = start(&["--write-timeout-ms", "300"]).await;
