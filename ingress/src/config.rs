@@ -305,8 +305,10 @@ pub struct Flow {
           value_parser = clap::value_parser!(u16).range(1..=64))]
     pub publish_window: u16,
 
-    /// Commands of one schedule that may wait for their outcome here; further ones are refused.
-    #[arg(long, env = "ONSALE_SCHEDULE_IN_FLIGHT_MAX", default_value_t = 10_000,
+    /// Commands of one schedule that may wait for their outcome here; further ones are refused. So
+    /// few that an owner decides them in well under the lag at which its whole partition, with the
+    /// schedule's neighbours, would be refused.
+    #[arg(long, env = "ONSALE_SCHEDULE_IN_FLIGHT_MAX", default_value_t = 4000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub schedule_in_flight_max: u32,
 

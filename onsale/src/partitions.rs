@@ -18,6 +18,9 @@ use serde::Serialize;
 
 use crate::target::Target;
 
+/// As by default.
+const LEASE_MS: u32 = 3000;
+
 /// Shows who owns which partition, with epoch, cursor and lag; exit status 1 when one has no owner
 /// that is alive.
 ///
@@ -31,6 +34,10 @@ pub struct Args {
     /// Prefix of all subjects and streams of the system.
     #[arg(long, env = "ONSALE_SUBJECT_PREFIX", default_value = "")]
     pub subject_prefix: String,
+
+    /// The lease of the workers, in milliseconds: who was silent for longer is dead.
+    #[arg(long, env = "ONSALE_LEASE_MS", default_value_t = LEASE_MS, value_name = "MS")]
+    pub lease_ms: u32,
 
     /// Print one JSON array instead of the table.
     #[arg(long)]
@@ -68,7 +75,7 @@ pub struct Partition {
 /// # Errors
 /// When a server can't be reached.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut partitions = owned(&args.target.reader_url()?).await?;
+    let mut partitions = owned(&args.target.reader_url()?, args.lease_ms).await?;
     let counted = async {
         let nats_url = args.target.nats_url()?;
         count(&mut partitions, &nats_url, &args.subject_prefix).await
@@ -119,18 +126,18 @@ pub async fn list(
     nats_url: &str,
     subject_prefix: &str,
 ) -> anyhow::Result<Vec<Partition>> {
-    let mut partitions = owned(database_url).await?;
+    let mut partitions = owned(database_url, LEASE_MS).await?;
     count(&mut partitions, nats_url, subject_prefix).await?;
     Ok(partitions)
 }
 
 /// What Postgres knows of them.
-async fn owned(database_url: &str) -> anyhow::Result<Vec<Partition>> {
+async fn owned(database_url: &str, lease_ms: u32) -> anyhow::Result<Vec<Partition>> {
     let lane = Lane::Seats;
     let mut conn = db::connect(database_url)
         .await
         .context("connecting to Postgres")?;
-    let rows = rows(&mut conn, lane)
+    let rows = rows(&mut conn, lane, lease_ms)
         .await
         .context("reading the partitions")?;
     let known = rows.into_iter().map(|row| {
@@ -170,7 +177,11 @@ async fn count(
     Ok(())
 }
 
-async fn rows(conn: &mut AsyncPgConnection, lane: Lane) -> Result<Vec<Row>, db::Error> {
+async fn rows(
+    conn: &mut AsyncPgConnection,
+    lane: Lane,
+    lease_ms: u32,
+) -> Result<Vec<Row>, db::Error> {
     let rows = sql_query(
         "SELECT partition_no, owner, epoch, commit_no, incarnation, applied_seq, applied_at, \
                 EXISTS (SELECT FROM worker w JOIN pg_locks l \
@@ -179,12 +190,13 @@ async fn rows(conn: &mut AsyncPgConnection, lane: Lane) -> Result<Vec<Row>, db::
                            AND l.objid = (w.life_key::bigint & 4294967295)::oid \
                         JOIN pg_database d ON d.oid = l.database \
                         WHERE w.worker_id = p.owner AND d.datname = current_database() \
-                          AND w.heartbeat_at > clock_timestamp() - interval '3 seconds') AS alive \
+                          AND w.heartbeat_at > clock_timestamp() - $3 * interval '1 millisecond') AS alive \
          FROM partition p, system s WHERE lane = $1 AND partition_no < s.partitions \
          ORDER BY partition_no",
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Integer, _>(LIFE_CLASS)
+    .bind::<BigInt, _>(i64::from(lease_ms))
     .load(conn)
     .await?;
     Ok(rows)

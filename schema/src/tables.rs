@@ -7,7 +7,7 @@ diesel::table! {
 diesel::table! {
     worker (worker_id) {
         worker_id -> Uuid, life_key -> Integer, lanes -> Array<Text>, started_at -> Timestamptz,
-        heartbeat_at -> Timestamptz,
+        heartbeat_at -> Timestamptz, leaving -> Bool,
     }
 }
 diesel::table! {

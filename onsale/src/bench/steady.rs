@@ -140,6 +140,11 @@ impl Steady {
 
     /// Asks for nothing more, and waits for the answers that are due.
     pub async fn stop(mut self) -> Answers {
+        self.stop_asking().await
+    }
+
+    /// The same, for who may ask again what was answered.
+    pub async fn stop_asking(&mut self) -> Answers {
         self.stop.cancel();
         while self.dates.join_next().await.is_some() {}
         self.answers()

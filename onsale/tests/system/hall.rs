@@ -79,6 +79,15 @@ impl Hall {
         self.date_as(id, seats, open_policy()).await
     }
 
+    /// A date that another partition decides.
+    pub async fn date_elsewhere(&mut self, date: Uuid, seats: u32) -> Uuid {
+        let partition = |id| partition::of_schedule(id, PARTITIONS);
+        let ids = std::iter::repeat_with(|| ScheduleId(Uuid::now_v7()));
+        let mut far = ids.filter(|id| partition(*id) != partition(ScheduleId(date)));
+        let id = far.next().expect("fifteen of sixteen");
+        self.date_as(id, seats, open_policy()).await
+    }
+
     pub async fn date_with(&mut self, seats: u32, policy: Policy) -> Uuid {
         let schedule_id = ScheduleId(Uuid::now_v7());
         self.date_as(schedule_id, seats, policy).await

@@ -19,7 +19,9 @@ const CUT: Duration = Duration::from_millis(1500);
 /// Longer than a lease (3 s), and than anybody waits on a connection that says nothing (6 s).
 const LONG_CUT: Duration = Duration::from_secs(7);
 /// Every way in which a link can be cut, and for how long.
-const CUTS: [(Fault, Duration); 8] = [
+const CUTS: [(Fault, Duration); 9] = [
+    // Not cut, but slow.
+    (Fault::Delay(Duration::from_millis(150)), CUT),
     (Fault::BlackHole, CUT),
     (Fault::BlackHole, LONG_CUT),
     (Fault::Reset, CUT),

@@ -120,6 +120,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     clients: JoinSet<Seen>,
     watched: Steady,
+    watched_date: Uuid,
 }
 
 impl Load {
@@ -128,11 +129,13 @@ impl Load {
             seats_per_user: 100_000,
             ..open_policy()
         };
+        let (watched_date, watched) = watched(hall, policy).await;
         let mut load = Self {
             dates: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             clients: JoinSet::new(),
-            watched: watched(hall, policy).await,
+            watched,
+            watched_date,
         };
         for _ in 0..dates {
             let date = hall.date_with(3000, policy).await;
@@ -214,7 +217,11 @@ impl Load {
 
     /// Ends the load; every acknowledged hold must be there, and nothing may have failed or been
     /// turned away.
-    pub async fn stop(self, hall: &mut Hall) -> Seen {
+    pub async fn stop(mut self, hall: &mut Hall) -> Seen {
+        let mut others = self.watched.stop_asking().await.others();
+        // Its outcome comes later, as that of other clients; here the number is what counts.
+        others.remove("202");
+        assert!(others.is_empty(), "of the watched date: {others:?}");
         let seen = self.stop_after_faults(hall).await;
         assert_eq!(seen.turned_away, 0, "requests were turned away");
         seen
@@ -225,7 +232,9 @@ impl Load {
     pub async fn stop_after_faults(mut self, hall: &mut Hall) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Seen::default();
-        assert!(self.watched.stop().await.won() > 0, "nothing was sold");
+        let watched = self.watched.stop_asking().await;
+        let (won, open) = (watched.won(), watched.status(202));
+        assert!(won > 0, "nothing was sold");
         while let Some(seen) = self.clients.join_next().await {
             let seen = seen.expect("no panic");
             if let Some(first) = seen.failed.first() {
@@ -248,12 +257,24 @@ impl Load {
             ids.extend(open.outcome(&hall.api).await);
         }
         assert_held(hall, &ids).await;
+        // Who got no answer at all doesn't know either.
+        let unanswered = watched
+            .others()
+            .into_iter()
+            .filter(|(what, _)| what.parse::<u16>().is_err());
+        let most = won + open + unanswered.map(|(_, count)| count).sum::<u64>();
+        let held = format!(
+            "SELECT count(*) AS n FROM seat_claim WHERE schedule_id = '{}'",
+            self.watched_date
+        );
+        let held = u64::try_from(hall.number(&held).await).expect("a count");
+        assert!((won..=most).contains(&held), "{held}, not {won} to {most}");
         all
     }
 }
 
 /// Sells a date at a steady rate.
-async fn watched(hall: &mut Hall, policy: Policy) -> Steady {
+async fn watched(hall: &mut Hall, policy: Policy) -> (Uuid, Steady) {
     let seats = u32::from(RATE) * u32::from(WATCHED_S);
     let date = hall.date_with(seats, policy).await;
     let label = |seat: u32| format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
@@ -263,7 +284,7 @@ async fn watched(hall: &mut Hall, policy: Policy) -> Steady {
         token: hall.buyer().token,
     };
     let addr = hall.system.ingresses[0].http_addr.expect("an ingress");
-    Steady::start(addr, wanted, RATE).expect("a client")
+    (date, Steady::start(addr, wanted, RATE).expect("a client"))
 }
 
 /// Each of these reservations is in Postgres, with its seat.

@@ -2,6 +2,7 @@
 
 use crate::hall::{Hall, PATIENCE, open_policy, reservation};
 use crate::load::{Load, Seen, keep_holding};
+use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale::{partitions, repartition};
 use onsale_testkit::spawn::Signal;
@@ -203,5 +204,54 @@ async fn a_hot_date_does_not_starve_its_neighbours() {
         sum(|seen| seen.acknowledged.len()) > 0,
         "the hot date sold nothing"
     );
+    hall.assert_sound().await;
+}
+
+/// Somebody has a lock that one partition's commit needs. The others don't wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_holds_up_its_own_partition_only() {
+    let settings = SystemOptions::default().setting("ONSALE_REQUEST_TIMEOUT_MS", 2500);
+    let mut hall = Hall::open_with(settings).await;
+    let locked = hall.date(100).await;
+    let other = hall.date_elsewhere(locked, 100).await;
+    // Both are loaded.
+    for date in [locked, other] {
+        hall.api
+            .hold(&hall.buyer(), date, &["A-1-1"])
+            .await
+            .expect(201);
+    }
+    let mut locker = hall.connect().await;
+    // Our sessions would not wait so long for whoever has a lock and does nothing.
+    let lock = format!(
+        "SET idle_in_transaction_session_timeout = 0;
+         BEGIN; SELECT FROM sale WHERE schedule_id = '{locked}' FOR UPDATE"
+    );
+    locker.batch_execute(&lock).await.expect("locked");
+    let buyer = hall.buyer();
+    let waiting = hall.api.hold(&buyer, locked, &["A-1-2"]);
+    let others = async {
+        for n in 2..=60 {
+            let label = format!("A-1-{n}");
+            let answer = hall.api.hold(&hall.buyer(), other, &[&label]).await;
+            answer.expect(201);
+        }
+    };
+    let (open, ()) = tokio::join!(waiting, others);
+    let open = open.expect(202);
+    locker.batch_execute("COMMIT").await.expect("unlocked");
+    // What waited is decided now, or had its deadline before.
+    let location = open.headers["location"].to_str().expect("ASCII");
+    let path = location.strip_prefix("/api/v1").expect("a path of ours");
+    let decided = tokio::time::timeout(PATIENCE, async {
+        while hall.api.get(Some(&buyer), path).await.status == 202 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    decided.await.expect("decided");
+    hall.api
+        .hold(&hall.buyer(), locked, &["A-1-3"])
+        .await
+        .expect(201);
     hall.assert_sound().await;
 }

@@ -52,6 +52,26 @@ async fn a_killed_nats_server_loses_nothing() {
     end("nats-server killed", load, &mut hall).await;
 }
 
+/// All workers let their leases run out, and all are back within moments of each other: nobody takes
+/// for dead who is only a little later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_server_that_was_away_for_two_leases_moves_no_partition() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(3).own_servers()).await;
+    owned_by(&hall, 3).await;
+    let load = Load::start(&mut hall, 4).await;
+    load.under_way(&hall, 3).await;
+    let epochs = hall.number(EPOCHS).await;
+    hall.system.servers().nats.kill9().await;
+    let silent = "SELECT count(*) AS n FROM worker WHERE 'seats' = ANY (lanes) \
+                  AND heartbeat_at < clock_timestamp() - interval '6 seconds'";
+    load.until(&hall, silent, 3).await;
+    let nats = &mut hall.system.servers().nats;
+    nats.restart().await.expect("a nats-server");
+    load.more_everywhere(&hall, ON).await;
+    assert_eq!(hall.number(EPOCHS).await, epochs, "no partition was taken");
+    end("nats-server away for two leases", load, &mut hall).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nats_server_that_comes_back_with_older_streams_makes_no_answer_untrue() {
     let options = SystemOptions::default()

@@ -2,8 +2,9 @@
 //! transaction, because a commit per partition would pay for an fsync each.
 //!
 //! While one transaction runs, the next proposals gather by themselves. It must never answer
-//! `Committed` for anything that is not in Postgres, and never lose a partition's proposal because
-//! of another's trouble.
+//! `Committed` for anything that is not in Postgres, and never lose a partition's proposal, nor hold
+//! it up, because of another's trouble: what can't be committed together is tried alone, and what
+//! waits for somebody's lock, waits outside.
 
 use super::core::Proposal;
 use super::lane::PartitionedLane;
@@ -46,7 +47,19 @@ impl<L: PartitionedLane> Clone for Handle<L> {
 
 impl<L: PartitionedLane> Handle<L> {
     /// Waits until the proposal's fate is known.
-    pub async fn commit(&self, proposal: Proposal<L>) -> Verdict<L> {
+    pub async fn commit(&self, mut proposal: Proposal<L>) -> Verdict<L> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.submit(proposal).await {
+                Answer::Settled(verdict) => return verdict,
+                Answer::Blocked(blocked) => proposal = blocked,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn submit(&self, proposal: Proposal<L>) -> Answer<L> {
         let (answer, verdict) = oneshot::channel();
         if self
             .sender
@@ -54,21 +67,34 @@ impl<L: PartitionedLane> Handle<L> {
             .await
             .is_err()
         {
-            return Verdict::Unknown;
+            return Answer::Settled(Verdict::Unknown);
         }
-        verdict.await.unwrap_or(Verdict::Unknown)
+        let unknown = Answer::Settled(Verdict::Unknown);
+        verdict.await.unwrap_or(unknown)
     }
+}
+
+/// What the committer says.
+enum Answer<L: PartitionedLane> {
+    Settled(Verdict<L>),
+    /// Somebody has a lock that it needs; nothing was written. It may be tried again, but not in
+    /// the way of others.
+    Blocked(Proposal<L>),
 }
 
 struct Submitted<L: PartitionedLane> {
     proposal: Proposal<L>,
-    answer: oneshot::Sender<Verdict<L>>,
+    answer: oneshot::Sender<Answer<L>>,
 }
 
 impl<L: PartitionedLane> Submitted<L> {
     fn answer(self, verdict: impl FnOnce(Proposal<L>) -> Verdict<L>) {
         // A driver that is gone needs no answer.
-        drop(self.answer.send(verdict(self.proposal)));
+        drop(self.answer.send(Answer::Settled(verdict(self.proposal))));
+    }
+
+    fn hand_back(self) {
+        drop(self.answer.send(Answer::Blocked(self.proposal)));
     }
 }
 
@@ -95,8 +121,12 @@ struct Committer<S, C> {
     stop: CancellationToken,
 }
 
-/// The longest pause between attempts while Postgres is away.
+/// The first pause between attempts, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// With so many commands a batch is large enough: more would make its transaction take longer, and
+/// nothing quicker.
+const COMMANDS_MAX: usize = 8192;
 
 impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
     async fn run<L: PartitionedLane>(mut self, mut receiver: mpsc::Receiver<Submitted<L>>)
@@ -104,8 +134,12 @@ impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
         S: Store<L>,
     {
         while let Some(first) = receiver.recv().await {
+            let mut commands = first.proposal.labels.len();
             let mut batch = vec![first];
-            while let Ok(next) = receiver.try_recv() {
+            while commands < COMMANDS_MAX
+                && let Ok(next) = receiver.try_recv()
+            {
+                commands += next.proposal.labels.len();
                 batch.push(next);
             }
             self.commit(batch).await;
@@ -117,7 +151,7 @@ impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
     where
         S: Store<L>,
     {
-        let mut pause = Duration::from_millis(10);
+        let mut pause = PAUSE_MIN;
         loop {
             batch = self.fresh(batch);
             if batch.is_empty() {
@@ -135,6 +169,19 @@ impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
                 Attempt::Refused { deposed, missed } => {
                     batch = split(batch, &deposed, &missed);
                 }
+                Attempt::Failed(db::Error::Contended(error)) => {
+                    retried::<L>("blocked");
+                    tracing::warn!(error, partitions = batch.len(), "a lock is in the way");
+                    if self.stop.is_cancelled() {
+                        give_up(&mut batch);
+                    } else if batch.len() == 1 {
+                        for submitted in batch.drain(..) {
+                            submitted.hand_back();
+                        }
+                    } else {
+                        self.each_alone(&mut batch).await;
+                    }
+                }
                 Attempt::Failed(error) if error.retryable() => {
                     retried::<L>("unavailable");
                     tracing::warn!(%error, "commit failed; trying again");
@@ -151,16 +198,27 @@ impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
                 Attempt::Failed(error) => {
                     retried::<L>("alone");
                     tracing::warn!(%error, "commit was refused; each partition is tried alone");
-                    for submitted in batch.drain(..) {
-                        Box::pin(self.commit(vec![submitted])).await;
-                    }
+                    self.each_alone(&mut batch).await;
                 }
                 Attempt::Unknown(error) => {
                     retried::<L>("unknown");
                     tracing::warn!(error, "connection lost while committing; finding out");
                     self.resolve(&mut batch).await;
+                    // Perhaps it was too much for the time that it had.
+                    if batch.len() > 1 {
+                        self.each_alone(&mut batch).await;
+                    }
                 }
             }
+        }
+    }
+
+    async fn each_alone<L: PartitionedLane>(&mut self, batch: &mut Vec<Submitted<L>>)
+    where
+        S: Store<L>,
+    {
+        for submitted in batch.drain(..) {
+            Box::pin(self.commit(vec![submitted])).await;
         }
     }
 
@@ -185,7 +243,7 @@ impl<S: Send, C: Fn() -> Timestamp + Send> Committer<S, C> {
     where
         S: Store<L>,
     {
-        let mut pause = Duration::from_millis(10);
+        let mut pause = PAUSE_MIN;
         let mut open = std::mem::take(batch);
         while let Some(submitted) = open.pop() {
             match self.look_up(&submitted.proposal).await {

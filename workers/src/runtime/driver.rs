@@ -127,6 +127,8 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
     /// the new messages of a stream that lost its tail would be taken for the applied ones. In this
     /// order, as a loss between the look and the reader's beginning would go unnoticed.
     async fn open(&mut self) {
+        // What comes meanwhile waits; how much it is, nobody knows.
+        self.progress.set(1, Some(self.world.now()));
         while !self.log.is_open() {
             self.log.reopen().await;
             let mut pause = Duration::from_millis(10);
@@ -135,6 +137,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
+        self.progress.set(self.log.pending(), None);
     }
 
     /// Looks at the stream's tail, and begins anew behind a loss; false when it can't be seen now.
@@ -401,7 +404,12 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         let mut pause = Duration::from_millis(10);
         loop {
             let loading = self.world.load(&mut self.core.state, commands, thorough);
-            match AssertUnwindSafe(loading).catch_unwind().await {
+            let loading = AssertUnwindSafe(loading).catch_unwind();
+            // It may take long, and somebody waits for the partition.
+            let Some(loaded) = self.stop.run_until_cancelled(loading).await else {
+                return Loaded::Stopped;
+            };
+            match loaded {
                 Ok(Ok(())) => return Loaded::Yes,
                 Ok(Err(error)) if error.retryable() => {
                     tracing::warn!(%error, partition = %self.core.partition(), "can't load");

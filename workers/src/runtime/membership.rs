@@ -197,6 +197,10 @@ impl<L: PartitionedLane, W: World<L>> Member<L, W> {
 
     /// Stops all drivers, gives everything back and takes the sign of life away.
     async fn leave(&mut self) {
+        // Those who stay must know before the first partition is free that it is theirs.
+        if let Err(error) = self.registry.retire().await {
+            tracing::warn!(%error, "leaving unannounced; others take over when we are gone");
+        }
         for owned in self.owned.values() {
             owned.stop.cancel();
         }

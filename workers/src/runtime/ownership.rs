@@ -13,6 +13,8 @@ pub struct Worker {
     pub uptime_ms: i64,
     /// Whether its life-sign (a session advisory lock) is held.
     pub life_sign: bool,
+    /// Whether it is about to go.
+    pub leaving: bool,
 }
 
 /// A partition as the snapshot shows it.
@@ -29,9 +31,10 @@ pub struct Partition {
 /// What one worker sees at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Since Postgres started, or since this worker has found it again after losing it, in
-    /// milliseconds. A restart frees every life-sign at once.
-    pub postgres_uptime_ms: i64,
+    /// Since Postgres started, or since this worker has found it, or NATS, again after losing it, in
+    /// milliseconds. A restart frees every life-sign at once, and who hears no commands for a lease
+    /// lets it run out: until one lease after that, nobody can be told from the dead.
+    pub quiet_ms: i64,
     /// All workers of the lane.
     pub workers: Vec<Worker>,
     /// All partitions of the lane.
@@ -87,9 +90,8 @@ pub fn plan(
     snapshot: &Snapshot,
     driven: impl Fn(PartitionNo) -> Option<i64>,
 ) -> Plan {
-    // Until one lease after its start, Postgres can't say who lost its life-sign by the restart and
-    // who by death: what has an owner stays where it is.
-    let quiet = snapshot.postgres_uptime_ms < lease_ms;
+    // Until then what has an owner stays where it is.
+    let quiet = snapshot.quiet_ms < lease_ms;
     let death = |w: &Worker| match (w.life_sign, w.heartbeat_age_ms < lease_ms) {
         (true, true) => None,
         (false, _) => Some(Reason::Killed),
@@ -98,7 +100,7 @@ pub fn plan(
     let live: Vec<&Worker> = snapshot
         .workers
         .iter()
-        .filter(|w| death(w).is_none())
+        .filter(|w| death(w).is_none() && !w.leaving)
         .collect();
     let settled: Vec<&Worker> = live
         .iter()
@@ -181,6 +183,7 @@ mod tests {
             heartbeat_age_ms: 100,
             uptime_ms: 60_000,
             life_sign: true,
+            leaving: false,
         }
     }
 
@@ -193,7 +196,7 @@ mod tests {
             })
             .collect();
         Snapshot {
-            postgres_uptime_ms: 60_000,
+            quiet_ms: 60_000,
             workers,
             partitions,
         }
@@ -252,9 +255,9 @@ mod tests {
             ..worker(2)
         };
         let mut s = snapshot(vec![worker(1), owner], Some(2));
-        s.postgres_uptime_ms = LEASE_MS - 1;
+        s.quiet_ms = LEASE_MS - 1;
         assert_eq!(plan_of(1, &s), Plan::default());
-        s.postgres_uptime_ms = LEASE_MS;
+        s.quiet_ms = LEASE_MS;
         assert_eq!(plan_of(1, &s).take.len(), 64);
         // Nor does an owner give anything to a worker, dead for long or alive, meanwhile.
         for life_sign in [false, true] {
@@ -263,7 +266,7 @@ mod tests {
                 ..worker(2)
             };
             let mut s = snapshot(vec![worker(1), other], Some(1));
-            s.postgres_uptime_ms = LEASE_MS - 1;
+            s.quiet_ms = LEASE_MS - 1;
             assert_eq!(plan_of(1, &s), Plan::default());
         }
     }
@@ -275,7 +278,7 @@ mod tests {
             ..worker(2)
         };
         let mut s = snapshot(vec![worker(1), dead], None);
-        s.postgres_uptime_ms = 0;
+        s.quiet_ms = 0;
         assert_eq!(plan_of(1, &s).take.len(), 64);
     }
 
@@ -299,6 +302,19 @@ mod tests {
         };
         let plan = plan(Lane::Seats, id(1), LEASE_MS, &s, driven);
         assert_eq!(plan.release, [PartitionNo(3)]);
+    }
+
+    #[test]
+    fn who_is_about_to_go_keeps_what_it_has_and_is_given_nothing() {
+        let leaving = Worker {
+            leaving: true,
+            ..worker(2)
+        };
+        let all = || vec![worker(1), leaving.clone()];
+        assert_eq!(plan_of(1, &snapshot(all(), Some(2))), Plan::default());
+        assert_eq!(plan_of(1, &snapshot(all(), None)).take.len(), 64);
+        assert_eq!(plan_of(1, &snapshot(all(), Some(1))), Plan::default());
+        assert_eq!(plan_of(2, &snapshot(all(), None)), Plan::default());
     }
 
     #[test]

@@ -29,11 +29,13 @@ const BEAT_MAX: Duration = Duration::from_millis(1500);
 /// see [`COMMITTER_SETTINGS`].
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// Of the committer's session. Its statements take arrays whose length says nothing about the plan.
+/// Of the committer's session. It waits for nobody's lock for long, since all partitions of the
+/// process wait with it. Its statements take arrays whose length says nothing about the plan.
 /// What it has given up, the server gives up as well (from Postgres 17 on): a connection that is cut
 /// between a statement and the end of its flush is idle by no other measure of the server's, and
 /// would keep its locks until TCP notices.
-pub const COMMITTER_SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
+pub const COMMITTER_SETTINGS: &str = "SET lock_timeout = 100; \
+    SET plan_cache_mode = force_generic_plan; \
     SELECT set_config('transaction_timeout', '5s', false) \
     WHERE current_setting('server_version_num')::int >= 170000";
 
@@ -79,6 +81,7 @@ impl<L: Persistent> World<L> for Context {
             was_signed: false,
             nudges: None,
             deaf_since: None,
+            heard_at: None,
         }
     }
 
@@ -223,6 +226,8 @@ pub struct LifeSign {
     nudges: Option<async_nats::Subscriber>,
     /// Since when there is no connection to NATS.
     deaf_since: Option<Instant>,
+    /// When NATS was found again after so long that our lease ran out.
+    heard_at: Option<Instant>,
 }
 
 /// A connection that holds a life-sign. Each has a key of its own: Postgres may go on holding the
@@ -238,13 +243,15 @@ impl LifeSign {
     /// Whether NATS has been away for a lease. An owner that hears no commands is of no use, so it
     /// lets its lease run out for another who may hear them.
     fn is_deaf(&mut self) -> bool {
+        let lease_ms = u64::try_from(self.ctx.config.seats.lease_ms).unwrap_or(0);
+        let was_deaf = |since: Instant| since.elapsed() >= Duration::from_millis(lease_ms);
         if self.ctx.nats.connection_state() == State::Connected {
-            self.deaf_since = None;
+            if self.deaf_since.take().is_some_and(was_deaf) {
+                self.heard_at = Some(Instant::now());
+            }
             return false;
         }
-        let since = *self.deaf_since.get_or_insert_with(Instant::now);
-        let lease_ms = u64::try_from(self.ctx.config.seats.lease_ms).unwrap_or(0);
-        since.elapsed() >= Duration::from_millis(lease_ms)
+        was_deaf(*self.deaf_since.get_or_insert_with(Instant::now))
     }
 
     async fn connection(&mut self) -> Result<Signed, db::Error> {
@@ -291,10 +298,14 @@ impl Registry for LifeSign {
         })
         .await?;
         // Postgres counts its start from before its recovery, which may take longer than a lease.
-        // If it was a restart that took our connection, it took everybody's.
-        if let Some(regained_at) = signed.regained_at {
-            let since_ms = i64::try_from(regained_at.elapsed().as_millis()).unwrap_or(i64::MAX);
-            snapshot.postgres_uptime_ms = snapshot.postgres_uptime_ms.min(since_ms);
+        // If it was a restart that took our connection, it took everybody's. And if NATS was away
+        // from us for long, so it was from everybody, who all let their leases run out.
+        if is_deaf {
+            snapshot.quiet_ms = 0;
+        }
+        for at in [signed.regained_at, self.heard_at].into_iter().flatten() {
+            let since_ms = i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX);
+            snapshot.quiet_ms = snapshot.quiet_ms.min(since_ms);
         }
         self.conn = Some(signed);
         Ok(snapshot)
@@ -342,6 +353,20 @@ impl Registry for LifeSign {
             self.nudges = None;
             std::future::pending::<()>().await;
         }
+    }
+
+    async fn retire(&mut self) -> Result<(), db::Error> {
+        let mut signed = self.connection().await?;
+        in_time(BEAT_MAX, async {
+            statement("UPDATE worker SET leaving = true WHERE worker_id = $1")
+                .bind::<SqlUuid, _>(self.ctx.worker_id)
+                .execute(&mut signed.conn)
+                .await
+                .map_err(db::Error::from)
+        })
+        .await?;
+        self.conn = Some(signed);
+        Ok(())
     }
 
     async fn leave(&mut self) {
@@ -393,6 +418,8 @@ struct SnapshotRow {
     uptime_ms: i64,
     #[diesel(sql_type = Bool)]
     life_sign: bool,
+    #[diesel(sql_type = Bool)]
+    leaving: bool,
     #[diesel(sql_type = Nullable<Integer>)]
     partition_no: Option<i32>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
@@ -414,11 +441,11 @@ async fn snapshot(conn: &mut AsyncPgConnection, lane: &str) -> Result<Snapshot, 
                 (extract(epoch FROM now.t - heartbeat_at) * 1000)::bigint AS heartbeat_age_ms, \
                 (extract(epoch FROM now.t - started_at) * 1000)::bigint AS uptime_ms, \
                 EXISTS (SELECT FROM life \
-                        WHERE objid = (life_key::bigint & 4294967295)::oid) AS life_sign, \
+                        WHERE objid = (life_key::bigint & 4294967295)::oid) AS life_sign, leaving, \
                 NULL::int AS partition_no, NULL::uuid AS owner, 0::bigint AS epoch \
          FROM worker, now, up WHERE $1 = ANY (lanes) \
          UNION ALL \
-         SELECT up.ms, NULL, 0, 0, false, partition_no, owner, epoch \
+         SELECT up.ms, NULL, 0, 0, false, false, partition_no, owner, epoch \
          FROM partition, up, system WHERE lane = $1 AND partition_no < system.partitions",
     )
     .bind::<Text, _>(lane)
@@ -426,7 +453,7 @@ async fn snapshot(conn: &mut AsyncPgConnection, lane: &str) -> Result<Snapshot, 
     .load(conn)
     .await?;
     let mut snapshot = Snapshot {
-        postgres_uptime_ms: rows
+        quiet_ms: rows
             .as_slice()
             .first()
             .map_or(0, |row| row.postgres_uptime_ms),
@@ -440,6 +467,7 @@ async fn snapshot(conn: &mut AsyncPgConnection, lane: &str) -> Result<Snapshot, 
                 heartbeat_age_ms: row.heartbeat_age_ms,
                 uptime_ms: row.uptime_ms,
                 life_sign: row.life_sign,
+                leaving: row.leaving,
             });
         } else if let Some(no) = row.partition_no.and_then(|no| u16::try_from(no).ok()) {
             let partition = Partition {

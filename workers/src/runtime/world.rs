@@ -181,6 +181,12 @@ pub trait Registry: Send + 'static {
     ) -> impl Future<Output = Result<(), db::Error>> + Send;
     /// Waits until something about ownership may have changed.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Says that this worker is about to go: it keeps what it has until it has given it back, and
+    /// is to be given nothing more.
+    ///
+    /// # Errors
+    /// When that can't be said now.
+    fn retire(&mut self) -> impl Future<Output = Result<(), db::Error>> + Send;
     /// Takes the sign of life away, for good.
     fn leave(&mut self) -> impl Future<Output = ()> + Send;
 }

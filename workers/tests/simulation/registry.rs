@@ -51,10 +51,11 @@ impl LifeSign {
             heartbeat_age_ms: now.ms_since(row.heartbeat_at),
             uptime_ms: now.ms_since(row.started_at),
             life_sign: database.is_living(row.life),
+            leaving: row.leaving,
         });
         let partitions = (0..).zip(&database.rows.partitions);
         Snapshot {
-            postgres_uptime_ms: now.ms_since(database.started_at),
+            quiet_ms: now.ms_since(database.started_at),
             workers: workers.collect(),
             partitions: partitions
                 .map(|(no, row)| Partition {
@@ -79,6 +80,7 @@ impl Registry for LifeSign {
                 started_at: now,
                 heartbeat_at: now,
                 life,
+                leaving: false,
             });
             row.heartbeat_at = now;
             row.life = life;
@@ -134,6 +136,18 @@ impl Registry for LifeSign {
     async fn changed(&mut self) {
         self.process.sim.nudged.notified().await;
         self.process.gate().await;
+    }
+
+    async fn retire(&mut self) -> Result<(), db::Error> {
+        self.connect().await?;
+        self.connection.leg().await?;
+        {
+            let mut database = lock(&self.process.sim.database);
+            if let Some(row) = database.rows.workers.get_mut(&self.process.worker) {
+                row.leaving = true;
+            }
+        }
+        self.connection.leg().await
     }
 
     async fn leave(&mut self) {

@@ -80,6 +80,7 @@ pub struct WorkerRow {
     pub heartbeat_at: Timestamp,
     /// The session that is its life-sign.
     pub life: Session,
+    pub leaving: bool,
 }
 
 /// Partition, incarnation, sequence.
