@@ -2,7 +2,7 @@
 //! as they happen, from memory. However many follow, a change is written once.
 //!
 //! A stream costs its connection and a place in a queue. One that does not read what it asked for is
-//! ended; it comes back where it was, by `Last-Event-ID`. A stream decides nothing and knows nothing
+//! ended; it comes back where it was, by `Last-Event-ID` or `lastEventId`. A stream decides nothing and knows nothing
 //! that `GET …/seats` does not show.
 
 pub mod store;
@@ -16,7 +16,7 @@ use crate::seat_map::{self, Last};
 use crate::stack::LAST_EVENT_ID;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -138,11 +138,15 @@ fn digest(token: &str) -> Vec<u8> {
 /// The query of an event stream.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EventsQuery {
     /// A `streamToken`; without it the stream is nobody's.
     #[param(value_type = String, required = false)]
     token: Option<String>,
+    /// As the header `Last-Event-ID`, which counts for more: for a new `EventSource`, which can't send
+    /// it.
+    #[param(value_type = String, required = false)]
+    last_event_id: Option<String>,
 }
 
 /// Where a stream is to go on, as documented.
@@ -156,11 +160,14 @@ pub struct LastEventId {
     last_event_id: String,
 }
 
-fn last(headers: &HeaderMap) -> Last {
-    let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else {
+fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
+    let header = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+    let mut told = [header, query.map(str::as_bytes)].into_iter().flatten();
+    let Some(value) = told.find(|value| !value.is_empty()) else {
         return Last::None;
     };
-    let version = value.to_str().ok().and_then(|text| text.parse().ok());
+    let text = std::str::from_utf8(value).ok();
+    let version = text.and_then(|text| text.parse().ok());
     version.map_or(Last::Unreadable, Last::Version)
 }
 
@@ -169,6 +176,10 @@ fn last(headers: &HeaderMap) -> Last {
 /// `event: seats` has `{version, changes: [[seatNo, "H"], …]}`; its `id` is the version. The first
 /// one tells from which version on changes follow: get the seats again if you have an older one. Skip
 /// changes of versions that you have. `event: reset` has `{version}`: get the seats again.
+///
+/// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
+/// its token is used up. So on `error` close it, get a new token, and open a new one with that and the
+/// last `id` as `lastEventId`. HEAD uses no token up.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/events", operation_id = "followSchedule",
     tag = "Catalogue",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
@@ -179,18 +190,22 @@ pub async fn follow(
     State(app): State<App>,
     Id(schedule): Id<ScheduleId>,
     Query(query): Query<EventsQuery>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = app.streams.place()?;
     let layout_no = seat_map::layout_no(&app, schedule).await?;
-    let (events, changes) = (app.seat_maps)
-        .join(schedule, layout_no, last(&headers))
-        .await?;
+    let last = last(&headers, query.last_event_id.as_deref());
+    let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;
     // Last, so that no other refusal uses it up.
     let session = match query.token {
         None => None,
         Some(token) => {
-            let session = store::token_use(&app.pool, &digest(&token)).await?;
+            let digest = digest(&token);
+            let session = match method {
+                Method::HEAD => store::token_find(&app.pool, &digest).await?,
+                _ => store::token_use(&app.pool, &digest).await?,
+            };
             Some(session.ok_or_else(|| Problem::new(Code::TokenInvalid))?)
         }
     };

@@ -157,6 +157,14 @@ async fn changes_are_told_as_they_happen_and_who_was_away_goes_on() {
         let mut lost = Stream::of(&bench.api, Some(unknown)).await;
         lost.expect(3, "reset", json!(null)).await;
     }
+    // A new `EventSource` can't send the header.
+    for (query, header) in [("1", None), ("77", Some("1")), ("1", Some(""))] {
+        let query = format!("?lastEventId={query}");
+        let mut told = Stream::open(&bench.api, &query, header).await.unwrap();
+        told.expect(2, "seats", json!([[0, "H"], [1, "H"]])).await;
+    }
+    let mut lost = Stream::open(&bench.api, "?lastEventId=%00", None).await;
+    lost.as_mut().unwrap().expect(3, "reset", json!(null)).await;
     // Silence is shown to be alive.
     assert_eq!(stream.comments, 0);
     while stream.comments < 2 {
@@ -299,7 +307,14 @@ async fn a_token_is_good_once_wherever_it_is_tried() {
     let nowhere = format!("/schedules/{}/events?token={kept}", uuid::Uuid::nil());
     let nowhere = bench.api.get(None, &nowhere).await;
     nowhere.expect_problem(404, "not-found");
+    let looked = format!("{}?token={kept}", path());
+    for _ in 0..2 {
+        let request = bench.api.request(Method::HEAD, &looked);
+        let _ = bench.api.send(request).await.expect(200);
+    }
     assert!(ask(&bench.api, &kept).await.is_ok());
+    let request = bench.api.request(Method::HEAD, &looked);
+    let _ = bench.api.send(request).await.expect(401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use diesel::sql_types::{Binary, Bool, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Pool};
-use onsale_platform::sql::statement;
+use onsale_platform::sql::{Statement, statement};
 use onsale_schema::tables::stream_token;
 use onsale_schema::{SessionId, Timestamp, UserId};
 
@@ -42,6 +42,33 @@ pub async fn token_insert(pool: &Pool, new: &NewToken) -> Result<(), db::Error> 
 /// # Errors
 /// When the database can't be asked.
 pub async fn token_use(pool: &Pool, digest: &[u8]) -> Result<Option<SessionId>, db::Error> {
+    let taken = statement(
+        "DELETE FROM stream_token USING session \
+         WHERE digest = $1 AND session.session_id = stream_token.session_id \
+         RETURNING session.session_id, \
+             stream_token.expires_at > clock_timestamp() AND revoked_at IS NULL AS is_good",
+    );
+    session_of(pool, taken, digest).await
+}
+
+/// The session that a token was made in, if it is good. It stays so.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn token_find(pool: &Pool, digest: &[u8]) -> Result<Option<SessionId>, db::Error> {
+    let found = statement(
+        "SELECT session.session_id, \
+             stream_token.expires_at > clock_timestamp() AND revoked_at IS NULL AS is_good \
+         FROM stream_token JOIN session USING (session_id) WHERE digest = $1",
+    );
+    session_of(pool, found, digest).await
+}
+
+async fn session_of(
+    pool: &Pool,
+    asked: Statement,
+    digest: &[u8],
+) -> Result<Option<SessionId>, db::Error> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = SqlUuid)]
@@ -49,14 +76,8 @@ pub async fn token_use(pool: &Pool, digest: &[u8]) -> Result<Option<SessionId>, 
         #[diesel(sql_type = Bool)]
         is_good: bool,
     }
-    let taken = statement(
-        "DELETE FROM stream_token USING session \
-         WHERE digest = $1 AND session.session_id = stream_token.session_id \
-         RETURNING session.session_id, \
-             stream_token.expires_at > clock_timestamp() AND revoked_at IS NULL AS is_good",
-    );
     let mut conn = pool.get().await?;
-    let row: Option<Row> = taken
+    let row: Option<Row> = asked
         .bind::<Binary, _>(digest)
         .get_result(&mut conn)
         .await
