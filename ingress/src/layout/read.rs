@@ -12,6 +12,9 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
 
+#[cfg(test)]
+mod any;
+
 /// The most seats of a layout.
 const SEATS_MAX: usize = 100_000;
 /// The most errors that are listed; there may be more.

@@ -16,9 +16,11 @@ use onsale_platform::db;
 use onsale_schema::message::{CommandMessage, MessageOutcomes, Reply, decode, encode};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{IngressId, Lane};
-use onsale_testkit::{Api, TestDb, TestNats};
+use onsale_testkit::{Api, Buyer, TestDb, TestNats};
+use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -144,6 +146,23 @@ impl Bench {
     /// One more ingress on the same servers.
     pub async fn another(&self, settings: &[&str]) -> Served {
         serve(self.db.url(), &self.nats.url(), settings).await
+    }
+
+    /// Somebody new who administers.
+    pub async fn admin(&self) -> Buyer {
+        let user = self.api.buyer().await;
+        let id = user.user_id;
+        self.sql(&format!(
+            "UPDATE app_user SET role = 'admin' WHERE user_id = '{id}'"
+        ))
+        .await;
+        let email = format!("SELECT email FROM app_user WHERE user_id = '{id}'");
+        let email = self.text(&email).await;
+        let body = json!({ "email": email, "password": "correct horse battery" });
+        let request = self.api.request(Method::POST, "/sessions").json(&body);
+        let session = self.api.send(request).await.expect(201);
+        let token = session.body["accessToken"].as_str().unwrap().to_owned();
+        Buyer { token, ..user }
     }
 
     pub async fn sql(&self, sql: &str) {
