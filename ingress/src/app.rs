@@ -15,6 +15,7 @@ use crate::replies::Replies;
 use crate::seat_map::SeatMaps;
 use crate::stack::{self, InvalidOrigin};
 use crate::token::Signer;
+use crate::users::Successors;
 use crate::{revocations, routes, server, users};
 use async_nats::Subscriber;
 use axum::Router;
@@ -104,6 +105,8 @@ pub struct Parts {
     pub refresh_token_ttl_s: i64,
     /// Access tokens.
     pub tokens: Tokens,
+    /// What refresh tokens are exchanged for.
+    pub successors: Successors,
     /// Passwords.
     pub passwords: Passwords,
     /// How often they may be tried.
@@ -336,6 +339,7 @@ fn app(
     let gate = Gate::new(clock.clone(), config.common.partitions, &config.flow);
     Ok(App(Arc::new(Parts {
         tokens: Tokens::new(&config.auth, clock.clone()),
+        successors: Successors::new(&config.auth.token_secret),
         passwords: Passwords::new(config.auth.password_hashes_max)?,
         sign_ins: SignIns::new(&config.http.limits),
         user_rate: Rate::of_users(&config.http.limits).map(Arc::new),

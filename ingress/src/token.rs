@@ -75,8 +75,10 @@ impl Signer {
     #[must_use]
     pub fn new(secrets: &Secrets) -> Self {
         Self {
-            signing: derived(secrets.signing()),
-            verifying: secrets.all().iter().map(derived).collect(),
+            signing: derived(secrets.signing(), PURPOSE),
+            verifying: (secrets.all().iter())
+                .map(|secret| derived(secret, PURPOSE))
+                .collect(),
         }
     }
 
@@ -153,11 +155,11 @@ impl Signer {
     }
 }
 
-/// The key that a secret has for this purpose.
-fn derived(secret: &Secret) -> Hmac<Sha256> {
+/// The key that a secret has for a purpose.
+pub(crate) fn derived(secret: &Secret, purpose: &[u8]) -> Hmac<Sha256> {
     let keyed =
         |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    let key = keyed(secret.bytes()).chain_update(PURPOSE).finalize();
+    let key = keyed(secret.bytes()).chain_update(purpose).finalize();
     keyed(&key.into_bytes())
 }
 

@@ -1,5 +1,6 @@
 //! Users and their sessions: sign up, sign in, renew, sign out. The ingress alone writes them.
 
+mod refresh_token;
 pub mod store;
 
 use crate::address::ClientAddress;
@@ -12,24 +13,23 @@ use crate::ids;
 use crate::problem::{Code, FieldError, Problem};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use onsale_platform::metric;
 use onsale_schema::message::{Revocation, encode};
 use onsale_schema::status::Role;
 use onsale_schema::{SessionId, Timestamp, UserId};
-use rand::RngCore;
+use refresh_token::RefreshToken;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::time::Duration;
-use store::{NewSession, NewUser, RefreshDigests};
+use store::{NewSession, NewUser};
 use utoipa::ToSchema;
+
+pub use refresh_token::Successors;
 
 const EMAIL_BYTES_MAX: usize = 254;
 const NAME_CHARS: std::ops::RangeInclusive<usize> = 1..=100;
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=256;
 /// How long after a renewal the token that was exchanged may come again without being taken for
-/// stolen, in seconds. It is refused all the same: it was good once.
+/// stolen, in seconds. It is answered with its successor again, as long as that was not used.
 const REUSE_GRACE_S: i64 = 10;
 /// How long a sign-out waits until its word is on the way to the other ingresses. They read it from
 /// Postgres within a second in any case.
@@ -251,19 +251,29 @@ pub async fn sign_in(
 
 /// Renew a session
 ///
-/// Gives new tokens for a refresh token, which is used up by that.
+/// Gives new tokens for a refresh token, which is used up by that. If the answer is lost, the same
+/// token gives the same new one for ten seconds more, unless that was used. After that, or once there
+/// is a newer one, who comes with it is taken for a thief, and the session ends.
 #[utoipa::path(post, path = "/sessions/refresh", operation_id = "refreshSession", tag = "Sessions",
     request_body = Renewal, extensions(("x-problems" = json!([Code::TokenInvalid]))),
     responses((status = 201, description = "The session goes on", body = SessionView)))]
 pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
     let wanted: Renewal = body.parse()?;
-    let old = RefreshToken(wanted.refresh_token);
-    let new = old.next();
-    let old = old.digests();
+    let token = RefreshToken::from(wanted.refresh_token);
+    let mut successors = app.successors.of(&token);
+    let old = token.digests();
     let now = app.clock.now();
-    let end = refresh_end(&app, now);
-    if let Some(user) = store::session_renew(&app.pool, &old, &new.digests(), now, end).await? {
-        return signed_in(&app, user, new);
+    let (end, new) = (refresh_end(&app, now), successors[0].digests());
+    if let Some(user) = store::session_renew(&app.pool, &old, &new, now, end).await? {
+        return signed_in(&app, user, successors.swap_remove(0));
+    }
+    // Under whichever key it was renewed.
+    for new in successors {
+        let digests = new.digests();
+        let renewed = store::session_renewed(&app.pool, &old, &digests, REUSE_GRACE_S).await?;
+        if let Some(user) = renewed {
+            return signed_in(&app, user, new);
+        }
     }
     let reused = store::session_revoke_reused(&app.pool, &old, REUSE_GRACE_S).await?;
     if let Some(revocation) = reused {
@@ -310,53 +320,10 @@ fn signed_in(app: &App, user: User, refresh: RefreshToken) -> Result<Response, P
     let view = SessionView {
         access_token,
         expires_at,
-        refresh_token: refresh.0,
+        refresh_token: refresh.into_text(),
         server_time: app.clock.now(),
     };
     Ok(Answer::created(None, &view)?.into_response())
-}
-
-/// Random: first what all tokens of the session have in common, then what is good for one renewal.
-/// Only digests are stored.
-struct RefreshToken(String);
-
-/// Random bytes in each part of a refresh token.
-const REFRESH_PART_BYTES: usize = 24;
-/// Characters of its first part.
-const REFRESH_FAMILY_CHARS: usize = REFRESH_PART_BYTES / 3 * 4;
-
-impl RefreshToken {
-    fn new() -> Self {
-        Self(random_text() + &random_text())
-    }
-
-    /// The token that it is exchanged for.
-    fn next(&self) -> Self {
-        // Tokens from before there were families are shorter; their successors are not.
-        match self.family() {
-            Some(family) => Self(family.to_owned() + &random_text()),
-            None => Self::new(),
-        }
-    }
-
-    fn family(&self) -> Option<&str> {
-        let is_whole = self.0.len() == 2 * REFRESH_FAMILY_CHARS;
-        self.0.get(..REFRESH_FAMILY_CHARS).filter(|_| is_whole)
-    }
-
-    fn digests(&self) -> RefreshDigests {
-        let digest = |text: &str| Sha256::digest(text.as_bytes()).to_vec();
-        RefreshDigests {
-            token: digest(&self.0),
-            family: digest(self.family().unwrap_or_default()),
-        }
-    }
-}
-
-fn random_text() -> String {
-    let mut bytes = [0; REFRESH_PART_BYTES];
-    rand::rng().fill_bytes(&mut bytes);
-    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 #[cfg(test)]
@@ -375,22 +342,6 @@ mod tests {
             "a\0@b.c", &long,
         ] {
             assert!(!is_email(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn refresh_tokens_of_a_session_have_one_family() {
-        let first = RefreshToken::new();
-        let (second, other) = (first.next(), RefreshToken::new());
-        assert_eq!(first.0.len(), 64);
-        assert_eq!(first.digests().family, second.digests().family);
-        assert_ne!(first.digests().token, second.digests().token);
-        assert_ne!(first.digests().family, other.digests().family);
-        // From before there were families, or nonsense.
-        for text in ["x".repeat(43), String::new(), "키".repeat(22)] {
-            let next = RefreshToken(text).next();
-            assert_eq!(next.0.len(), 64);
-            assert!(next.family().is_some());
         }
     }
 

@@ -303,8 +303,10 @@ async fn users_and_sessions() {
     let renewed = refresh(session.body["refreshToken"].clone())
         .await
         .expect(201);
+    // Its answer might have been lost.
     let again = refresh(session.body["refreshToken"].clone()).await;
-    again.expect_problem(401, "token-invalid");
+    let again = again.expect(201).body["refreshToken"].clone();
+    assert_eq!(again, renewed.body["refreshToken"]);
     let renewed_user = user(&renewed);
     let _ = api.delete(&renewed_user, "/sessions").await.expect(204);
     let after = refresh(renewed.body["refreshToken"].clone()).await;

@@ -2,7 +2,7 @@
 
 use crate::auth::User;
 use diesel::prelude::{Insertable, Queryable};
-use diesel::sql_types::{BigInt, Binary, Text};
+use diesel::sql_types::{BigInt, Binary, Text, Uuid as SqlUuid};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, OptionalExtension,
     QueryDsl, QueryableByName,
@@ -205,6 +205,47 @@ pub async fn session_renew(
         id: user,
         session,
         role,
+    }))
+}
+
+/// Whose a session is that was renewed in the last `grace_s`, from `old` to `new`, and not since: the
+/// answer was lost, or two asked at once.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_renewed(
+    pool: &Pool,
+    old: &RefreshDigests,
+    new: &RefreshDigests,
+    grace_s: i64,
+) -> Result<Option<User>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        session_id: SessionId,
+        #[diesel(sql_type = SqlUuid)]
+        user_id: UserId,
+        #[diesel(sql_type = Text)]
+        role: Role,
+    }
+    let renewed = statement(
+        "SELECT session_id, user_id, role FROM session JOIN app_user USING (user_id) \
+         WHERE refresh_digest = $1 AND previous_digest = $2 AND revoked_at IS NULL \
+             AND expires_at > clock_timestamp() \
+             AND renewed_at > clock_timestamp() - $3 * interval '1 second'",
+    );
+    let mut conn = pool.get().await?;
+    let row: Option<Row> = renewed
+        .bind::<Binary, _>(&new.token)
+        .bind::<Binary, _>(&old.token)
+        .bind::<BigInt, _>(grace_s)
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    Ok(row.map(|row| User {
+        id: row.user_id,
+        session: row.session_id,
+        role: row.role,
     }))
 }
 
