@@ -24,6 +24,7 @@ fn anyone(group: Group) -> Group {
         .routes(routes!(users::create))
         .routes(routes!(users::sign_in))
         .routes(routes!(users::refresh))
+        .routes(routes!(users::revoke))
         .routes(routes!(catalogue::list))
         .routes(routes!(catalogue::concert))
         .routes(routes!(catalogue::schedules))

@@ -58,7 +58,7 @@ struct SignIn {
     password: String,
 }
 
-/// A session that is to go on.
+/// A session that is to go on, or to end.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Renewal {
@@ -285,7 +285,8 @@ pub async fn refresh(State(app): State<App>, body: JsonBody) -> Result<Response,
 
 /// Sign out
 ///
-/// Ends the session of the access token: neither token is good for anything any more.
+/// Ends the session of the access token: neither token is good for anything any more. When the access
+/// token has expired, `POST /sessions/revoke` does the same.
 #[utoipa::path(delete, path = "/sessions", operation_id = "deleteSession", tag = "Sessions",
     responses((status = 204, description = "Signed out")))]
 pub async fn sign_out(State(app): State<App>, user: User) -> Result<Response, Problem> {
@@ -296,6 +297,21 @@ pub async fn sign_out(State(app): State<App>, user: User) -> Result<Response, Pr
         at: app.clock.now(),
     });
     announce(&app, revocation, "sign-out").await;
+    Ok(Answer::done().into_response())
+}
+
+/// Sign out by the refresh token
+///
+/// Ends its session, also when its access token has expired. A token that is good for nothing is
+/// answered the same (RFC 7009 section 2.2).
+#[utoipa::path(post, path = "/sessions/revoke", operation_id = "revokeSession", tag = "Sessions",
+    request_body = Renewal, responses((status = 204, description = "Signed out")))]
+pub async fn revoke(State(app): State<App>, body: JsonBody) -> Result<Response, Problem> {
+    let wanted: Renewal = body.parse()?;
+    let digests = RefreshToken::from(wanted.refresh_token).digests();
+    if let Some(revocation) = store::session_revoke_by_token(&app.pool, &digests).await? {
+        announce(&app, revocation, "sign-out").await;
+    }
     Ok(Answer::done().into_response())
 }
 

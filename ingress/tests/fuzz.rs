@@ -130,6 +130,7 @@ fn requests(token: &str) -> Vec<Vec<u8>> {
             "POST /api/v1/sessions/refresh",
             r#"{"refreshToken":"AAAA"}"#,
         ),
+        ("POST /api/v1/sessions/revoke", r#"{"refreshToken":"AAAA"}"#),
         ("GET /api/v1/users/me", ""),
         ("POST /api/v1/stream-tokens", ""),
         ("POST /api/v1/users/me/points/charges", amount),
@@ -231,13 +232,14 @@ async fn answer(addr: SocketAddr, request: &[u8]) -> Option<Answer> {
         (name, value.trim().parse().expect("a header's value"))
     });
     let headers: HeaderMap = headers.collect();
-    // What follows is the answer to something else.
-    let length = headers.get("content-length");
-    let length = length.map(|length| length.to_str().expect("digits").parse().expect("digits"));
-    let body = length.map(|length: usize| {
-        let rest = &read[end + 4..];
-        rest[..length.min(rest.len())].to_vec()
+    let length = headers.get("content-length").map_or(0, |length| {
+        let length = length.to_str().expect("digits");
+        length.parse().expect("digits")
     });
+    // What follows it is the answer to something else.
+    let rest = &read[end + 4..];
+    let body = &rest[..rest.len().min(length)];
+    let body = (!is_stream(&read[..end])).then(|| body.to_vec());
     Some(Answer {
         status: status.parse().expect("a status"),
         headers,

@@ -101,6 +101,57 @@ async fn who_is_signed_out_is_so_at_every_ingress() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_only_a_refresh_token_signs_out_with_it() {
+    let bench = start(&[]).await;
+    let other = bench.another(&[]).await;
+    let apis = [&bench.api, &other.api];
+    let user = bench.api.buyer().await;
+    let revoke = async |session: &Session| {
+        let body = json!({ "refreshToken": session.refresh_token });
+        let path = "/sessions/revoke";
+        let _ = post(&other.api, path, &body).await.expect(204);
+    };
+    let (leaves, stays) = (sign_in(&bench, &user).await, sign_in(&bench, &user).await);
+    revoke(&leaves).await;
+    assert!(
+        !is_in(&other.api, &leaves).await,
+        "at once where it was asked"
+    );
+    out_everywhere("a sign-out is heard", &apis, &leaves).await;
+    let after = refresh(&bench.api, &leaves).await;
+    after.expect_problem(401, "token-invalid");
+    // Once more, and by what is no token.
+    revoke(&leaves).await;
+    for text in ["", "x", &"x".repeat(64)] {
+        let body = json!({ "refreshToken": text });
+        let _ = post(&bench.api, "/sessions/revoke", &body)
+            .await
+            .expect(204);
+    }
+    assert!(is_in(&bench.api, &stays).await && is_in(&other.api, &stays).await);
+    // By one that was exchanged, and by one from before there were families.
+    let renewed = refresh(&bench.api, &stays).await.expect(201);
+    let renewed = Session::of(&user, &renewed);
+    revoke(&stays).await;
+    out_everywhere("the session is ended", &apis, &renewed).await;
+    let old = sign_in(&bench, &user).await;
+    bench
+        .sql(&format!(
+            "UPDATE session SET family_digest = NULL, refresh_digest = sha256('{}') \
+             WHERE session_id = '{}'",
+            "x".repeat(43),
+            session_id(&old)
+        ))
+        .await;
+    revoke(&Session {
+        refresh_token: "x".repeat(43).into(),
+        user: old.user.clone(),
+    })
+    .await;
+    out_everywhere("the old session is ended", &apis, &old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_word_is_enough_and_a_lost_one_is_made_up_for() {
     let bench = start(&[]).await;
     let user = bench.api.buyer().await;

@@ -280,12 +280,6 @@ pub async fn session_revoke_reused(
     old: &RefreshDigests,
     grace_s: i64,
 ) -> Result<Option<Revocation>, db::Error> {
-    #[derive(QueryableByName)]
-    #[diesel(table_name = session)]
-    struct Row {
-        session_id: SessionId,
-        revoked_at: Option<Timestamp>,
-    }
     let reused = statement(
         "UPDATE session SET revoked_at = clock_timestamp() \
          WHERE family_digest = $1 AND revoked_at IS NULL AND refresh_digest <> $2 \
@@ -294,20 +288,56 @@ pub async fn session_revoke_reused(
          RETURNING session_id, revoked_at",
     );
     let mut conn = pool.get().await?;
-    let row: Option<Row> = reused
+    let row: Option<Ended> = reused
         .bind::<Binary, _>(&old.family)
         .bind::<Binary, _>(&old.token)
         .bind::<BigInt, _>(grace_s)
         .get_result(&mut conn)
         .await
         .optional()?;
-    Ok(row.and_then(|row| {
-        let at = row.revoked_at?;
+    Ok(row.and_then(Ended::revocation))
+}
+
+/// Ends the session to which a refresh token belongs, or has belonged; none when there is none that
+/// was not ended before.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn session_revoke_by_token(
+    pool: &Pool,
+    token: &RefreshDigests,
+) -> Result<Option<Revocation>, db::Error> {
+    let ended = statement(
+        "UPDATE session SET revoked_at = clock_timestamp() \
+         WHERE (family_digest = $1 OR refresh_digest = $2) AND revoked_at IS NULL \
+         RETURNING session_id, revoked_at",
+    );
+    let mut conn = pool.get().await?;
+    let row: Option<Ended> = ended
+        .bind::<Binary, _>(&token.family)
+        .bind::<Binary, _>(&token.token)
+        .get_result(&mut conn)
+        .await
+        .optional()?;
+    Ok(row.and_then(Ended::revocation))
+}
+
+/// A session that was just ended.
+#[derive(QueryableByName)]
+#[diesel(table_name = session)]
+struct Ended {
+    session_id: SessionId,
+    revoked_at: Option<Timestamp>,
+}
+
+impl Ended {
+    fn revocation(self) -> Option<Revocation> {
+        let at = self.revoked_at?;
         Some(Revocation {
-            session: row.session_id,
+            session: self.session_id,
             at,
         })
-    }))
+    }
 }
 
 /// Sessions that were ended after `after`, in order, at most `limit`.

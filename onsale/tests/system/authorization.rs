@@ -32,6 +32,7 @@ const TABLE: &[(&str, &str, For)] = &[
     ("POST", "/api/v1/users", For::Anyone),
     ("POST", "/api/v1/sessions", For::Anyone),
     ("POST", "/api/v1/sessions/refresh", For::Anyone),
+    ("POST", "/api/v1/sessions/revoke", For::Anyone),
     ("GET", "/api/v1/concerts", For::Anyone),
     ("GET", "/api/v1/concerts/{concertId}", For::Anyone),
     ("GET", "/api/v1/concerts/{concertId}/schedules", For::Anyone),
