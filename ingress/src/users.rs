@@ -158,7 +158,7 @@ pub async fn create(
         role: Role::Buyer,
     };
     if !store::user_insert(&app.pool, &user).await? {
-        is_same(&app, &user, wanted.password).await?;
+        is_same(&app, &user, wanted.password, from).await?;
     }
     let view = NewUserView {
         user_id: user.user_id,
@@ -166,10 +166,17 @@ pub async fn create(
     Ok(Answer::created(Some("/api/v1/users/me".into()), &view)?.into_response())
 }
 
-/// Refuses unless the user who is there is the one that is to be made: its first answer was lost.
-async fn is_same(app: &App, user: &NewUser, password: String) -> Result<(), Problem> {
+/// Refuses unless the user who is there is the one that is to be made: its first answer was lost. This
+/// tells whether a password is right, as a sign-in does, and so counts as one.
+async fn is_same(
+    app: &App,
+    user: &NewUser,
+    password: String,
+    from: ClientAddress,
+) -> Result<(), Problem> {
     let known = store::user_find(&app.pool, user.user_id).await?;
     let known = known.ok_or_else(|| Problem::new(Code::EmailTaken))?;
+    app.sign_ins.admit_sign_in(&user.email, from)?;
     let credentials = store::credentials_find(&app.pool, &user.email).await?;
     let hash = credentials.map(|credentials| credentials.password_hash);
     if known.name == user.name && app.passwords.check(password, hash).await? {

@@ -171,6 +171,28 @@ async fn nobody_learns_who_has_an_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn to_sign_up_again_is_to_try_a_password() {
+    let account = ["--sign-in-account-per-min", "--sign-in-account-burst"];
+    let bench = start(&[account[0], "1", account[1], "2"]).await;
+    let sign_up = async |password: &str| {
+        let body = json!({ "email": "a@example.com", "name": "A", "password": password });
+        let request = bench.api.request(Method::POST, "/users").json(&body);
+        let request = request.header("idempotency-key", "key-0001");
+        bench.api.send(request).await
+    };
+    let right = "correct horse battery";
+    let _ = sign_up(right).await.expect(201);
+    let guess = sign_up("a wrong guess").await;
+    guess.expect_problem(422, "idempotency-key-reused");
+    let _ = sign_up(right).await.expect(201);
+    let checks = bench.app.passwords.done();
+    assert!(refused(sign_up("another guess").await) <= 60);
+    assert!(refused(sign_up(right).await) <= 60);
+    let hashed = bench.app.passwords.done() - checks;
+    assert_eq!(hashed, 2, "of the accounts to be, and nothing is compared");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_tries_so_many_passwords_and_makes_so_many_accounts() {
     let bench = start(&[
         "--sign-in-address-per-min",
