@@ -212,9 +212,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        axum::extract::Query::try_from_uri(&parts.uri)
-            .map(|axum::extract::Query(query)| Self(query))
-            .map_err(|_| Problem::validation(vec![FieldError::at("", "invalid-parameter")]))
+        let query = parts.uri.query().unwrap_or_default();
+        serde_urlencoded::from_str(query)
+            .map(Self)
+            .map_err(|error| Problem::validation(vec![parameter_error(&error)]))
+    }
+}
+
+/// What is wrong with a query, and with which parameter, if it is one of ours: what the client made
+/// up is not repeated.
+fn parameter_error(error: &serde_urlencoded::de::Error) -> FieldError {
+    let message = error.to_string();
+    if message.starts_with("unknown field") {
+        return FieldError::at("", "unknown-parameter");
+    }
+    let name = message.strip_prefix("duplicate field `");
+    match name.and_then(|rest| rest.split('`').next()) {
+        Some(name) => FieldError {
+            pointer: Cow::Owned(format!("/{name}")),
+            code: "duplicate-parameter",
+        },
+        None => FieldError::at("", "invalid-parameter"),
     }
 }
 
@@ -304,6 +322,30 @@ mod tests {
             ),
         ] {
             assert_eq!(problem(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_queries_are_told_apart() {
+        type Read = Query<crate::page::PageQuery>;
+        for (query, expected) in [
+            ("limit=1&limit=2", "/limit duplicate-parameter"),
+            ("cursor=a&limit=1&cursor=a", "/cursor duplicate-parameter"),
+            ("page=2", " unknown-parameter"),
+            ("limit=1&duplicate+field+`limit`=2", " unknown-parameter"),
+            ("=", " unknown-parameter"),
+        ] {
+            let request = Request::get(format!("/?{query}")).body(()).unwrap();
+            let (mut parts, ()) = request.into_parts();
+            let read = Read::from_request_parts(&mut parts, &());
+            let refused = futures_util::FutureExt::now_or_never(read).unwrap();
+            let json = refused
+                .unwrap_err()
+                .to_json(&TraceId::of(&HeaderMap::new()));
+            let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            let error = &json["errors"][0];
+            let told = [&error["pointer"], &error["code"]].map(|text| text.as_str().unwrap());
+            assert_eq!(told.join(" "), expected, "{query}");
         }
     }
 
