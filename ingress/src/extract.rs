@@ -7,7 +7,7 @@ use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::{Deserialize, DeserializeOwned};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
@@ -135,8 +135,8 @@ impl JsonBody {
         match serde_json::from_slice(&self.0) {
             Ok(value) if self.is_object() => Ok(value),
             Ok(_) => Err(not_an_object()),
-            Err(error) if error.is_data() => Err(self.explain::<T>()),
-            Err(_) => Err(Problem::new(Code::MalformedJson)),
+            // To serde, null for an enum is a fault of the text.
+            Err(_) => Err(self.explain::<T>()),
         }
     }
 
@@ -162,6 +162,19 @@ impl JsonBody {
     }
 }
 
+/// Reads a member that may be left out and may not be null, for `deserialize_with` beside `default`: a
+/// derived `Deserialize` takes null for left out.
+///
+/// # Errors
+/// Those of the value.
+pub fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 fn not_an_object() -> Problem {
     Problem::validation(vec![FieldError::at("", "invalid-type")])
 }
@@ -180,7 +193,7 @@ fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldEr
     } else if message.starts_with("duplicate field") {
         segments.pop();
         "duplicate-field"
-    } else if message.starts_with("invalid type") {
+    } else if message.starts_with("invalid type") || message.starts_with("expected value") {
         "invalid-type"
     } else {
         "invalid-value"
@@ -266,6 +279,8 @@ mod tests {
         seat_count: u32,
         amount: Option<Money>,
         labels: Option<Vec<String>>,
+        #[serde(default, deserialize_with = "not_null")]
+        name: Option<String>,
     }
 
     fn problem(body: &'static str) -> String {
@@ -315,6 +330,14 @@ mod tests {
             (
                 "{\"seatCount\":1,\"labels\":[\"a\",2]}",
                 r#"validation-failed [{"code":"invalid-type","pointer":"/labels/1"}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"amount\":{\"amount\":1,\"currency\":null}}",
+                r#"validation-failed [{"code":"invalid-type","pointer":"/amount/currency"}]"#,
+            ),
+            (
+                "{\"seatCount\":1,\"name\":null}",
+                r#"validation-failed [{"code":"invalid-type","pointer":"/name"}]"#,
             ),
             (
                 "{\"seatCount\":1,\"amount\":{\"amount\":1,\"currency\":\"secret\"}}",

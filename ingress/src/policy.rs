@@ -5,7 +5,7 @@ use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
 use crate::catalogue::{self, ScheduleDetail, Wrong};
-use crate::extract::{Id, JsonBody};
+use crate::extract::{Id, JsonBody, not_null};
 use crate::idempotency::fingerprint;
 use crate::ids;
 use crate::prefer::Prefer;
@@ -30,18 +30,24 @@ const ROUTE: &str = "/api/v1/admin/schedules/{scheduleId}";
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SchedulePatch {
     /// When it begins. Alone: it is no rule of the sale.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     starts_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     sale_state: Option<SaleState>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     booking_opens_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     booking_closes_at: Option<Timestamp>,
     /// How long a hold lasts; those that are there keep their end.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 1, maximum = 86_400)]
     hold_seconds: Option<i64>,
     /// The most live seats of one user; nobody loses any.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 1, maximum = 100)]
     seats_per_user: Option<u32>,
 }

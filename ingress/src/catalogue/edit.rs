@@ -5,7 +5,7 @@ use super::store::{self, ConcertEdit, ConcertRow, NewScheduleRow};
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::extract::{Id, JsonBody};
+use crate::extract::{Id, JsonBody, not_null};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::problem::{Code, FieldError, Problem};
 use axum::extract::State;
@@ -173,18 +173,24 @@ fn is_same(is_same: bool) -> Result<(), Problem> {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ConcertPatch {
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, min_length = 1, max_length = 200)]
     title: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, min_length = 1, max_length = 200)]
     artist: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, min_length = 1, max_length = 200)]
     venue: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, max_length = 10_000)]
     description: Option<String>,
     /// The first day.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     starts_on: Option<NaiveDate>,
     /// The last day.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     ends_on: Option<NaiveDate>,
 }
@@ -247,15 +253,27 @@ struct NewSchedule {
     booking_opens_at: Timestamp,
     booking_closes_at: Timestamp,
     /// Whether it sells within its booking window; `OPEN` if not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     sale_state: Option<SaleState>,
-    /// How long a hold lasts; five minutes if not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How long a hold lasts; as the shop is set up if not said, and the answer tells.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, minimum = 1, maximum = 86_400)]
     hold_seconds: Option<i64>,
-    /// The most live seats of one user; 4 if not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The most live seats of one user; as the shop is set up if not said, and the answer tells.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, minimum = 1, maximum = 100)]
     seats_per_user: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! Reading a layout that somebody wrote, as JSON or as CSV: all that is wrong is said at once, with
 //! its line or its JSON pointer; what is right becomes seats in the order of their numbers.
 
-use crate::extract::JsonBody;
+use crate::extract::{JsonBody, not_null};
 use crate::problem::{FieldError, Problem};
 use axum::body::Bytes;
 use csv::{ByteRecord, ReaderBuilder, Trim};
@@ -76,9 +76,11 @@ struct NewSeat<'a> {
     price: Money,
     /// Metres to the right of the stage's middle. With `y` or not at all; without them a place is
     /// found.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     x: Option<f64>,
     /// Metres from the stage.
+    #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     y: Option<f64>,
 }

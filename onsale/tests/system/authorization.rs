@@ -389,6 +389,68 @@ async fn nobody_sets_what_is_not_theirs_to_set() {
     assert!(tried > 50, "{tried}");
 }
 
+/// The places of all members that are never null.
+fn never_null(schema: &Value, schemas: &Value, at: &str, found: &mut Vec<String>) {
+    let resolved = |schema: &Value| match schema["$ref"].as_str() {
+        Some(name) => schemas[name.rsplit('/').next().expect("a name")].clone(),
+        None => schema.clone(),
+    };
+    let is_null = |kind: &Value| *kind == "null";
+    let schema = resolved(schema);
+    for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+        let place = format!("{at}/{name}");
+        let kinds = resolved(member)["type"].clone();
+        let branches = ["oneOf", "anyOf"].map(|name| member[name].clone());
+        let mut branches = branches.iter().filter_map(Value::as_array).flatten();
+        let may_be = kinds
+            .as_array()
+            .is_some_and(|kinds| kinds.iter().any(is_null))
+            || branches.any(|branch| is_null(&branch["type"]));
+        if !may_be {
+            found.push(place.clone());
+        }
+        never_null(member, schemas, &place, found);
+    }
+    if schema["items"].is_object() {
+        never_null(&schema["items"], schemas, &format!("{at}/0"), found);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_null_is_not_taken_as_null() {
+    let mut hall = Hall::open().await;
+    let admin = hall.admin();
+    let things = Things::of(&mut hall, &admin).await;
+    let api = hall.api.clone();
+    let (operations, schemas) = operations(&api).await;
+    let mut tried = 0;
+    for operation in &operations {
+        let schema = &operation.description["requestBody"]["content"]["application/json"]["schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let path = things.fill(&operation.path);
+        let body = sample(schema, &schemas);
+        let mut places = Vec::new();
+        never_null(schema, &schemas, "", &mut places);
+        for place in places {
+            let mut edited = body.clone();
+            *edited.pointer_mut(&place).expect("a place of a member") = Value::Null;
+            let request = api
+                .request(operation.method.clone(), &format!("/{path}"))
+                .header("idempotency-key", Uuid::now_v7().to_string())
+                .bearer_auth(&admin.token);
+            let answer = api.send(request.json(&edited)).await;
+            let at = format!("{} {path} {edited}: {answer:?}", operation.method);
+            assert_eq!(answer.status, 422, "{at}");
+            let error = &answer.body["errors"][0];
+            assert_eq!(error["pointer"], json!(place), "{at}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 40, "{tried}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn anothers_key_is_a_key_of_ones_own() {
     let mut hall = Hall::open().await;
