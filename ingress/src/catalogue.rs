@@ -270,7 +270,7 @@ struct ScheduleView {
     starts_at: Timestamp,
     booking_opens_at: Timestamp,
     booking_closes_at: Timestamp,
-    /// Whether it can be booked now.
+    /// Whether it can be booked now: it is on sale, and has seats.
     bookable: bool,
     /// Seats that nobody has.
     remaining: u32,

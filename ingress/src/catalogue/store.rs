@@ -20,8 +20,12 @@ use onsale_schema::status::SaleState;
 use onsale_schema::tables::{concert, sale, schedule, seat};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use serde::Serialize;
+use std::sync::LazyLock;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+/// The name of the layout that a date has before its first.
+static NO_SEATS: LazyLock<String> = LazyLock::new(|| layout::hash(&[]));
 
 /// A concert, as stored and as shown.
 #[derive(Clone, Debug, Queryable, Serialize, ToSchema)]
@@ -83,10 +87,11 @@ impl ScheduleRow {
         }
     }
 
-    /// Whether it sells at `now`, as far as a reader can tell.
+    /// Whether it sells at `now`, as far as a reader can tell: it needs seats, too.
     #[must_use]
     pub fn is_bookable(&self, now: Timestamp) -> bool {
         self.state == SaleState::Open
+            && self.layout_hash != *NO_SEATS
             && (self.booking_opens_at..self.booking_closes_at).contains(&now)
     }
 }
@@ -182,7 +187,8 @@ pub async fn concert_list(
                 .filter(schedule::concert_id.eq(concert::concert_id))
                 .filter(sale::state.eq(SaleState::Open))
                 .filter(sale::booking_opens_at.le(now))
-                .filter(sale::booking_closes_at.gt(now)),
+                .filter(sale::booking_closes_at.gt(now))
+                .filter(schedule::layout_hash.ne(&*NO_SEATS)),
         );
         query = if bookable {
             query.filter(dates)
@@ -373,7 +379,7 @@ pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, 
     .bind::<SqlUuid, _>(row.schedule_id)
     .bind::<SqlUuid, _>(row.concert_id)
     .bind::<Timestamptz, _>(row.starts_at)
-    .bind::<Text, _>(layout::hash(&[]))
+    .bind::<Text, _>(&*NO_SEATS)
     .bind::<SqlUuid, _>(row.fingerprint.0)
     .bind::<Text, _>(row.state)
     .bind::<Timestamptz, _>(row.booking_opens_at)

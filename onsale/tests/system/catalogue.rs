@@ -546,7 +546,19 @@ async fn concerts_are_listed_in_pages_that_may_shift_and_by_what_is_bookable() {
     assert!(titles(&page("bookable=true").await).is_empty(), "not yet");
     let path = format!("/admin/schedules/{}", id(&later.body["scheduleId"]));
     let now = json!({ "bookingOpensAt": soon(-60) });
-    patch(&api, &admin, &path, &now).await.expect(200);
+    let seatless = patch(&api, &admin, &path, &now).await.expect(200);
+    assert_eq!(seatless.body["bookable"], false, "without seats");
+    sees("no seats", &api, "/concerts?bookable=false", |page| {
+        titles(page).len() == 6
+    })
+    .await;
+    let put = put_csv(
+        &api,
+        &admin,
+        id(&later.body["scheduleId"]),
+        row(1..=3, 1000),
+    );
+    put.await.expect(200);
     let bookable = |page: &Value| titles(page) == ["b1"];
     sees("a bookable one", &api, "/concerts?bookable=true", bookable).await;
     let others = |page: &Value| titles(page).len() == 5 && !titles(page).contains(&"b1".into());
