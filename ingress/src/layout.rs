@@ -10,6 +10,7 @@ mod read;
 mod store;
 
 use crate::app::App;
+use crate::catalogue::Catalogue;
 use crate::etag::IfNoneMatch;
 use crate::extract::{Id, Query};
 use crate::problem::{Code, Problem};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use store::{Row, Rows};
 use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
@@ -35,6 +37,8 @@ pub use put::{__path_put, put};
 const SEATS_MAX: u64 = 2_000_000;
 /// Layouts that are read at once; each has a connection of its own.
 const LOADS_MAX: usize = 4;
+/// How long one waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(5);
 /// Schedules that are expected to be kept.
 const LAYOUTS: usize = 256;
 
@@ -263,6 +267,23 @@ impl Layouts {
         self.since(schedule, 0).await
     }
 
+    /// The same for an id that somebody may have made up: the catalogue is asked first, whose "no"
+    /// counts for a moment, while a layout costs a turn and a connection of its own.
+    ///
+    /// # Errors
+    /// `not-found` when there is no such schedule, `dependency-unavailable`.
+    pub async fn find(
+        &self,
+        catalogue: &Catalogue,
+        schedule: ScheduleId,
+    ) -> Result<Arc<Layout>, Problem> {
+        if let Some(layout) = self.cache.get(&schedule) {
+            return Ok(layout);
+        }
+        let row = catalogue.schedule(schedule).await?;
+        self.since(schedule, row.layout_no).await
+    }
+
     /// A layout that is not older than number `no`.
     ///
     /// # Errors
@@ -335,8 +356,9 @@ impl Layouts {
     }
 
     async fn load(&self, schedule: ScheduleId) -> Result<Arc<Layout>, Problem> {
+        let turn = tokio::time::timeout(TURN_WAIT, self.loads.acquire()).await;
         // Never closed.
-        let _turn = self.loads.acquire().await;
+        let _turn = turn.map_err(|_| Problem::unavailable())?;
         let rows = store::layout_find(&self.pool, schedule).await?;
         let rows = rows.ok_or_else(|| Problem::new(Code::NotFound))?;
         // A large one takes some 100 ms to prepare.

@@ -212,7 +212,7 @@ pub async fn create(
         trace,
         wanted,
     };
-    let known = app.layouts.get(schedule).await?;
+    let known = app.layouts.find(&app.catalogue, schedule).await?;
     let refused = match asking.hold(&app, &known).await {
         Err(problem) if matches!(problem.code(), Code::UnknownSeat | Code::LayoutChanged) => {
             problem
