@@ -3,6 +3,7 @@
 
 use crate::answer;
 use crate::etag::{self, IfNoneMatch};
+use crate::gzip;
 use crate::problem::{Code, Problem};
 use crate::routes;
 use axum::body::Bytes;
@@ -10,7 +11,6 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
-use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 use utoipa_swagger_ui::Config;
 
@@ -72,34 +72,38 @@ pub async fn page() -> Response {
     extensions(("x-problems" = json!([Code::RateLimited]))),
     responses((status = 200, description = "The file",
         content((String = "text/javascript"), (String = "text/css")))))]
-pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
+pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
-    match name.as_str() {
-        "start.js" => Ok(file(SCRIPT, Bytes::from_static(include_bytes!("docs.js")))),
-        "swagger-ui-bundle.js" => vendored(&name, SCRIPT),
-        "swagger-ui.css" => vendored(&name, "text/css; charset=utf-8"),
-        _ => Err(Problem::new(Code::NotFound)),
-    }
-}
-
-/// A file of Swagger UI, as it was packed when we were built.
-fn vendored(name: &str, kind: &'static str) -> Result<Response, Problem> {
-    let found = utoipa_swagger_ui::serve(name, Arc::new(Config::from("")));
-    let found = found.ok().flatten().ok_or_else(|| {
+    let (kind, vendored) = match name.as_str() {
+        "start.js" => {
+            let script = Bytes::from_static(include_bytes!("docs.js"));
+            return Ok(file(SCRIPT, script));
+        }
+        "swagger-ui-bundle.js" => (SCRIPT, &*SWAGGER_SCRIPT),
+        "swagger-ui.css" => ("text/css; charset=utf-8", &*SWAGGER_STYLE),
+        _ => return Err(Problem::new(Code::NotFound)),
+    };
+    let vendored = vendored.as_ref().ok_or_else(|| {
         tracing::error!(name, "Swagger UI lacks a file");
         Problem::internal()
     })?;
-    let bytes = match found.bytes {
-        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        Cow::Owned(bytes) => Bytes::from(bytes),
-    };
-    let mut response = file(kind, bytes);
+    let (encoding, bytes) = vendored.form(gzip::is_accepted(&headers));
+    Ok(([gzip::VARY], encoding, file(kind, bytes)).into_response())
+}
+
+static SWAGGER_SCRIPT: LazyLock<Option<gzip::Body>> =
+    LazyLock::new(|| vendored("swagger-ui-bundle.js"));
+static SWAGGER_STYLE: LazyLock<Option<gzip::Body>> = LazyLock::new(|| vendored("swagger-ui.css"));
+
+/// A file of Swagger UI, packed or not, as it was when we were built.
+fn vendored(name: &str) -> Option<gzip::Body> {
+    let found = utoipa_swagger_ui::serve(name, Arc::new(Config::from("")));
+    let found = found.ok().flatten()?;
     if found.gzpipped {
-        let gzip = HeaderValue::from_static("gzip");
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_ENCODING, gzip);
+        gzip::Body::unpack(found.bytes.into_owned().into()).ok()
+    } else {
+        Some(gzip::Body::pack(found.bytes.into_owned()))
     }
-    Ok(response)
 }
 
 fn file(kind: &'static str, bytes: Bytes) -> Response {

@@ -11,10 +11,10 @@ mod store;
 
 use crate::app::App;
 use crate::catalogue::Catalogue;
-use crate::etag::IfNoneMatch;
+use crate::etag::{self, IfNoneMatch};
 use crate::extract::{Id, Query};
+use crate::gzip;
 use crate::problem::{Code, Problem};
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -51,8 +51,10 @@ pub struct Layout {
     seats: Vec<Seat>,
     by_label: HashMap<Box<str>, SeatNo>,
     hash: Box<str>,
+    /// Of the plain form and of the compressed one: they are not the same bytes.
     etag: HeaderValue,
-    json: Bytes,
+    etag_gzip: HeaderValue,
+    json: gzip::Body,
 }
 
 /// One seat.
@@ -133,8 +135,11 @@ impl Layout {
         if by_label.len() != seats.len() {
             return Err(broken("two seats have one label"));
         }
-        let etag = HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| broken("hash"))?;
-        let json = document(&hash, &rows, &seats).into();
+        let etag = |suffix: &str| {
+            HeaderValue::try_from(format!("\"{hash}{suffix}\"")).map_err(|_| broken("hash"))
+        };
+        let (etag, etag_gzip) = (etag("")?, etag(".gzip")?);
+        let json = gzip::Body::pack(document(&hash, &rows, &seats));
         Ok(Self {
             schedule_id,
             no,
@@ -143,6 +148,7 @@ impl Layout {
             by_label,
             hash: hash.into(),
             etag,
+            etag_gzip,
             json,
         })
     }
@@ -383,7 +389,8 @@ pub struct LayoutQuery {
 
 /// The seats of a date
 ///
-/// Where they are and what they cost. With `hash`, the answer may be kept for ever.
+/// Where they are and what they cost; compressed for who takes gzip. With `hash`, the answer may be
+/// kept for ever.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/layout", operation_id = "getLayout",
     tag = "Catalogue",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), LayoutQuery, IfNoneMatch),
@@ -401,15 +408,23 @@ pub async fn get(
     } else {
         "no-cache"
     };
+    let is_gzip = gzip::is_accepted(&headers);
+    let etag = if is_gzip {
+        &layout.etag_gzip
+    } else {
+        &layout.etag
+    };
     let caching = [
-        (header::ETAG, layout.etag.clone()),
+        (header::ETAG, etag.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static(kept)),
+        gzip::VARY,
     ];
-    if crate::etag::matches(&headers, &layout.etag) {
+    let etags = [&layout.etag, &layout.etag_gzip];
+    if etags.iter().any(|etag| etag::matches(&headers, etag)) {
         return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
     }
     let json = [(header::CONTENT_TYPE, crate::answer::JSON)];
-    Ok((caching, json, layout.json.clone()).into_response())
+    Ok((caching, json, layout.json.form(is_gzip)).into_response())
 }
 
 #[cfg(test)]
@@ -455,7 +470,7 @@ mod tests {
         assert_eq!(&*layout.label(SeatNo(3)), "B-1-1");
         assert_eq!(layout.seat(SeatNo(4)), None);
         assert_eq!(layout.seat(SeatNo(-1)), None);
-        let json: serde_json::Value = serde_json::from_slice(&layout.json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(layout.json.plain()).unwrap();
         assert_eq!(json["layoutHash"], "h");
         assert_eq!(json["sections"][0]["rows"][1]["seats"][0]["seatNo"], 2);
         assert_eq!(json["sections"][0]["rows"][0]["seats"][1]["label"], "A-1-2");

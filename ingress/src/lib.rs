@@ -25,6 +25,7 @@ pub mod events;
 pub mod extract;
 pub mod flight;
 pub mod fresh;
+pub mod gzip;
 pub mod health;
 pub mod idempotency;
 pub mod ids;

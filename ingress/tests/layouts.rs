@@ -1,4 +1,4 @@
-//! Layouts: what is read, and what is not read at all.
+//! Layouts: what is read, and what is not read at all; and how large answers are sent.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -7,7 +7,11 @@
 
 mod common;
 
-use common::{CONCERT, start, until};
+use common::{CONCERT, SCHEDULE, start, until};
+use flate2::read::GzDecoder;
+use onsale_testkit::Api;
+use reqwest::{Method, Response};
+use std::io::Read;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -55,4 +59,59 @@ async fn a_made_up_date_takes_no_turn_of_those_that_there_are() {
     }
     assert!(ended < 8, "it has waited for all of them");
     drop(locker);
+}
+
+/// GET by a client that accepts these codings.
+async fn get(api: &Api, path: &str, accepts: Option<&str>) -> Response {
+    let mut request = api.request(Method::GET, path);
+    if let Some(accepts) = accepts {
+        request = request.header("accept-encoding", accepts);
+    }
+    api.open(request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_gzip_gets_it_and_nobody_else() {
+    let bench = start(&[]).await;
+    let layout = format!("/schedules/{SCHEDULE}/layout");
+    for path in [
+        &layout,
+        "//docs/swagger-ui-bundle.js",
+        "//docs/swagger-ui.css",
+    ] {
+        let plain = get(&bench.api, path, None).await;
+        let (etag, vary) = (
+            plain.headers().get("etag").cloned(),
+            &plain.headers()["vary"],
+        );
+        assert!(vary.to_str().unwrap().contains("accept-encoding"), "{path}");
+        let plain = plain.bytes().await.unwrap();
+        for refuses in ["identity", "gzip;q=0", ""] {
+            let answer = get(&bench.api, path, Some(refuses)).await;
+            assert!(!answer.headers().contains_key("content-encoding"));
+            assert_eq!(answer.bytes().await.unwrap(), plain, "{path}");
+        }
+        let packed = get(&bench.api, path, Some("br, gzip")).await;
+        assert_eq!(packed.headers()["content-encoding"], "gzip", "{path}");
+        assert!(
+            packed.headers()["vary"]
+                .to_str()
+                .unwrap()
+                .contains("accept-encoding")
+        );
+        let packed_etag = packed.headers().get("etag").cloned();
+        let packed = packed.bytes().await.unwrap();
+        let mut read = Vec::new();
+        GzDecoder::new(&*packed).read_to_end(&mut read).unwrap();
+        assert!(read == plain, "{path}");
+        // A tag names bytes; who has either form has the layout.
+        if path == layout {
+            assert_ne!(etag, packed_etag);
+            for etag in [etag, packed_etag] {
+                let request = bench.api.request(Method::GET, path);
+                let request = request.header("if-none-match", etag.unwrap());
+                let _ = bench.api.send(request).await.expect(304);
+            }
+        }
+    }
 }
