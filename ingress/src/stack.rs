@@ -93,6 +93,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
             "traceparent".parse().map_err(|_| InvalidOrigin)?,
         ])
         .expose_headers([
+            header::DATE,
             header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,
