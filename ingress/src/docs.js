@@ -5,6 +5,6 @@ SwaggerUIBundle({
   deepLinking: true,
   defaultModelsExpandDepth: -1,
   displayRequestDuration: true,
-  persistAuthorization: true,
+  persistAuthorization: false,
   validatorUrl: null,
 });

@@ -115,3 +115,11 @@ async fn who_takes_gzip_gets_it_and_nobody_else() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_document_keeps_no_token() {
+    let bench = start(&[]).await;
+    let script = get(&bench.api, "//docs/start.js", None).await;
+    let script = script.text().await.unwrap();
+    assert!(script.contains("persistAuthorization: false"), "{script}");
+}
