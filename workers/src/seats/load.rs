@@ -1,6 +1,6 @@
-//! Reads a schedule's state from its rows, in one snapshot.
+//! Reads the rows of Postgres that state is loaded from.
 
-use super::Accepted;
+use super::{Accepted, Rows};
 use crate::context::Context;
 use diesel::sql_types::{
     Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
@@ -10,8 +10,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use onsale_domain::seats::{Layout, Policy, Reservation, Sale};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
-use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::seats::{Hold, Kind};
+use onsale_schema::message::Fingerprint;
+use onsale_schema::seats::Hold;
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use std::collections::HashMap;
@@ -82,29 +82,88 @@ struct ClaimRow {
 /// How long a schedule may take to be read: seconds, if it has had a million reservations.
 const READ_MAX: Duration = Duration::from_secs(60);
 
-/// The state of a schedule; none when there is no such schedule on sale. It is read on a connection
-/// of its own, because one of the pool is lent for less time than a large schedule may take.
-///
-/// # Errors
-/// When Postgres fails.
-pub(super) async fn sale(
-    ctx: &Context,
-    schedule_id: ScheduleId,
-) -> Result<Option<Sale>, db::Error> {
-    let _one_of_few = ctx.loads.acquire().await;
-    let read = async {
-        let mut conn = db::connect(&ctx.config.common.servers.database_url())
+impl Rows for Context {
+    async fn sale(&self, schedule_id: ScheduleId) -> Result<Option<Sale>, db::Error> {
+        // On a connection of its own, because one of the pool is lent for less time than a large
+        // schedule may take.
+        let _one_of_few = self.loads.acquire().await;
+        let read = async {
+            let mut conn = db::connect(&self.config.common.servers.database_url())
+                .await
+                .map_err(|error| db::Error::Unavailable(error.to_string()))?;
+            conn.batch_execute("SET statement_timeout = 0").await?;
+            tx::begin(&mut conn).await?;
+            let sale = read_sale(&mut conn, schedule_id).await?;
+            tx::commit(&mut conn).await?;
+            Ok(sale)
+        };
+        tokio::time::timeout(READ_MAX, read)
             .await
-            .map_err(|error| db::Error::Unavailable(error.to_string()))?;
-        conn.batch_execute("SET statement_timeout = 0").await?;
-        tx::begin(&mut conn).await?;
-        let sale = read_sale(&mut conn, schedule_id).await?;
-        tx::commit(&mut conn).await?;
-        Ok(sale)
-    };
-    tokio::time::timeout(READ_MAX, read)
-        .await
-        .unwrap_or_else(|_| Err(db::Error::Unavailable("it does not answer".into())))
+            .unwrap_or_else(|_| Err(db::Error::Unavailable("it does not answer".into())))
+    }
+
+    async fn layout_nos(&self, ids: &[ScheduleId]) -> Result<HashMap<ScheduleId, i64>, db::Error> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = SqlUuid)]
+            schedule_id: ScheduleId,
+            #[diesel(sql_type = BigInt)]
+            layout_no: i64,
+        }
+        let mut conn = self.pool.get().await?;
+        let rows: Vec<Row> =
+            statement("SELECT schedule_id, layout_no FROM sale WHERE schedule_id = ANY($1)")
+                .bind::<Array<SqlUuid>, _>(ids)
+                .load(&mut conn)
+                .await?;
+        let pairs = rows.into_iter().map(|row| (row.schedule_id, row.layout_no));
+        Ok(pairs.collect())
+    }
+
+    async fn statuses(
+        &self,
+        ids: &[ReservationId],
+    ) -> Result<HashMap<ReservationId, ReservationStatus>, db::Error> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = SqlUuid)]
+            reservation_id: ReservationId,
+            #[diesel(sql_type = Text)]
+            status: ReservationStatus,
+        }
+        let mut conn = self.pool.get().await?;
+        let rows: Vec<Row> = statement(
+            "SELECT reservation_id, status FROM reservation WHERE reservation_id = ANY($1)",
+        )
+        .bind::<Array<SqlUuid>, _>(ids)
+        .load(&mut conn)
+        .await?;
+        let pairs = rows.into_iter().map(|row| (row.reservation_id, row.status));
+        Ok(pairs.collect())
+    }
+
+    async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {
+        let mut conn = self.pool.get().await?;
+        let rows: Vec<ReservationRow> = statement(
+            "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
+             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE command_id = ANY($1)",
+        )
+        .bind::<Array<SqlUuid>, _>(ids)
+        .load(&mut conn)
+        .await?;
+        let accepted = rows.into_iter().map(|row| {
+            let hold = Hold {
+                reservation_id: row.reservation_id,
+                schedule_id: row.schedule_id,
+                seats: row.seat_nos,
+                total: row.total,
+                held_at: row.held_at,
+                expires_at: row.expires_at,
+            };
+            (row.command_id, Fingerprint(row.fingerprint), hold)
+        });
+        Ok(accepted.collect())
+    }
 }
 
 async fn read_sale(
@@ -179,85 +238,4 @@ impl ReservationRow {
             ended_at: self.ended_at,
         }
     }
-}
-
-/// Which layouts these schedules have now, see [`Layout::no`].
-///
-/// # Errors
-/// When Postgres fails.
-pub(super) async fn layout_nos(
-    pool: &db::Pool,
-    ids: &[ScheduleId],
-) -> Result<HashMap<ScheduleId, i64>, db::Error> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = SqlUuid)]
-        schedule_id: ScheduleId,
-        #[diesel(sql_type = BigInt)]
-        layout_no: i64,
-    }
-    let mut conn = pool.get().await?;
-    let rows: Vec<Row> =
-        statement("SELECT schedule_id, layout_no FROM sale WHERE schedule_id = ANY($1)")
-            .bind::<Array<SqlUuid>, _>(ids)
-            .load(&mut conn)
-            .await?;
-    let pairs = rows.into_iter().map(|row| (row.schedule_id, row.layout_no));
-    Ok(pairs.collect())
-}
-
-/// The statuses of reservations.
-///
-/// # Errors
-/// When Postgres fails.
-pub(super) async fn statuses(
-    pool: &db::Pool,
-    ids: &[ReservationId],
-) -> Result<HashMap<ReservationId, ReservationStatus>, db::Error> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = SqlUuid)]
-        reservation_id: ReservationId,
-        #[diesel(sql_type = Text)]
-        status: ReservationStatus,
-    }
-    let mut conn = pool.get().await?;
-    let rows: Vec<Row> =
-        statement("SELECT reservation_id, status FROM reservation WHERE reservation_id = ANY($1)")
-            .bind::<Array<SqlUuid>, _>(ids)
-            .load(&mut conn)
-            .await?;
-    let pairs = rows.into_iter().map(|row| (row.reservation_id, row.status));
-    Ok(pairs.collect())
-}
-
-/// Looks up which of these commands were accepted already, at whatever schedule.
-///
-/// # Errors
-/// When Postgres fails.
-pub(super) async fn accepted(
-    pool: &db::Pool,
-    commands: &[&Command<Kind>],
-) -> Result<Vec<Accepted>, db::Error> {
-    let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
-    let mut conn = pool.get().await?;
-    let rows: Vec<ReservationRow> = statement(
-        "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
-         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE command_id = ANY($1)",
-    )
-    .bind::<Array<SqlUuid>, _>(ids)
-    .load(&mut conn)
-    .await?;
-    let accepted = rows.into_iter().map(|row| {
-        let hold = Hold {
-            reservation_id: row.reservation_id,
-            schedule_id: row.schedule_id,
-            seats: row.seat_nos,
-            total: row.total,
-            held_at: row.held_at,
-            expires_at: row.expires_at,
-        };
-        (row.command_id, Fingerprint(row.fingerprint), hold)
-    });
-    Ok(accepted.collect())
 }

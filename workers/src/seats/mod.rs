@@ -18,6 +18,7 @@ use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Lane, ReservationId, ScheduleId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
 
 /// Holds that one tick lapses per schedule, at most, so that the committer stays free for others.
 const LAPSES_PER_TICK: usize = 500;
@@ -48,12 +49,79 @@ struct Loaded {
 /// A command that was accepted, as its row says.
 pub type Accepted = (CommandId, Fingerprint, Hold);
 
+/// Reads the rows that state is loaded from. Production's are in Postgres, those of a simulation in
+/// memory; what is read when is the same for both: [`State::load`].
+pub trait Rows: Sync {
+    /// The state of a schedule in one snapshot; none when there is no such schedule on sale.
+    ///
+    /// # Errors
+    /// When it can't be read now.
+    fn sale(
+        &self,
+        schedule_id: ScheduleId,
+    ) -> impl Future<Output = Result<Option<Sale>, db::Error>> + Send;
+    /// Which layouts these schedules have now, see [`seats::Layout::no`].
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn layout_nos(
+        &self,
+        ids: &[ScheduleId],
+    ) -> impl Future<Output = Result<HashMap<ScheduleId, i64>, db::Error>> + Send;
+    /// The statuses of reservations.
+    ///
+    /// # Errors
+    /// When they can't be read now.
+    fn statuses(
+        &self,
+        ids: &[ReservationId],
+    ) -> impl Future<Output = Result<HashMap<ReservationId, ReservationStatus>, db::Error>> + Send;
+    /// Which of these commands were accepted already, at whatever schedule.
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn accepted(
+        &self,
+        ids: &[CommandId],
+    ) -> impl Future<Output = Result<Vec<Accepted>, db::Error>> + Send;
+}
+
 impl State {
+    /// Loads what these commands need, see [`Persistent::load`].
+    ///
+    /// # Errors
+    /// When a row can't be read now.
+    pub async fn load(
+        &mut self,
+        rows: &impl Rows,
+        commands: &[&Command<Kind>],
+        thorough: bool,
+    ) -> Result<(), db::Error> {
+        // First, since these may drop a schedule.
+        let doubtful = self.doubtful();
+        if !doubtful.is_empty() {
+            self.assure(&rows.statuses(&doubtful).await?);
+        }
+        let loaded = self.loaded(commands);
+        if thorough && !loaded.is_empty() {
+            self.assure_layouts(&rows.layout_nos(&loaded).await?);
+        }
+        for schedule_id in self.missing(commands) {
+            if let Some(sale) = rows.sale(schedule_id).await? {
+                self.enter(sale);
+            }
+        }
+        if thorough && !commands.is_empty() {
+            let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
+            self.tell(commands, rows.accepted(&ids).await?);
+        }
+        Ok(())
+    }
+
     /// The schedules of these commands that are not loaded, or with a layout that was replaced
     /// since: a command means a newer one. It would be refused, and a refusal writes nothing that
     /// could miss, so that nobody would ever notice.
-    #[must_use]
-    pub fn missing(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
+    fn missing(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
         let is_missing = |kind: &Kind| {
             let loaded = self.sales.get(&kind.schedule_id());
             loaded.is_none_or(|loaded| match kind {
@@ -74,15 +142,15 @@ impl State {
     }
 
     /// The schedules of these commands that are loaded.
-    #[must_use]
-    pub fn loaded(&self, commands: &[&Command<Kind>]) -> BTreeSet<ScheduleId> {
+    fn loaded(&self, commands: &[&Command<Kind>]) -> Vec<ScheduleId> {
         let schedules = commands.iter().map(|command| command.kind.schedule_id());
-        schedules.filter(|id| self.sales.contains_key(id)).collect()
+        let loaded = schedules.filter(|id| self.sales.contains_key(id));
+        loaded.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Which layouts schedules have by their rows. Those that were loaded with another one are
     /// dropped, to be loaded anew.
-    pub fn assure_layouts(&mut self, layout_nos: &HashMap<ScheduleId, i64>) {
+    fn assure_layouts(&mut self, layout_nos: &HashMap<ScheduleId, i64>) {
         self.sales.retain(|id, loaded| {
             let now = layout_nos.get(id);
             now.is_none_or(|no| *no == loaded.sale.layout_no())
@@ -90,15 +158,14 @@ impl State {
     }
 
     /// Adds a schedule that was loaded from its rows.
-    pub fn enter(&mut self, sale: Sale) {
+    fn enter(&mut self, sale: Sale) {
         let used_at = Timestamp::EPOCH;
         self.sales
             .insert(sale.schedule_id(), Loaded { sale, used_at });
     }
 
     /// The holds whose rows have to be looked up, see [`Sale::doubtful`].
-    #[must_use]
-    pub fn doubtful(&self) -> Vec<ReservationId> {
+    fn doubtful(&self) -> Vec<ReservationId> {
         let sales = self.sales.values();
         sales
             .flat_map(|loaded| loaded.sale.doubtful())
@@ -108,7 +175,7 @@ impl State {
 
     /// What the rows of all doubtful holds say. A schedule that can't follow is dropped, to be
     /// loaded anew.
-    pub fn assure(&mut self, statuses: &HashMap<ReservationId, ReservationStatus>) {
+    fn assure(&mut self, statuses: &HashMap<ReservationId, ReservationStatus>) {
         self.sales.retain(|_, loaded| {
             let doubtful = loaded.sale.doubtful().to_vec();
             doubtful.into_iter().all(|id| {
@@ -120,7 +187,7 @@ impl State {
 
     /// Makes the schedules of these commands know which of them were accepted, at whatever
     /// schedule.
-    pub fn tell(&mut self, commands: &[&Command<Kind>], accepted: Vec<Accepted>) {
+    fn tell(&mut self, commands: &[&Command<Kind>], accepted: Vec<Accepted>) {
         let accepted: HashMap<CommandId, (Fingerprint, Hold)> = accepted
             .into_iter()
             .map(|(id, fingerprint, hold)| (id, (fingerprint, hold)))
@@ -265,26 +332,7 @@ impl Persistent for Seats {
         commands: &[&Command<Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
-        // First, since these may drop a schedule.
-        let doubtful = state.doubtful();
-        if !doubtful.is_empty() {
-            state.assure(&load::statuses(&ctx.pool, &doubtful).await?);
-        }
-        let loaded = state.loaded(commands);
-        if thorough && !loaded.is_empty() {
-            let loaded: Vec<ScheduleId> = loaded.into_iter().collect();
-            state.assure_layouts(&load::layout_nos(&ctx.pool, &loaded).await?);
-        }
-        for schedule_id in state.missing(commands) {
-            if let Some(sale) = load::sale(ctx, schedule_id).await? {
-                state.enter(sale);
-            }
-        }
-        if thorough && !commands.is_empty() {
-            let accepted = load::accepted(&ctx.pool, commands).await?;
-            state.tell(commands, accepted);
-        }
-        Ok(())
+        state.load(ctx, commands, thorough).await
     }
 
     async fn store(conn: &AsyncPgConnection, changes: &[&Changes]) -> Result<Stored, db::Error> {

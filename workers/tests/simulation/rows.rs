@@ -6,7 +6,6 @@ use crate::sim::Plan;
 use crate::stream::{Body, Stored};
 use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_platform::db;
-use onsale_schema::message::Fingerprint;
 use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::{Hold, MapChange, Outcome};
 use onsale_schema::status::{ReservationStatus, SaleState};
@@ -16,7 +15,7 @@ use onsale_schema::{
 };
 use onsale_workers::runtime::core::{Cursor, DeadLetter, Decided, Fence, Proposal};
 use onsale_workers::sabotage::{self, Bug};
-use onsale_workers::seats::Seats;
+use onsale_workers::seats::{Accepted, Seats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub struct PartitionRow {
@@ -194,7 +193,7 @@ impl Rows {
     }
 
     /// One schedule, as its owner loads it.
-    pub fn load(&self, schedule: ScheduleId) -> Option<Sale> {
+    pub fn sale(&self, schedule: ScheduleId) -> Option<Sale> {
         let row = self.sales.get(&schedule)?;
         let mut sale = Sale::new(schedule, row.policy, row.layout.clone(), row.map_version);
         for row in self.reservations.values() {
@@ -211,7 +210,7 @@ impl Rows {
     }
 
     /// Which layouts these schedules have.
-    pub fn layout_nos(&self, ids: &BTreeSet<ScheduleId>) -> HashMap<ScheduleId, i64> {
+    pub fn layout_nos(&self, ids: &[ScheduleId]) -> HashMap<ScheduleId, i64> {
         let rows = ids.iter().filter_map(|id| Some((id, self.sales.get(id)?)));
         rows.map(|(id, row)| (*id, row.layout.no)).collect()
     }
@@ -236,7 +235,7 @@ impl Rows {
     }
 
     /// Which of these were accepted.
-    pub fn accepted(&self, commands: &[CommandId]) -> Vec<(CommandId, Fingerprint, Hold)> {
+    pub fn accepted(&self, commands: &[CommandId]) -> Vec<Accepted> {
         commands
             .iter()
             .filter_map(|id| {

@@ -3,18 +3,21 @@
 use crate::people;
 use crate::process::{Link, Process};
 use crate::registry::LifeSign;
+use crate::rows;
 use crate::sim::{Sim, Violation, lock};
 use crate::store::Connection;
 use crate::stream::Reader;
+use onsale_domain::seats::Sale;
 use onsale_platform::db;
 use onsale_schema::message::{Command, Reply, decode};
 use onsale_schema::seats::{Kind, MapBroadcast, Outcome};
+use onsale_schema::status::ReservationStatus;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{CommandId, PartitionNo, ScheduleId, Timestamp, WorkerId};
+use onsale_schema::{CommandId, PartitionNo, ReservationId, ScheduleId, Timestamp, WorkerId};
 use onsale_workers::runtime::core::Cursor;
 use onsale_workers::runtime::world::{Publish, Settings, World};
-use onsale_workers::seats::{Seats, State};
-use std::collections::BTreeMap;
+use onsale_workers::seats::{Accepted, Rows, Seats, State};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// The lease of production.
@@ -148,34 +151,34 @@ impl World<Seats> for Outside {
         commands: &[&Command<Kind>],
         thorough: bool,
     ) -> Result<(), db::Error> {
-        let doubtful = state.doubtful();
-        if !doubtful.is_empty() {
-            let statuses = self.read(|rows| rows.statuses(&doubtful)).await?;
-            state.assure(&statuses);
-        }
-        let loaded = state.loaded(commands);
-        if thorough && !loaded.is_empty() {
-            let nos = self.read(|rows| rows.layout_nos(&loaded)).await?;
-            state.assure_layouts(&nos);
-        }
-        for schedule in state.missing(commands) {
-            let sale = self.read(|rows| rows.load(schedule)).await?;
-            if let Some(sale) = sale {
-                state.enter(sale);
-            }
-        }
-        if thorough {
-            let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
-            let accepted = self.read(|rows| rows.accepted(&ids)).await?;
-            state.tell(commands, accepted);
-        }
-        Ok(())
+        state.load(self, commands, thorough).await
+    }
+}
+
+impl Rows for Outside {
+    async fn sale(&self, schedule_id: ScheduleId) -> Result<Option<Sale>, db::Error> {
+        self.read(|rows| rows.sale(schedule_id)).await
+    }
+
+    async fn layout_nos(&self, ids: &[ScheduleId]) -> Result<HashMap<ScheduleId, i64>, db::Error> {
+        self.read(|rows| rows.layout_nos(ids)).await
+    }
+
+    async fn statuses(
+        &self,
+        ids: &[ReservationId],
+    ) -> Result<HashMap<ReservationId, ReservationStatus>, db::Error> {
+        self.read(|rows| rows.statuses(ids)).await
+    }
+
+    async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {
+        self.read(|rows| rows.accepted(ids)).await
     }
 }
 
 impl Outside {
     /// One read on a connection of the pool.
-    async fn read<T>(&self, read: impl FnOnce(&crate::rows::Rows) -> T) -> Result<T, db::Error> {
+    async fn read<T>(&self, read: impl FnOnce(&rows::Rows) -> T) -> Result<T, db::Error> {
         let mut connection = Connection::new(self.process.clone());
         connection.session().await?;
         connection.leg().await?;
