@@ -110,7 +110,7 @@ pub fn unfinished(sim: &Sim, ingresses: usize) -> Option<Violation> {
     let database = lock(&sim.database);
     let rows = &database.rows;
     let mut messages = stream.messages.iter().rev();
-    if let Some(message) = messages.find(|message| rows.outcomes_of_stored(message) == 0) {
+    if let Some(message) = messages.find(|message| !rows.is_decided(message)) {
         let row = &rows.partitions[usize::from(message.partition.0)];
         let text = format!(
             "{message:?} is undecided; the cursor is {:?}, the owner {:?}",
@@ -169,22 +169,14 @@ pub fn at_the_end(sim: &Sim) {
     }
 }
 
-/// F2. What is on the stream has one outcome under its sequence, or is a dead letter.
+/// F2. What is on the stream has one outcome under its sequence, or is a dead letter. One that was
+/// lost and came again under its sequence may have another of its former life.
 fn check_every_message_has_its_outcome(sim: &Sim, found: &mut Vec<Violation>) {
     let stream = lock(&sim.stream);
     let database = lock(&sim.database);
-    let rows = &database.rows;
     for message in &stream.messages {
-        let incarnation = rows.partitions[usize::from(message.partition.0)]
-            .cursor
-            .incarnation;
-        let count = rows.outcomes_of_stored(message);
-        let is_good = if incarnation == 0 {
-            count == 1
-        } else {
-            count >= 1
-        };
-        if !is_good {
+        let count = database.rows.outcomes_of_stored(message);
+        if !database.rows.is_decided(message) || count > 1 + stream.former(message) {
             let text = format!("{count} outcomes of {message:?}");
             found.push(Violation::of(Invariant::F2, text));
         }

@@ -45,7 +45,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 40] = [
+const EXPECTED: [&str; 41] = [
     "aged",
     "clock jump",
     "command expired",
@@ -53,6 +53,7 @@ const EXPECTED: [&str; 40] = [
     "cut",
     "expired",
     "held",
+    "held up",
     "idle in transaction",
     "key reused",
     "kill",

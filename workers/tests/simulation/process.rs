@@ -25,6 +25,7 @@ struct State {
     is_alive: bool,
     /// It was asked to stop.
     is_leaving: bool,
+    started_at: Instant,
     paused_until: Option<Instant>,
     /// It dies at the end of so many more steps.
     dies_in: Option<u32>,
@@ -103,6 +104,7 @@ impl Process {
                 worker,
                 is_alive: true,
                 is_leaving: false,
+                started_at: Instant::now(),
                 paused_until: None,
                 dies_in: None,
                 clock: HostClock {
@@ -266,6 +268,11 @@ impl Process {
             Link::Postgres => state.postgres_cut_until = until,
             Link::Nats => state.nats_cut_until = until,
         });
+    }
+
+    /// When its last pause ended, or ends; its beginning if it had none.
+    pub fn resumed_at(&self) -> Instant {
+        self.with(|state| state.paused_until.unwrap_or(state.started_at))
     }
 
     pub fn pause(&self, time: Duration) {

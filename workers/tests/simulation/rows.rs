@@ -377,6 +377,12 @@ impl Rows {
         Ok(())
     }
 
+    /// Whether a message on the stream is decided: its outcome alone may be one of a former life.
+    pub fn is_decided(&self, message: &Stored) -> bool {
+        let cursor = self.partitions[usize::from(message.partition.0)].cursor;
+        cursor.at >= message.at && self.outcomes_of_stored(message) > 0
+    }
+
     /// How many outcomes or dead letters a message on the stream has.
     pub fn outcomes_of_stored(&self, message: &Stored) -> usize {
         let incarnation = self.partitions[usize::from(message.partition.0)]

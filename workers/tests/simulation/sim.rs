@@ -75,8 +75,10 @@ pub struct Plan {
     pub fault_kinds: u64,
     /// Of 10,000 legs to Postgres, those on which the connection breaks.
     pub resets: i64,
-    /// Percent of messages that are late, by up to some seconds.
+    /// Percent of messages that are published late, by up to some seconds.
     pub late: i64,
+    /// Percent of messages that are held up on their way to a reader.
+    pub held_up: i64,
     /// Percent of messages that are published twice.
     pub duplicates: i64,
     /// Percent of replies that are lost.
@@ -106,6 +108,7 @@ impl Plan {
         let slow = maybe(50, 1, 6);
         let fault_every_ms = maybe(90, 300, 1800);
         let blips = maybe(15, 1, 1) > 0;
+        let held_up = maybe(40, 1, 30);
         Self {
             partitions: u16::try_from(rng.range(1, 3)).expect("small"),
             workers: usize::try_from(rng.range(1, 3)).expect("small"),
@@ -120,6 +123,7 @@ impl Plan {
             fault_kinds: rng.next(),
             resets,
             late,
+            held_up,
             duplicates,
             lost_replies,
             async_clients,

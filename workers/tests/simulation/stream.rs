@@ -20,6 +20,9 @@ use tokio::time::Instant;
 /// How long the stream drops messages with an id that it has, in milliseconds. (Two minutes in
 /// production; a history is shorter.)
 const ID_WINDOW_MS: i64 = 3000;
+/// How long a message may be on its way to a reader, in milliseconds: nothing overtakes it, so that
+/// later than by two heartbeats the reader would have given up waiting.
+const HELD_UP_MAX_MS: i64 = 1900;
 /// How long a request waits for an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,8 +40,22 @@ pub struct Stored {
     pub partition: PartitionNo,
     pub id: MessageId,
     pub body: Body,
-    /// When readers get it.
-    visible_at: Instant,
+    /// When readers are sent it.
+    sent_at: Instant,
+}
+
+/// What a message is known by: one that was lost and comes again may get its sequence again.
+type Copies = (PartitionNo, u64, Option<MessageId>);
+
+impl Stored {
+    /// Junk has no id that anybody could read.
+    fn copies(&self) -> Copies {
+        let id = match &self.body {
+            Body::Commands(_) => Some(self.id),
+            Body::Junk(_) => None,
+        };
+        (self.partition, self.seq, id)
+    }
 }
 
 /// The stream.
@@ -55,6 +72,8 @@ pub struct Stream {
     /// The most that its clock was ahead.
     pub ahead_us: i64,
     ids: BTreeMap<MessageId, Timestamp>,
+    /// What was lost, deleted or aged, and how often.
+    gone: BTreeMap<Copies, usize>,
 }
 
 impl Stream {
@@ -70,6 +89,7 @@ impl Stream {
             clock_offset_us: 0,
             ahead_us: 0,
             ids: BTreeMap::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -95,7 +115,7 @@ impl Stream {
             partition,
             id,
             body,
-            visible_at: Instant::now(),
+            sent_at: Instant::now(),
         });
     }
 
@@ -106,12 +126,30 @@ impl Stream {
         for message in &lost {
             self.ids.remove(&message.id);
         }
-        self.last_seq -= lost.len() as u64;
-        lost.len()
+        let lost_count = lost.len();
+        self.last_seq -= lost_count as u64;
+        self.forget(lost);
+        lost_count
+    }
+
+    /// These messages are no more.
+    fn forget(&mut self, messages: Vec<Stored>) {
+        for message in messages {
+            *self.gone.entry(message.copies()).or_default() += 1;
+        }
+    }
+
+    /// How often this very message was stored under this sequence before, and is no more.
+    pub fn former(&self, message: &Stored) -> usize {
+        self.gone
+            .get(&message.copies())
+            .copied()
+            .unwrap_or_default()
     }
 
     pub fn delete(&mut self) {
-        self.messages.clear();
+        let all = std::mem::take(&mut self.messages);
+        self.forget(all);
         self.ids.clear();
         (self.first_seq, self.last_seq) = (1, 0);
         self.exists = false;
@@ -120,7 +158,11 @@ impl Stream {
 
     /// Drops the oldest messages, as limits do.
     pub fn age(&mut self, up_to_seq: u64) {
-        self.messages.retain(|message| message.seq > up_to_seq);
+        let (old, left) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .partition(|message| message.seq <= up_to_seq);
+        self.forget(old);
+        self.messages = left;
         self.first_seq = self.first_seq.max(up_to_seq + 1);
     }
 
@@ -216,8 +258,43 @@ struct Consumer {
     generation: u64,
     /// The next message's sequence is not below this.
     next_seq: u64,
+    /// The last message that is on its way or has come. What is behind it comes no earlier.
+    last: Sent,
     /// Nothing is heard of it, not even a heartbeat, until this: then it counts as lost.
     lost_at: Option<Instant>,
+}
+
+/// A message on its way to a reader.
+#[derive(Clone, Copy)]
+struct Sent {
+    seq: u64,
+    comes_at: Instant,
+    /// Messages behind it when it was sent.
+    pending: u64,
+}
+
+impl Consumer {
+    /// A message that is sent, all before which has come. What was sent to a process that was
+    /// paused comes a while after it goes on.
+    fn send(&mut self, process: &Process, message: &Stored, pending: u64) -> Sent {
+        if message.seq > self.last.seq {
+            let sim = &process.sim;
+            let mut comes_at = self.last.comes_at;
+            if !sim.is_calm() && sim.percent(sim.plan.held_up) {
+                let goes_at = message.sent_at.max(process.resumed_at());
+                comes_at = comes_at.max(goes_at + sim.millis(1, HELD_UP_MAX_MS));
+            }
+            if comes_at > Instant::now() {
+                sim.note("held up", || format!("w{} seq {}", process.no, message.seq));
+            }
+            self.last = Sent {
+                seq: message.seq,
+                comes_at,
+                pending,
+            };
+        }
+        self.last
+    }
 }
 
 impl Reader {
@@ -243,12 +320,14 @@ impl Reader {
         if !self.sim().is_calm() && self.sim().plan.blips && self.sim().percent(20) {
             blink(self.sim(), self.partition);
         }
-        let (generation, next_seq) = {
+        let (generation, next_seq, pending) = {
             let stream = lock(&self.sim().stream);
             if !stream.is_there() {
                 return false;
             }
-            (stream.generation, stream.first(self.position.next()))
+            let next_seq = stream.first(self.position.next());
+            let pending = stream.of(self.partition, next_seq).count() as u64;
+            (stream.generation, next_seq, pending)
         };
         if self.process.leg(Link::Nats).await.is_err() {
             return false;
@@ -260,8 +339,14 @@ impl Reader {
         self.open = Some(Consumer {
             generation,
             next_seq,
+            last: Sent {
+                seq: 0,
+                comes_at: Instant::now(),
+                pending,
+            },
             lost_at: None,
         });
+        self.pending = pending;
         self.quiet = Quiet::default();
         true
     }
@@ -269,7 +354,6 @@ impl Reader {
     /// What can be read now, or when to look again.
     fn take(&mut self, commands_max: usize) -> Result<Vec<Inbound<Kind>>, Option<Instant>> {
         let sim = self.process.sim.clone();
-        let now = self.process.now();
         let Some(consumer) = &mut self.open else {
             return Err(None);
         };
@@ -277,12 +361,15 @@ impl Reader {
         let mut batch = Vec::new();
         let mut commands = 0;
         let mut later = None;
+        let mut pending = stream.of(self.partition, consumer.next_seq).count() as u64;
         for message in stream.of(self.partition, consumer.next_seq) {
-            if message.visible_at > Instant::now() {
-                later = Some(message.visible_at);
+            if commands >= commands_max {
                 break;
             }
-            if commands >= commands_max {
+            pending -= 1;
+            let sent = consumer.send(&self.process, message, pending);
+            if sent.comes_at > Instant::now() {
+                later = Some(sent.comes_at);
                 break;
             }
             let body = match &message.body {
@@ -304,15 +391,18 @@ impl Reader {
                 after: self.quiet.at(),
                 body,
             });
+            consumer.next_seq = message.seq + 1;
+            (self.position.seq, self.position.at) = (message.seq, message.at);
+            self.pending = sent.pending;
         }
-        self.quiet.look(now, batch.is_empty());
-        let Some(last) = batch.last() else {
-            return Err(later);
-        };
-        consumer.next_seq = last.seq + 1;
-        (self.position.seq, self.position.at) = (last.seq, last.at);
-        self.pending = stream.of(self.partition, last.seq + 1).count() as u64;
-        Ok(batch)
+        drop(stream);
+        let nothing = commands < commands_max && self.pending == 0;
+        self.quiet.look(self.process.now(), nothing);
+        if batch.is_empty() {
+            Err(later)
+        } else {
+            Ok(batch)
+        }
     }
 
     /// Whether messages come; false when it is sure by now that they don't.
@@ -359,6 +449,8 @@ impl Log<Seats> for Reader {
             let sim = self.process.sim.clone();
             let changed = sim.stream_changed.notified();
             if !self.is_heard().await? {
+                // Nothing comes, and nothing says that it is not because there is nothing.
+                self.quiet.look(self.process.now(), self.pending == 0);
                 continue;
             }
             match self.take(commands_max) {
