@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-pub(crate) use edit::Wrong;
+pub(crate) use edit::{Wrong, check_day};
 pub use store::{ConcertRow, ScheduleRow};
 
 /// Questions of each kind whose answers are kept for a moment.

@@ -29,7 +29,7 @@ const ROUTE: &str = "/api/v1/admin/schedules/{scheduleId}";
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SchedulePatch {
-    /// When it begins. Alone: it is no rule of the sale.
+    /// When it begins: on one of the concert's days. Alone: it is no rule of the sale.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     starts_at: Option<Timestamp>,
@@ -96,10 +96,13 @@ pub async fn edit(
 ) -> Result<Response, Problem> {
     let patch: SchedulePatch = body.parse()?;
     patch.validate()?;
-    if let Some(starts_at) = patch.starts_at
-        && !catalogue::move_schedule(&app, schedule, starts_at).await?
-    {
-        return Err(Problem::new(Code::NotFound));
+    if let Some(starts_at) = patch.starts_at {
+        let date = app.catalogue.schedule(schedule).await?;
+        let concert = app.catalogue.concert(date.concert_id).await?;
+        catalogue::check_day(starts_at, &concert)?;
+        if !catalogue::move_schedule(&app, schedule, starts_at).await? {
+            return Err(Problem::new(Code::NotFound));
+        }
     }
     let change = patch.change();
     if change == PolicyChange::default() {

@@ -10,7 +10,7 @@ use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::problem::{Code, FieldError, Problem};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use chrono::{Datelike, NaiveDate};
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta};
 use onsale_platform::db;
 use onsale_schema::seats::SEATS_PER_USER;
 use onsale_schema::status::SaleState;
@@ -245,12 +245,27 @@ pub async fn concert_edit(
     answer::ok(&row)
 }
 
+/// Refuses a beginning that is on none of the concert's days. Those are days of the hall's clock,
+/// which may show the day before or after.
+pub(crate) fn check_day(starts_at: Timestamp, concert: &ConcertRow) -> Result<(), Problem> {
+    let day = DateTime::from_timestamp_micros(starts_at.micros()).map(|at| at.date_naive());
+    let is_near = day.is_some_and(|day| {
+        let a_day = TimeDelta::days(1);
+        day - concert.ends_on <= a_day && concert.starts_on - day <= a_day
+    });
+    let mut wrong = Wrong::default();
+    wrong.unless(is_near, "/startsAt", "not-a-concert-day");
+    wrong.check()
+}
+
 /// A date of a concert to be made.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewSchedule {
+    /// On one of the concert's days.
     starts_at: Timestamp,
     booking_opens_at: Timestamp,
+    /// May be after `startsAt`: who comes late may still buy.
     booking_closes_at: Timestamp,
     /// Whether it sells within its booking window; `OPEN` if not said.
     #[serde(
@@ -350,6 +365,10 @@ pub async fn schedule_create(
         seats_per_user: i32::try_from(made.seats_per_user).unwrap_or(i32::MAX),
         fingerprint: fingerprint(&path, &wanted),
     };
+    let known = store::schedule_fingerprint(&app.pool, row.schedule_id).await?;
+    if known.is_none() {
+        check_day(row.starts_at, &*app.catalogue.concert(concert).await?)?;
+    }
     if !store::schedule_insert(&app.pool, &row).await? {
         let known = store::schedule_fingerprint(&app.pool, row.schedule_id).await?;
         // It is there, or else the concert is not.
@@ -400,6 +419,31 @@ mod tests {
         }
         assert_eq!(codes(concert(&"x".repeat(201), "", next).validate()), 1);
         assert_eq!(codes(concert("t", &"x".repeat(10_001), next).validate()), 1);
+    }
+
+    #[test]
+    fn a_date_begins_on_a_day_of_its_concert() {
+        let day = |text: &str| text.parse::<NaiveDate>().unwrap();
+        let concert = ConcertRow {
+            concert_id: "00000000-0000-0000-0000-0000000000c0".parse().unwrap(),
+            title: "t".into(),
+            artist: "a".into(),
+            venue: "v".into(),
+            description: String::new(),
+            starts_on: day("2027-05-01"),
+            ends_on: day("2027-05-03"),
+        };
+        for (at, wrong) in [
+            ("2027-04-29T23:59:59Z", 1),
+            ("2027-04-30T00:00:00Z", 0),
+            ("2027-05-02T10:00:00Z", 0),
+            ("2027-05-04T23:59:59Z", 0),
+            ("2027-05-05T00:00:00Z", 1),
+            ("2031-05-02T10:00:00Z", 1),
+        ] {
+            let at: Timestamp = serde_json::from_value(at.into()).unwrap();
+            assert_eq!(codes(check_day(at, &concert)), wrong, "{at}");
+        }
     }
 
     #[test]
