@@ -7,6 +7,7 @@
 mod changes;
 mod decide;
 mod effects;
+pub mod plan;
 mod policy;
 mod undo;
 
@@ -15,6 +16,8 @@ pub use changes::{
     NewReservation, PolicyUpdate,
 };
 pub use onsale_schema::seats::Policy;
+
+use plan::{Bits, Plan, Spot};
 
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
@@ -38,7 +41,42 @@ pub struct Layout {
     /// How often it was replaced before.
     pub no: i64,
     /// What each seat costs, by its number.
-    pub prices: Vec<Money>,
+    prices: Vec<Money>,
+    plan: Plan,
+}
+
+impl Layout {
+    /// A layout of seats in the order of their numbers.
+    #[must_use]
+    pub fn new<'a>(no: i64, spots: impl IntoIterator<Item = Spot<'a>>) -> Self {
+        let spots: Vec<Spot<'a>> = spots.into_iter().collect();
+        Self {
+            no,
+            prices: spots.iter().map(|spot| spot.price).collect(),
+            plan: Plan::new(spots),
+        }
+    }
+
+    /// All seats in one row of one section, a metre apart: where it makes no difference.
+    #[must_use]
+    pub fn row(no: i64, prices: &[Money]) -> Self {
+        let spots = prices.iter().zip(1..).map(|(&price, number)| Spot {
+            section: "A",
+            row: "1",
+            number,
+            grade: "R",
+            price,
+            x: f32::from(i16::try_from(number).unwrap_or(i16::MAX)),
+            y: 0.0,
+        });
+        Self::new(no, spots)
+    }
+
+    /// What each seat costs, by its number.
+    #[must_use]
+    pub fn prices(&self) -> &[Money] {
+        &self.prices
+    }
 }
 
 /// One reservation as the owner knows it, loaded from a row or made by a decision. Ended ones are
@@ -108,6 +146,8 @@ pub struct Sale {
     layout: Layout,
     /// By seat number.
     claims: Vec<Option<Claim>>,
+    /// The seats without a claim, by their position on the plan.
+    free: Bits,
     reservations: HashMap<ReservationId, Reservation>,
     commands: HashMap<CommandId, Accepted>,
     /// The live reservations of each user, by id.
@@ -144,6 +184,7 @@ impl Sale {
             policy,
             map_version,
             claims: vec![None; layout.prices.len()],
+            free: Bits::all(layout.prices.len()),
             layout,
             reservations: HashMap::new(),
             commands: HashMap::new(),
@@ -185,7 +226,7 @@ impl Sale {
             "exactly the blocks have no reservation"
         );
         let at = self.seat_index(seat).expect("a claimed seat is a seat");
-        let twice = self.claims[at].replace(Claim { reservation, state });
+        let twice = self.set_claim(at, Some(Claim { reservation, state }));
         assert!(twice.is_none(), "S1: seat {seat:?} is claimed twice");
     }
 
@@ -320,6 +361,13 @@ impl Sale {
                 self.live.remove(&r.user_id);
             }
         }
+    }
+
+    /// Changes who has a seat; returns who had it.
+    fn set_claim(&mut self, at: usize, claim: Option<Claim>) -> Option<Claim> {
+        self.free
+            .set(self.layout.plan.position(at), claim.is_none());
+        std::mem::replace(&mut self.claims[at], claim)
     }
 
     fn claim(&self, seat: SeatNo) -> Option<Claim> {

@@ -125,7 +125,8 @@ impl Readable {
                         seats,
                         ..
                     } => (Some(*reservation_id), Some(seats.clone())),
-                    K::Release { reservation_id, .. }
+                    K::HoldBest { reservation_id, .. }
+                    | K::Release { reservation_id, .. }
                     | K::Expire { reservation_id, .. }
                     | K::Paid { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Policy { .. } => (None, None),
@@ -285,7 +286,7 @@ pub async fn retry(
             let partition = partition::of_schedule(schedule, app.partitions);
             let in_flight = app.gate.admit_schedule(schedule, partition)?;
             let asked = match command.kind {
-                seats::Kind::Hold { .. } => Asked::Hold(schedule),
+                seats::Kind::Hold { .. } | seats::Kind::HoldBest { .. } => Asked::Hold(schedule),
                 seats::Kind::Release { .. } => Asked::Release,
                 seats::Kind::Policy { .. } => Asked::Policy(schedule),
                 seats::Kind::Expire { .. } | seats::Kind::Paid { .. } => Asked::Notice,

@@ -33,6 +33,10 @@ impl Commands for Seats {
     fn kind_bytes_max(kind: &seats::Kind) -> usize {
         match kind {
             seats::Kind::Hold { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
+            seats::Kind::HoldBest { section, grade, .. } => {
+                let names = section.iter().chain(grade).map(String::len);
+                KIND_BYTES + names.sum::<usize>()
+            }
             seats::Kind::Release { .. }
             | seats::Kind::Expire { .. }
             | seats::Kind::Paid { .. }

@@ -23,7 +23,7 @@ use onsale_schema::{Money, ScheduleId, SeatNo};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Layout {
     settled: AtomicBool,
     seats: Vec<Seat>,
     by_label: HashMap<Box<str>, SeatNo>,
+    sections: HashSet<Box<str>>,
+    grades: HashSet<Box<str>>,
     hash: Box<str>,
     /// Of the plain form and of the compressed one: they are not the same bytes.
     etag: HeaderValue,
@@ -94,6 +96,37 @@ impl Layout {
         self.by_label.get(label).copied()
     }
 
+    /// Whether it has a section of this name.
+    #[must_use]
+    pub fn has_section(&self, name: &str) -> bool {
+        self.sections.contains(name)
+    }
+
+    /// Whether it has a grade of this name.
+    #[must_use]
+    pub fn has_grade(&self, name: &str) -> bool {
+        self.grades.contains(name)
+    }
+
+    /// Whether seats are beside each other: in one row, without another between them.
+    #[must_use]
+    pub fn are_together(&self, seats: &[SeatNo]) -> bool {
+        let mut places = Vec::with_capacity(seats.len());
+        for seat in seats {
+            // `<section>-<row>-<number>`
+            let place = self
+                .seat(*seat)
+                .and_then(|seat| seat.label.rsplit_once('-'));
+            let Some((row, number)) = place else {
+                return false;
+            };
+            places.push((row, number.parse::<i64>().unwrap_or_default()));
+        }
+        places.sort_unstable();
+        let mut pairs = places.windows(2);
+        pairs.all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1)
+    }
+
     /// The seat with this number.
     #[must_use]
     pub fn seat(&self, seat: SeatNo) -> Option<&Seat> {
@@ -124,7 +157,13 @@ impl Layout {
         }
         let mut seats = Vec::with_capacity(rows.len());
         let mut by_label = HashMap::with_capacity(rows.len());
-        for (seat_no, section, row_name, seat_number, _, price, ..) in &rows {
+        let (mut sections, mut grades) = (HashSet::new(), HashSet::new());
+        for (seat_no, section, row_name, seat_number, grade, price, ..) in &rows {
+            for (names, name) in [(&mut sections, section), (&mut grades, grade)] {
+                if !names.contains(name.as_str()) {
+                    names.insert(name.clone().into_boxed_str());
+                }
+            }
             let label = format!("{section}-{row_name}-{seat_number}").into_boxed_str();
             by_label.insert(label.clone(), SeatNo(*seat_no));
             seats.push(Seat {
@@ -146,6 +185,8 @@ impl Layout {
             settled: AtomicBool::new(is_settled),
             seats,
             by_label,
+            sections,
+            grades,
             hash: hash.into(),
             etag,
             etag_gzip,

@@ -31,50 +31,154 @@ const ROUTE_ONE: &str = "/api/v1/reservations/{reservationId}";
 /// Seats that one request may name.
 const SEATS_MAX: usize = 100;
 
-/// Seats to be held, all or none.
+/// Seats to be held, all or none: either those that are named, or the best that are free.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewReservation<'a> {
     schedule_id: ScheduleId,
-    /// Their labels.
-    #[serde(borrow)]
-    #[schema(value_type = Vec<String>, min_items = 1, max_items = 100, example = json!(["A-1-1", "A-1-2"]))]
-    seats: Vec<Label<'a>>,
+    /// The labels of seats.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Vec<String>, min_items = 1, max_items = 100,
+        example = json!(["A-1-1", "A-1-2"]))]
+    seats: Option<Vec<Label<'a>>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    best_available: Option<BestAvailable<'a>>,
 }
 
-/// A seat's label as the client wrote it, not copied unless it has escapes.
+/// The best of the free seats: beside each other and leaving no single seat alone; else beside each
+/// other; else in groups that are near to each other, in one section, with nobody alone; else any.
+/// Better are seats of a better grade, and then those nearer to the stage.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct BestAvailable<'a> {
+    /// How many.
+    #[schema(minimum = 1, maximum = 100, example = 2)]
+    count: u32,
+    /// Only of this section.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = String)]
+    section: Option<Label<'a>>,
+    /// Only of this grade.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = String)]
+    grade: Option<Label<'a>>,
+    /// None that costs more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_price: Option<Money>,
+}
+
+/// What seats are wanted.
+enum Wish<'a> {
+    Named(&'a [Label<'a>]),
+    Best(&'a BestAvailable<'a>),
+}
+
+/// A name as the client wrote it, not copied unless it has escapes.
 #[derive(Debug, PartialEq, Deserialize, Serialize)]
 #[serde(transparent)]
 struct Label<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl NewReservation<'_> {
-    fn validate(&self) -> Result<(), Problem> {
-        let error = match self.seats.len() {
-            0 => Some(FieldError::at("/seats", "too-few")),
-            1..=SEATS_MAX => (1..self.seats.len())
-                .find(|&at| self.seats[..at].contains(&self.seats[at]))
-                .map(|at| seat_error(at, "duplicate")),
-            _ => Some(FieldError::at("/seats", "too-many")),
-        };
-        error.map_or(Ok(()), |error| Err(Problem::validation(vec![error])))
+    /// What is wanted, if it makes sense.
+    fn wish(&self) -> Result<Wish<'_>, Problem> {
+        let wrong = |error| Err(Problem::validation(vec![error]));
+        match (&self.seats, &self.best_available) {
+            (None, None) => wrong(FieldError::at("/seats", "missing-field")),
+            (Some(_), Some(_)) => wrong(FieldError::at("/bestAvailable", "not-with-seats")),
+            (Some(seats), None) => {
+                let error = match seats.len() {
+                    0 => Some(FieldError::at("/seats", "too-few")),
+                    1..=SEATS_MAX => (1..seats.len())
+                        .find(|&at| seats[..at].contains(&seats[at]))
+                        .map(|at| seat_error(at, "duplicate")),
+                    _ => Some(FieldError::at("/seats", "too-many")),
+                };
+                error.map_or(Ok(Wish::Named(seats)), wrong)
+            }
+            (None, Some(best)) => {
+                if !(1..=SEATS_MAX).contains(&(best.count as usize)) {
+                    wrong(FieldError::at("/bestAvailable/count", "invalid-value"))
+                } else if best.max_price.is_some_and(|price| price < Money::ZERO) {
+                    wrong(FieldError::at("/bestAvailable/maxPrice", "invalid-value"))
+                } else {
+                    Ok(Wish::Best(best))
+                }
+            }
+        }
     }
+}
 
-    fn seat_nos(&self, layout: &Layout) -> Result<Vec<SeatNo>, Problem> {
-        let found: Option<Vec<SeatNo>> = self
-            .seats
-            .iter()
-            .map(|label| layout.by_label(&label.0))
-            .collect();
-        found.ok_or_else(|| {
-            let unknown = self.seats.iter().enumerate();
-            let unknown = unknown.filter(|(_, label)| layout.by_label(&label.0).is_none());
-            Problem::new(Code::UnknownSeat).errors(
-                unknown
-                    .map(|(at, _)| seat_error(at, "unknown-seat"))
-                    .collect(),
-            )
+impl Wish<'_> {
+    /// The command's kind, by what this layout calls its seats.
+    fn kind(
+        &self,
+        reservation_id: ReservationId,
+        schedule_id: ScheduleId,
+        layout: &Layout,
+    ) -> Result<Kind, Problem> {
+        let layout_no = Some(layout.no());
+        Ok(match self {
+            Self::Named(labels) => Kind::Hold {
+                reservation_id,
+                schedule_id,
+                seats: seat_nos(labels, layout)?,
+                layout_no,
+            },
+            Self::Best(best) => {
+                best.check_names(layout)?;
+                let owned = |name: &Option<Label<'_>>| {
+                    name.as_ref().map(|Label(name)| name.clone().into_owned())
+                };
+                Kind::HoldBest {
+                    reservation_id,
+                    schedule_id,
+                    count: best.count,
+                    section: owned(&best.section),
+                    grade: owned(&best.grade),
+                    max_price: best.max_price,
+                    layout_no,
+                }
+            }
         })
     }
+}
+
+impl BestAvailable<'_> {
+    fn check_names(&self, layout: &Layout) -> Result<(), Problem> {
+        let is_known = |name: &Option<Label<'_>>, has: &dyn Fn(&str) -> bool| {
+            name.as_ref().is_none_or(|Label(name)| has(name))
+        };
+        let mut errors = Vec::new();
+        if !is_known(&self.section, &|name| layout.has_section(name)) {
+            errors.push(FieldError::at("/bestAvailable/section", "unknown-section"));
+        }
+        if !is_known(&self.grade, &|name| layout.has_grade(name)) {
+            errors.push(FieldError::at("/bestAvailable/grade", "unknown-grade"));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::UnknownSeat).errors(errors))
+        }
+    }
+}
+
+fn seat_nos(labels: &[Label<'_>], layout: &Layout) -> Result<Vec<SeatNo>, Problem> {
+    let found: Option<Vec<SeatNo>> = labels
+        .iter()
+        .map(|label| layout.by_label(&label.0))
+        .collect();
+    found.ok_or_else(|| {
+        let unknown = labels.iter().enumerate();
+        let unknown = unknown.filter(|(_, label)| layout.by_label(&label.0).is_none());
+        Problem::new(Code::UnknownSeat).errors(
+            unknown
+                .map(|(at, _)| seat_error(at, "unknown-seat"))
+                .collect(),
+        )
+    })
 }
 
 fn seat_error(at: usize, code: &'static str) -> FieldError {
@@ -93,6 +197,8 @@ pub struct ReservationView<'a> {
     schedule_id: ScheduleId,
     #[schema(value_type = Vec<SeatView>)]
     seats: SeatsView<'a>,
+    /// Whether the seats are beside each other in one row.
+    together: bool,
     /// What they cost together.
     total: Money,
     status: ReservationStatus,
@@ -153,6 +259,7 @@ fn held_answer(app: &App, layout: &Layout, hold: &Hold) -> Result<Answer, Proble
             layout,
             seats: Cow::Borrowed(&hold.seats),
         },
+        together: layout.are_together(&hold.seats),
         total: hold.total,
         status: ReservationStatus::Held,
         held_at: hold.held_at,
@@ -186,7 +293,8 @@ fn misanswered() -> Problem {
 
 /// Hold seats
 ///
-/// All of them or none, until `expiresAt`. Pay before that, or give them back.
+/// All of them or none, until `expiresAt`. Pay before that, or give them back. Either name `seats`,
+/// or leave the choice to us with `bestAvailable`.
 #[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
     tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
     extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
@@ -203,7 +311,7 @@ pub async fn create(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewReservation<'_> = body.parse()?;
-    wanted.validate()?;
+    wanted.wish()?;
     let schedule = wanted.schedule_id;
     let asking = Asking {
         id: key.command(user.id, ROUTE),
@@ -249,10 +357,10 @@ impl Asking<'_> {
     /// Asks for the seats that the labels mean by this layout.
     async fn hold(&self, app: &App, layout: &Layout) -> Result<Response, Problem> {
         let schedule = self.wanted.schedule_id;
-        let seats = self.wanted.seat_nos(layout)?;
+        let ours = ReservationId(ids::new_v7(app.clock.now()));
+        let kind = self.wanted.wish()?.kind(ours, schedule, layout)?;
         let partition = partition::of_schedule(schedule, app.partitions);
         let in_flight = app.gate.admit_schedule(schedule, partition)?;
-        let ours = ReservationId(ids::new_v7(app.clock.now()));
         let submission = Submission {
             id: self.id,
             user: self.user.id,
@@ -261,12 +369,7 @@ impl Asking<'_> {
             in_flight,
             prefer: self.prefer,
             trace: self.trace.clone(),
-            kind: Kind::Hold {
-                reservation_id: ours,
-                schedule_id: schedule,
-                seats,
-                layout_no: Some(layout.no()),
-            },
+            kind,
             asked: Asked::Hold(schedule),
             partition: Some(partition),
         };
@@ -306,6 +409,7 @@ fn view(row: store::Row, layout: &Layout, now: Timestamp) -> ReservationView<'_>
         status: shown_status(&row, now),
         reservation_id: row.reservation_id,
         schedule_id: row.schedule_id,
+        together: layout.are_together(&row.seat_nos),
         seats: SeatsView {
             layout,
             seats: Cow::Owned(row.seat_nos),
@@ -419,15 +523,16 @@ mod tests {
     fn wanted(seats: &[&'static str]) -> NewReservation<'static> {
         NewReservation {
             schedule_id: ScheduleId(Uuid::nil()),
-            seats: seats.iter().map(|&label| Label(label.into())).collect(),
+            seats: Some(seats.iter().map(|&label| Label(label.into())).collect()),
+            best_available: None,
         }
     }
 
     #[test]
     fn seats_are_named_once_and_not_too_many() {
-        assert!(wanted(&["A-1-1", "A-1-2"]).validate().is_ok());
-        assert!(wanted(&["A-1-1"; 1]).validate().is_ok());
-        let errors = |seats: &[&'static str]| wanted(seats).validate().unwrap_err();
+        assert!(wanted(&["A-1-1", "A-1-2"]).wish().is_ok());
+        assert!(wanted(&["A-1-1"; 1]).wish().is_ok());
+        let errors = |seats: &[&'static str]| wanted(seats).wish().err().unwrap();
         let expected = |error| Problem::validation(vec![error]);
         assert_eq!(errors(&[]), expected(FieldError::at("/seats", "too-few")));
         assert_eq!(
@@ -445,7 +550,8 @@ mod tests {
         let body =
             r#"{"scheduleId":"00000000-0000-0000-0000-000000000000","seats":["A\u002d1","B"]}"#;
         let read: NewReservation<'_> = serde_json::from_str(body).unwrap();
-        assert_eq!(read.seats, [Label("A-1".into()), Label("B".into())]);
-        assert!(matches!(read.seats[1].0, Cow::Borrowed(_)));
+        let seats = read.seats.unwrap();
+        assert_eq!(seats, [Label("A-1".into()), Label("B".into())]);
+        assert!(matches!(seats[1].0, Cow::Borrowed(_)));
     }
 }

@@ -23,6 +23,27 @@ pub enum Kind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         layout_no: Option<i64>,
     },
+    /// Hold the best of the free seats, all or none.
+    HoldBest {
+        /// The id that the reservation gets if this is accepted.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// How many; not 0.
+        count: u32,
+        /// Only of this section.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        section: Option<String>,
+        /// Only of this grade.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grade: Option<String>,
+        /// None that costs more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_price: Option<Money>,
+        /// As of a hold of named seats.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layout_no: Option<i64>,
+    },
     /// Give a hold back.
     Release {
         /// The hold.
@@ -104,6 +125,7 @@ impl Kind {
     pub fn schedule_id(&self) -> ScheduleId {
         match self {
             Self::Hold { schedule_id, .. }
+            | Self::HoldBest { schedule_id, .. }
             | Self::Release { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
             | Self::Paid { schedule_id, .. }
@@ -116,6 +138,7 @@ impl Kind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hold { .. } => "hold",
+            Self::HoldBest { .. } => "hold-best",
             Self::Release { .. } => "release",
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",

@@ -98,6 +98,15 @@ fn seats_commands() {
             seats: vec![SeatNo(3), SeatNo(4)],
             layout_no: None,
         },
+        seats::Kind::HoldBest {
+            reservation_id,
+            schedule_id,
+            count: 3,
+            section: Some("A".into()),
+            grade: Some("VIP".into()),
+            max_price: Some(Money::won(99_000)),
+            layout_no: Some(2),
+        },
         seats::Kind::Release {
             reservation_id,
             schedule_id,
@@ -134,6 +143,16 @@ fn seats_commands() {
         layout_no: Some(2),
     };
     check("seats-hold-layout", &message(hold));
+    let any = seats::Kind::HoldBest {
+        reservation_id,
+        schedule_id,
+        count: 1,
+        section: None,
+        grade: None,
+        max_price: None,
+        layout_no: None,
+    };
+    check("seats-hold-best-any", &message(any));
     let unchanged = seats::Kind::Policy {
         schedule_id,
         change: PolicyChange::default(),

@@ -125,7 +125,8 @@ mod switch {
     /// Remembers the refusal of a hold.
     pub fn remember(command: &Command<Kind>, outcome: &Outcome) {
         if is(Bug::RefusalRemembered)
-            && let (Kind::Hold { .. }, Outcome::Refused(_)) = (&command.kind, outcome)
+            && let (Kind::Hold { .. } | Kind::HoldBest { .. }, Outcome::Refused(_)) =
+                (&command.kind, outcome)
         {
             let refusal = outcome.clone();
             REFUSALS.with_borrow_mut(|refusals| refusals.insert(command.id, refusal));
@@ -136,7 +137,9 @@ mod switch {
     #[must_use]
     pub fn unknown(command: &Command<Kind>) -> Command<Kind> {
         let mut command = command.clone();
-        if let Kind::Hold { reservation_id, .. } = command.kind {
+        if let Kind::Hold { reservation_id, .. } | Kind::HoldBest { reservation_id, .. } =
+            command.kind
+        {
             command.id = CommandId(reservation_id.0);
         }
         command

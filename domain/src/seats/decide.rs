@@ -2,11 +2,13 @@
 //!
 //! A refused hold changes nothing, not even what is due for others.
 
+use super::plan::Wish;
 use super::{Accepted, Changes, Policy, Sale, Times};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Kind, Outcome, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{ReservationId, SeatNo, Timestamp, UserId};
+use std::borrow::Cow;
 
 impl Sale {
     /// Decides one command, applies its effects to this state and appends them to `changes`.
@@ -28,18 +30,39 @@ impl Sale {
                 layout_no,
                 ..
             } => {
-                if let Some(outcome) = self.duplicate(command, *reservation_id) {
+                if let Some(outcome) = self.settled(command, *reservation_id, times) {
                     return outcome;
-                }
-                if times.clock > command.deadline {
-                    return Outcome::Refused(Refusal::CommandExpired);
                 }
                 match self.may_hold(command.user, seats, *layout_no, now) {
                     Ok(lapsing) => {
-                        for id in lapsing {
-                            self.end(id, ReservationStatus::Expired, now, changes);
-                        }
+                        self.lapse(lapsing, now, changes);
                         Outcome::Held(self.grant(command, *reservation_id, seats, now, changes))
+                    }
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
+            }
+            Kind::HoldBest {
+                reservation_id,
+                count,
+                section,
+                grade,
+                max_price,
+                layout_no,
+                ..
+            } => {
+                if let Some(outcome) = self.settled(command, *reservation_id, times) {
+                    return outcome;
+                }
+                let wish = Wish {
+                    count: usize::try_from(*count).unwrap_or(usize::MAX),
+                    section: section.as_deref(),
+                    grade: grade.as_deref(),
+                    max_price: *max_price,
+                };
+                match self.best_for(command.user, &wish, *layout_no, now) {
+                    Ok((seats, lapsing)) => {
+                        self.lapse(lapsing, now, changes);
+                        Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
                     }
                     Err(refusal) => Outcome::Refused(refusal),
                 }
@@ -72,6 +95,18 @@ impl Sale {
         }
     }
 
+    /// The answer to a hold that needs no look at the seats.
+    fn settled(
+        &self,
+        command: &Command<Kind>,
+        reservation_id: ReservationId,
+        times: Times,
+    ) -> Option<Outcome> {
+        let expired = times.clock > command.deadline;
+        self.duplicate(command, reservation_id)
+            .or_else(|| expired.then_some(Outcome::Refused(Refusal::CommandExpired)))
+    }
+
     /// The answer to a hold that was accepted before, or whose ids were used for another.
     fn duplicate(&self, command: &Command<Kind>, reservation_id: ReservationId) -> Option<Outcome> {
         let (fingerprint, hold) = match self.commands.get(&command.id) {
@@ -102,18 +137,62 @@ impl Sale {
         now: Timestamp,
     ) -> Result<Vec<ReservationId>, Refusal> {
         self.is_selling(now)?;
-        if layout_no.is_some_and(|no| no != self.layout.no) {
-            return Err(Refusal::LayoutChanged);
-        }
+        self.is_by_layout(layout_no)?;
         if seats.is_empty()
             || seats.iter().any(|&seat| self.seat_index(seat).is_none())
             || is_named_twice(seats)
         {
             return Err(Refusal::UnknownSeat);
         }
+        let mut lapsing = self.within_limit(user, seats.len(), now)?;
+        self.are_available(seats, now, &mut lapsing)?;
+        Ok(lapsing)
+    }
 
+    /// The best seats that the user may have now, and which lapsed holds must end for it. What is
+    /// due counts as free, as it does for seats that are named.
+    fn best_for(
+        &self,
+        user: UserId,
+        wish: &Wish<'_>,
+        layout_no: Option<i64>,
+        now: Timestamp,
+    ) -> Result<(Vec<SeatNo>, Vec<ReservationId>), Refusal> {
+        self.is_selling(now)?;
+        self.is_by_layout(layout_no)?;
+        if wish.count == 0 {
+            return Err(Refusal::UnknownSeat);
+        }
+        let mut lapsing = self.within_limit(user, wish.count, now)?;
+        let mut free = Cow::Borrowed(&self.free);
+        let due = self.due.iter().take_while(|(ends, _)| *ends <= now);
+        for seat in due.flat_map(|(_, id)| &self.reservations[id].seats) {
+            let at = seat.index().expect("a reservation's seats are seats");
+            free.to_mut().set(self.layout.plan.position(at), true);
+        }
+        let none = Refusal::SeatUnavailable { seats: Vec::new() };
+        let seats = self.layout.plan.best(&free, wish).ok_or(none)?;
+        self.are_available(&seats, now, &mut lapsing)?;
+        Ok((seats, lapsing))
+    }
+
+    fn is_by_layout(&self, no: Option<i64>) -> Result<(), Refusal> {
+        match no {
+            Some(no) if no != self.layout.no => Err(Refusal::LayoutChanged),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the user may have so many more seats now; the user's own lapsed holds, which don't
+    /// count any more and must end for it.
+    fn within_limit(
+        &self,
+        user: UserId,
+        wanted: usize,
+        now: Timestamp,
+    ) -> Result<Vec<ReservationId>, Refusal> {
         let mut lapsing = Vec::new();
-        let mut live_seats = seats.len();
+        let mut live_seats = wanted;
         for id in self.live.get(&user).into_iter().flatten() {
             let r = &self.reservations[id];
             if r.is_due(now) {
@@ -124,10 +203,15 @@ impl Sale {
         }
         let limit = self.policy.seats_per_user;
         if u32::try_from(live_seats).is_ok_and(|n| n <= limit) {
-            self.are_available(seats, now, &mut lapsing)?;
             Ok(lapsing)
         } else {
             Err(Refusal::SeatLimitExceeded { limit })
+        }
+    }
+
+    fn lapse(&mut self, holds: Vec<ReservationId>, now: Timestamp, changes: &mut Changes) {
+        for id in holds {
+            self.end(id, ReservationStatus::Expired, now, changes);
         }
     }
 

@@ -24,7 +24,7 @@ impl Sale {
         let mut total = Money::ZERO;
         for &seat in seats {
             let at = self.seat_index(seat).expect("the seats were checked");
-            let before = self.claims[at].replace(claim);
+            let before = self.set_claim(at, Some(claim));
             assert!(before.is_none(), "S1: seat {seat:?} is free when granted");
             changes
                 .claims
@@ -124,7 +124,7 @@ impl Sale {
         });
         for &seat in &r.seats {
             let index = seat.index().expect("a reservation's seats are seats");
-            let before = self.claims[index].take();
+            let before = self.set_claim(index, None);
             assert_eq!(before, held, "S3: a hold has its seats");
             changes.claims.record(self.schedule_id, seat, before, None);
         }

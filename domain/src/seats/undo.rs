@@ -16,7 +16,7 @@ impl Sale {
     pub fn undo(&mut self, changes: &Changes) {
         for (seat, before) in changes.claims.before(self.schedule_id) {
             let at = self.seat_index(seat).expect("a changed seat is a seat");
-            self.claims[at] = before;
+            self.set_claim(at, before);
         }
         for made in &changes.reservations {
             let command_id = made.reservation.command_id;

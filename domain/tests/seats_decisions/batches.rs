@@ -106,10 +106,7 @@ fn changes_of_other_schedules_are_merged() {
         command
     };
     let (_, mut changes) = decide(&mut sale(), &hold(1, &[0]), 1100);
-    let layout = Layout {
-        no: 0,
-        prices: vec![Money::ZERO; 3],
-    };
+    let layout = Layout::row(0, &[Money::ZERO; 3]);
     let mut other = Sale::new(schedule_id(2), policy(), layout, 0);
     let mut others = Changes::default();
     other.decide(&elsewhere(2, &[0]), times(1100), &mut others);

@@ -1,6 +1,7 @@
 //! Every outcome of a seat decision, and the order of the checks, case by case.
 
 mod batches;
+mod best;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
@@ -37,11 +38,8 @@ fn policy() -> Policy {
 }
 
 fn sale_with(policy: Policy) -> Sale {
-    let prices = (0..SEATS).map(|n| Money::won(i64::from(n) * 100)).collect();
-    let layout = Layout {
-        no: LAYOUT_NO,
-        prices,
-    };
+    let prices: Vec<_> = (0..SEATS).map(|n| Money::won(i64::from(n) * 100)).collect();
+    let layout = Layout::row(LAYOUT_NO, &prices);
     Sale::new(schedule_id(1), policy, layout, 10)
 }
 
@@ -57,6 +55,21 @@ fn hold(n: u128, seats: &[i32]) -> Command<Kind> {
             reservation_id: reservation_id(n),
             schedule_id: schedule_id(1),
             seats: seat_nos(seats),
+            layout_no: None,
+        },
+    )
+}
+
+fn hold_best(n: u128, count: u32) -> Command<Kind> {
+    command(
+        n,
+        Kind::HoldBest {
+            reservation_id: reservation_id(n),
+            schedule_id: schedule_id(1),
+            count,
+            section: None,
+            grade: None,
+            max_price: None,
             layout_no: None,
         },
     )

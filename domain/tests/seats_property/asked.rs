@@ -29,7 +29,8 @@ impl World {
             clock: self.now.plus_ms(self.rng.range(-100, 2000)),
         };
         let command = match self.rng.range(1, 20) {
-            1..=9 => self.new_hold(),
+            1..=6 => self.new_hold(),
+            7..=9 => self.new_best(),
             10..=11 => self.hold_again(),
             12..=14 => self.release(),
             15..=16 => self.expire(),
@@ -56,7 +57,7 @@ impl World {
     }
 
     fn seats(&mut self) -> Vec<SeatNo> {
-        let last = i64::try_from(self.rows.layout.prices.len()).unwrap() - 1;
+        let last = i64::try_from(self.rows.layout.prices().len()).unwrap() - 1;
         let last = if self.rng.percent(4) { last + 1 } else { last };
         let first = if self.rng.percent(2) { -1 } else { 0 };
         let count = if self.rng.percent(2) {
@@ -86,6 +87,29 @@ impl World {
         if self.rng.percent(4) {
             self.accept_elsewhere(&command);
         }
+        self.asked.push(command.clone());
+        command
+    }
+
+    fn new_best(&mut self) -> Command<Kind> {
+        let last = i64::try_from(self.rows.layout.prices().len()).unwrap();
+        let count = if self.rng.percent(3) {
+            0
+        } else {
+            self.rng.range(1, 3)
+        };
+        let max_price = self.rng.percent(20).then(|| self.rng.range(0, last) * 1000);
+        let kind = Kind::HoldBest {
+            reservation_id: ReservationId(self.rng.uuid()),
+            schedule_id: self.rows.schedule,
+            count: u32::try_from(count).unwrap(),
+            section: self.rng.percent(20).then(|| "A".to_owned()),
+            grade: None,
+            max_price: max_price.map(Money::won),
+            layout_no: self.meant_layout(),
+        };
+        let user = self.somebody();
+        let command = self.command(user, kind);
         self.asked.push(command.clone());
         command
     }
@@ -146,6 +170,18 @@ impl World {
             *reservation_id = other_id;
             if is_reuse {
                 *seats = other_seats;
+                command.fingerprint = Fingerprint(self.rng.uuid());
+            }
+        } else if let Kind::HoldBest {
+            reservation_id,
+            count,
+            ..
+        } = &mut command.kind
+            && !is_redelivery
+        {
+            *reservation_id = other_id;
+            if is_reuse {
+                *count += 1;
                 command.fingerprint = Fingerprint(self.rng.uuid());
             }
         }
@@ -228,7 +264,9 @@ impl World {
             return (ReservationId(self.rng.uuid()), self.somebody(), self.now);
         };
         let id = match &command.kind {
-            Kind::Hold { reservation_id, .. } => *reservation_id,
+            Kind::Hold { reservation_id, .. } | Kind::HoldBest { reservation_id, .. } => {
+                *reservation_id
+            }
             Kind::Release { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }

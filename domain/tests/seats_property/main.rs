@@ -144,10 +144,7 @@ impl World {
             schedule,
             policy,
             shown: vec![None; prices.len()],
-            layout: Layout {
-                no: 0,
-                prices: prices.clone(),
-            },
+            layout: Layout::row(0, &prices),
             reservations: Default::default(),
             claims: Default::default(),
             map_version: rng.range(0, 3),
@@ -340,7 +337,7 @@ impl World {
     fn follow_layout(&mut self) {
         let layout = &self.rows.layout;
         if self.model.layout_no != layout.no {
-            (self.model.layout_no, self.model.prices) = (layout.no, layout.prices.clone());
+            (self.model.layout_no, self.model.prices) = (layout.no, layout.prices().to_vec());
         }
         if self.sale.layout_no() != layout.no {
             self.reload();

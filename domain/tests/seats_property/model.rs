@@ -51,10 +51,42 @@ impl Model {
                 reservation_id,
                 seats,
                 ..
-            } => match self.refuse_hold(command, *reservation_id, seats, times.clock, now) {
-                Some(outcome) => outcome,
-                None => Outcome::Held(self.hold(command, *reservation_id, seats, now)),
-            },
+            } => {
+                let is_known = !seats.is_empty()
+                    && seats
+                        .iter()
+                        .all(|s| s.0 >= 0 && (s.0 as usize) < self.prices.len())
+                    && seats
+                        .iter()
+                        .all(|s| seats.iter().filter(|t| *t == s).count() == 1);
+                let wanted = is_known.then_some(seats.len());
+                let taken = seats.iter().copied().filter(|s| !self.is_free(*s, now));
+                let taken: Vec<SeatNo> = taken.collect();
+                match self.refuse_hold(command, *reservation_id, wanted, times.clock, now) {
+                    Some(outcome) => outcome,
+                    None if taken.is_empty() => {
+                        Outcome::Held(self.hold(command, *reservation_id, seats, now))
+                    }
+                    None => Outcome::Refused(Refusal::SeatUnavailable { seats: taken }),
+                }
+            }
+            Kind::HoldBest {
+                reservation_id,
+                count,
+                max_price,
+                ..
+            } => {
+                let wanted = Some(*count as usize).filter(|count| *count > 0);
+                match self.refuse_hold(command, *reservation_id, wanted, times.clock, now) {
+                    Some(outcome) => outcome,
+                    None => match self.best(*count as usize, *max_price, now) {
+                        Some(seats) => {
+                            Outcome::Held(self.hold(command, *reservation_id, &seats, now))
+                        }
+                        None => Outcome::Refused(Refusal::SeatUnavailable { seats: vec![] }),
+                    },
+                }
+            }
             Kind::Release { .. } | Kind::Policy { .. } if times.clock > command.deadline => {
                 Outcome::Refused(Refusal::CommandExpired)
             }
@@ -188,7 +220,7 @@ impl Model {
         &self,
         command: &Command<Kind>,
         id: ReservationId,
-        seats: &[SeatNo],
+        wanted: Option<usize>,
         clock: Timestamp,
         now: Timestamp,
     ) -> Option<Outcome> {
@@ -217,34 +249,58 @@ impl Model {
             Refusal::SaleNotOpen
         } else if is_of_another_layout(command, self.layout_no) {
             Refusal::LayoutChanged
-        } else if seats.is_empty()
-            || seats
-                .iter()
-                .any(|s| s.0 < 0 || s.0 as usize >= self.prices.len())
-            || seats
-                .iter()
-                .any(|s| seats.iter().filter(|t| *t == s).count() > 1)
-        {
-            Refusal::UnknownSeat
-        } else if self.live_seats(command.user, now) + seats.len()
-            > self.policy.seats_per_user as usize
-        {
-            Refusal::SeatLimitExceeded {
-                limit: self.policy.seats_per_user,
-            }
         } else {
-            let is_taken = |seat: &SeatNo| {
-                self.blocked.contains(seat)
-                    || (0..self.entries.len())
-                        .any(|at| has_seat(&self.entries[at], *seat) && !self.is_due(at, now))
-            };
-            let seats: Vec<SeatNo> = seats.iter().copied().filter(is_taken).collect();
-            if seats.is_empty() {
-                return None;
+            let limit = self.policy.seats_per_user;
+            let live = self.live_seats(command.user, now);
+            match wanted {
+                None => Refusal::UnknownSeat,
+                Some(count) if live + count > limit as usize => {
+                    Refusal::SeatLimitExceeded { limit }
+                }
+                Some(_) => return None,
             }
-            Refusal::SeatUnavailable { seats }
         };
         Some(Outcome::Refused(refusal))
+    }
+
+    fn is_free(&self, seat: SeatNo, now: Timestamp) -> bool {
+        !self.blocked.contains(&seat)
+            && (0..self.entries.len())
+                .all(|at| !has_seat(&self.entries[at], seat) || self.is_due(at, now))
+    }
+
+    /// All seats are in one row, the lower numbers nearer to the stage; for at most three of them
+    /// there are no groups. The first that are beside each other and leave nobody alone, else the
+    /// first that are beside each other, else the first.
+    fn best(&self, count: usize, max: Option<Money>, now: Timestamp) -> Option<Vec<SeatNo>> {
+        let all: Vec<bool> = (0..self.prices.len())
+            .map(|no| self.is_free(SeatNo(i32::try_from(no).expect("few seats")), now))
+            .collect();
+        let would_do = |no: usize| all[no] && max.is_none_or(|max| self.prices[no] <= max);
+        let is_free = |no: Option<usize>| no.and_then(|no| all.get(no)).is_some_and(|free| *free);
+        let windows = (0..(all.len() + 1).saturating_sub(count))
+            .filter(|first| (*first..first + count).all(would_do));
+        let is_tidy = |first: &usize| {
+            let (before, after) = (first.checked_sub(1), first + count);
+            let alone_before = is_free(before) && !is_free(first.checked_sub(2));
+            let alone_after = is_free(Some(after)) && !is_free(Some(after + 1));
+            !alone_before && !alone_after
+        };
+        let first = windows
+            .clone()
+            .find(is_tidy)
+            .or_else(|| windows.clone().next());
+        let seats: Vec<usize> = match first {
+            Some(first) => (first..first + count).collect(),
+            None => (0..all.len())
+                .filter(|no| would_do(*no))
+                .take(count)
+                .collect(),
+        };
+        let named = seats
+            .iter()
+            .map(|no| SeatNo(i32::try_from(*no).expect("few seats")));
+        (seats.len() == count).then(|| named.collect())
     }
 
     fn hold(
@@ -329,6 +385,10 @@ impl Model {
 fn is_of_another_layout(command: &Command<Kind>, layout: i64) -> bool {
     match command.kind {
         Kind::Hold {
+            layout_no: Some(meant),
+            ..
+        }
+        | Kind::HoldBest {
             layout_no: Some(meant),
             ..
         } => meant != layout,

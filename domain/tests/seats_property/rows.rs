@@ -78,7 +78,7 @@ impl Rows {
         if is_free {
             self.shown = vec![None; prices.len()];
             let no = self.layout.no + 1;
-            self.layout = Layout { no, prices };
+            self.layout = Layout::row(no, &prices);
         }
         is_free
     }

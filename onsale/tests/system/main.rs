@@ -2,6 +2,7 @@
 
 mod admin;
 mod authorization;
+mod best;
 mod catalogue;
 mod crash;
 mod forged;

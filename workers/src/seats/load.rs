@@ -3,10 +3,11 @@
 use super::{Accepted, Rows};
 use crate::context::Context;
 use diesel::sql_types::{
-    Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale_domain::seats::plan::Spot;
 use onsale_domain::seats::{Layout, Policy, Reservation, Sale};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
@@ -36,9 +37,35 @@ struct SaleRow {
 }
 
 #[derive(QueryableByName)]
-struct PriceRow {
+struct SeatRow {
+    #[diesel(sql_type = Text)]
+    section: String,
+    #[diesel(sql_type = Text)]
+    row_name: String,
+    #[diesel(sql_type = Integer)]
+    seat_number: i32,
+    #[diesel(sql_type = Text)]
+    grade: String,
     #[diesel(sql_type = Numeric)]
     price: Money,
+    #[diesel(sql_type = Float)]
+    x: f32,
+    #[diesel(sql_type = Float)]
+    y: f32,
+}
+
+impl SeatRow {
+    fn spot(&self) -> Spot<'_> {
+        Spot {
+            section: &self.section,
+            row: &self.row_name,
+            number: self.seat_number,
+            grade: &self.grade,
+            price: self.price,
+            x: self.x,
+            y: self.y,
+        }
+    }
 }
 
 #[derive(QueryableByName)]
@@ -181,11 +208,13 @@ async fn read_sale(
     .await
     .optional()?;
     let Some(row) = row else { return Ok(None) };
-    let prices: Vec<PriceRow> =
-        statement("SELECT price FROM seat WHERE schedule_id = $1 ORDER BY seat_no")
-            .bind::<SqlUuid, _>(schedule_id)
-            .load(conn)
-            .await?;
+    let seats: Vec<SeatRow> = statement(
+        "SELECT section, row_name, seat_number, grade, price, x, y FROM seat \
+         WHERE schedule_id = $1 ORDER BY seat_no",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .load(conn)
+    .await?;
     let reservations: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
          seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE schedule_id = $1 \
@@ -208,10 +237,7 @@ async fn read_sale(
         hold_ms: row.hold_ms,
         seats_per_user: u32::try_from(row.seats_per_user).unwrap_or(0),
     };
-    let layout = Layout {
-        no: row.layout_no,
-        prices: prices.into_iter().map(|row| row.price).collect(),
-    };
+    let layout = Layout::new(row.layout_no, seats.iter().map(SeatRow::spot));
     let mut sale = Sale::new(schedule_id, policy, layout, row.map_version);
     for row in reservations {
         sale.load_reservation(row.into_reservation());

@@ -125,7 +125,7 @@ impl State {
         let is_missing = |kind: &Kind| {
             let loaded = self.sales.get(&kind.schedule_id());
             loaded.is_none_or(|loaded| match kind {
-                Kind::Hold { layout_no, .. } => {
+                Kind::Hold { layout_no, .. } | Kind::HoldBest { layout_no, .. } => {
                     layout_no.is_some_and(|meant| meant > loaded.sale.layout_no())
                 }
                 Kind::Release { .. }

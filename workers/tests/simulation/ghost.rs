@@ -54,6 +54,11 @@ impl Ghost {
                 reservation_id,
                 layout_no,
                 ..
+            }
+            | Kind::HoldBest {
+                reservation_id,
+                layout_no,
+                ..
             } = command.kind
             {
                 let attempt = Attempt {
@@ -189,7 +194,7 @@ impl Ghost {
             let prices = r
                 .seats
                 .iter()
-                .filter_map(|seat| layout.prices.get(seat.index()?));
+                .filter_map(|seat| layout.prices().get(seat.index()?));
             let is_meant = attempt.layout_no.is_none_or(|no| no == layout.no);
             if !is_meant || prices.copied().sum::<Money>() != r.total {
                 let text = format!("layout {}: {r:?}", layout.no);
@@ -227,7 +232,7 @@ impl Ghost {
         found: &mut Vec<Violation>,
     ) {
         let schedule = command.kind.schedule_id();
-        if let Kind::Hold { .. } = command.kind
+        if let Kind::Hold { .. } | Kind::HoldBest { .. } = command.kind
             && let Some((fingerprint, hold)) = self.held.get(&(command.id, schedule))
         {
             let is_same = match outcome {
@@ -278,26 +283,39 @@ impl Ghost {
         command: &Command<Kind>,
         refusal: &Refusal,
     ) -> Option<String> {
-        let Kind::Hold {
-            schedule_id,
-            seats,
-            layout_no,
-            ..
-        } = &command.kind
-        else {
-            return None;
+        let (schedule_id, wanted, layout_no) = match &command.kind {
+            Kind::Hold {
+                schedule_id,
+                seats,
+                layout_no,
+                ..
+            } => (schedule_id, seats.len(), layout_no),
+            Kind::HoldBest {
+                schedule_id,
+                count,
+                layout_no,
+                ..
+            } => (schedule_id, *count as usize, layout_no),
+            _ => return None,
         };
         let made = p.changes.reservations.iter();
         let mut made = made.filter(|new| new.schedule_id == *schedule_id);
         match refusal {
             Refusal::SeatUnavailable { seats } => {
                 let freed = self.freed.get(&p.partition);
-                let free = seats.iter().find(|seat| {
-                    let key = (*schedule_id, **seat);
+                let was_free = |seat: &SeatNo| {
+                    let key = (*schedule_id, *seat);
                     !rows.claims.contains_key(&key)
                         && !made.clone().any(|new| new.reservation.seats.contains(seat))
                         && !freed.is_some_and(|freed| freed.contains(&key))
-                });
+                };
+                if let Kind::HoldBest { .. } = command.kind {
+                    let last = rows.sales[schedule_id].layout.prices().len();
+                    let all = (0..).take(last).map(SeatNo);
+                    let free = all.filter(was_free).count();
+                    return (free >= wanted).then(|| format!("{free} were free"));
+                }
+                let free = seats.iter().find(|seat| was_free(seat));
                 free.map(|seat| format!("seat {} was free", seat.0))
             }
             Refusal::CommandExpired => {
@@ -312,7 +330,7 @@ impl Ghost {
                 let made = made.filter(|new| new.reservation.user_id == command.user);
                 let made: usize = made.map(|new| new.reservation.seats.len()).sum();
                 let freed = self.freed.get(&p.partition).map_or(0, BTreeSet::len);
-                let most = live + made + freed + seats.len();
+                let most = live + made + freed + wanted;
                 (most <= *limit as usize).then(|| format!("there were {most} at most"))
             }
             Refusal::SaleNotOpen => {
@@ -424,10 +442,13 @@ fn check_times(rows: &Rows, p: &Staged, latest: Timestamp, found: &mut Vec<Viola
 fn check_given_up(command: &Command<Kind>, outcome: &Outcome, found: &mut Vec<Violation>) {
     let comes_to_nothing = match (&command.kind, outcome) {
         (_, Outcome::Refused(Refusal::CommandExpired)) => true,
-        (Kind::Hold { reservation_id, .. }, Outcome::Held(hold)) => {
-            hold.reservation_id != *reservation_id
+        (
+            Kind::Hold { reservation_id, .. } | Kind::HoldBest { reservation_id, .. },
+            Outcome::Held(hold),
+        ) => hold.reservation_id != *reservation_id,
+        (Kind::Hold { .. } | Kind::HoldBest { .. }, outcome) => {
+            *outcome == Outcome::Refused(Refusal::KeyReused)
         }
-        (Kind::Hold { .. }, outcome) => *outcome == Outcome::Refused(Refusal::KeyReused),
         _ => false,
     };
     if !comes_to_nothing {

@@ -57,6 +57,7 @@ struct Request {
 #[derive(Clone, Debug)]
 enum Want {
     Hold(ScheduleId, Vec<SeatNo>),
+    Best(ScheduleId, u32),
     Release(ScheduleId, ReservationId),
     Policy(ScheduleId, PolicyChange),
 }
@@ -64,9 +65,10 @@ enum Want {
 impl Want {
     fn schedule(&self) -> ScheduleId {
         match self {
-            Self::Hold(schedule, _) | Self::Release(schedule, _) | Self::Policy(schedule, _) => {
-                *schedule
-            }
+            Self::Hold(schedule, _)
+            | Self::Best(schedule, _)
+            | Self::Release(schedule, _)
+            | Self::Policy(schedule, _) => *schedule,
         }
     }
 }
@@ -139,6 +141,19 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 let (id, schedule) = (short(id.0), short(schedule_id.0));
                 format!(
                     "hold {id} of {schedule}{seats:?} by {layout_no:?} until {}",
+                    command.deadline
+                )
+            }
+            Kind::HoldBest {
+                reservation_id: id,
+                schedule_id,
+                count,
+                layout_no,
+                ..
+            } => {
+                let (id, schedule) = (short(id.0), short(schedule_id.0));
+                format!(
+                    "hold {id}, the best {count} of {schedule} by {layout_no:?} until {}",
                     command.deadline
                 )
             }
@@ -248,6 +263,15 @@ impl Ingress {
                 reservation_id: ReservationId(self.sim.uuid()),
                 schedule_id: *schedule_id,
                 seats: seats.clone(),
+                layout_no: self.layout_no(*schedule_id),
+            },
+            Want::Best(schedule_id, count) => Kind::HoldBest {
+                reservation_id: ReservationId(self.sim.uuid()),
+                schedule_id: *schedule_id,
+                count: *count,
+                section: None,
+                grade: None,
+                max_price: None,
                 layout_no: self.layout_no(*schedule_id),
             },
             Want::Release(schedule_id, reservation_id) => Kind::Release {
@@ -470,6 +494,10 @@ impl Ingress {
     fn want(&self) -> Want {
         let sim = &self.sim;
         let schedule = sim.pick(&self.schedules).expect("there are schedules");
+        if sim.percent(20) {
+            let count = u32::try_from(sim.range(1, 4)).expect("a few");
+            return Want::Best(schedule, count);
+        }
         let last = sim.plan.seats - 1;
         let mut seats: Vec<SeatNo> = (0..sim.range(1, 3))
             .map(|_| sim.range(0, last.into()))

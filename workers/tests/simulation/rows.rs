@@ -33,12 +33,10 @@ pub struct SaleRow {
 /// The layout that a schedule has after so many were replaced: of as many seats, each at another
 /// price, so that nobody can take one for another.
 fn layout(no: i64, seats: i32) -> Layout {
-    Layout {
-        no,
-        prices: (0..seats)
-            .map(|n| Money::won(i64::from(n) + 1000 * no))
-            .collect(),
-    }
+    let prices: Vec<Money> = (0..seats)
+        .map(|n| Money::won(i64::from(n) + 1000 * no))
+        .collect();
+    Layout::row(no, &prices)
 }
 
 #[derive(Clone)]
@@ -221,7 +219,7 @@ impl Rows {
             || self.claims.keys().any(|(of, _)| *of == schedule);
         let row = self.sales.get_mut(&schedule).expect("a schedule");
         if !is_used {
-            let seats = i32::try_from(row.layout.prices.len()).expect("few seats");
+            let seats = i32::try_from(row.layout.prices().len()).expect("few seats");
             row.layout = layout(row.layout.no + 1, seats);
         }
         !is_used
@@ -358,7 +356,7 @@ impl Rows {
                 return Err(constraint("seat_claim_pkey", key));
             }
             let sale = self.sales.get(&schedule);
-            let seats = sale.map_or(0, |sale| sale.layout.prices.len());
+            let seats = sale.map_or(0, |sale| sale.layout.prices().len());
             if seat.index().is_none_or(|at| at >= seats) {
                 return Err(constraint("seat_claim_seat_fkey", format!("{}", seat.0)));
             }
