@@ -257,6 +257,12 @@ pub struct Events {
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub streams_max: u32,
 
+    /// The most event streams of one address; further ones are answered 429. 0 is no bound. An address
+    /// is an IPv4 address or a /64 of IPv6, and many people may share one.
+    #[arg(long = "event-streams-per-address-max", env = "ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX",
+          default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub streams_per_address_max: u32,
+
     /// How long an event stream may be silent before a comment shows that it lives, in milliseconds.
     #[arg(long = "event-heartbeat-ms", env = "ONSALE_EVENT_HEARTBEAT_MS", default_value_t = 15_000,
           value_parser = clap::value_parser!(u64).range(10..=600_000))]

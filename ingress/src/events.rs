@@ -7,10 +7,12 @@
 
 pub mod store;
 
+use crate::address::ClientAddress;
 use crate::answer::Answer;
 use crate::app::App;
 use crate::auth::{Tokens, User};
 use crate::extract::{Id, Query};
+use crate::places::{self, Places};
 use crate::problem::{Code, Problem};
 use crate::seat_map::{self, Last};
 use crate::stack::LAST_EVENT_ID;
@@ -44,14 +46,20 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// When a client comes back after its stream has ended, in milliseconds; each is told another time,
 /// so that they don't come all at once.
 const RETRY_MS: std::ops::RangeInclusive<u32> = 1000..=5000;
+/// When a client whose address has as many streams as it may is to come again, in seconds.
+const FULL_RETRY_S: u32 = 5;
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The streams of this ingress.
 pub struct Streams {
     places: Arc<Semaphore>,
+    places_of: Arc<Places>,
+    /// Streams of one address; 0 is no bound.
+    per_address_max: u32,
     heartbeat: Duration,
     open: Gauge,
     refused: Counter,
+    refused_of: Counter,
     slow: Counter,
 }
 
@@ -62,14 +70,24 @@ impl Streams {
         let max = usize::try_from(settings.streams_max).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             places: Arc::new(Semaphore::new(max)),
+            places_of: Arc::default(),
+            per_address_max: settings.streams_per_address_max,
             heartbeat: settings.heartbeat(),
             open: metrics::gauge!(metric::EVENT_STREAMS),
             refused: metrics::counter!(metric::HTTP_REFUSED, "reason" => "streams"),
+            refused_of: metrics::counter!(metric::HTTP_REFUSED, "reason" => "address-streams"),
             slow: metrics::counter!(metric::HTTP_REFUSED, "reason" => "slow-stream"),
         }
     }
 
-    fn place(&self) -> Result<Place, Problem> {
+    fn place(&self, from: ClientAddress) -> Result<Place, Problem> {
+        let of_address = match self.per_address_max {
+            0 => None,
+            max => Some(self.places_of.take(from.network(), max).ok_or_else(|| {
+                self.refused_of.increment(1);
+                Problem::new(Code::RateLimited).retry_after_s(FULL_RETRY_S)
+            })?),
+        };
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
             self.refused.increment(1);
             return Err(Problem::new(Code::Overloaded));
@@ -78,6 +96,7 @@ impl Streams {
         Ok(Place {
             open: self.open.clone(),
             _permit: permit,
+            _of_address: of_address,
         })
     }
 }
@@ -86,6 +105,7 @@ impl Streams {
 struct Place {
     open: Gauge,
     _permit: OwnedSemaphorePermit,
+    _of_address: Option<places::Place>,
 }
 
 impl Drop for Place {
@@ -191,9 +211,10 @@ pub async fn follow(
     Id(schedule): Id<ScheduleId>,
     Query(query): Query<EventsQuery>,
     method: Method,
+    from: ClientAddress,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = app.streams.place()?;
+    let place = app.streams.place(from)?;
     let layout_no = seat_map::layout_no(&app, schedule).await?;
     let last = last(&headers, query.last_event_id.as_deref());
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;

@@ -37,6 +37,7 @@ pub mod openapi;
 pub mod page;
 pub mod password;
 pub mod payments;
+mod places;
 pub mod points;
 pub mod policy;
 pub mod prefer;

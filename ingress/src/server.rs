@@ -7,12 +7,12 @@
 //! HTTP/1.1 and HTTP/2 (with prior knowledge) are told apart by the first bytes.
 
 mod activity;
-mod places;
 mod rest;
 mod stalls;
 
 use crate::address::{Networks, network};
 use crate::config::Http;
+use crate::places::{Place, Places};
 use activity::{Activity, Idle};
 use axum::Router;
 use futures_util::{FutureExt, TryFutureExt};
@@ -22,7 +22,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics::{Counter, Gauge};
 use onsale_platform::metric;
-use places::{Place, Places};
 use stalls::Stalls;
 use std::io;
 use std::net::IpAddr;

@@ -8,7 +8,12 @@
 
 mod common;
 
+use axum::body::Body;
 use common::{Bench, PATIENCE, SCHEDULE, start, until};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use onsale_schema::message::encode;
 use onsale_schema::seats::{MapBroadcast, MapChange};
 use onsale_schema::status::ClaimState;
@@ -17,6 +22,7 @@ use onsale_schema::{PartitionNo, ScheduleId, SeatNo, Timestamp};
 use onsale_testkit::{Answer, Api, Buyer};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 fn path() -> String {
     format!("/schedules/{SCHEDULE}/events")
@@ -244,6 +250,52 @@ async fn hold_quietly(bench: &Bench, version: i64, seats: &[i32]) {
         .publish(subject, payload.into())
         .await
         .unwrap();
+}
+
+/// A client that speaks HTTP/2, with a name of its own behind a proxy of ours.
+async fn follow_by_http2(
+    client: &mut http2::SendRequest<Body>,
+    from: &str,
+) -> hyper::Response<Incoming> {
+    let request =
+        Request::get(format!("http://x/api/v1{}", path())).header("x-forwarded-for", from);
+    let request = request.body(Body::empty()).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, client.send_request(request)).await;
+    answer.expect("an answer in time").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_so_many_streams_on_however_few_connections() {
+    let bench = start(&[
+        "--event-streams-per-address-max",
+        "3",
+        "--trusted-proxies",
+        "127.0.0.1",
+    ])
+    .await;
+    let stream = TcpStream::connect(bench.addr).await.unwrap();
+    let builder = http2::Builder::new(TokioExecutor::new());
+    let (mut client, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let answer = follow_by_http2(&mut client, "198.51.100.1").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        open.push(answer);
+    }
+    let full = follow_by_http2(&mut client, "198.51.100.1").await;
+    assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(full.headers().contains_key("retry-after"));
+    // Others have their own share, and one that ends makes room.
+    let other = follow_by_http2(&mut client, "198.51.100.2").await;
+    assert_eq!(other.status(), StatusCode::OK);
+    drop(open.pop());
+    let client = &client;
+    until("there is room again", || async {
+        let answer = follow_by_http2(&mut client.clone(), "198.51.100.1").await;
+        answer.status() == StatusCode::OK
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

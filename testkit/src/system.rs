@@ -143,12 +143,13 @@ pub struct Process {
 pub const TOKEN_SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 /// All clients of a test come from one address, and some ask as quickly as they can: limits are for
 /// the tests that set them.
-const UNLIMITED: [(&str, &str); 5] = [
+const UNLIMITED: [(&str, &str); 6] = [
     ("ONSALE_RATE_ADDRESS_PER_S", "0"),
     ("ONSALE_RATE_USER_PER_S", "0"),
     ("ONSALE_SIGN_IN_ADDRESS_PER_MIN", "0"),
     ("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", "0"),
     ("ONSALE_CONNECTIONS_PER_ADDRESS_MAX", "0"),
+    ("ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX", "0"),
 ];
 /// Where the servers of a test are reached.
 const HOST: &str = "127.0.0.1";

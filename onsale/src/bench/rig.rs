@@ -33,10 +33,11 @@ const QUIET: Duration = Duration::from_millis(1200);
 const POLL: Duration = Duration::from_millis(25);
 /// The load comes from one address and from few users, as quickly as it can; no limit stops it, nor
 /// the rivals'.
-const UNLIMITED: [&str; 3] = [
+const UNLIMITED: [&str; 4] = [
     "ONSALE_RATE_ADDRESS_PER_S",
     "ONSALE_RATE_USER_PER_S",
     "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
+    "ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX",
 ];
 /// Longer than any benchmark.
 const TOKEN_TTL_S: i64 = 86_400;

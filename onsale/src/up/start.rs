@@ -358,6 +358,7 @@ impl Crews<'_> {
                     "ONSALE_RATE_ADDRESS_PER_S",
                     "ONSALE_SIGN_IN_ADDRESS_PER_MIN",
                     "ONSALE_CONNECTIONS_PER_ADDRESS_MAX",
+                    "ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX",
                 ]
                 .map(|limit| (limit, "0".to_owned())),
             );

@@ -1,21 +1,22 @@
-//! How many connections one address may have, so that one can't take the places of all.
+//! How many connections, or streams of events, one address may have, so that one can't take the places
+//! of all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts connections by address; an entry lives as long as a connection of it.
+/// Counts places by address; an entry lives as long as a place of it.
 #[derive(Default)]
 pub struct Places(Mutex<HashMap<IpAddr, u32>>);
 
-/// A connection's place, given back when dropped.
+/// A place of an address, given back when dropped.
 pub struct Place {
     places: Arc<Places>,
     addr: IpAddr,
 }
 
 impl Places {
-    /// A place for one more connection of `addr`, if it has fewer than `max`.
+    /// One more place for `addr`, if it has fewer than `max`.
     pub fn take(self: &Arc<Self>, addr: IpAddr, max: u32) -> Option<Place> {
         let mut counts = self.counts();
         let count = counts.entry(addr).or_default();
