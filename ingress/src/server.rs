@@ -1,5 +1,6 @@
 //! The HTTP server: what axum's own lacks. Every connection has a bound on the time to its first
-//! request, on each request's head, on a write that nobody reads, and on how long it may be idle;
+//! request, on each request's head, on a write or an answer that nobody reads, and on how long it may
+//! be idle;
 //! there is a bound on connections, in all and of one address; at shutdown it stops listening, lets
 //! requests under way end, and then ends the rest. A connection on which a request was refused before
 //! it was whole goes on, or the answer says that it ends.
@@ -9,6 +10,7 @@
 mod activity;
 mod rest;
 mod stalls;
+mod unread;
 
 use crate::address::{Networks, network};
 use crate::config::Http;
@@ -18,7 +20,7 @@ use axum::Router;
 use futures_util::{FutureExt, TryFutureExt};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics::{Counter, Gauge};
 use onsale_platform::metric;
@@ -136,8 +138,10 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-fn builder(settings: &Http) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(settings: &Http) -> auto::Builder<unread::Executor> {
+    let mut builder = auto::Builder::new(unread::Executor {
+        timeout: settings.write_timeout(),
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -155,7 +159,7 @@ fn builder(settings: &Http) -> auto::Builder<TokioExecutor> {
 
 /// What all connections share.
 struct Shared {
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<unread::Executor>,
     first_request_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,

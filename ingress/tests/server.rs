@@ -204,6 +204,62 @@ async fn who_asks_and_never_reads_is_cut_off() {
     let _ = bench.api.get(None, "//healthz").await.expect(200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_no_window_for_an_answer_is_not_waited_for() {
+    let bench = start(&[
+        "--write-timeout-ms",
+        "300",
+        "--event-streams-per-address-max",
+        "2",
+    ])
+    .await;
+    let events = format!("/api/v1/schedules/{SCHEDULE}/events");
+    let layout = format!("/api/v1/schedules/{SCHEDULE}/layout");
+    // A stream that says nothing for longer than that, and is read.
+    let (mut reader, _reading) = http2(&bench).await;
+    let mut silent = head(&mut reader, &events).await;
+    let mut told = Vec::new();
+    while !told.ends_with(b"}\n\n") {
+        let frame = tokio::time::timeout(PATIENCE, silent.frame()).await;
+        told.extend(frame.unwrap().unwrap().unwrap().into_data().unwrap());
+    }
+
+    let stream = TcpStream::connect(bench.addr).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let builder = builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(0);
+    let (mut client, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let unread = head(&mut client, &layout).await;
+    let _unread_too = head(&mut client, &events).await;
+    let ended = tokio::time::timeout(PATIENCE, unread.collect()).await;
+    ended.expect("it ends").expect_err("it was not sent");
+    until("the place of the other is given back", || async {
+        let request = bench
+            .api
+            .request(Method::GET, &events.replace("/api/v1", ""));
+        bench.api.open(request).await.is_ok()
+    })
+    .await;
+    // The connection itself goes on, and so does who was only told nothing.
+    let _answered = head(&mut client, "/healthz").await;
+    assert!(!connection.is_finished());
+    bench.shutdown.cancel();
+    let rest = tokio::time::timeout(PATIENCE, silent.collect()).await;
+    rest.expect("it ends").expect("it was not cut off");
+}
+
+/// The body of an answer, of which nothing is read yet.
+async fn head(client: &mut http2::SendRequest<Body>, path: &str) -> hyper::body::Incoming {
+    let request = Request::get(format!("http://x{path}"));
+    let request = request.body(Body::empty()).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, client.send_request(request)).await;
+    let answer = answer.expect("an answer in time").unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.into_body()
+}
+
 /// What slow clients have sent so far.
 const SLOW: [&str; 4] = [
     "",

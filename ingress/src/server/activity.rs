@@ -1,15 +1,22 @@
 //! What a connection is doing, so that an idle one ends. hyper watches idle HTTP/1 connections by
 //! itself: there the next request's head is overdue. On HTTP/2 a client that answers pings would stay
 //! for ever.
+//!
+//! There an answer is also given piece by piece, so that it is known whether the client takes it.
 
+use super::unread;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Version;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
+
+/// The most bytes that are given at once, so that all but so many were taken when the last were: an
+/// HTTP/2 frame's, unless the client wants larger ones.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// The requests of one connection.
 #[derive(Default)]
@@ -81,7 +88,13 @@ impl Busy {
         if self.0.is_none() {
             return response;
         }
-        response.map(|body| Body::new(BusyBody { body, _busy: self }))
+        response.map(|body| {
+            Body::new(BusyBody {
+                body,
+                rest: Bytes::new(),
+                _busy: self,
+            })
+        })
     }
 }
 
@@ -103,6 +116,8 @@ impl Drop for Busy {
 
 struct BusyBody {
     body: Body,
+    /// What it gave and is still to be given on.
+    rest: Bytes,
     _busy: Busy,
 }
 
@@ -114,21 +129,42 @@ impl HttpBody for BusyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            unread::asked(matches!(frame, Poll::Ready(Some(Ok(_)))));
+            match ready!(frame).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        } else {
+            unread::asked(true);
+        }
+        let bytes = PIECE_BYTES.min(self.rest.len());
+        let piece = self.rest.split_to(bytes);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, more) = (self.rest.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(more.lower() + rest);
+        if let Some(upper) = more.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
 
     #[tokio::test(start_paused = true)]
     async fn http2_is_idle_when_the_last_answer_has_been_sent() {
@@ -145,6 +181,25 @@ mod tests {
         assert_eq!(activity.idle(), Idle::Since(Instant::now()));
         let _third = activity.request(Version::HTTP_2);
         assert_eq!(activity.idle(), Idle::Busy);
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_given_piece_by_piece() {
+        let long = Bytes::from((0..100_000).map(|n| n as u8).collect::<Vec<u8>>());
+        let activity = Arc::new(Activity::default());
+        let busy = activity.request(Version::HTTP_2);
+        let response = busy.until_the_end_of(Response::new(Body::from(long.clone())));
+        let mut body = response.into_body();
+        let mut given = Vec::new();
+        while !body.is_end_stream() {
+            let left = (long.len() - given.len()) as u64;
+            assert_eq!(body.size_hint().exact(), Some(left));
+            let frame = body.frame().await.unwrap().unwrap();
+            let piece = frame.into_data().unwrap();
+            assert!((1..=PIECE_BYTES).contains(&piece.len()));
+            given.extend_from_slice(&piece);
+        }
+        assert_eq!(given, long);
     }
 
     #[test]
