@@ -13,7 +13,7 @@ use crate::limits::{Rate, SignIns};
 use crate::password::{self, Passwords};
 use crate::replies::Replies;
 use crate::seat_map::SeatMaps;
-use crate::stack::{self, InvalidOrigin};
+use crate::stack;
 use crate::token::Signer;
 use crate::users::Successors;
 use crate::{revocations, routes, server, users};
@@ -52,9 +52,6 @@ pub enum Error {
     /// The subject prefix.
     #[error(transparent)]
     Prefix(#[from] InvalidPrefix),
-    /// The allowed origins.
-    #[error(transparent)]
-    Origin(#[from] InvalidOrigin),
     /// Password hashing.
     #[error(transparent)]
     Password(#[from] password::Error),
@@ -274,7 +271,7 @@ impl Ingress {
         let listen = |source| Error::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
-        let router = stack::wrap(routes::router(app.clone()), &config.http)?;
+        let router = stack::wrap(routes::router(app.clone()), &config.http);
         Ok(Self {
             app,
             router,

@@ -1,6 +1,7 @@
 //! Settings of an ingress process.
 
 use crate::address::Networks;
+use crate::origins::Origins;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Parser};
@@ -117,9 +118,10 @@ pub struct Http {
           value_parser = clap::value_parser!(u64).range(0..=600_000))]
     pub drain_ms: u64,
 
-    /// Origins whose pages may call the API from a browser, separated by commas; `*` for all.
-    #[arg(long, env = "ONSALE_CORS_ORIGINS", value_delimiter = ',')]
-    pub cors_origins: Vec<String>,
+    /// Origins whose pages may call the API from a browser, as `https://shop.example`, separated by
+    /// commas; `*` for all.
+    #[arg(long, env = "ONSALE_CORS_ORIGINS", default_value = "")]
+    pub cors_origins: Origins,
 
     /// Threads that serve requests.
     #[arg(long, env = "ONSALE_HTTP_THREADS", default_value_t = 2,

@@ -34,6 +34,7 @@ pub mod lane;
 pub mod layout;
 pub mod limits;
 pub mod openapi;
+pub mod origins;
 pub mod page;
 pub mod password;
 pub mod payments;

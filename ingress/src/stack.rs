@@ -4,6 +4,7 @@
 use crate::accept::accepts;
 use crate::address::ClientAddress;
 use crate::limits::{Left, RATELIMIT, RATELIMIT_POLICY, Rate};
+use crate::origins::Origins;
 use crate::problem::{self, Code, Problem};
 use crate::trace::{TRACE_ID, TraceId};
 use axum::Router;
@@ -35,10 +36,7 @@ const JSON: &str = "application/json";
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Puts the stack around a router: around what it routes, and around what it doesn't know.
-///
-/// # Errors
-/// When an origin for CORS is no header value.
-pub fn wrap(router: Router, settings: &crate::config::Http) -> Result<Router, InvalidOrigin> {
+pub fn wrap(router: Router, settings: &crate::config::Http) -> Router {
     let layer = StackLayer {
         bounds: Bounds {
             head_bytes_max: usize::try_from(settings.header_bytes_max).unwrap_or(usize::MAX),
@@ -48,31 +46,17 @@ pub fn wrap(router: Router, settings: &crate::config::Http) -> Result<Router, In
         in_flight: metrics::gauge!(metric::HTTP_IN_FLIGHT),
     };
     let router = router.layer(layer);
-    Ok(match cors(&settings.cors_origins)? {
+    match cors(&settings.cors_origins) {
         Some(cors) => router.layer(cors),
         None => router,
-    })
+    }
 }
 
-/// An origin for CORS that is no header value.
-#[derive(Debug, thiserror::Error)]
-#[error("ONSALE_CORS_ORIGINS names an origin that is none")]
-pub struct InvalidOrigin;
-
-fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
-    let origins: Vec<&str> = origins
-        .iter()
-        .map(|origin| origin.trim())
-        .filter(|origin| !origin.is_empty())
-        .collect();
-    let allowed = match origins.as_slice() {
-        [] => return Ok(None),
-        all if all.contains(&"*") => AllowOrigin::any(),
-        list => AllowOrigin::list(
-            list.iter()
-                .map(|origin| HeaderValue::from_str(origin).map_err(|_| InvalidOrigin))
-                .collect::<Result<Vec<_>, _>>()?,
-        ),
+fn cors(origins: &Origins) -> Option<CorsLayer> {
+    let allowed = match origins {
+        Origins::All => AllowOrigin::any(),
+        Origins::These(none) if none.is_empty() => return None,
+        Origins::These(list) => AllowOrigin::list(list.iter().cloned()),
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
@@ -90,7 +74,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
             LAST_EVENT_ID,
             crate::idempotency::HEADER,
             crate::prefer::PREFER,
-            "traceparent".parse().map_err(|_| InvalidOrigin)?,
+            HeaderName::from_static("traceparent"),
         ])
         .expose_headers([
             header::DATE,
@@ -103,7 +87,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, InvalidOrigin> {
             TRACE_ID,
         ])
         .max_age(std::time::Duration::from_secs(3600));
-    Ok(Some(layer))
+    Some(layer)
 }
 
 /// Makes one [`Stack`] per route, which therefore knows its route.

@@ -137,7 +137,7 @@ async fn a_panic_is_a_problem_and_the_server_goes_on() {
     let router = axum::Router::new()
         .route("/boom", axum::routing::get(boom))
         .route("/fine", axum::routing::get(async || "fine"));
-    let router = stack::wrap(router, &http).unwrap();
+    let router = stack::wrap(router, &http);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let api = Api::without_promises(base);

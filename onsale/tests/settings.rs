@@ -68,16 +68,18 @@ fn a_process_says_all_that_is_wrong_at_once() {
         ("ONSALE_TOKEN_SECRET", CANARY),
         ("ONSALE_PARTITIONS", "0"),
         ("ONSALE_HTTP_THREADS", "many"),
+        ("ONSALE_CORS_ORIGINS", "https://shop.example/"),
         ("ONSALE_LOG_FORMAT", "pretty"),
     ];
     let (status, out, error) = run(&onsale().with_file_name("onsale-ingress"), &[], &bad);
     assert_eq!((status, out.as_str()), (Some(2), ""));
     for expected in [
-        "onsale-ingress: 5 settings are wrong",
+        "onsale-ingress: 6 settings are wrong",
         "DATABASE_URL (--database-url): must be set",
         "ONSALE_TOKEN_SECRET (--token-secret): must be 64 or more hexadecimal digits",
         "ONSALE_PARTITIONS=0 (--partitions): 0 is not in 1..=1024",
         "ONSALE_HTTP_THREADS=many (--threads)",
+        "ONSALE_CORS_ORIGINS=https://shop.example/ (--cors-origins): must be * or origins such as",
         "ONSALE_LOG_FORMAT=pretty (--log-format): must be one of text, json",
     ] {
         assert!(error.contains(expected), "{expected} is not in: {error}");

@@ -130,7 +130,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .route("/api/v1/echo", post(echo))
         .route("/readyz", get(StatusCode::OK))
         .with_state(direct);
-    let router = stack::wrap(router, &args.http)?;
+    let router = stack::wrap(router, &args.http);
     let addr = args.http.addr;
     let listener = TcpListener::bind(addr)
         .await
