@@ -6,6 +6,7 @@ use crate::catalogue::Catalogue;
 use crate::config::{Config, Flow, Sales};
 use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
+use crate::fresh::Fresh;
 use crate::lag::Gate;
 use crate::lane::{Ledger, Seats, Settlement};
 use crate::layout::Layouts;
@@ -128,6 +129,8 @@ pub struct Parts {
     pub batchers: Batchers,
     /// One audit at a time.
     pub audits: Semaphore,
+    /// Whether Postgres answered a moment ago: anybody may ask as often as they like.
+    pub postgres_answers: Fresh<(), bool>,
     /// Cancelled when the process begins to stop.
     pub stopping: CancellationToken,
 }
@@ -358,6 +361,7 @@ fn app(
         clock,
         batchers,
         audits: Semaphore::new(1),
+        postgres_answers: Fresh::new(1),
         stopping: CancellationToken::new(),
     })))
 }

@@ -45,8 +45,13 @@ pub async fn ready(State(app): State<App>) -> Result<Response, Problem> {
     if app.nats.connection_state() != Connection::Connected {
         return unready("NATS is unavailable");
     }
-    match tokio::time::timeout(PATIENCE, db::ping(&app.pool)).await {
-        Ok(Ok(())) => answer::ok(&Health { status: "ready" }),
-        Ok(Err(_)) | Err(_) => unready("Postgres is unavailable"),
+    let ask = async {
+        let answered = tokio::time::timeout(PATIENCE, db::ping(&app.pool)).await;
+        Ok(matches!(answered, Ok(Ok(()))))
+    };
+    if app.postgres_answers.get(&(), ask).await? {
+        answer::ok(&Health { status: "ready" })
+    } else {
+        unready("Postgres is unavailable")
     }
 }

@@ -511,6 +511,27 @@ async fn readiness_follows_the_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_asks_postgres_once_in_a_while_however_many_ask() {
+    let bench = start(&["--db-pool", "2"]).await;
+    // Nobody gets a connection, so that a question to Postgres takes its whole second.
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        taken.push(bench.app.pool.get().await.unwrap());
+    }
+    until("an answer of a moment ago is given again", || async {
+        let asked = std::time::Instant::now();
+        let ready = bench.api.get(None, "//readyz").await;
+        ready.code() == "dependency-unavailable" && asked.elapsed() < Duration::from_millis(500)
+    })
+    .await;
+    drop(taken);
+    until("it is not given for ever", || async {
+        bench.api.get(None, "//readyz").await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_stops_when_told_and_closes_idle_connections() {
     let bench = start(&["--drain-ms", "5000"]).await;
     let _ = bench.api.get(None, "//healthz").await.expect(200);
