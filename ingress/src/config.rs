@@ -78,10 +78,15 @@ pub struct Http {
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub header_timeout_ms: u64,
 
-    /// Time in which a request's body must have come, in milliseconds.
+    /// Time in which a request's body must have come, but for a layout, in milliseconds.
     #[arg(long, env = "ONSALE_BODY_TIMEOUT_MS", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub body_timeout_ms: u64,
+
+    /// Time in which a layout must have come, in milliseconds: it may be large.
+    #[arg(long, env = "ONSALE_LAYOUT_BODY_TIMEOUT_MS", default_value_t = 60_000,
+          value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub layout_body_timeout_ms: u64,
 
     /// How long a write may make no progress because the client reads nothing, in milliseconds.
     #[arg(long, env = "ONSALE_WRITE_TIMEOUT_MS", default_value_t = 30_000,
@@ -210,6 +215,12 @@ impl Http {
     #[must_use]
     pub fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// See [`Self::layout_body_timeout_ms`].
+    #[must_use]
+    pub fn layout_body_timeout(&self) -> Duration {
+        Duration::from_millis(self.layout_body_timeout_ms)
     }
 
     /// See [`Self::write_timeout_ms`].

@@ -21,6 +21,8 @@ pub struct BodyLimits {
     pub layout_bytes_max: usize,
     /// How long it may take to come.
     pub timeout: Duration,
+    /// How long a layout may take.
+    pub layout_timeout: Duration,
 }
 
 impl From<&crate::config::Http> for BodyLimits {
@@ -29,6 +31,7 @@ impl From<&crate::config::Http> for BodyLimits {
             bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
             layout_bytes_max: usize::try_from(settings.layout_bytes_max).unwrap_or(usize::MAX),
             timeout: settings.body_timeout(),
+            layout_timeout: settings.layout_body_timeout(),
         }
     }
 }
@@ -115,7 +118,7 @@ where
         } else {
             return Err(Problem::new(Code::UnsupportedMediaType));
         };
-        whole(request, limits.layout_bytes_max, limits.timeout)
+        whole(request, limits.layout_bytes_max, limits.layout_timeout)
             .await
             .map(made)
     }
@@ -345,6 +348,34 @@ mod tests {
             ),
         ] {
             assert_eq!(problem(body), expected, "{body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_layout_may_take_longer_than_another_body() {
+        let limits = BodyLimits {
+            bytes_max: 1 << 20,
+            layout_bytes_max: 1 << 20,
+            timeout: Duration::from_secs(10),
+            layout_timeout: Duration::from_secs(60),
+        };
+        let request = |seconds: u64, kind: &str| {
+            let late = async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok::<_, std::convert::Infallible>(Bytes::from_static(b"{}"))
+            };
+            let body = axum::body::Body::from_stream(futures_util::stream::once(late));
+            let request = Request::builder().header(header::CONTENT_TYPE, kind);
+            request.body(body).unwrap()
+        };
+        let json = "application/json";
+        let late = JsonBody::from_request(request(20, json), &limits).await;
+        assert_eq!(late.unwrap_err().code(), Code::RequestTimeout);
+        for kind in [json, "text/csv"] {
+            let layout = LayoutBody::from_request(request(20, kind), &limits).await;
+            assert!(layout.is_ok(), "{kind}");
+            let late = LayoutBody::from_request(request(61, kind), &limits).await;
+            assert_eq!(late.unwrap_err().code(), Code::RequestTimeout);
         }
     }
 
