@@ -327,9 +327,13 @@ async fn announce(app: &App, revocation: Revocation, reason: &'static str) {
     app.tokens.revocations().insert([revocation]);
     metrics::counter!(metric::SESSIONS_REVOKED, "reason" => reason).increment(1);
     let subject = app.subjects.revocations();
-    let sent = app.nats.publish(subject, encode(&revocation).into());
-    // When NATS is away there is no room for ever.
-    if !matches!(tokio::time::timeout(ANNOUNCE, sent).await, Ok(Ok(()))) {
+    let sent = async {
+        let published = app.nats.publish(subject, encode(&revocation).into());
+        // Else it would only be queued, and the answer could be there before the word is on its way.
+        published.await.is_ok() && app.nats.flush().await.is_ok()
+    };
+    // When NATS is away it can't be sent.
+    if !matches!(tokio::time::timeout(ANNOUNCE, sent).await, Ok(true)) {
         tracing::warn!("a revocation could not be told to the other ingresses; they will read it");
     }
 }

@@ -196,11 +196,17 @@ async fn a_sign_out_counts_also_while_nats_is_away() {
     let user = bench.api.buyer().await;
     let session = sign_in(&bench, &user).await;
     bench.nats.server.kill9().await;
+    let asked = std::time::Instant::now();
     let _ = bench
         .api
         .delete(&session.user, "/sessions")
         .await
         .expect(204);
+    let waited = asked.elapsed();
+    assert!(
+        waited >= std::time::Duration::from_millis(250),
+        "it is answered when its word is on the way, and that can't be: {waited:?}"
+    );
     out_everywhere("the table is read", &[&bench.api, &other.api], &session).await;
 }
 
