@@ -5,7 +5,7 @@ mod store;
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::extract::{Id, JsonBody, Query};
+use crate::extract::{Id, JsonBody, Query, not_null};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::layout::Layout;
@@ -37,11 +37,21 @@ const SEATS_MAX: usize = 100;
 struct NewReservation<'a> {
     schedule_id: ScheduleId,
     /// The labels of seats.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, value_type = Vec<String>, min_items = 1, max_items = 100,
         example = json!(["A-1-1", "A-1-2"]))]
     seats: Option<Vec<Label<'a>>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     best_available: Option<BestAvailable<'a>>,
 }
@@ -56,15 +66,29 @@ struct BestAvailable<'a> {
     #[schema(minimum = 1, maximum = 100, example = 2)]
     count: u32,
     /// Only of this section.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, value_type = String)]
     section: Option<Label<'a>>,
     /// Only of this grade.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false, value_type = String)]
     grade: Option<Label<'a>>,
     /// None that costs more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(nullable = false)]
     max_price: Option<Money>,
 }

@@ -107,6 +107,7 @@ async fn a_hold_is_sent_and_answered() {
                 {"label": "A-2-1", "price": {"amount": 99_000, "currency": "KRW"}},
                 {"label": "A-1-2", "price": {"amount": 150_000, "currency": "KRW"}},
             ],
+            "together": false,
             "total": {"amount": 249_000, "currency": "KRW"},
             "heldAt": HELD_AT, "expiresAt": HELD_AT.plus_ms(300_000),
         })
@@ -205,7 +206,7 @@ async fn bad_holds_are_refused_here() {
             .await
             .expect_problem(422, "validation-failed");
     }
-    let best = json!({"scheduleId": SCHEDULE, "bestAvailable": {"count": 2}});
+    let best = json!({"scheduleId": SCHEDULE, "bestAvailable": {"count": 0}});
     post("key-0001", best)
         .await
         .expect_problem(422, "validation-failed");

@@ -113,7 +113,7 @@ mod tests {
         let unread = async {
             tokio::time::sleep(TIMEOUT * 2).await;
             asked(true);
-            std::future::pending().await
+            tokio::time::sleep(TIMEOUT * 100).await;
         };
         assert_eq!(run(unread).await, TIMEOUT * 3);
     }

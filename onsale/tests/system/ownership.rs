@@ -65,8 +65,7 @@ async fn a_worker_that_joins_or_leaves_fails_no_request() {
     hall.system.workers[1].restart().await.expect("a worker");
     owners_become(&hall, 2).await;
     load.more(&hall, 500).await;
-    let seen = load.stop(&mut hall).await;
-    assert!(seen.open.is_empty(), "a request was left open");
+    load.stop_whole(&mut hall).await;
     hall.assert_sound().await;
 }
 
@@ -88,7 +87,8 @@ async fn a_hung_owner_is_replaced_within_its_lease_and_commits_nothing_when_it_w
     hall.system.workers[0].signal(Signal::SIGCONT);
     owners_become(&hall, 2).await;
     load.more(&hall, 500).await;
-    let seen = load.stop(&mut hall).await;
+    // Who comes when nobody has been heard of for longer than a lease may be turned away.
+    let seen = load.stop_after_faults(&mut hall).await;
     assert!(seen.open_of_one <= 1, "{} open", seen.open_of_one);
     hall.assert_sound().await;
 }
