@@ -28,7 +28,7 @@ async fn schedules_are_read_on_few_connections() {
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
         crate::paused::wait_for(&mut rig, 4, waiting).await;
         let readers = "SELECT count(*) AS n FROM pg_stat_activity \
-                       WHERE datname = current_database() AND query LIKE '%price FROM seat%' \
+                       WHERE datname = current_database() AND query LIKE '%y FROM seat WHERE%' \
                          AND pid <> pg_backend_pid()";
         assert_eq!(crate::number(&mut rig, readers).await, 4);
         blocker.batch_execute("ROLLBACK").await.expect("an end");
