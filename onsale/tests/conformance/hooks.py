@@ -1,9 +1,13 @@
 """What schemathesis does not know by itself."""
 
+import hypothesis
 import schemathesis
 from hypothesis import strategies as st
 
 EMAIL_CHARS_MAX = 254
+
+# Where CI is in the environment, hypothesis loads settings that come before those of the command.
+hypothesis.settings.load_profile("default")
 
 
 @schemathesis.serializer("text/csv")
