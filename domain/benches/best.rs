@@ -25,8 +25,9 @@ impl Rng {
     }
 }
 
-fn hall() -> Plan {
-    let names: Vec<String> = (0..SECTIONS.max(ROWS)).map(|n| n.to_string()).collect();
+/// A hall with its sections, or as one section.
+fn hall(is_one: bool) -> Plan {
+    let names: Vec<String> = (0..SECTIONS * ROWS).map(|n| n.to_string()).collect();
     let mut spots = Vec::new();
     for section in 0..SECTIONS {
         let (grade, price) = match section / 5 {
@@ -42,8 +43,8 @@ fn hall() -> Plan {
                     (10 + section / 5 * ROWS + row) as f32,
                 );
                 spots.push(Spot {
-                    section: &names[section as usize],
-                    row: &names[row as usize],
+                    section: &names[if is_one { 0 } else { section as usize }],
+                    row: &names[(if is_one { section * ROWS + row } else { row }) as usize],
                     number: i32::try_from(number).unwrap_or(0),
                     grade,
                     price: Money::won(price),
@@ -84,10 +85,12 @@ fn median(mut call: impl FnMut()) -> Duration {
 }
 
 fn main() {
-    let plan = hall();
+    let (plan, undivided) = (hall(false), hall(true));
     let seats = SECTIONS * ROWS * SEATS;
     println!("{seats} seats; microseconds per call, median of {CALLS}\n");
-    println!("sold  in parties of  wanted  together or anywhere  VIP only  in one section");
+    println!(
+        "sold  in parties of  wanted  together or anywhere  VIP only  in one section  undivided hall"
+    );
     for (percent, party) in [(0, 1), (50, 2), (90, 1), (90, 2), (90, 4), (99, 1)] {
         let free = filled(seats, percent, party);
         for count in [1, 2, 4, 8] {
@@ -103,15 +106,21 @@ fn main() {
                 section: Some("12"),
                 ..wish
             };
-            let times = [wish, vip, section].map(|wish| {
+            let cases = [
+                (&plan, wish),
+                (&plan, vip),
+                (&plan, section),
+                (&undivided, wish),
+            ];
+            let times = cases.map(|(plan, wish)| {
                 let time = median(|| {
                     black_box(plan.best(black_box(&free), black_box(&wish)));
                 });
                 format!("{:.1}", time.as_secs_f64() * 1e6)
             });
             println!(
-                "{percent:>3} %  {party:>13}  {count:>6}  {:>20}  {:>8}  {:>14}",
-                times[0], times[1], times[2]
+                "{percent:>3} %  {party:>13}  {count:>6}  {:>20}  {:>8}  {:>14}  {:>14}",
+                times[0], times[1], times[2], times[3]
             );
         }
     }

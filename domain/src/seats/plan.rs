@@ -22,6 +22,7 @@ mod bits;
 mod groups;
 
 pub use bits::Bits;
+use groups::Run;
 
 use onsale_schema::{Money, SeatNo};
 use std::collections::HashMap;
@@ -181,7 +182,10 @@ impl Plan {
         let mut search = Search::new(self, free, wanted);
         search.look_through();
         let positions = search.found()?;
-        let mut seats: Vec<SeatNo> = positions.map(|at| self.seat_no[at as usize]).collect();
+        let mut seats: Vec<SeatNo> = positions
+            .into_iter()
+            .map(|at| self.seat_no[at as usize])
+            .collect();
         seats.sort_unstable();
         Some(seats)
     }
@@ -227,8 +231,22 @@ impl Wanted {
             && self.max_price.is_none_or(|max| plan.price[at] <= max)
     }
 
-    fn takes_any(&self) -> bool {
-        self.grade.is_none() && self.max_price.is_none()
+    /// Free seats beside each other without those that won't do.
+    fn parts(self, plan: &Plan, run: Range<u32>) -> impl Iterator<Item = Range<u32>> + use<'_> {
+        let mut from = run.start;
+        std::iter::from_fn(move || {
+            if self.grade.is_none() && self.max_price.is_none() {
+                return (from < run.end).then(|| std::mem::replace(&mut from, run.end)..run.end);
+            }
+            let start = (from..run.end).find(|at| self.takes(plan, *at))?;
+            let end = (start..run.end).find(|at| !self.takes(plan, *at));
+            from = end.unwrap_or(run.end);
+            Some(start..from)
+        })
+    }
+
+    fn is_in(&self, row: &Row) -> bool {
+        self.section.is_none_or(|section| section == row.section)
     }
 }
 
@@ -241,10 +259,8 @@ struct Search<'a> {
     tidy: Option<(Quality, u32)>,
     /// The best of all that are beside each other.
     beside: Option<(Quality, u32)>,
-    /// Free seats beside each other that would do, at least two, with their section.
-    runs: Vec<(u32, Range<u32>)>,
-    /// Free seats that would do.
-    usable: Vec<u32>,
+    /// Free seats beside each other that would do.
+    runs: Vec<Run>,
 }
 
 impl<'a> Search<'a> {
@@ -256,30 +272,39 @@ impl<'a> Search<'a> {
             tidy: None,
             beside: None,
             runs: Vec::new(),
-            usable: Vec::new(),
         }
     }
 
     fn look_through(&mut self) {
         for row in &self.plan.rows {
-            if self
-                .wanted
-                .section
-                .is_some_and(|section| section != row.section)
-            {
+            if !self.wanted.is_in(row) {
                 continue;
             }
             // Rows come in the order of their best seats, and none has better ones than that.
-            if let Some((found, _)) = self.tidy
-                && self.is_beyond(found, row)
+            let is_worse = (self.wanted.grade).is_some_and(|grade| row.best.grade > grade);
+            if is_worse
+                || self
+                    .tidy
+                    .is_some_and(|(found, _)| self.is_beyond(found, row))
             {
                 return;
             }
             let mut from = row.seats.start;
-            while let Some(run) = self.free.run(from..row.seats.end) {
+            while let Some(run) = self.next_run(from..row.seats.end) {
                 from = run.end;
-                self.look_at(row, run);
+                for run in self.wanted.parts(self.plan, run) {
+                    self.look_at(row, run);
+                }
             }
+        }
+    }
+
+    /// Single seats are of use to single people only.
+    fn next_run(&self, range: Range<u32>) -> Option<Range<u32>> {
+        if self.wanted.count == 1 {
+            self.free.run(range)
+        } else {
+            self.free.run_of_two(range)
         }
     }
 
@@ -289,25 +314,8 @@ impl<'a> Search<'a> {
         (row.best.grade, distance) > (found.worst_grade, found.distance)
     }
 
-    /// Looks at free seats beside each other.
+    /// Looks at free seats beside each other that would do.
     fn look_at(&mut self, row: &Row, run: Range<u32>) {
-        if self.wanted.takes_any() {
-            self.look_at_usable(row, run);
-            return;
-        }
-        let mut from = run.start;
-        while from < run.end {
-            let takes = |at: &u32| self.wanted.takes(self.plan, *at);
-            let Some(start) = (from..run.end).find(takes) else {
-                return;
-            };
-            let end = (start..run.end).find(|at| !takes(at)).unwrap_or(run.end);
-            self.look_at_usable(row, start..end);
-            from = end;
-        }
-    }
-
-    fn look_at_usable(&mut self, row: &Row, run: Range<u32>) {
         let count = self.wanted.count;
         let length = run.end - run.start;
         if length >= count {
@@ -323,11 +331,11 @@ impl<'a> Search<'a> {
             }
         }
         // Of use only if nothing better is found.
-        if self.beside.is_none() {
-            if length >= 2 {
-                self.runs.push((row.section, run.clone()));
-            }
-            self.usable.extend(run);
+        if self.beside.is_none() && length >= 2 {
+            self.runs.push(Run {
+                section: row.section,
+                seats: run,
+            });
         }
     }
 
@@ -342,16 +350,29 @@ impl<'a> Search<'a> {
     }
 
     /// The best of what was found.
-    fn found(mut self) -> Option<Box<dyn Iterator<Item = u32>>> {
+    fn found(mut self) -> Option<Vec<u32>> {
         let count = self.wanted.count;
         if let Some((_, start)) = self.tidy.or(self.beside) {
-            return Some(Box::new(start..start + count));
+            return Some((start..start + count).collect());
         }
-        if let Some(groups) = groups::best(self.plan, &mut self.runs, count) {
-            return Some(Box::new(groups.into_iter().flatten()));
+        let groups = groups::best(self.plan, &mut self.runs, count);
+        groups
+            .map(|groups| groups.into_iter().flatten().collect())
+            .or_else(|| self.scattered())
+    }
+
+    /// The best seats, wherever they are.
+    fn scattered(&self) -> Option<Vec<u32>> {
+        let wanted = self.wanted.count as usize;
+        let mut usable = Vec::new();
+        for row in self.plan.rows.iter().filter(|row| self.wanted.is_in(row)) {
+            let mut from = row.seats.start;
+            while let Some(run) = self.free.run(from..row.seats.end) {
+                from = run.end;
+                usable.extend(run.filter(|at| self.wanted.takes(self.plan, *at)));
+            }
         }
-        let wanted = count as usize;
-        if self.usable.len() < wanted {
+        if usable.len() < wanted {
             return None;
         }
         let merit = |at: &u32| {
@@ -360,11 +381,11 @@ impl<'a> Search<'a> {
                 self.plan.seat_no[*at as usize],
             )
         };
-        if self.usable.len() > wanted {
-            self.usable.select_nth_unstable_by_key(wanted - 1, merit);
-            self.usable.truncate(wanted);
+        if usable.len() > wanted {
+            usable.select_nth_unstable_by_key(wanted - 1, merit);
+            usable.truncate(wanted);
         }
-        Some(Box::new(self.usable.into_iter()))
+        Some(usable)
     }
 }
 

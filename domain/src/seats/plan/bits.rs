@@ -47,27 +47,23 @@ impl Bits {
     /// The first run of positions within a range.
     #[must_use]
     pub fn run(&self, range: Range<u32>) -> Option<Range<u32>> {
-        let start = self.find(range.clone(), 0)?;
-        let end = self.find(start..range.end, u64::MAX).unwrap_or(range.end);
-        Some(start..end)
+        let start = find(range.clone(), |index| self.word(index))?;
+        Some(start..self.end_of_run(start..range.end))
     }
 
-    /// The first position of a range that is in, or with all bits flipped the first that is not.
-    fn find(&self, range: Range<u32>, flip: u64) -> Option<u32> {
-        if range.is_empty() {
-            return None;
-        }
-        let mut index = range.start / WORD;
-        let mut word = (self.word(index) ^ flip) & (u64::MAX << (range.start % WORD));
-        while word == 0 {
-            index += 1;
-            if index * WORD >= range.end {
-                return None;
-            }
-            word = self.word(index) ^ flip;
-        }
-        let at = index * WORD + word.trailing_zeros();
-        (at < range.end).then_some(at)
+    /// The first run of at least two positions within a range; single ones cost nothing.
+    #[must_use]
+    pub fn run_of_two(&self, range: Range<u32>) -> Option<Range<u32>> {
+        let pairs = |index| {
+            let word = self.word(index);
+            word & (word >> 1 | self.word(index + 1) << (WORD - 1))
+        };
+        let start = find(range.start..range.end.saturating_sub(1), pairs)?;
+        Some(start..self.end_of_run(start..range.end))
+    }
+
+    fn end_of_run(&self, range: Range<u32>) -> u32 {
+        find(range.clone(), |index| !self.word(index)).unwrap_or(range.end)
     }
 
     fn word(&self, index: u32) -> u64 {
@@ -75,6 +71,23 @@ impl Bits {
     }
 }
 
+/// The first position of a range whose bit is set in these words.
+fn find(range: Range<u32>, word: impl Fn(u32) -> u64) -> Option<u32> {
+    if range.is_empty() {
+        return None;
+    }
+    let mut index = range.start / WORD;
+    let mut bits = word(index) & (u64::MAX << (range.start % WORD));
+    while bits == 0 {
+        index += 1;
+        if index * WORD >= range.end {
+            return None;
+        }
+        bits = word(index);
+    }
+    let at = index * WORD + bits.trailing_zeros();
+    (at < range.end).then_some(at)
+}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,17 +104,25 @@ mod tests {
         for at in [0, 63, 64, 130] {
             bits.set(at, false);
         }
-        let runs = |range: Range<u32>| {
+        type Next = fn(&Bits, Range<u32>) -> Option<Range<u32>>;
+        let all = |next: Next, range: Range<u32>| {
             let (mut from, mut all) = (range.start, Vec::new());
-            while let Some(run) = bits.run(from..range.end) {
+            while let Some(run) = next(&bits, from..range.end) {
                 from = run.end;
                 all.push(run);
             }
             all
         };
+        let runs = |range| all(Bits::run, range);
+        let pairs = |range| all(Bits::run_of_two, range);
         assert_eq!(runs(0..200), [1..63, 65..130, 131..200]);
         assert_eq!(runs(10..70), [10..63, 65..70]);
         assert_eq!(runs(63..65), []);
+        assert_eq!(pairs(0..200), [1..63, 65..130, 131..200]);
+        assert_eq!(pairs(61..67), [61..63, 65..67]);
+        for range in [62..66, 62..65, 129..132, 65..66, 7..7] {
+            assert_eq!(pairs(range.clone()), [], "{range:?}");
+        }
         bits.set(64, true);
         assert_eq!(bits.run(63..66), Some(64..66));
     }
