@@ -345,7 +345,7 @@ fn app(
         user_rate: Rate::of_users(&config.http.limits).map(Arc::new),
         signer: Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
-        seat_maps: SeatMaps::new(pool.clone()),
+        seat_maps: SeatMaps::new(pool.clone(), clock.clone()),
         streams: Streams::new(&config.events),
         stream_token_ttl_s: config.events.stream_token_ttl_s,
         catalogue: Catalogue::new(pool.clone()),

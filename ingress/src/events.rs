@@ -188,14 +188,16 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
     };
     let text = std::str::from_utf8(value).ok();
     let version = text.and_then(|text| text.parse().ok());
-    version.map_or(Last::Unreadable, Last::Version)
+    version.map_or(Last::Unreadable, Last::Map)
 }
 
 /// Follow the seats of a date
 ///
-/// `event: seats` has `{version, changes: [[seatNo, "H"], …]}`; its `id` is the version. The first
-/// one tells from which version on changes follow: get the seats again if you have an older one. Skip
-/// changes of versions that you have. `event: reset` has `{version}`: get the seats again.
+/// `event: seats` has `{version, changes: [[seatNo, "H"], …]}`; its `id` is the version (with more
+/// behind it where the layout was replaced: send it back as it is). The first one tells from which
+/// version on changes follow: get the seats again if you have an older one, until you have not. Skip
+/// changes of versions that you have. `event: reset` has `{version}`: get the seats again, until they
+/// are of that version or a later one.
 ///
 /// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
 /// its token is used up. So on `error` close it, get a new token, and open a new one with that and the
@@ -295,17 +297,21 @@ impl Follower {
         }
     }
 
-    /// Takes in what else is there.
+    /// Takes in what else is there. A change that is alone is not copied.
     fn gather(&mut self, first: Bytes) -> Option<Bytes> {
-        let mut piece = Vec::from(first);
-        while piece.len() < PIECE_BYTES {
+        let mut piece = first;
+        let mut more = Vec::new();
+        while piece.len() + more.len() < PIECE_BYTES {
             match self.changes.try_recv() {
-                Ok(change) => piece.extend_from_slice(&change),
+                Ok(change) => more.extend_from_slice(&change),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 Err(TryRecvError::Lagged(_)) => return self.too_slow(),
             }
         }
-        Some(piece.into())
+        if !more.is_empty() {
+            piece = [&piece[..], &more].concat().into();
+        }
+        Some(piece)
     }
 
     fn too_slow(&self) -> Option<Bytes> {

@@ -21,10 +21,8 @@ impl Body {
     /// Never: writing to memory can't fail.
     #[must_use]
     pub fn pack(plain: Vec<u8>) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        let packed = encoder.write_all(&plain).and_then(|()| encoder.finish());
         Self {
-            gzip: packed.expect("writing to memory can't fail").into(),
+            gzip: pack(&plain, Compression::default()),
             plain: plain.into(),
         }
     }
@@ -52,12 +50,29 @@ impl Body {
     #[must_use]
     pub fn form(&self, gzip: bool) -> (HeaderMap, Bytes) {
         if gzip {
-            let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            (HeaderMap::from_iter([encoding]), self.gzip.clone())
+            (encoding(), self.gzip.clone())
         } else {
             (HeaderMap::new(), self.plain.clone())
         }
     }
+}
+
+/// The header of the compressed form.
+#[must_use]
+pub fn encoding() -> HeaderMap {
+    let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    HeaderMap::from_iter([encoding])
+}
+
+/// The compressed form.
+///
+/// # Panics
+/// Never: writing to memory can't fail.
+#[must_use]
+pub fn pack(plain: &[u8], level: Compression) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
+    let packed = encoder.write_all(plain).and_then(|()| encoder.finish());
+    packed.expect("writing to memory can't fail").into()
 }
 
 /// For caches: there are two forms.

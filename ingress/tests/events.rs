@@ -125,7 +125,13 @@ async fn hold(bench: &Bench, version: i64, seats: &[i32]) {
     let subject = Subjects::new("").unwrap().map(PartitionNo(0));
     let maps = vec![change];
     bench
-        .broadcast(subject, encode(&MapBroadcast { maps }))
+        .broadcast(
+            subject,
+            encode(&MapBroadcast {
+                maps,
+                sent_at: None,
+            }),
+        )
         .await;
 }
 
@@ -243,7 +249,10 @@ async fn hold_quietly(bench: &Bench, version: i64, seats: &[i32]) {
         changes: changes.collect(),
     };
     let subject = Subjects::new("").unwrap().map(PartitionNo(0));
-    let payload = encode(&MapBroadcast { maps: vec![change] });
+    let payload = encode(&MapBroadcast {
+        maps: vec![change],
+        sent_at: None,
+    });
     bench
         .app
         .nats

@@ -446,6 +446,7 @@ fn change(from_version: i64, version: i64, changes: &[(i32, Option<ClaimState>)]
                 .collect(),
             layout_no: Some(0),
         }],
+        sent_at: None,
     })
 }
 

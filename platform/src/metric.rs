@@ -15,6 +15,15 @@ pub const HTTP_IN_FLIGHT: &str = "onsale_http_requests_in_flight";
 pub const HTTP_CONNECTIONS: &str = "onsale_http_connections";
 /// Event streams that are open.
 pub const EVENT_STREAMS: &str = "onsale_event_streams";
+/// Time from the moment that a seat map's change became true to its being shown by this ingress, in
+/// seconds. Of a change that was lost on its way, at most: since the map was last known to be whole.
+pub const SEAT_MAP_DELAY: &str = "onsale_seat_map_delay_seconds";
+/// Time since the map was known to be whole, in seconds; of the one of which that is longest ago.
+pub const SEAT_MAP_AGE: &str = "onsale_seat_map_age_seconds";
+/// Seat maps in memory.
+pub const SEAT_MAPS: &str = "onsale_seat_maps";
+/// Seat maps that were read from Postgres again, as something was missing.
+pub const SEAT_MAP_RELOADS: &str = "onsale_seat_map_reloads_total";
 /// Requests, connections and streams refused or cut off by a limit, by `reason`.
 pub const HTTP_REFUSED: &str = "onsale_http_refused_total";
 /// Passwords hashed or checked.
@@ -100,6 +109,21 @@ pub fn describe() {
     describe_gauge!(HTTP_IN_FLIGHT, "Requests being worked on");
     describe_gauge!(HTTP_CONNECTIONS, "Connections that are open");
     describe_gauge!(EVENT_STREAMS, "Event streams that are open");
+    describe_histogram!(
+        SEAT_MAP_DELAY,
+        Unit::Seconds,
+        "Time from a seat map's change to its being shown"
+    );
+    describe_gauge!(
+        SEAT_MAP_AGE,
+        Unit::Seconds,
+        "Time since every seat map in memory was known to be whole"
+    );
+    describe_gauge!(SEAT_MAPS, "Seat maps in memory");
+    describe_counter!(
+        SEAT_MAP_RELOADS,
+        "Seat maps that were read again, as something was missing"
+    );
     describe_counter!(
         HTTP_REFUSED,
         "Requests, connections and streams refused or cut off by a limit"

@@ -283,6 +283,9 @@ pub enum Fact {
 pub struct MapBroadcast {
     /// One entry per schedule.
     pub maps: Vec<MapChange>,
+    /// When the owner sent it, by its clock: for changes, the moment after they became true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Timestamp>,
 }
 
 /// What changed on one schedule's map.

@@ -302,9 +302,14 @@ fn facts_and_broadcasts() {
         layout_no: Some(2),
         ..change.clone()
     };
-    check("map", &MapBroadcast { maps: vec![change] });
-    let maps = vec![with_layout];
-    check("map-layout", &MapBroadcast { maps });
+    let broadcast = |change, sent_at| MapBroadcast {
+        maps: vec![change],
+        sent_at,
+    };
+    check("map", &broadcast(change, None));
+    check("map-layout", &broadcast(with_layout.clone(), None));
+    // Later also when it was sent.
+    check("map-sent", &broadcast(with_layout, Some(at(5))));
     let lag = |epoch| Lag {
         lane: Lane::Seats,
         partition: PartitionNo(3),

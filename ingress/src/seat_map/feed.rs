@@ -1,5 +1,6 @@
 //! The latest changes of one map, written once for all event streams that follow it.
 
+use super::state::Stamp;
 use axum::body::Bytes;
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -14,24 +15,24 @@ const QUEUE_MAX: usize = 256;
 
 /// A change as it is sent.
 struct Change {
-    from_version: i64,
+    from: Stamp,
     text: Bytes,
 }
 
 /// The latest changes of a map, without a gap.
 pub struct Feed {
-    /// The map's version after the last of them.
-    version: i64,
+    /// The map's after the last of them.
+    stamp: Stamp,
     kept: VecDeque<Change>,
     kept_bytes: usize,
     streams: broadcast::Sender<Bytes>,
 }
 
 impl Feed {
-    /// Of a map that has this version now.
-    pub fn new(version: i64) -> Self {
+    /// Of a map that is this one now.
+    pub fn new(stamp: Stamp) -> Self {
         Self {
-            version,
+            stamp,
             kept: VecDeque::new(),
             kept_bytes: 0,
             streams: broadcast::Sender::new(QUEUE_MAX),
@@ -39,12 +40,12 @@ impl Feed {
     }
 
     /// The map has moved on to another version; seats with their new letters.
-    pub fn changed(&mut self, version: i64, seats: impl Iterator<Item = (i32, u8)>) {
-        let from_version = std::mem::replace(&mut self.version, version);
-        let text = seats_event(version, seats);
+    pub fn changed(&mut self, stamp: Stamp, seats: impl Iterator<Item = (i32, u8)>) {
+        let from = std::mem::replace(&mut self.stamp, stamp);
+        let text = seats_event(stamp, seats);
         self.kept_bytes += text.len();
         self.kept.push_back(Change {
-            from_version,
+            from,
             text: text.clone(),
         });
         while self.kept.len() > KEPT_MAX || self.kept_bytes > KEPT_BYTES_MAX {
@@ -57,11 +58,16 @@ impl Feed {
     }
 
     /// The map is another one, which is no change of what it was.
-    pub fn replaced(&mut self, version: i64) {
-        self.version = version;
+    pub fn replaced(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
         self.kept.clear();
         self.kept_bytes = 0;
-        self.send(reset_event(version));
+        self.send(reset_event(stamp));
+    }
+
+    /// Whether nobody follows.
+    pub fn is_alone(&self) -> bool {
+        self.streams.receiver_count() == 0
     }
 
     fn send(&self, text: Bytes) {
@@ -75,16 +81,13 @@ impl Feed {
     pub fn join(&self, last: Last) -> (Bytes, broadcast::Receiver<Bytes>) {
         let missed = match last {
             Last::None => Some(self.kept.len()),
-            Last::Version(version) if version == self.version => Some(self.kept.len()),
-            Last::Version(version) => self
-                .kept
-                .iter()
-                .position(|change| change.from_version == version),
+            Last::Map(stamp) if stamp == self.stamp => Some(self.kept.len()),
+            Last::Map(stamp) => self.kept.iter().position(|change| change.from == stamp),
             Last::Unreadable => None,
         };
         let first = match missed {
-            None => reset_event(self.version),
-            Some(from) if from == self.kept.len() => seats_event(self.version, std::iter::empty()),
+            None => reset_event(self.stamp),
+            Some(from) if from == self.kept.len() => seats_event(self.stamp, std::iter::empty()),
             Some(from) => {
                 let texts: Vec<&[u8]> = self.kept.range(from..).map(|one| &*one.text).collect();
                 texts.concat().into()
@@ -99,15 +102,16 @@ impl Feed {
 pub enum Last {
     /// It is new.
     None,
-    /// It had this version.
-    Version(i64),
+    /// It had this map.
+    Map(Stamp),
     /// It says something else.
     Unreadable,
 }
 
-fn seats_event(version: i64, seats: impl Iterator<Item = (i32, u8)>) -> Bytes {
+fn seats_event(stamp: Stamp, seats: impl Iterator<Item = (i32, u8)>) -> Bytes {
+    let version = stamp.version;
     let mut text =
-        format!("id: {version}\nevent: seats\ndata: {{\"version\":{version},\"changes\":[");
+        format!("id: {stamp}\nevent: seats\ndata: {{\"version\":{version},\"changes\":[");
     for (at, (seat, letter)) in seats.enumerate() {
         let comma = if at == 0 { "" } else { "," };
         write!(text, "{comma}[{seat},\"{}\"]", char::from(letter))
@@ -117,8 +121,9 @@ fn seats_event(version: i64, seats: impl Iterator<Item = (i32, u8)>) -> Bytes {
     text.into()
 }
 
-fn reset_event(version: i64) -> Bytes {
-    format!("id: {version}\nevent: reset\ndata: {{\"version\":{version}}}\n\n").into()
+fn reset_event(stamp: Stamp) -> Bytes {
+    let version = stamp.version;
+    format!("id: {stamp}\nevent: reset\ndata: {{\"version\":{version}}}\n\n").into()
 }
 
 #[cfg(test)]
@@ -129,10 +134,17 @@ mod tests {
         std::str::from_utf8(bytes).unwrap()
     }
 
+    fn at(version: i64) -> Stamp {
+        Stamp {
+            layout_no: 0,
+            version,
+        }
+    }
+
     fn feed() -> Feed {
-        let mut feed = Feed::new(7);
-        feed.changed(8, [(0, b'H'), (12, b'A')].into_iter());
-        feed.changed(10, std::iter::once((3, b'S')));
+        let mut feed = Feed::new(at(7));
+        feed.changed(at(8), [(0, b'H'), (12, b'A')].into_iter());
+        feed.changed(at(10), std::iter::once((3, b'S')));
         feed
     }
 
@@ -147,14 +159,22 @@ mod tests {
         let feed = feed();
         for (last, expected) in [
             (Last::None, NOW.to_owned()),
-            (Last::Version(10), NOW.to_owned()),
-            (Last::Version(8), TEN.to_owned()),
-            (Last::Version(7), EIGHT.to_owned() + TEN),
+            (Last::Map(at(10)), NOW.to_owned()),
+            (Last::Map(at(8)), TEN.to_owned()),
+            (Last::Map(at(7)), EIGHT.to_owned() + TEN),
             // Long ago, of another map, ahead of us.
-            (Last::Version(6), RESET.to_owned()),
-            (Last::Version(9), RESET.to_owned()),
-            (Last::Version(11), RESET.to_owned()),
+            (Last::Map(at(6)), RESET.to_owned()),
+            (Last::Map(at(9)), RESET.to_owned()),
+            (Last::Map(at(11)), RESET.to_owned()),
             (Last::Unreadable, RESET.to_owned()),
+            // Of a layout that was replaced since then, or not yet here.
+            (
+                Last::Map(Stamp {
+                    layout_no: 1,
+                    ..at(10)
+                }),
+                RESET.to_owned(),
+            ),
         ] {
             assert_eq!(text(&feed.join(last).0), expected, "{last:?}");
         }
@@ -165,13 +185,13 @@ mod tests {
         let mut feed = feed();
         let (_, mut quick) = feed.join(Last::None);
         let (_, mut slow) = feed.join(Last::None);
-        feed.changed(11, std::iter::once((1, b'H')));
+        feed.changed(at(11), std::iter::once((1, b'H')));
         assert!(text(&quick.try_recv().unwrap()).starts_with("id: 11\n"));
-        feed.replaced(20);
+        feed.replaced(at(20));
         assert!(text(&quick.try_recv().unwrap()).contains("event: reset"));
-        assert!(text(&feed.join(Last::Version(10)).0).contains("event: reset"));
+        assert!(text(&feed.join(Last::Map(at(10))).0).contains("event: reset"));
         for version in 21..300 {
-            feed.changed(version, std::iter::empty());
+            feed.changed(at(version), std::iter::empty());
         }
         let lagged = slow.try_recv().unwrap_err();
         assert!(matches!(lagged, broadcast::error::TryRecvError::Lagged(_)));
@@ -179,17 +199,17 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut feed = Feed::new(0);
+        let mut feed = Feed::new(at(0));
         for version in 1..=5000 {
-            feed.changed(version, (0..version % 100).map(|_| (1, b'H')));
+            feed.changed(at(version), (0..version % 100).map(|_| (1, b'H')));
             assert!(feed.kept.len() <= KEPT_MAX && feed.kept_bytes <= KEPT_BYTES_MAX);
             let bytes: usize = feed.kept.iter().map(|change| change.text.len()).sum();
             assert_eq!(bytes, feed.kept_bytes);
         }
         // One that is too large by itself.
-        feed.changed(5001, (0..100_000).map(|_| (1, b'H')));
+        feed.changed(at(5001), (0..100_000).map(|_| (1, b'H')));
         assert_eq!((feed.kept.len(), feed.kept_bytes), (0, 0));
-        assert!(text(&feed.join(Last::Version(5000)).0).contains("event: reset"));
-        assert!(text(&feed.join(Last::Version(5001)).0).contains("event: seats"));
+        assert!(text(&feed.join(Last::Map(at(5000))).0).contains("event: reset"));
+        assert!(text(&feed.join(Last::Map(at(5001))).0).contains("event: seats"));
     }
 }

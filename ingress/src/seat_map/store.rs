@@ -1,11 +1,11 @@
 //! Reading a seat map.
 
-use super::state::Map;
+use super::state::{Map, Stamp};
 use crate::problem::{Code, Problem};
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::RunQueryDsl;
-use onsale_platform::db::Pool;
+use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::ScheduleId;
 
@@ -49,4 +49,34 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Map, Problem>
         usize::try_from(row.total).unwrap_or_default(),
         claims,
     ))
+}
+
+/// What each of these schedules' maps is now; of all in one statement.
+pub async fn stamps(
+    pool: &Pool,
+    schedules: &[ScheduleId],
+) -> Result<Vec<(ScheduleId, Stamp)>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        schedule_id: ScheduleId,
+        #[diesel(sql_type = BigInt)]
+        map_version: i64,
+        #[diesel(sql_type = BigInt)]
+        layout_no: i64,
+    }
+    let ids: Vec<uuid::Uuid> = schedules.iter().map(|schedule| schedule.0).collect();
+    let mut conn = pool.get().await?;
+    let rows: Vec<Row> = statement(
+        "SELECT schedule_id, map_version, layout_no FROM sale WHERE schedule_id = ANY($1)",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(&mut conn)
+    .await?;
+    let stamp = |row: Row| Stamp {
+        layout_no: row.layout_no,
+        version: row.map_version,
+    };
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.schedule_id, stamp(row))).collect())
 }

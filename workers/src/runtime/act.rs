@@ -5,7 +5,7 @@ use super::lane::PartitionedLane;
 use super::world::Publish;
 use onsale_platform::metric;
 use onsale_schema::message::{MessageOutcomes, Reply, encode};
-use onsale_schema::{IngressId, Lane};
+use onsale_schema::{IngressId, Lane, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -13,10 +13,14 @@ use std::collections::BTreeMap;
 /// largest message.
 const REPLY_COMMANDS_MAX: usize = 1024;
 
-/// Sends what a committed proposal makes due.
-pub async fn committed<L: PartitionedLane>(world: &impl Publish, proposal: Proposal<L>) {
+/// Sends what a proposal makes due that was committed just now.
+pub async fn committed<L: PartitionedLane>(
+    world: &impl Publish,
+    proposal: Proposal<L>,
+    now: Timestamp,
+) {
     reply_all::<L>(world, proposal.decided).await;
-    if let Some(payload) = L::broadcast(&proposal.changes) {
+    if let Some(payload) = L::broadcast(&proposal.changes, now) {
         let subject = world.subjects().map(proposal.partition);
         world.publish(subject, payload).await;
     }

@@ -434,7 +434,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
 
     async fn acted(&mut self, proposal: Proposal<L>) {
         self.core.committed(&proposal);
-        act::committed(&self.world, proposal).await;
+        act::committed(&self.world, proposal, self.world.now()).await;
     }
 }
 

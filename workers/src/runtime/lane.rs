@@ -64,8 +64,8 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// Whether there is nothing to write.
     fn is_empty(changes: &Self::Changes) -> bool;
 
-    /// What to broadcast about committed changes: payloads for the partition's map subject.
-    fn broadcast(changes: &Self::Changes) -> Option<Vec<u8>>;
+    /// What to broadcast now about committed changes: payloads for the partition's map subject.
+    fn broadcast(changes: &Self::Changes, now: Timestamp) -> Option<Vec<u8>>;
 
     /// A beat about everything that is loaded, so that a lost broadcast is noticed.
     fn beat(state: &Self::State, now: Timestamp) -> Option<Vec<u8>>;

@@ -288,9 +288,8 @@ impl PartitionedLane for Seats {
         changes.is_empty()
     }
 
-    fn broadcast(changes: &Changes) -> Option<Vec<u8>> {
-        let maps = changes.maps.clone();
-        (!maps.is_empty()).then(|| encode(&MapBroadcast { maps }))
+    fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {
+        map_broadcast(changes.maps.clone(), now)
     }
 
     fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
@@ -306,7 +305,7 @@ impl PartitionedLane for Seats {
                 layout_no: Some(loaded.sale.layout_no()),
             })
             .collect();
-        (!maps.is_empty()).then(|| encode(&MapBroadcast { maps }))
+        map_broadcast(maps, now)
     }
 
     fn dead_lettered() -> Outcome {
@@ -338,6 +337,11 @@ impl Persistent for Seats {
     async fn store(conn: &AsyncPgConnection, changes: &[&Changes]) -> Result<Stored, db::Error> {
         store::changes(conn, changes).await
     }
+}
+
+fn map_broadcast(maps: Vec<MapChange>, now: Timestamp) -> Option<Vec<u8>> {
+    let sent_at = Some(now);
+    (!maps.is_empty()).then(|| encode(&MapBroadcast { maps, sent_at }))
 }
 
 fn refusal_label(refusal: &Refusal) -> &'static str {
