@@ -37,6 +37,15 @@ impl Histogram {
         self.longest_ns = self.longest_ns.max(ns);
     }
 
+    /// Adds what another one counted.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
+    }
+
     /// How many were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

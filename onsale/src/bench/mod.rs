@@ -18,6 +18,7 @@ mod run;
 mod scrape;
 pub mod seats;
 pub mod steady;
+pub mod streams;
 mod verify;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ pub struct Args {
 enum What {
     Seats(seats::Args),
     Failover(failover::Args),
+    Streams(streams::Args),
 }
 
 /// Runs the command.
@@ -45,5 +47,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Seats(args) => seats::run(args).await,
         What::Failover(args) => failover::run(args).await,
+        What::Streams(args) => streams::run(args).await,
     }
 }

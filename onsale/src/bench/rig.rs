@@ -278,6 +278,11 @@ impl Rig {
         Ok(Tokens::new(&auth, Clock::default()))
     }
 
+    /// Stops the ingress in good order.
+    pub async fn stop_ingress(&self) {
+        self.ingress.stop().await;
+    }
+
     /// Stops everything in good order.
     pub async fn stop(mut self) {
         if let Some(rival) = self.rival.take() {

@@ -11,6 +11,7 @@ mod idempotency;
 mod journey;
 mod limits;
 mod links;
+mod live_map;
 mod load;
 mod money;
 mod ownership;
