@@ -68,6 +68,22 @@ fn a_failover_run_strikes_measures_and_finds_every_hold() {
 }
 
 #[test]
+fn a_run_of_streams_tells_all_of_every_change_and_ends_them_in_good_order() {
+    let (report, told) = bench(&["streams", "--streams=50", "--changes=3"]);
+    for fault in report["faults"].as_array().unwrap() {
+        assert!(
+            fault.as_str().unwrap().contains("debug build"),
+            "{fault}\n{told}"
+        );
+    }
+    let (times, memory) = (&report["told"], &report["memory"]);
+    assert_eq!(number(times, "count"), 150.0, "{told}");
+    assert!(number(times, "p50Ms") > 0.0 && number(times, "p50Ms") <= number(times, "maxMs"));
+    assert!(number(memory, "withStreamsBytes") > 0.0, "{memory}");
+    assert_eq!(number(&report["shutdown"], "endedWhole"), 50.0, "{told}");
+}
+
+#[test]
 fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
     let (report, told) = bench(&["seats", "--quick", "--rivals=cte,row-lock"]);
     for fault in report["faults"].as_array().unwrap() {

@@ -196,7 +196,18 @@ impl Grounds {
     /// # Errors
     /// When the database refuses.
     pub async fn dates(&mut self, seats: u32) -> anyhow::Result<Dates> {
-        let schedules = schedule_ids(Case::AllWin);
+        self.alike(schedule_ids(Case::AllWin), seats).await
+    }
+
+    /// Makes one date, with so many seats, and a buyer who is signed in.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn date(&mut self, seats: u32) -> anyhow::Result<Dates> {
+        self.alike(vec![ScheduleId(Uuid::now_v7())], seats).await
+    }
+
+    async fn alike(&mut self, schedules: Vec<ScheduleId>, seats: u32) -> anyhow::Result<Dates> {
         let layout = Layout::plain(seats, PRICE_WON);
         for schedule_id in &schedules {
             self.schedule(*schedule_id, &layout).await?;

@@ -70,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tools = Tools::locate()?;
     progress.say("starting Postgres, nats-server, an ingress and a worker");
     let mut track = Track::new(Rig::start(&tools, 1).await?).await?;
-    let dates = track.grounds.dates(SEATS).await?;
+    let dates = track.grounds.date(SEATS).await?;
     let schedule = dates.schedules[0];
     let addr = track.rig.pipeline();
     let open = async |count: usize| {
