@@ -186,12 +186,12 @@ fn last_version(text: &[u8]) -> Option<i64> {
     let begins = begins
         .filter(|(_, window)| *window == NAME)
         .map(|(at, _)| at + NAME.len());
-    let versions = begins.filter_map(|from| {
+    let mut versions = begins.filter_map(|from| {
         let line = &text[from..];
         let end = line.iter().position(|byte| *byte == b'\n')?;
         std::str::from_utf8(&line[..end]).ok()?.parse().ok()
     });
-    versions.last()
+    versions.next_back()
 }
 
 #[cfg(test)]
