@@ -50,7 +50,9 @@ export async function free(client: Shop, scheduleId: string): Promise<string[]> 
   const map = await client.GET("/api/v1/schedules/{scheduleId}/seats", { params });
   if (!map.data) throw new Refused(map.error);
   const letters = map.data.seats;
-  const seats = layout.data.sections.flatMap((section) => section.rows.flatMap((row) => row.seats));
+  // A section without rows has places, which are asked for by their count.
+  const rows = layout.data.sections.flatMap((section) => ("rows" in section ? section.rows : []));
+  const seats = rows.flatMap((row) => row.seats);
   return seats.filter((seat) => letters[seat.seatNo] === "A").map((seat) => seat.label);
 }
 

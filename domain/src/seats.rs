@@ -7,6 +7,7 @@
 mod changes;
 mod decide;
 mod effects;
+mod places;
 pub mod plan;
 mod policy;
 mod undo;
@@ -91,7 +92,7 @@ pub struct Reservation {
     pub command_id: CommandId,
     /// What that command asked, as a digest.
     pub fingerprint: Fingerprint,
-    /// Its seats, in the order asked; it keeps them after its end.
+    /// Its seats, in the order asked, and then its places; it keeps them after its end.
     pub seats: Vec<SeatNo>,
     /// Price of all.
     pub total: Money,

@@ -320,9 +320,21 @@ mod tests {
                 reservation_id,
                 schedule_id,
                 seats,
+                places: vec![],
                 layout_no: Some(i64::MAX),
             });
         }
+        let place = seats::Places {
+            section: "s".repeat(128),
+            count: u32::MAX,
+        };
+        assert_fits::<Seats>(seats::Kind::Hold {
+            reservation_id,
+            schedule_id,
+            seats: vec![SeatNo(i32::MAX); 100],
+            places: vec![place; 10],
+            layout_no: Some(i64::MAX),
+        });
         let at = Some(Timestamp::from_micros(i64::MAX));
         assert_fits::<Seats>(seats::Kind::Policy {
             schedule_id,

@@ -21,6 +21,8 @@ pub trait Commands: Send + Sync + 'static {
 const KIND_BYTES: usize = 224;
 /// Room for one seat number.
 const SEAT_BYTES: usize = 5;
+/// Room for places of one section, besides its name.
+const PLACES_BYTES: usize = 32;
 
 /// See [`Lane::Seats`].
 pub enum Seats {}
@@ -32,7 +34,13 @@ impl Commands for Seats {
 
     fn kind_bytes_max(kind: &seats::Kind) -> usize {
         match kind {
-            seats::Kind::Hold { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
+            seats::Kind::Hold { seats, places, .. } => {
+                let names = places.iter().map(|places| places.section.len());
+                KIND_BYTES
+                    + SEAT_BYTES * seats.len()
+                    + PLACES_BYTES * places.len()
+                    + names.sum::<usize>()
+            }
             seats::Kind::HoldBest { section, grade, .. } => {
                 let names = section.iter().chain(grade).map(String::len);
                 KIND_BYTES + names.sum::<usize>()

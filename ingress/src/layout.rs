@@ -5,6 +5,7 @@
 //! replacement is refused by the owner, and read again. What is shown of a reservation is shown by
 //! a layout that is known not to be replaced any more.
 
+mod document;
 mod put;
 mod read;
 mod store;
@@ -18,18 +19,20 @@ use crate::problem::{Code, Problem};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use document::{Document, document};
 use onsale_platform::db::Pool;
+use onsale_schema::layout::label;
 use onsale_schema::{Money, ScheduleId, SeatNo};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use store::{Row, Rows};
+use store::Rows;
 use tokio::sync::Semaphore;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 pub use put::{__path_put, put};
 
@@ -50,7 +53,11 @@ pub struct Layout {
     settled: AtomicBool,
     seats: Vec<Seat>,
     by_label: HashMap<Box<str>, SeatNo>,
+    /// Of rows.
     sections: HashSet<Box<str>>,
+    /// Sections of places.
+    standing: HashSet<Box<str>>,
+    /// Of seats.
     grades: HashSet<Box<str>>,
     hash: Box<str>,
     /// Of the plain form and of the compressed one: they are not the same bytes.
@@ -59,13 +66,25 @@ pub struct Layout {
     json: gzip::Body,
 }
 
-/// One seat.
+/// One seat, or one place of a section without rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seat {
-    /// `<section>-<row>-<number>`.
+    /// See [`label`].
     pub label: Box<str>,
     /// What it costs.
     pub price: Money,
+    /// Whether it is a place: nobody asks for it by its label.
+    pub is_place: bool,
+}
+
+impl Seat {
+    /// Its section, if it is a place.
+    #[must_use]
+    pub fn place_in(&self) -> Option<&str> {
+        // `<section>-<number>`
+        let (section, _) = self.label.rsplit_once('-')?;
+        self.is_place.then_some(section)
+    }
 }
 
 impl Layout {
@@ -90,29 +109,37 @@ impl Layout {
         self.settled.store(true, Ordering::Relaxed);
     }
 
-    /// The seat with this label.
+    /// The seat with this label; no place.
     #[must_use]
     pub fn by_label(&self, label: &str) -> Option<SeatNo> {
         self.by_label.get(label).copied()
     }
 
-    /// Whether it has a section of this name.
+    /// Whether it has a section of rows of this name.
     #[must_use]
     pub fn has_section(&self, name: &str) -> bool {
         self.sections.contains(name)
     }
 
-    /// Whether it has a grade of this name.
+    /// Whether it has a section of places of this name.
+    #[must_use]
+    pub fn has_places(&self, name: &str) -> bool {
+        self.standing.contains(name)
+    }
+
+    /// Whether it has seats of a grade of this name.
     #[must_use]
     pub fn has_grade(&self, name: &str) -> bool {
         self.grades.contains(name)
     }
 
-    /// Whether seats are beside each other: in one row, without another between them.
+    /// Whether seats are beside each other: in one row, without another between them. Places are
+    /// not looked at.
     #[must_use]
     pub fn are_together(&self, seats: &[SeatNo]) -> bool {
         let mut places = Vec::with_capacity(seats.len());
-        for seat in seats {
+        let is_place = |seat: &SeatNo| self.seat(*seat).is_some_and(|seat| seat.is_place);
+        for seat in seats.iter().filter(|seat| !is_place(seat)) {
             // `<section>-<row>-<number>`
             let place = self
                 .seat(*seat)
@@ -158,22 +185,31 @@ impl Layout {
         let mut seats = Vec::with_capacity(rows.len());
         let mut by_label = HashMap::with_capacity(rows.len());
         let (mut sections, mut grades) = (HashSet::new(), HashSet::new());
+        let mut standing = HashSet::new();
         for (seat_no, section, row_name, seat_number, grade, price, ..) in &rows {
-            for (names, name) in [(&mut sections, section), (&mut grades, grade)] {
+            let is_place = row_name.is_empty();
+            let of_section = match is_place {
+                true => &mut standing,
+                false => &mut sections,
+            };
+            let of_grade = (!is_place).then_some((&mut grades, grade));
+            for (names, name) in [(of_section, section)].into_iter().chain(of_grade) {
                 if !names.contains(name.as_str()) {
                     names.insert(name.clone().into_boxed_str());
                 }
             }
-            let label = format!("{section}-{row_name}-{seat_number}").into_boxed_str();
+            let label = label(section, row_name, *seat_number).into_boxed_str();
             by_label.insert(label.clone(), SeatNo(*seat_no));
             seats.push(Seat {
                 label,
                 price: *price,
+                is_place,
             });
         }
         if by_label.len() != seats.len() {
             return Err(broken("two seats have one label"));
         }
+        by_label.retain(|_, no| !seats[no.0 as usize].is_place);
         let etag = |suffix: &str| {
             HeaderValue::try_from(format!("\"{hash}{suffix}\"")).map_err(|_| broken("hash"))
         };
@@ -186,6 +222,7 @@ impl Layout {
             seats,
             by_label,
             sections,
+            standing,
             grades,
             hash: hash.into(),
             etag,
@@ -193,88 +230,6 @@ impl Layout {
             json,
         })
     }
-}
-
-/// The seats of a date, in the order of their numbers.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Layout)]
-#[serde(rename_all = "camelCase")]
-struct Document<'a> {
-    /// Names this version.
-    layout_hash: &'a str,
-    sections: Vec<SectionView<'a>>,
-}
-
-/// A section of a layout.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LayoutSection)]
-struct SectionView<'a> {
-    #[schema(example = "A")]
-    name: &'a str,
-    rows: Vec<RowView<'a>>,
-}
-
-/// A row of a section.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LayoutRow)]
-struct RowView<'a> {
-    #[schema(example = "1")]
-    name: &'a str,
-    seats: Vec<SeatView<'a>>,
-}
-
-/// A seat of a row.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LayoutSeat)]
-#[serde(rename_all = "camelCase")]
-struct SeatView<'a> {
-    /// Its index in the seat map.
-    #[schema(minimum = 0)]
-    seat_no: i32,
-    /// What it is called: `<section>-<row>-<number>`.
-    #[schema(example = "A-1-12")]
-    label: &'a str,
-    #[schema(example = "VIP")]
-    grade: &'a str,
-    price: Money,
-    /// Where it is drawn.
-    x: f32,
-    /// Where it is drawn.
-    y: f32,
-}
-
-/// The layout, as it is sent.
-fn document(hash: &str, rows: &[Row], seats: &[Seat]) -> Vec<u8> {
-    let mut sections: Vec<SectionView<'_>> = Vec::new();
-    for ((seat_no, section, row_name, _, grade, price, x, y), seat) in rows.iter().zip(seats) {
-        if sections.last().is_none_or(|last| last.name != section) {
-            sections.push(SectionView {
-                name: section,
-                rows: Vec::new(),
-            });
-        }
-        let rows = &mut sections.last_mut().expect("one was just pushed").rows;
-        if rows.last().is_none_or(|last| last.name != row_name) {
-            rows.push(RowView {
-                name: row_name,
-                seats: Vec::new(),
-            });
-        }
-        let in_row = &mut rows.last_mut().expect("one was just pushed").seats;
-        in_row.push(SeatView {
-            seat_no: *seat_no,
-            label: &seat.label,
-            grade,
-            price: *price,
-            x: *x,
-            y: *y,
-        });
-    }
-    let document = Document {
-        layout_hash: hash,
-        sections,
-    };
-    serde_json::to_vec(&document).expect("a layout has a JSON form")
 }
 
 /// The layouts that are in use. Cheap to clone.
@@ -473,6 +428,8 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
+    use super::store::Row;
+
     fn row(seat_no: i32, section: &str, row_name: &str, number: i32) -> Row {
         let (section, row_name) = (section.to_owned(), row_name.to_owned());
         (
@@ -519,6 +476,33 @@ mod tests {
             json["sections"][1]["rows"][0]["seats"][0]["price"]["amount"],
             9
         );
+    }
+
+    #[test]
+    fn places_are_counted_and_not_named() {
+        let rows = vec![
+            row(0, "A", "1", 1),
+            row(1, "F", "", 1),
+            row(2, "F", "", 2),
+            row(3, "G", "", 1),
+        ];
+        let layout = layout(rows).unwrap();
+        assert_eq!(layout.by_label("A-1-1"), Some(SeatNo(0)));
+        assert_eq!(layout.by_label("F-1"), None);
+        assert_eq!(&*layout.label(SeatNo(2)), "F-2");
+        assert_eq!(layout.seat(SeatNo(2)).unwrap().place_in(), Some("F"));
+        assert_eq!(layout.seat(SeatNo(0)).unwrap().place_in(), None);
+        assert!(layout.has_section("A") && !layout.has_section("F"));
+        assert!(layout.has_places("F") && !layout.has_places("A"));
+        assert!(layout.are_together(&[SeatNo(0), SeatNo(3), SeatNo(1)]));
+        let json: serde_json::Value = serde_json::from_slice(layout.json.plain()).unwrap();
+        let floor = serde_json::json!({ "name": "F", "places": {
+            "firstSeatNo": 1, "count": 2, "grade": "R",
+            "price": { "amount": 9, "currency": "KRW" }, "x": 1.5, "y": 2.0,
+        } });
+        assert_eq!(json["sections"][1], floor);
+        assert_eq!(json["sections"][2]["places"]["firstSeatNo"], 3);
+        assert_eq!(json["sections"].as_array().unwrap().len(), 3);
     }
 
     #[test]

@@ -196,10 +196,20 @@ enum More {
     #[default]
     Nothing,
     Errors(Vec<FieldError>),
-    Seats(Vec<Box<str>>),
+    Taken(Vec<Box<str>>, Vec<PlacesLeft>),
     Limit(u32),
     Cap(Money),
     ReservationStatus(ReservationStatus),
+}
+
+/// A section with fewer places left than were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PlacesLeft {
+    /// Its name.
+    #[schema(value_type = String, example = "FLOOR")]
+    pub section: Box<str>,
+    /// So many are left.
+    pub available: u32,
 }
 
 /// One thing that is wrong with a request.
@@ -264,11 +274,11 @@ impl Problem {
         self
     }
 
-    /// `seat-unavailable`, with the labels that were taken.
+    /// `seat-unavailable`, with the labels that were taken and the sections with too few places.
     #[must_use]
-    pub fn seats_taken(labels: Vec<Box<str>>) -> Self {
+    pub fn seats_taken(labels: Vec<Box<str>>, places: Vec<PlacesLeft>) -> Self {
         let mut problem = Self::new(Code::SeatUnavailable);
-        problem.more = More::Seats(labels);
+        problem.more = More::Taken(labels, places);
         problem
     }
 
@@ -330,6 +340,7 @@ impl Problem {
             trace_id: trace.as_str(),
             errors: None,
             seats: None,
+            places: None,
             limit: None,
             cap: None,
             reservation_status: None,
@@ -337,7 +348,10 @@ impl Problem {
         match &self.more {
             More::Nothing => {}
             More::Errors(errors) => document.errors = Some(errors),
-            More::Seats(seats) => document.seats = Some(seats),
+            More::Taken(seats, places) => {
+                document.seats = Some(seats);
+                document.places = Some(&**places).filter(|places| !places.is_empty());
+            }
             More::Limit(limit) => document.limit = Some(*limit),
             More::Cap(cap) => document.cap = Some(*cap),
             More::ReservationStatus(status) => document.reservation_status = Some(*status),
@@ -384,6 +398,10 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>, required = false, example = json!(["A-1-2"]))]
     seats: Option<&'a [Box<str>]>,
+    /// With `seat-unavailable`: the sections that have fewer places left than were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<PlacesLeft>, required = false, min_items = 1)]
+    places: Option<&'a [PlacesLeft]>,
     /// With `seat-limit-exceeded`: the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -493,8 +511,14 @@ mod tests {
             json(&Problem::validation(errors)),
             r#"{"type":"urn:onsale:problem:validation-failed","title":"The request is not valid","status":422,"code":"validation-failed","retryable":false,"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","errors":[{"pointer":"/seats","code":"too-many"}]}"#
         );
-        let taken = Problem::seats_taken(vec!["A-1-2".into()]);
+        let taken = Problem::seats_taken(vec!["A-1-2".into()], vec![]);
         assert!(json(&taken).ends_with(r#""seats":["A-1-2"]}"#));
+        let left = PlacesLeft {
+            section: "F".into(),
+            available: 1,
+        };
+        let too_few = json(&Problem::seats_taken(vec![], vec![left]));
+        assert!(too_few.ends_with(r#""seats":[],"places":[{"section":"F","available":1}]}"#));
         assert!(json(&Problem::seat_limit(4)).ends_with(r#""limit":4}"#));
         let conflict = Problem::state_conflict(ReservationStatus::Paid);
         assert!(json(&conflict).ends_with(r#""reservationStatus":"PAID"}"#));

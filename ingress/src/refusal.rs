@@ -1,6 +1,6 @@
 //! What a refusal by an owner is called over HTTP.
 
-use crate::problem::{Code, FieldError, Problem};
+use crate::problem::{Code, FieldError, PlacesLeft, Problem};
 use onsale_schema::{SeatNo, ledger, seats, settlement};
 
 /// What a refused seat command is told; `label` names a seat of the schedule that was asked.
@@ -16,8 +16,13 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
         R::SaleNotOpen => Problem::new(Code::SaleNotOpen),
         R::SaleClosed => Problem::new(Code::SaleClosed),
         R::SeatLimitExceeded { limit } => Problem::seat_limit(*limit),
-        R::SeatUnavailable { seats } => {
-            Problem::seats_taken(seats.iter().map(|&seat| label(seat)).collect())
+        R::SeatUnavailable { seats, places } => {
+            let places = places.iter().map(|left| PlacesLeft {
+                section: left.section.as_str().into(),
+                available: left.available,
+            });
+            let labels = seats.iter().map(|&seat| label(seat));
+            Problem::seats_taken(labels.collect(), places.collect())
         }
         R::StateConflict { status } => Problem::state_conflict(*status),
         // Its parts were looked at before; only together with what is there they make no sense.

@@ -1,5 +1,6 @@
 //! Reservations: hold seats, look at one's own, give a hold back.
 
+mod places;
 mod store;
 mod wish;
 
@@ -22,6 +23,7 @@ use axum::response::{IntoResponse, Response};
 use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, partition};
+use places::PlacesView;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,7 +42,11 @@ pub struct ReservationView<'a> {
     schedule_id: ScheduleId,
     #[schema(value_type = Vec<SeatView>)]
     seats: SeatsView<'a>,
-    /// Whether the seats are beside each other in one row.
+    /// Of sections without seats; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, min_items = 1)]
+    places: Vec<PlacesView<'a>>,
+    /// Whether the seats are beside each other in one row; places are not looked at.
     together: bool,
     /// What they cost together.
     total: Money,
@@ -70,6 +76,7 @@ struct SeatView<'a> {
 impl Serialize for SeatsView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let seats = self.seats.iter().filter_map(|&no| self.layout.seat(no));
+        let seats = seats.filter(|seat| !seat.is_place);
         serializer.collect_seq(seats.map(|seat| SeatView {
             label: &seat.label,
             price: seat.price,
@@ -102,6 +109,7 @@ fn held_answer(app: &App, layout: &Layout, hold: &Hold) -> Result<Answer, Proble
             layout,
             seats: Cow::Borrowed(&hold.seats),
         },
+        places: places::views(layout, &hold.seats),
         together: layout.are_together(&hold.seats),
         total: hold.total,
         status: ReservationStatus::Held,
@@ -137,7 +145,8 @@ fn misanswered() -> Problem {
 /// Hold seats
 ///
 /// All of them or none, until `expiresAt`. Pay before that, or give them back. Either name `seats`,
-/// or leave the choice to us with `bestAvailable`.
+/// and say how many `places` of sections without seats, or one of both; or leave the choice of seats
+/// to us with `bestAvailable`, which never gives places.
 #[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
     tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
     extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
@@ -253,6 +262,7 @@ fn view(row: store::Row, layout: &Layout, now: Timestamp) -> ReservationView<'_>
         reservation_id: row.reservation_id,
         schedule_id: row.schedule_id,
         together: layout.are_together(&row.seat_nos),
+        places: places::views(layout, &row.seat_nos),
         seats: SeatsView {
             layout,
             seats: Cow::Owned(row.seat_nos),

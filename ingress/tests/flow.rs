@@ -143,6 +143,7 @@ async fn refusals_have_their_codes() {
     let buyer = bench.api.buyer().await;
     let taken = Refusal::SeatUnavailable {
         seats: vec![SeatNo(1)],
+        places: vec![],
     };
     let conflict = Refusal::StateConflict {
         status: ReservationStatus::Paid,
@@ -320,6 +321,7 @@ async fn an_open_outcome_is_told_later() {
     bench.sql("DELETE FROM outcome").await;
     let taken = Outcome::Refused(Refusal::SeatUnavailable {
         seats: vec![SeatNo(1)],
+        places: vec![],
     });
     store_outcomes(&bench, &message, &[taken]).await;
     let refused = look(&accepted).await.expect(200);

@@ -4,14 +4,14 @@ use crate::money::Money;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// One seat; its index in a layout is its `seat_no`.
+/// One seat, or one place of a section without rows; its index in a layout is its `seat_no`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seat {
     /// Its section; no hyphen and no comma in it.
     pub section: String,
-    /// Its row; no hyphen and no comma either.
+    /// Its row; no hyphen and no comma either. Empty for a place.
     pub row: String,
-    /// Its number in the row, from 1.
+    /// Its number in the row, or among the section's places, from 1.
     pub number: i32,
     /// Its grade's name; no comma in it.
     pub grade: String,
@@ -24,10 +24,21 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// `<section>-<row>-<number>`, which has no other reading since names have no hyphen.
+    /// See [`label`].
     #[must_use]
     pub fn label(&self) -> String {
-        format!("{}-{}-{}", self.section, self.row, self.number)
+        label(&self.section, &self.row, self.number)
+    }
+}
+
+/// `<section>-<row>-<number>`, or `<section>-<number>` for a place, which has no row. Neither has
+/// another reading, since names have no hyphen.
+#[must_use]
+pub fn label(section: &str, row: &str, number: i32) -> String {
+    if row.is_empty() {
+        format!("{section}-{number}")
+    } else {
+        format!("{section}-{row}-{number}")
     }
 }
 
@@ -96,6 +107,12 @@ mod tests {
         };
         let all = [seat(1, 5), seat(2, 5)];
         assert_eq!(all[1].label(), "A-1-2");
+        let place = Seat {
+            row: String::new(),
+            ..seat(12, 5)
+        };
+        assert_eq!(place.label(), "A-12");
+        assert_ne!(hash(&[place]), hash(&[seat(12, 5)]));
         assert_eq!(hash(&all), hash(&all.clone()));
         assert_eq!(hash(&all).len(), 64);
         assert_ne!(hash(&all), hash(&all[..1]));

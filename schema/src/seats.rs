@@ -10,14 +10,17 @@ use std::ops::RangeInclusive;
 /// A command to the owner of a schedule's seats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Hold named seats, all or none.
+    /// Hold named seats and places that are counted, all or none.
     Hold {
         /// The id that the reservation gets if this is accepted.
         reservation_id: ReservationId,
         /// Where.
         schedule_id: ScheduleId,
-        /// Which; not empty, no seat twice.
+        /// Which; no seat twice, and no place.
         seats: Vec<SeatNo>,
+        /// How many places besides; no section twice. Not empty where no seat is named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        places: Vec<Places>,
         /// The layout by which they are meant, see [`MapChange::layout_no`]. By another one they
         /// might be other seats.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +79,24 @@ pub enum Kind {
         /// What changes.
         change: PolicyChange,
     },
+}
+
+/// Places of one section, by their count: which they are, the owner chooses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    /// A section without rows.
+    pub section: String,
+    /// How many; not 0.
+    pub count: u32,
+}
+
+/// What a section has left of its places.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacesLeft {
+    /// The section.
+    pub section: String,
+    /// So many.
+    pub available: u32,
 }
 
 /// What the operator of a schedule allows.
@@ -174,7 +195,7 @@ pub struct Hold {
     pub reservation_id: ReservationId,
     /// Where. Differs from what was asked only if the key was used for another schedule.
     pub schedule_id: ScheduleId,
-    /// Its seats, in the order asked.
+    /// Its seats, in the order asked, and then its places.
     pub seats: Vec<SeatNo>,
     /// Price of all.
     pub total: Money,
@@ -193,7 +214,8 @@ pub enum Refusal {
     KeyReused,
     /// No such schedule.
     UnknownSchedule,
-    /// A seat is not in the layout, or named twice, or none is named.
+    /// A seat is not in the layout, or named twice, or none is named; or the same of a section of
+    /// places.
     UnknownSeat,
     /// Before the booking window, or paused.
     SaleNotOpen,
@@ -208,6 +230,9 @@ pub enum Refusal {
     SeatUnavailable {
         /// Those that were taken.
         seats: Vec<SeatNo>,
+        /// The sections with too few places.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        places: Vec<PlacesLeft>,
     },
     /// No such reservation of that user.
     NotFound,

@@ -96,6 +96,7 @@ fn seats_commands() {
             reservation_id,
             schedule_id,
             seats: vec![SeatNo(3), SeatNo(4)],
+            places: vec![],
             layout_no: None,
         },
         seats::Kind::HoldBest {
@@ -140,9 +141,21 @@ fn seats_commands() {
         reservation_id,
         schedule_id,
         seats: vec![SeatNo(3), SeatNo(4)],
+        places: vec![],
         layout_no: Some(2),
     };
     check("seats-hold-layout", &message(hold));
+    let mixed = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3)],
+        places: vec![seats::Places {
+            section: "FLOOR".into(),
+            count: 2,
+        }],
+        layout_no: Some(2),
+    };
+    check("seats-hold-places", &message(mixed));
     let any = seats::Kind::HoldBest {
         reservation_id,
         schedule_id,
@@ -189,6 +202,7 @@ fn outcomes() {
         Refusal::SeatLimitExceeded { limit: 4 },
         Refusal::SeatUnavailable {
             seats: vec![SeatNo(3)],
+            places: vec![],
         },
         Refusal::NotFound,
         Refusal::StateConflict {
@@ -212,6 +226,14 @@ fn outcomes() {
         Outcome::Refused(Refusal::LayoutChanged),
     ];
     check("seats-reply-policy", &reply(outcomes));
+    let too_few = Outcome::Refused(Refusal::SeatUnavailable {
+        seats: vec![],
+        places: vec![seats::PlacesLeft {
+            section: "FLOOR".into(),
+            available: 1,
+        }],
+    });
+    check("seats-reply-places", &reply(vec![too_few]));
 
     let charged = ledger::Outcome::Charged {
         transfer_id: TransferId(uuid(10)),

@@ -3,9 +3,9 @@
 //! A refused hold changes nothing, not even what is due for others.
 
 use super::plan::Wish;
-use super::{Accepted, Changes, Policy, Sale, Times};
+use super::{Accepted, Changes, Policy, Sale, Times, places};
 use onsale_schema::message::Command;
-use onsale_schema::seats::{Kind, Outcome, Refusal};
+use onsale_schema::seats::{Kind, Outcome, Places, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{ReservationId, SeatNo, Timestamp, UserId};
 use std::borrow::Cow;
@@ -27,16 +27,17 @@ impl Sale {
             Kind::Hold {
                 reservation_id,
                 seats,
+                places,
                 layout_no,
                 ..
             } => {
                 if let Some(outcome) = self.settled(command, *reservation_id, times) {
                     return outcome;
                 }
-                match self.may_hold(command.user, seats, *layout_no, now) {
-                    Ok(lapsing) => {
+                match self.may_hold(command.user, seats, places, *layout_no, now) {
+                    Ok((seats, lapsing)) => {
                         self.lapse(lapsing, now, changes);
-                        Outcome::Held(self.grant(command, *reservation_id, seats, now, changes))
+                        Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
                     }
                     Err(refusal) => Outcome::Refused(refusal),
                 }
@@ -127,26 +128,30 @@ impl Sale {
         })
     }
 
-    /// Whether the user may have these seats now, and which lapsed holds must end for it: those
-    /// that the seats belong to, and the user's own, since they don't count any more.
-    fn may_hold(
+    /// The seats and places that the user may have now, and which lapsed holds must end for it:
+    /// those that they belong to, and the user's own, since they don't count any more.
+    fn may_hold<'a>(
         &self,
         user: UserId,
-        seats: &[SeatNo],
+        seats: &'a [SeatNo],
+        places: &[Places],
         layout_no: Option<i64>,
         now: Timestamp,
-    ) -> Result<Vec<ReservationId>, Refusal> {
+    ) -> Result<(Cow<'a, [SeatNo]>, Vec<ReservationId>), Refusal> {
         self.is_selling(now)?;
         self.is_by_layout(layout_no)?;
-        if seats.is_empty()
-            || seats.iter().any(|&seat| self.seat_index(seat).is_none())
+        if seats.is_empty() && places.is_empty()
+            || !seats.iter().all(|&seat| self.is_numbered(seat))
             || is_named_twice(seats)
+            || !self.are_places(places)
         {
             return Err(Refusal::UnknownSeat);
         }
-        let mut lapsing = self.within_limit(user, seats.len(), now)?;
-        self.are_available(seats, now, &mut lapsing)?;
-        Ok(lapsing)
+        let wanted = seats.len() + places::count(places);
+        let mut lapsing = self.within_limit(user, wanted, now)?;
+        let seats = self.with_places(seats, places, now, &mut lapsing)?;
+        self.are_available(&seats, now, &mut lapsing)?;
+        Ok((seats, lapsing))
     }
 
     /// The best seats that the user may have now, and which lapsed holds must end for it. What is
@@ -164,14 +169,12 @@ impl Sale {
             return Err(Refusal::UnknownSeat);
         }
         let mut lapsing = self.within_limit(user, wish.count, now)?;
-        let mut free = Cow::Borrowed(&self.free);
-        let due = self.due.iter().take_while(|(ends, _)| *ends <= now);
-        for seat in due.flat_map(|(_, id)| &self.reservations[id].seats) {
-            let at = seat.index().expect("a reservation's seats are seats");
-            free.to_mut().set(self.layout.plan.position(at), true);
-        }
-        let none = Refusal::SeatUnavailable { seats: Vec::new() };
-        let seats = self.layout.plan.best(&free, wish).ok_or(none)?;
+        let none = Refusal::SeatUnavailable {
+            seats: Vec::new(),
+            places: Vec::new(),
+        };
+        let best = self.layout.plan.best(&self.free_at(now), wish);
+        let seats = best.ok_or(none)?;
         self.are_available(&seats, now, &mut lapsing)?;
         Ok((seats, lapsing))
     }
@@ -234,7 +237,7 @@ impl Sale {
         }
     }
 
-    fn are_available(
+    pub(super) fn are_available(
         &self,
         seats: &[SeatNo],
         now: Timestamp,
@@ -258,7 +261,10 @@ impl Sale {
         if taken.is_empty() {
             Ok(())
         } else {
-            Err(Refusal::SeatUnavailable { seats: taken })
+            Err(Refusal::SeatUnavailable {
+                seats: taken,
+                places: Vec::new(),
+            })
         }
     }
 

@@ -20,6 +20,7 @@
 
 mod bits;
 mod groups;
+mod places;
 
 pub use bits::Bits;
 use groups::Run;
@@ -34,7 +35,7 @@ use std::ops::Range;
 pub struct Spot<'a> {
     /// Its section.
     pub section: &'a str,
-    /// Its row.
+    /// Its row; none for a place, see [`Spot::is_place`].
     pub row: &'a str,
     /// Its number in the row.
     pub number: i32,
@@ -76,6 +77,7 @@ pub struct Plan {
     rows: Vec<Row>,
     sections: HashMap<String, u32>,
     grades: HashMap<String, u32>,
+    places: places::Places,
 }
 
 /// How good a seat is; less is better.
@@ -111,7 +113,7 @@ impl Plan {
         let spots: Vec<Spot<'a>> = spots.into_iter().collect();
         let grades = grades(&spots);
         let mut sections = HashMap::new();
-        for spot in &spots {
+        for spot in spots.iter().filter(|spot| !spot.is_place()) {
             number(&mut sections, spot.section);
         }
         let merit = |spot: &Spot<'_>| Merit {
@@ -119,6 +121,7 @@ impl Plan {
             distance: distance_cm(spot.x, spot.y),
         };
         let mut order: Vec<usize> = (0..spots.len()).collect();
+        order.retain(|&no| !spots[no].is_place());
         order.sort_by_key(|&no| (spots[no].section, spots[no].row, spots[no].number, no));
         let beside = |a: usize, b: usize| {
             let (a, b) = (&spots[a], &spots[b]);
@@ -159,6 +162,7 @@ impl Plan {
                 best,
             });
         }
+        plan.add_places(&spots);
         plan
     }
 
@@ -392,7 +396,7 @@ impl<'a> Search<'a> {
 /// The grades, the best first.
 fn grades<'a>(spots: &[Spot<'a>]) -> HashMap<&'a str, u32> {
     let mut dearest: HashMap<&str, Money> = HashMap::new();
-    for spot in spots {
+    for spot in spots.iter().filter(|spot| !spot.is_place()) {
         let price = dearest.entry(spot.grade).or_insert(spot.price);
         *price = (*price).max(spot.price);
     }

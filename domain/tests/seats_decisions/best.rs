@@ -62,7 +62,10 @@ fn each_refusal() {
         }
         command
     };
-    let none = Refusal::SeatUnavailable { seats: vec![] };
+    let none = Refusal::SeatUnavailable {
+        seats: vec![],
+        places: vec![],
+    };
     let limit = Refusal::SeatLimitExceeded { limit: 4 };
     for (command, at, expected) in [
         (hold_best(1, 0), 1100, Refusal::UnknownSeat),

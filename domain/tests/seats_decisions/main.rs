@@ -6,6 +6,7 @@ mod best;
 mod common;
 mod ends;
 mod holds;
+mod places;
 mod policies;
 
 use common::{
@@ -55,6 +56,7 @@ fn hold(n: u128, seats: &[i32]) -> Command<Kind> {
             reservation_id: reservation_id(n),
             schedule_id: schedule_id(1),
             seats: seat_nos(seats),
+            places: vec![],
             layout_no: None,
         },
     )
@@ -176,6 +178,7 @@ fn held(sale: &mut Sale, command: &Command<Kind>, at: i64) -> Hold {
 fn unavailable(seats: &[i32]) -> Refusal {
     Refusal::SeatUnavailable {
         seats: seat_nos(seats),
+        places: vec![],
     }
 }
 

@@ -2,11 +2,11 @@
 //! that mostly creep and sometimes jump.
 
 use super::common::{notice_id, schedule_id, user};
-use super::model::Foreign;
+use super::model::{Foreign, SECTION};
 use super::{Step, World};
 use onsale_domain::seats::Times;
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::seats::{Hold, Kind, PolicyChange};
+use onsale_schema::seats::{Hold, Kind, Places, PolicyChange};
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, Money, ReservationId, SeatNo, Timestamp, UserId};
 
@@ -75,11 +75,33 @@ impl World {
         seats
     }
 
+    /// Mostly some of the section that there may be; rarely of another, none, or twice.
+    fn places(&mut self) -> Vec<Places> {
+        let is_there = self.rows.seated < self.rows.layout.prices().len();
+        if !self.rng.percent(if is_there { 40 } else { 3 }) {
+            return Vec::new();
+        }
+        let name = if self.rng.percent(3) { "A" } else { SECTION };
+        let low = if self.rng.percent(3) { 0 } else { 1 };
+        let wanted = Places {
+            section: name.to_owned(),
+            count: u32::try_from(self.rng.range(low, 3)).unwrap(),
+        };
+        let times = if self.rng.percent(3) { 2 } else { 1 };
+        vec![wanted; times]
+    }
+
     fn new_hold(&mut self) -> Command<Kind> {
+        let mut seats = self.seats();
+        let places = self.places();
+        if !places.is_empty() && self.rng.percent(60) {
+            seats.clear();
+        }
         let kind = Kind::Hold {
             reservation_id: ReservationId(self.rng.uuid()),
             schedule_id: self.rows.schedule,
-            seats: self.seats(),
+            seats,
+            places,
             layout_no: self.meant_layout(),
         };
         let user = self.somebody();

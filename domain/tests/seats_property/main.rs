@@ -14,12 +14,12 @@ mod rows;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Claim, Layout, Policy, Sale, Times};
+use onsale_domain::seats::{Changes, Claim, Policy, Sale, Times};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Kind, Outcome, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, NoticeId, ReservationId, SeatNo, Timestamp};
-use rows::{Miss, Rows};
+use rows::{Miss, Rows, layout};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -48,8 +48,12 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 20] = [
+const EXPECTED: [&str; 24] = [
     "held",
+    "held places",
+    "held seats and places",
+    "place changed hands",
+    "too few places",
     "held before",
     "released",
     "applied",
@@ -87,6 +91,7 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::SaleNotOpen => "sale not open",
             Refusal::SaleClosed => "sale closed",
             Refusal::SeatLimitExceeded { .. } => "seat limit exceeded",
+            Refusal::SeatUnavailable { places, .. } if !places.is_empty() => "too few places",
             Refusal::SeatUnavailable { .. } => "seat unavailable",
             Refusal::NotFound => "not found",
             Refusal::StateConflict { .. } => "state conflict",
@@ -95,6 +100,16 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::PolicyInvalid => "policy invalid",
         },
     }
+}
+
+/// How many of them are seats; the others, if any, are places.
+fn some_seats(rng: &mut Rng, count: i64) -> usize {
+    let seated = if rng.percent(60) {
+        rng.range(1, count)
+    } else {
+        count
+    };
+    usize::try_from(seated).unwrap()
 }
 
 /// A part of a batch.
@@ -140,11 +155,13 @@ impl World {
             seats_per_user: u32::try_from(rng.range(1, 4)).unwrap(),
         };
         let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
+        let seated = some_seats(&mut rng, seats);
         let mut rows = Rows {
             schedule,
             policy,
             shown: vec![None; prices.len()],
-            layout: Layout::row(0, &prices),
+            layout: layout(0, &prices, seated),
+            seated,
             reservations: Default::default(),
             claims: Default::default(),
             map_version: rng.range(0, 3),
@@ -156,6 +173,7 @@ impl World {
             policy,
             layout_no: 0,
             prices,
+            seated,
             blocked: Vec::new(),
             entries: Vec::new(),
             foreign: Vec::new(),
@@ -215,6 +233,7 @@ impl World {
                     for outcome in &ours {
                         *seen.entry(name(outcome, self.batch_at)).or_default() += 1;
                     }
+                    self.see_places(&ours, &changes, seen);
                     return;
                 }
                 Err(miss) => {
@@ -234,6 +253,26 @@ impl World {
                 }
             }
         }
+    }
+
+    fn see_places(&self, outcomes: &[Outcome], changes: &Changes, seen: &mut Seen) {
+        let is_place = |seat: &SeatNo| seat.index().unwrap() >= self.rows.seated;
+        for outcome in outcomes {
+            let Outcome::Held(hold) = outcome else {
+                continue;
+            };
+            let places = hold.seats.iter().filter(|seat| is_place(seat)).count();
+            if places == hold.seats.len() {
+                *seen.entry("held places").or_default() += 1;
+            } else if places > 0 {
+                *seen.entry("held seats and places").or_default() += 1;
+            }
+        }
+        let updates = changes.claims.net().updates;
+        let moved = updates
+            .iter()
+            .filter(|u| u.from != u.to && is_place(&u.seat_no));
+        *seen.entry("place changed hands").or_default() += moved.count() as u64;
     }
 
     fn run(&mut self, steps: &[Step], changes: &mut Changes) -> Vec<Outcome> {
@@ -329,7 +368,8 @@ impl World {
         }
         let (seats, won) = (self.rng.range(3, 8), self.rng.range(1, 9) * 100);
         let prices = (0..seats).map(|n| Money::won(n * won)).collect();
-        self.rows.replace_layout(prices)
+        let seated = some_seats(&mut self.rng, seats);
+        self.rows.replace_layout(prices, seated)
     }
 
     /// The owner loads a schedule anew when it has decided by a layout that is no more, and so it
@@ -338,6 +378,7 @@ impl World {
         let layout = &self.rows.layout;
         if self.model.layout_no != layout.no {
             (self.model.layout_no, self.model.prices) = (layout.no, layout.prices().to_vec());
+            self.model.seated = self.rows.seated;
         }
         if self.sale.layout_no() != layout.no {
             self.reload();

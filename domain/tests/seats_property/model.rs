@@ -3,9 +3,12 @@
 
 use onsale_domain::seats::{Policy, Times};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::seats::{Fact, Hold, Kind, Outcome, PolicyChange, Refusal};
+use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+
+/// The section of places, if there are any.
+pub const SECTION: &str = "F";
 
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -36,6 +39,8 @@ pub struct Model {
     pub policy: Policy,
     pub layout_no: i64,
     pub prices: Vec<Money>,
+    /// So many of them are seats; the rest are the places of [`SECTION`].
+    pub seated: usize,
     pub blocked: Vec<SeatNo>,
     pub entries: Vec<Entry>,
     pub foreign: Vec<Foreign>,
@@ -50,24 +55,47 @@ impl Model {
             Kind::Hold {
                 reservation_id,
                 seats,
+                places,
                 ..
             } => {
-                let is_known = !seats.is_empty()
+                let is_known = !(seats.is_empty() && places.is_empty())
                     && seats
                         .iter()
-                        .all(|s| s.0 >= 0 && (s.0 as usize) < self.prices.len())
+                        .all(|s| s.0 >= 0 && (s.0 as usize) < self.seated)
                     && seats
                         .iter()
-                        .all(|s| seats.iter().filter(|t| *t == s).count() == 1);
-                let wanted = is_known.then_some(seats.len());
+                        .all(|s| seats.iter().filter(|t| *t == s).count() == 1)
+                    && self.are_places(places);
+                let wanted = is_known.then(|| {
+                    let counts = places.iter().map(|wanted| wanted.count as usize);
+                    seats.len() + counts.sum::<usize>()
+                });
                 let taken = seats.iter().copied().filter(|s| !self.is_free(*s, now));
                 let taken: Vec<SeatNo> = taken.collect();
                 match self.refuse_hold(command, *reservation_id, wanted, times.clock, now) {
                     Some(outcome) => outcome,
-                    None if taken.is_empty() => {
-                        Outcome::Held(self.hold(command, *reservation_id, seats, now))
+                    None => {
+                        let mut all = seats.clone();
+                        let mut too_few = Vec::new();
+                        for Places { section, count } in places {
+                            let free = self.free_places(section, now);
+                            if free.len() < *count as usize {
+                                too_few.push(PlacesLeft {
+                                    section: section.clone(),
+                                    available: u32::try_from(free.len()).expect("few"),
+                                });
+                            }
+                            all.extend(free.into_iter().take(*count as usize));
+                        }
+                        if taken.is_empty() && too_few.is_empty() {
+                            Outcome::Held(self.hold(command, *reservation_id, &all, now))
+                        } else {
+                            Outcome::Refused(Refusal::SeatUnavailable {
+                                seats: taken,
+                                places: too_few,
+                            })
+                        }
                     }
-                    None => Outcome::Refused(Refusal::SeatUnavailable { seats: taken }),
                 }
             }
             Kind::HoldBest {
@@ -83,7 +111,10 @@ impl Model {
                         Some(seats) => {
                             Outcome::Held(self.hold(command, *reservation_id, &seats, now))
                         }
-                        None => Outcome::Refused(Refusal::SeatUnavailable { seats: vec![] }),
+                        None => Outcome::Refused(Refusal::SeatUnavailable {
+                            seats: vec![],
+                            places: vec![],
+                        }),
                     },
                 }
             }
@@ -269,11 +300,24 @@ impl Model {
                 .all(|at| !has_seat(&self.entries[at], seat) || self.is_due(at, now))
     }
 
+    /// All are of the one section, which is there, and named once.
+    fn are_places(&self, places: &[Places]) -> bool {
+        let is_one = |wanted: &Places| wanted.section == SECTION && wanted.count > 0;
+        places.is_empty()
+            || places.len() == 1 && is_one(&places[0]) && self.seated < self.prices.len()
+    }
+
+    fn free_places(&self, section: &str, now: Timestamp) -> Vec<SeatNo> {
+        assert_eq!(section, SECTION);
+        let all = (self.seated..self.prices.len()).map(|no| SeatNo(no as i32));
+        all.filter(|seat| self.is_free(*seat, now)).collect()
+    }
+
     /// All seats are in one row, the lower numbers nearer to the stage; for at most three of them
     /// there are no groups. The first that are beside each other and leave nobody alone, else the
     /// first that are beside each other, else the first.
     fn best(&self, count: usize, max: Option<Money>, now: Timestamp) -> Option<Vec<SeatNo>> {
-        let all: Vec<bool> = (0..self.prices.len())
+        let all: Vec<bool> = (0..self.seated)
             .map(|no| self.is_free(SeatNo(i32::try_from(no).expect("few seats")), now))
             .collect();
         let would_do = |no: usize| all[no] && max.is_none_or(|max| self.prices[no] <= max);

@@ -1,6 +1,8 @@
 //! The tables as the store would leave them: all of a batch or nothing, with the constraints of
 //! the migrations, and the invariants checked from the rows alone.
 
+use crate::model::SECTION;
+use onsale_domain::seats::plan::Spot;
 use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Hold, MapChange};
@@ -13,6 +15,8 @@ pub struct Rows {
     pub schedule: ScheduleId,
     pub policy: Policy,
     pub layout: Layout,
+    /// See [`Model::seated`](crate::model::Model::seated).
+    pub seated: usize,
     pub reservations: BTreeMap<ReservationId, Reservation>,
     pub claims: BTreeMap<SeatNo, Claim>,
     pub map_version: i64,
@@ -21,6 +25,23 @@ pub struct Rows {
     pub open_notices: BTreeSet<NoticeId>,
     /// The map of somebody who follows the broadcasts.
     pub shown: Vec<Option<ClaimState>>,
+}
+
+/// Seats in one row, each a metre farther from the stage, and behind them the places.
+pub fn layout(no: i64, prices: &[Money], seated: usize) -> Layout {
+    let spots = prices.iter().zip(0u16..).map(|(&price, at)| {
+        let is_place = usize::from(at) >= seated;
+        Spot {
+            section: if is_place { SECTION } else { "A" },
+            row: if is_place { "" } else { "1" },
+            number: i32::from(at),
+            grade: "R",
+            price,
+            x: f32::from(at) + 1.0,
+            y: 0.0,
+        }
+    });
+    Layout::new(no, spots)
 }
 
 /// Why a batch can't be committed as it was decided.
@@ -73,12 +94,13 @@ impl Rows {
     }
 
     /// Replaces the layout, as the ingress does: only where there never was a claim.
-    pub fn replace_layout(&mut self, prices: Vec<Money>) -> bool {
+    pub fn replace_layout(&mut self, prices: Vec<Money>, seated: usize) -> bool {
         let is_free = self.reservations.is_empty() && self.claims.is_empty();
         if is_free {
             self.shown = vec![None; prices.len()];
             let no = self.layout.no + 1;
-            self.layout = Layout::row(no, &prices);
+            self.layout = layout(no, &prices, seated);
+            self.seated = seated;
         }
         is_free
     }
@@ -226,18 +248,18 @@ impl Rows {
         assert_eq!(self.claims.len(), claimed + blocked, "S3: nobody's claims");
     }
 
-    /// S5.
+    /// S5. Of what began in one moment the order is not known, so that its highest limit counts.
     fn check_limits_were_kept(&self) {
         let is_live_at = |r: &Reservation, at: Timestamp| {
             r.held_at <= at && r.ended_at.is_none_or(|ended_at| at < ended_at)
         };
         for r in self.reservations.values() {
             let all = self.reservations.values();
-            let seats: usize = all
-                .filter(|o| o.user_id == r.user_id && is_live_at(o, r.held_at))
-                .map(|o| o.seats.len())
-                .sum();
-            assert!(seats <= r.seat_limit as usize, "S5: {r:?}");
+            let live = all.filter(|o| o.user_id == r.user_id && is_live_at(o, r.held_at));
+            let seats: usize = live.clone().map(|o| o.seats.len()).sum();
+            let limits = live.filter(|o| o.held_at == r.held_at);
+            let limit = limits.map(|o| o.seat_limit).fold(r.seat_limit, u32::max);
+            assert!(seats <= limit as usize, "S5: {r:?}");
         }
     }
 }

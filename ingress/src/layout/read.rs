@@ -14,6 +14,8 @@ use utoipa::ToSchema;
 
 #[cfg(test)]
 mod any;
+#[cfg(test)]
+mod tests;
 
 /// The most seats of a layout.
 const SEATS_MAX: usize = 100_000;
@@ -40,15 +42,22 @@ pub struct NewLayout<'a> {
     sections: Vec<NewSection<'a>>,
 }
 
-/// A section of a layout to be.
+/// A section of a layout to be: either of rows or, for general admission, of places.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "name": "A", "rows": [{ "name": "1", "seats": [
+    { "number": 1, "grade": "VIP", "price": { "amount": 165_000, "currency": "KRW" } }] }] }))]
 struct NewSection<'a> {
     /// Up to 32 characters, without hyphens, commas and quotation marks.
     #[serde(borrow)]
     #[schema(example = "A", max_length = 32)]
     name: Cow<'a, str>,
-    rows: Vec<NewRow<'a>>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    #[schema(nullable = false, value_type = Vec<NewRow>)]
+    rows: Option<Vec<NewRow<'a>>>,
+    #[serde(borrow, default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    places: Option<NewPlaces<'a>>,
 }
 
 /// A row of a section to be.
@@ -85,6 +94,28 @@ struct NewSeat<'a> {
     y: Option<f64>,
 }
 
+/// The places of a section without rows.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewPlaces<'a> {
+    #[schema(minimum = 1, maximum = 99_999)]
+    count: i64,
+    /// Up to 32 characters, without commas and quotation marks.
+    #[serde(borrow)]
+    #[schema(example = "R", max_length = 32)]
+    grade: Cow<'a, str>,
+    /// Of one.
+    price: Money,
+    /// Metres to the right of the stage's middle. With `y` or not at all.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    x: Option<f64>,
+    /// Metres from the stage.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    y: Option<f64>,
+}
+
 /// Reads JSON.
 ///
 /// # Errors
@@ -96,7 +127,37 @@ pub fn json(body: Bytes) -> Result<Vec<Seat>, Problem> {
     for (s, section) in layout.sections.iter().enumerate() {
         let at = format!("/sections/{s}");
         let section_name = plan.name(&section.name, || format!("{at}/name"), "invalid-section");
-        for (r, row) in section.rows.iter().enumerate() {
+        let rows = match (&section.rows, &section.places) {
+            (Some(rows), None) => rows,
+            (None, Some(places)) => {
+                let wanted = Wanted {
+                    number: Some(places.count),
+                    grade: &places.grade,
+                    won: Some(places.price.to_won()),
+                    place: (places.x, places.y),
+                };
+                plan.add_places(section_name.as_deref(), &wanted, |member| {
+                    format!("{at}/places{member}")
+                });
+                continue;
+            }
+            (Some(_), Some(_)) => {
+                plan.error(format!("{at}/places"), "not-with-rows");
+                continue;
+            }
+            (None, None) => {
+                plan.error(format!("{at}/rows"), "missing-field");
+                continue;
+            }
+        };
+        if section_name
+            .as_deref()
+            .is_some_and(|name| plan.has_places(name))
+        {
+            plan.error(format!("{at}/rows"), "not-with-places");
+            continue;
+        }
+        for (r, row) in rows.iter().enumerate() {
             let at = format!("{at}/rows/{r}");
             let row_name = plan.name(&row.name, || format!("{at}/name"), "invalid-row");
             for (n, seat) in row.seats.iter().enumerate() {
@@ -164,6 +225,10 @@ pub fn csv(body: &[u8]) -> Result<Vec<Seat>, Problem> {
             place: (None, None),
         };
         let section = plan.name(section, at, "invalid-section");
+        if row.trim().is_empty() {
+            plan.add_places(section.as_deref(), &wanted, |_| at());
+            continue;
+        }
         let row = plan.name(row, at, "invalid-row");
         plan.add(section.as_deref(), row.as_deref(), &wanted, |_| at());
     }
@@ -205,8 +270,9 @@ fn name_of<'t>(text: &'t str, forbidden: &[char]) -> Option<&'t str> {
     is_one.then_some(text)
 }
 
-/// A seat as it was written.
+/// A seat, or the places of a section, as it was written.
 struct Wanted<'a> {
+    /// Of the seat, or how many places.
     number: Option<i64>,
     grade: &'a str,
     won: Option<i64>,
@@ -225,8 +291,11 @@ struct Plan {
 #[derive(Default)]
 struct Section {
     name: String,
+    /// Of places, a section has no rows.
     rows: Vec<Row>,
     by_name: HashMap<String, usize>,
+    /// The number is how many there are.
+    places: Option<Placed>,
 }
 
 #[derive(Default)]
@@ -273,6 +342,65 @@ impl Plan {
         at: impl Fn(&str) -> String,
     ) {
         self.seats += 1;
+        let placed = self.check(wanted, ("/number", "invalid-number"), &at);
+        let (Some(section), Some(row), Some(placed)) = (section, row, placed) else {
+            return;
+        };
+        if self.seats > SEATS_MAX {
+            return;
+        }
+        if self.has_places(section) {
+            self.error(at(""), "not-with-places");
+            return;
+        }
+        let row = self.row(section, row);
+        if row.numbers.insert(placed.number) {
+            row.seats.push(placed);
+        } else {
+            self.error(at(""), "duplicate-seat");
+        }
+    }
+
+    /// Adds the places of a section, or what is wrong with them.
+    fn add_places(
+        &mut self,
+        section: Option<&str>,
+        wanted: &Wanted<'_>,
+        at: impl Fn(&str) -> String,
+    ) {
+        let placed = self.check(wanted, ("/count", "invalid-count"), &at);
+        let count = placed.as_ref().map_or(1, |placed| placed.number);
+        self.seats += usize::try_from(count).unwrap_or(1);
+        let (Some(section), Some(placed)) = (section, placed) else {
+            return;
+        };
+        if self.seats > SEATS_MAX {
+            return;
+        }
+        let known = self.section(section);
+        if !known.rows.is_empty() {
+            self.error(at(""), "not-with-rows");
+        } else if known.places.is_some() {
+            self.error(at(""), "duplicate-section");
+        } else {
+            known.places = Some(placed);
+        }
+    }
+
+    fn has_places(&self, section: &str) -> bool {
+        let known = self.by_name.get(section);
+        known.is_some_and(|&at| self.sections[at].places.is_some())
+    }
+
+    /// What is wrong with a seat, or with places, is noted; `number` says where their number stands
+    /// and what is said of a wrong one.
+    fn check(
+        &mut self,
+        wanted: &Wanted<'_>,
+        number: (&'static str, &'static str),
+        at: impl Fn(&str) -> String,
+    ) -> Option<Placed> {
+        let (number_member, invalid_number) = number;
         let number = wanted.number.filter(|number| NUMBERS.contains(number));
         let number = number.and_then(|number| i32::try_from(number).ok());
         let won = wanted.won.filter(|won| PRICES_WON.contains(won));
@@ -285,7 +413,7 @@ impl Plan {
             _ => None,
         };
         for (is_wrong, member, code) in [
-            (number.is_none(), "/number", "invalid-number"),
+            (number.is_none(), number_member, invalid_number),
             (grade.is_none(), "/grade", "invalid-grade"),
             (won.is_none(), "/price", "invalid-price"),
             (place.is_none(), "", "invalid-place"),
@@ -294,30 +422,15 @@ impl Plan {
                 self.error(at(member), code);
             }
         }
-        let (Some(section), Some(row)) = (section, row) else {
-            return;
-        };
-        let (Some(number), Some(grade), Some(won), Some(place)) = (number, grade, won, place)
-        else {
-            return;
-        };
-        if self.seats > SEATS_MAX {
-            return;
-        }
-        let row = self.row(section, row);
-        if row.numbers.insert(number) {
-            row.seats.push(Placed {
-                number,
-                grade: grade.to_owned(),
-                price: Money::won(won),
-                place,
-            });
-        } else {
-            self.error(at(""), "duplicate-seat");
-        }
+        Some(Placed {
+            number: number?,
+            grade: grade?.to_owned(),
+            price: Money::won(won?),
+            place: place?,
+        })
     }
 
-    fn row(&mut self, section: &str, row: &str) -> &mut Row {
+    fn section(&mut self, section: &str) -> &mut Section {
         let sections = &mut self.sections;
         let at = *self.by_name.entry(section.to_owned()).or_insert_with(|| {
             sections.push(Section {
@@ -326,7 +439,11 @@ impl Plan {
             });
             sections.len() - 1
         });
-        let Section { rows, by_name, .. } = &mut self.sections[at];
+        &mut self.sections[at]
+    }
+
+    fn row(&mut self, section: &str, row: &str) -> &mut Row {
+        let Section { rows, by_name, .. } = self.section(section);
         let at = *by_name.entry(row.to_owned()).or_insert_with(|| {
             rows.push(Row {
                 name: row.to_owned(),
@@ -351,11 +468,24 @@ impl Plan {
         }
     }
 
-    /// The seats, each where it is said to be, or else in a block of its section.
+    /// The seats, each where it is said to be, or else in a block of its section; all places of a
+    /// section are at one point.
     fn seats(self) -> Vec<Seat> {
         let blocks = Blocks::new(&self.sections);
         let mut seats = Vec::with_capacity(self.seats);
         for (s, section) in self.sections.into_iter().enumerate() {
+            if let Some(places) = section.places {
+                let (x, y) = places.place.unwrap_or_else(|| blocks.place(s, 0, 0, 1));
+                seats.extend((1..=places.number).map(|number| Seat {
+                    section: section.name.clone(),
+                    row: String::new(),
+                    number,
+                    grade: places.grade.clone(),
+                    price: places.price,
+                    x: centimetres(x),
+                    y: centimetres(y),
+                }));
+            }
             for (r, row) in section.rows.into_iter().enumerate() {
                 let count = row.seats.len();
                 for (n, seat) in row.seats.into_iter().enumerate() {
@@ -422,178 +552,4 @@ impl Blocks {
 /// A count as a factor of lengths.
 fn metres(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trace::TraceId;
-    use axum::http::HeaderMap;
-    use onsale_schema::layout;
-
-    fn errors(read: Result<Vec<Seat>, Problem>) -> Vec<String> {
-        let problem = read.expect_err("something is wrong");
-        let json = problem.to_json(&TraceId::of(&HeaderMap::new()));
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        let errors = json["errors"].as_array().unwrap().iter();
-        errors
-            .map(|e| {
-                format!(
-                    "{} {}",
-                    e["pointer"].as_str().unwrap(),
-                    e["code"].as_str().unwrap()
-                )
-            })
-            .collect()
-    }
-
-    fn read_json(text: &str) -> Result<Vec<Seat>, Problem> {
-        json(Bytes::copy_from_slice(text.as_bytes()))
-    }
-
-    fn labels(seats: &[Seat]) -> Vec<String> {
-        seats.iter().map(Seat::label).collect()
-    }
-
-    #[test]
-    fn both_forms_say_the_same() {
-        let lines = "\u{feff}section,row,number,grade,price\r\n A , 1 ,1, VIP ,150000\r\n\
-                     B,1,7,\"R\",99000\r\n\r\nA,1,2,VIP,150000\r\nA,가,1,R,0";
-        let from_csv = csv(lines.as_bytes()).unwrap();
-        assert_eq!(labels(&from_csv), ["A-1-1", "A-1-2", "A-가-1", "B-1-7"]);
-        let won = |n: i64| format!(r#"{{"amount":{n},"currency":"KRW"}}"#);
-        let seat = |number, grade: &str, n| {
-            format!(
-                r#"{{"number":{number},"grade":"{grade}","price":{}}}"#,
-                won(n)
-            )
-        };
-        let text = format!(
-            r#"{{"sections":[{{"name":"A","rows":[{{"name":"1","seats":[{},{}]}},
-               {{"name":"가","seats":[{}]}}]}},{{"name":"B","rows":[{{"name":"1","seats":[{}]}}]}}]}}"#,
-            seat(1, "VIP", 150_000),
-            seat(2, "VIP", 150_000),
-            seat(1, "R", 0),
-            seat(7, "R", 99_000)
-        );
-        let from_json = read_json(&text).unwrap();
-        assert_eq!(from_csv, from_json);
-        assert_eq!(layout::hash(&from_csv), layout::hash(&from_json));
-    }
-
-    #[test]
-    fn lines_are_named_with_what_is_wrong() {
-        let head = "section,row,number,grade,price\n";
-        let text = format!(
-            "{head}A,1,1,VIP,1\nA,1,1,VIP,1\n\nA-1,1,2,VIP,1\nA,\"1,2\",2,VIP,1\nA,1,0,VIP,1\n\
-             A,1,x,VIP,1\nA,1,3,,1\nA,1,4,R,-1\nA,1,5,R,100000001\nA,1,6,R\nA,1,+7,R,1.5\n"
-        );
-        let expected = [
-            "/lines/3 duplicate-seat",
-            "/lines/5 invalid-section",
-            "/lines/6 invalid-row",
-            "/lines/7 invalid-number",
-            "/lines/8 invalid-number",
-            "/lines/9 invalid-grade",
-            "/lines/10 invalid-price",
-            "/lines/11 invalid-price",
-            "/lines/12 invalid-columns",
-            "/lines/13 invalid-number",
-            "/lines/13 invalid-price",
-        ];
-        assert_eq!(errors(csv(text.as_bytes())), expected);
-        assert_eq!(errors(csv(b"")), ["/lines/1 invalid-header"]);
-        assert_eq!(
-            errors(csv(b"a,b\nA,1,1,R,1\n")),
-            ["/lines/1 invalid-header"]
-        );
-        assert_eq!(errors(csv(head.as_bytes())), ["/lines too-few"]);
-        let bytes = [head.as_bytes(), b"A\xff,1,1,R,1\n"].concat();
-        assert_eq!(errors(csv(&bytes)), ["/lines/2 invalid-encoding"]);
-        let control = format!("{head}A\u{1},1,1,R,1\nA,1,1,{},1\n", "x".repeat(33));
-        assert_eq!(
-            errors(csv(control.as_bytes())),
-            ["/lines/2 invalid-section", "/lines/3 invalid-grade"]
-        );
-        let crlf = format!(
-            "{}\r\n\r\nA,1,0,R,1\r\nA,1,1,R,1\r\nA,1,0,R,1",
-            head.trim_end()
-        );
-        assert_eq!(
-            errors(csv(crlf.as_bytes())),
-            ["/lines/3 invalid-number", "/lines/5 invalid-number"]
-        );
-        let quoted = format!("{head}\"A,1,1,R,1\nA,1,2,R,1\n");
-        assert_eq!(errors(csv(quoted.as_bytes())), ["/lines/2 invalid-columns"]);
-    }
-
-    #[test]
-    fn at_most_a_hundred_errors_are_listed() {
-        let head = "section,row,number,grade,price\n";
-        let text = format!("{head}{}", "A,1,0,R,1\n".repeat(500));
-        let errors = errors(csv(text.as_bytes()));
-        assert_eq!(errors.len(), ERRORS_MAX);
-        assert_eq!(errors[99], "/lines/101 invalid-number");
-    }
-
-    #[test]
-    fn there_is_an_end_to_seats() {
-        let mut text = "section,row,number,grade,price\n".to_owned();
-        for n in 0..=SEATS_MAX {
-            let (row, number) = (n / 90_000, n % 90_000 + 1);
-            text.push_str(&format!("A,{row},{number},R,1\n"));
-        }
-        assert_eq!(errors(csv(text.as_bytes())), ["/lines too-many"]);
-        let last = text.trim_end().rfind('\n').unwrap();
-        assert_eq!(csv(&text.as_bytes()[..last]).unwrap().len(), SEATS_MAX);
-    }
-
-    #[test]
-    fn members_are_pointed_at() {
-        let text = r#"{"sections":[
-            {"name":"","rows":[{"name":"1","seats":[
-                {"number":0,"grade":"R","price":{"amount":-1,"currency":"KRW"}}]}]},
-            {"name":"B","rows":[{"name":"1-2","seats":[]},{"name":"2","seats":[
-                {"number":1,"grade":"a,b","price":{"amount":1,"currency":"KRW"},"x":1},
-                {"number":2,"grade":"R","price":{"amount":1,"currency":"KRW"},"x":1,"y":20000},
-                {"number":3,"grade":"R","price":{"amount":1,"currency":"KRW"},"x":-0.001,"y":1},
-                {"number":3,"grade":"R","price":{"amount":1,"currency":"KRW"}}]}]}]}"#;
-        let expected = [
-            "/sections/0/name invalid-section",
-            "/sections/0/rows/0/seats/0/number invalid-number",
-            "/sections/0/rows/0/seats/0/price invalid-price",
-            "/sections/1/rows/0/name invalid-row",
-            "/sections/1/rows/1/seats/0/grade invalid-grade",
-            "/sections/1/rows/1/seats/0 invalid-place",
-            "/sections/1/rows/1/seats/1 invalid-place",
-            "/sections/1/rows/1/seats/3 duplicate-seat",
-        ];
-        assert_eq!(errors(read_json(text)), expected);
-        assert_eq!(
-            errors(read_json(r#"{"sections":[]}"#)),
-            ["/sections too-few"]
-        );
-        let wrong = r#"{"sections":[{"name":"A","rows":[{"name":"1","seats":[{"number":1.5}]}]}]}"#;
-        assert_eq!(
-            errors(read_json(wrong)),
-            ["/sections/0/rows/0/seats/0/number invalid-type"]
-        );
-    }
-
-    #[test]
-    fn who_is_not_placed_gets_a_place_of_their_own() {
-        let mut text = "section,row,number,grade,price\n".to_owned();
-        for section in 0..7 {
-            for (row, number) in (0..5).flat_map(|row| (1..=9 + row).map(move |n| (row, n))) {
-                text.push_str(&format!("S{section},{row},{number},R,1\n"));
-            }
-        }
-        let seats = csv(text.as_bytes()).unwrap();
-        let places: HashSet<(u32, u32)> = seats
-            .iter()
-            .map(|seat| (seat.x.to_bits(), seat.y.to_bits()))
-            .collect();
-        assert_eq!(places.len(), seats.len());
-        assert!(seats.iter().all(|seat| seat.y >= 4.0));
-    }
 }

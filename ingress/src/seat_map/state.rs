@@ -107,7 +107,8 @@ pub struct View {
     version: i64,
     /// Seats that nobody has.
     remaining: u32,
-    /// One letter per seat, by `seatNo`: `A` available, `H` held, `S` sold, `B` blocked.
+    /// One letter per seat, by `seatNo`: `A` available, `H` held, `S` sold, `B` blocked. Places have
+    /// one each, too, where the layout says; how many of a section are left is for the client to count.
     #[schema(pattern = "^[AHSB]*$", example = "AAHHSB")]
     seats: String,
 }

@@ -15,6 +15,8 @@ pub struct Layout {
 #[derive(Debug, Deserialize)]
 struct Section {
     name: String,
+    /// None of a section of places, which it does not ask for.
+    #[serde(default)]
     rows: Vec<Row>,
 }
 

@@ -6,6 +6,7 @@ mod best;
 mod catalogue;
 mod crash;
 mod forged;
+mod general_admission;
 mod hall;
 mod idempotency;
 mod journey;

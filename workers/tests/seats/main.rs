@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use futures_util::future::join_all;
-use onsale_schema::seats::{Kind, Outcome, Refusal};
+use onsale_schema::seats::{Kind, Outcome, Places, PlacesLeft, Refusal};
 use onsale_schema::{ReservationId, UserId};
 use rig::Rig;
 use uuid::Uuid;
@@ -47,7 +47,7 @@ async fn a_seat_is_held_once_and_free_again_after_its_release() {
     let second = rig.hold(schedule, &[2, 3]);
     let refused = rig.ask(second).await;
     assert!(
-        matches!(&refused, Outcome::Refused(Refusal::SeatUnavailable { seats })
+        matches!(&refused, Outcome::Refused(Refusal::SeatUnavailable { seats, .. })
         if seats.len() == 1 && seats[0].0 == 2),
         "{refused:?}"
     );
@@ -76,6 +76,44 @@ async fn a_seat_is_held_once_and_free_again_after_its_release() {
         0,
         "a worker that stops gives everything back"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_owner_gives_the_places_that_are_left() {
+    let mut rig = Rig::new().await;
+    let schedule = rig.schedule(6, 60_000, 4).await;
+    // Four places behind two seats, the last number first.
+    rig.sql(&format!(
+        "UPDATE seat SET section = 'F', row_name = '', seat_number = 6 - seat_no \
+         WHERE schedule_id = '{schedule}' AND seat_no >= 2"
+    ))
+    .await;
+    let mut seats_of = Vec::new();
+    for (named, count) in [(&[0][..], 2), (&[], 1), (&[], 2)] {
+        let worker = rig.worker().await;
+        let mut hold = rig.hold(schedule, named);
+        if let Kind::Hold { places, .. } = &mut hold.kind {
+            let section = "F".to_owned();
+            places.push(Places { section, count });
+        }
+        let outcome = rig.ask(hold.clone()).await;
+        assert_eq!(rig.ask(hold).await, outcome);
+        seats_of.push(match outcome {
+            Outcome::Held(hold) => Ok(hold.seats.iter().map(|seat| seat.0).collect()),
+            Outcome::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        });
+        worker.stop().await;
+    }
+    let left = PlacesLeft {
+        section: "F".to_owned(),
+        available: 1,
+    };
+    let too_few = Refusal::SeatUnavailable {
+        seats: vec![],
+        places: vec![left],
+    };
+    assert_eq!(seats_of, [Ok(vec![0, 5, 4]), Ok(vec![3]), Err(too_few)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +167,7 @@ async fn a_command_that_postgres_refuses_is_dead_lettered_alone() {
             reservation_id: stolen,
             schedule_id: schedule,
             seats: vec![onsale_schema::SeatNo(5)],
+            places: vec![],
             layout_no: None,
         },
     );

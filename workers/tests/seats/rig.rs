@@ -148,6 +148,7 @@ impl Rig {
                 reservation_id: ReservationId(Uuid::now_v7()),
                 schedule_id,
                 seats: seats.iter().copied().map(SeatNo).collect(),
+                places: vec![],
                 layout_no: None,
             },
         )

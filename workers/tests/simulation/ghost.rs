@@ -5,7 +5,9 @@ use crate::rows::{Rows, Staged};
 use crate::sim::Violation;
 use onsale_schema::invariant::Invariant;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint};
-use onsale_schema::seats::{Fact, Hold, Kind, MapChange, Outcome, Policy, PolicyChange, Refusal};
+use onsale_schema::seats::{
+    Fact, Hold, Kind, MapChange, Outcome, Places, Policy, PolicyChange, Refusal,
+};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
     CommandId, MessageId, Money, PartitionNo, ReservationId, ScheduleId, SeatNo, Timestamp,
@@ -44,30 +46,42 @@ struct Attempt {
     key: CommandId,
     deadline: Timestamp,
     layout_no: Option<i64>,
+    /// So many seats and places.
+    wanted: usize,
+}
+
+fn wanted(seats: &[SeatNo], places: &[Places]) -> usize {
+    let counts = places.iter().map(|places| places.count as usize);
+    seats.len() + counts.sum::<usize>()
 }
 
 impl Ghost {
     /// Something is about to be published.
     pub fn send(&mut self, message: &Arc<CommandMessage<Kind>>) {
         for command in &message.commands {
-            if let Kind::Hold {
-                reservation_id,
-                layout_no,
-                ..
-            }
-            | Kind::HoldBest {
-                reservation_id,
-                layout_no,
-                ..
-            } = command.kind
-            {
-                let attempt = Attempt {
-                    key: command.id,
-                    deadline: command.deadline,
+            let (reservation_id, layout_no, wanted) = match &command.kind {
+                Kind::Hold {
+                    reservation_id,
+                    seats,
+                    places,
                     layout_no,
-                };
-                self.attempts.insert(reservation_id, attempt);
-            }
+                    ..
+                } => (*reservation_id, *layout_no, wanted(seats, places)),
+                Kind::HoldBest {
+                    reservation_id,
+                    count,
+                    layout_no,
+                    ..
+                } => (*reservation_id, *layout_no, *count as usize),
+                _ => continue,
+            };
+            let attempt = Attempt {
+                key: command.id,
+                deadline: command.deadline,
+                layout_no,
+                wanted,
+            };
+            self.attempts.insert(reservation_id, attempt);
         }
         self.messages
             .entry(message.id)
@@ -195,7 +209,8 @@ impl Ghost {
                 .seats
                 .iter()
                 .filter_map(|seat| layout.prices().get(seat.index()?));
-            let is_meant = attempt.layout_no.is_none_or(|no| no == layout.no);
+            let is_meant = attempt.layout_no.is_none_or(|no| no == layout.no)
+                && attempt.wanted == r.seats.len();
             if !is_meant || prices.copied().sum::<Money>() != r.total {
                 let text = format!("layout {}: {r:?}", layout.no);
                 found.push(Violation::promise("the seats that were meant", text));
@@ -287,9 +302,10 @@ impl Ghost {
             Kind::Hold {
                 schedule_id,
                 seats,
+                places,
                 layout_no,
                 ..
-            } => (schedule_id, seats.len(), layout_no),
+            } => (schedule_id, wanted(seats, places), layout_no),
             Kind::HoldBest {
                 schedule_id,
                 count,
@@ -301,7 +317,7 @@ impl Ghost {
         let made = p.changes.reservations.iter();
         let mut made = made.filter(|new| new.schedule_id == *schedule_id);
         match refusal {
-            Refusal::SeatUnavailable { seats } => {
+            Refusal::SeatUnavailable { seats, places } => {
                 let freed = self.freed.get(&p.partition);
                 let was_free = |seat: &SeatNo| {
                     let key = (*schedule_id, *seat);
@@ -309,11 +325,20 @@ impl Ghost {
                         && !made.clone().any(|new| new.reservation.seats.contains(seat))
                         && !freed.is_some_and(|freed| freed.contains(&key))
                 };
+                let sale = &rows.sales[schedule_id];
                 if let Kind::HoldBest { .. } = command.kind {
-                    let last = rows.sales[schedule_id].layout.prices().len();
-                    let all = (0..).take(last).map(SeatNo);
+                    let all = (0..sale.seats).map(SeatNo);
                     let free = all.filter(was_free).count();
                     return (free >= wanted).then(|| format!("{free} were free"));
+                }
+                if let Kind::Hold { places: of, .. } = &command.kind
+                    && let (Some(left), Some(of)) = (places.first(), of.first())
+                {
+                    let all = (0..).take(sale.layout.prices().len()).map(SeatNo);
+                    let places = all.filter(|seat| seat.0 >= sale.seats);
+                    let free = places.filter(was_free).count();
+                    let is_wrong = free >= of.count as usize || left.available >= of.count;
+                    return is_wrong.then(|| format!("{free} places were free"));
                 }
                 let free = seats.iter().find(|seat| was_free(seat));
                 free.map(|seat| format!("seat {} was free", seat.0))

@@ -45,7 +45,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 41] = [
+const EXPECTED: [&str; 42] = [
     "aged",
     "clock jump",
     "command expired",
@@ -87,6 +87,7 @@ const EXPECTED: [&str; 41] = [
     "suspend",
     "tail lost",
     "take",
+    "too few places",
 ];
 
 /// Runs seeds on some threads; stops at the first violation.

@@ -4,10 +4,11 @@
 
 use crate::lookers::Looker;
 use crate::neighbours::settle;
+use crate::rows::PLACES;
 use crate::sim::{Sim, lock};
 use crate::stream::{Body, publish};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
-use onsale_schema::seats::{Hold, Kind, Outcome, PolicyChange, Refusal};
+use onsale_schema::seats::{Hold, Kind, Outcome, Places, PolicyChange, Refusal};
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +57,7 @@ struct Request {
 
 #[derive(Clone, Debug)]
 enum Want {
-    Hold(ScheduleId, Vec<SeatNo>),
+    Hold(ScheduleId, Vec<SeatNo>, Vec<Places>),
     Best(ScheduleId, u32),
     Release(ScheduleId, ReservationId),
     Policy(ScheduleId, PolicyChange),
@@ -65,7 +66,7 @@ enum Want {
 impl Want {
     fn schedule(&self) -> ScheduleId {
         match self {
-            Self::Hold(schedule, _)
+            Self::Hold(schedule, _, _)
             | Self::Best(schedule, _)
             | Self::Release(schedule, _)
             | Self::Policy(schedule, _) => *schedule,
@@ -108,6 +109,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::KeyReused => "key reused",
             Refusal::SaleNotOpen => "sale not open",
             Refusal::SeatLimitExceeded { .. } => "seat limit exceeded",
+            Refusal::SeatUnavailable { places, .. } if !places.is_empty() => "too few places",
             Refusal::SeatUnavailable { .. } => "seat unavailable",
             Refusal::NotFound => "not found",
             Refusal::StateConflict { .. } => "state conflict",
@@ -136,11 +138,13 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 reservation_id: id,
                 schedule_id,
                 seats,
+                places,
                 layout_no,
             } => {
                 let (id, schedule) = (short(id.0), short(schedule_id.0));
+                let places: u32 = places.iter().map(|places| places.count).sum();
                 format!(
-                    "hold {id} of {schedule}{seats:?} by {layout_no:?} until {}",
+                    "hold {id} of {schedule}{seats:?} and {places} places by {layout_no:?} until {}",
                     command.deadline
                 )
             }
@@ -259,10 +263,11 @@ impl Ingress {
 
     fn command(&self, request: &Request, patience_ms: i64) -> Command<Kind> {
         let kind = match &request.want {
-            Want::Hold(schedule_id, seats) => Kind::Hold {
+            Want::Hold(schedule_id, seats, places) => Kind::Hold {
                 reservation_id: ReservationId(self.sim.uuid()),
                 schedule_id: *schedule_id,
                 seats: seats.clone(),
+                places: places.clone(),
                 layout_no: self.layout_no(*schedule_id),
             },
             Want::Best(schedule_id, count) => Kind::HoldBest {
@@ -498,6 +503,13 @@ impl Ingress {
             let count = u32::try_from(sim.range(1, 4)).expect("a few");
             return Want::Best(schedule, count);
         }
+        let places = match sim.percent(25) {
+            true => self.places(),
+            false => Vec::new(),
+        };
+        if !places.is_empty() && sim.percent(60) {
+            return Want::Hold(schedule, Vec::new(), places);
+        }
         let last = sim.plan.seats - 1;
         let mut seats: Vec<SeatNo> = (0..sim.range(1, 3))
             .map(|_| sim.range(0, last.into()))
@@ -505,6 +517,12 @@ impl Ingress {
             .collect();
         seats.sort_unstable();
         seats.dedup();
-        Want::Hold(schedule, seats)
+        Want::Hold(schedule, seats, places)
+    }
+
+    fn places(&self) -> Vec<Places> {
+        let count = u32::try_from(self.sim.range(1, 2)).expect("a few");
+        let section = PLACES.to_owned();
+        vec![Places { section, count }]
     }
 }

@@ -4,6 +4,7 @@ use crate::database::Session;
 use crate::rng::Rng;
 use crate::sim::Plan;
 use crate::stream::{Body, Stored};
+use onsale_domain::seats::plan::Spot;
 use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_platform::db;
 use onsale_schema::partition::of_schedule;
@@ -27,16 +28,27 @@ pub struct PartitionRow {
 pub struct SaleRow {
     pub policy: Policy,
     pub layout: Layout,
+    /// So many of them are seats; the rest are places.
+    pub seats: i32,
     pub map_version: i64,
 }
 
-/// The layout that a schedule has after so many were replaced: of as many seats, each at another
-/// price, so that nobody can take one for another.
-fn layout(no: i64, seats: i32) -> Layout {
-    let prices: Vec<Money> = (0..seats)
-        .map(|n| Money::won(i64::from(n) + 1000 * no))
-        .collect();
-    Layout::row(no, &prices)
+/// The section of places.
+pub const PLACES: &str = "F";
+
+/// The layout that a schedule has after so many were replaced: of as many seats and places, each at
+/// another price, so that nobody can take one for another.
+fn layout(no: i64, seats: i32, places: i32) -> Layout {
+    let spots = (0..seats + places).map(|n| Spot {
+        section: if n < seats { "A" } else { PLACES },
+        row: if n < seats { "1" } else { "" },
+        number: n,
+        grade: "R",
+        price: Money::won(i64::from(n) + 1000 * no),
+        x: f32::from(i16::try_from(n).expect("few")),
+        y: 0.0,
+    });
+    Layout::new(no, spots)
 }
 
 #[derive(Clone)]
@@ -148,7 +160,8 @@ impl Rows {
             };
             let row = SaleRow {
                 policy,
-                layout: layout(0, plan.seats),
+                layout: layout(0, plan.seats, plan.places),
+                seats: plan.seats,
                 map_version: 0,
             };
             sales.insert(ScheduleId(rng.uuid()), row);
@@ -219,8 +232,8 @@ impl Rows {
             || self.claims.keys().any(|(of, _)| *of == schedule);
         let row = self.sales.get_mut(&schedule).expect("a schedule");
         if !is_used {
-            let seats = i32::try_from(row.layout.prices().len()).expect("few seats");
-            row.layout = layout(row.layout.no + 1, seats);
+            let all = i32::try_from(row.layout.prices().len()).expect("few seats");
+            row.layout = layout(row.layout.no + 1, row.seats, all - row.seats);
         }
         !is_used
     }

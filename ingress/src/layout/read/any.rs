@@ -34,15 +34,19 @@ const TELLING: &[&str] = &[
     "\u{2603}",
     "A,1,1,R,1\n",
     "\"x\":1,",
+    "\"places\":",
+    "F,,3,R,1\n",
 ];
 
 const CSV: &str =
-    "section,row,number,grade,price\nA,1,1,VIP,150000\nA,\"2\",1, R ,0\r\n\nB,1,7,R,9\n";
+    "section,row,number,grade,price\nA,1,1,VIP,150000\nA,\"2\",1, R ,0\r\n\nB,1,7,R,9\nF,,12,R,5\n";
 const JSON: &str = r#"{"sections":[{"name":"A","rows":[{"name":"1","seats":[
     {"number":1,"grade":"VIP","price":{"amount":150000,"currency":"KRW"},"x":-1.5,"y":4e0},
     {"number":2,"grade":"R","price":{"amount":0,"currency":"KRW"}}]}]},
     {"name":"B","rows":[{"name":"\uac00","seats":[
-    {"number":7,"grade":"R","price":{"amount":9,"currency":"KRW"}}]}]}]}"#;
+    {"number":7,"grade":"R","price":{"amount":9,"currency":"KRW"}}]}]},
+    {"name":"F","places":{"count":12,"grade":"R","price":{"amount":5,"currency":"KRW"},"x":0,"y":9}}
+    ]}"#;
 
 /// Bytes that replace some others: where, as a share of all, how many, and by what.
 fn damage() -> impl Strategy<Value = (f64, usize, Vec<u8>)> {
@@ -94,9 +98,18 @@ fn check(read: Result<Vec<Seat>, Problem>) -> Result<(), TestCaseError> {
         prop_assert!(seat.x.is_finite() && seat.y.is_finite(), "{seat:?}");
         let names = [&seat.section, &seat.row, &seat.grade];
         // Postgres takes no zero, and a line of the hash ends at its end.
-        let is_plain = |name: &&String| !name.is_empty() && !name.contains(['\0', '\n', ',']);
+        let is_plain = |name: &&String| !name.contains(['\0', '\n', ',']);
         prop_assert!(names.iter().all(is_plain), "{seat:?}");
+        prop_assert!(
+            !seat.section.is_empty() && !seat.grade.is_empty(),
+            "{seat:?}"
+        );
     }
+    let sections = |is_place: bool| -> HashSet<&str> {
+        let of = seats.iter().filter(|seat| seat.row.is_empty() == is_place);
+        of.map(|seat| &*seat.section).collect()
+    };
+    prop_assert!(sections(true).is_disjoint(&sections(false)));
     prop_assert_eq!(layout::hash(&seats).len(), 64);
     Ok(())
 }
@@ -121,6 +134,6 @@ proptest! {
 
 #[test]
 fn what_is_damaged_was_whole() {
-    assert_eq!(csv(CSV.as_bytes()).expect("CSV").len(), 3);
-    assert_eq!(json(Bytes::from(JSON)).expect("JSON").len(), 3);
+    assert_eq!(csv(CSV.as_bytes()).expect("CSV").len(), 15);
+    assert_eq!(json(Bytes::from(JSON)).expect("JSON").len(), 15);
 }

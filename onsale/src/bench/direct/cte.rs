@@ -101,6 +101,7 @@ impl Row {
             "limit" => Refusal::SeatLimitExceeded { limit },
             "taken" => Refusal::SeatUnavailable {
                 seats: self.taken.unwrap_or_default(),
+                places: Vec::new(),
             },
             "known" if self.fingerprint.map(Fingerprint) != Some(wanted.fingerprint) => {
                 Refusal::KeyReused

@@ -77,6 +77,9 @@ pub(super) async fn attempt(
             expires_at: now.plus_ms(5 * 60 * 1000),
         })
     } else {
-        Outcome::Refused(Refusal::SeatUnavailable { seats })
+        Outcome::Refused(Refusal::SeatUnavailable {
+            seats,
+            places: Vec::new(),
+        })
     }))
 }
