@@ -4,6 +4,7 @@
 //! state. It must never depend on anything but committed rows, the order of the commands and their
 //! times, because the next owner starts from the rows alone.
 
+mod blocks;
 mod changes;
 mod decide;
 mod effects;
@@ -12,12 +13,14 @@ pub mod plan;
 mod policy;
 mod undo;
 
+pub use blocks::BlockRow;
 pub use changes::{
     Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net,
     NewReservation, PolicyUpdate,
 };
 pub use onsale_schema::seats::Policy;
 
+use blocks::Blocks;
 use plan::{Bits, Plan, Spot};
 
 use onsale_schema::message::Fingerprint;
@@ -151,6 +154,7 @@ pub struct Sale {
     free: Bits,
     reservations: HashMap<ReservationId, Reservation>,
     commands: HashMap<CommandId, Accepted>,
+    blocks: Blocks,
     /// The live reservations of each user, by id.
     live: HashMap<UserId, Vec<ReservationId>>,
     /// The holds, by their end.
@@ -189,6 +193,7 @@ impl Sale {
             layout,
             reservations: HashMap::new(),
             commands: HashMap::new(),
+            blocks: Blocks::default(),
             live: HashMap::new(),
             due: BTreeSet::new(),
             latest: Timestamp::EPOCH,

@@ -17,7 +17,7 @@ use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
 use crate::users::Successors;
-use crate::{revocations, routes, server, users};
+use crate::{revocations, routes, seat_history, server, users};
 use async_nats::Subscriber;
 use axum::Router;
 use onsale_platform::{Clock, db, nats};
@@ -129,6 +129,8 @@ pub struct Parts {
     pub batchers: Batchers,
     /// One audit at a time.
     pub audits: Semaphore,
+    /// Some histories of seats at a time.
+    pub histories: Semaphore,
     /// Whether Postgres answered a moment ago: anybody may ask as often as they like.
     pub postgres_answers: Fresh<(), bool>,
     /// Cancelled when the process begins to stop.
@@ -361,6 +363,7 @@ fn app(
         clock,
         batchers,
         audits: Semaphore::new(1),
+        histories: Semaphore::new(seat_history::READS_MAX),
         postgres_answers: Fresh::new(1),
         stopping: CancellationToken::new(),
     })))

@@ -286,10 +286,11 @@ mod tests {
     use super::*;
     use crate::lane::{Ledger, Seats, Settlement};
     use onsale_schema::message::Fingerprint;
+    use onsale_schema::seats::{BLOCK_SEATS_MAX, REASON_CHARS};
     use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus, SaleState};
     use onsale_schema::{
-        CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId, ledger,
-        seats, settlement,
+        BlockId, CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId,
+        ledger, seats, settlement,
     };
     use uuid::Uuid;
 
@@ -345,6 +346,24 @@ mod tests {
                 hold_ms: Some(i64::MAX),
                 seats_per_user: Some(u32::MAX),
             },
+        });
+        let (block_id, reason) = (BlockId(Uuid::max()), "가".repeat(*REASON_CHARS.end()));
+        let all = vec![SeatNo(i32::MAX); BLOCK_SEATS_MAX];
+        let block = seats::Kind::Block {
+            block_id,
+            schedule_id,
+            seats: all.clone(),
+            reason: reason.clone(),
+            layout_no: Some(i64::MAX),
+        };
+        let bytes = command_bytes_max::<Seats>(&command(block.clone()));
+        assert!(Gathering::<Seats>::new(MessageId(Uuid::nil())).has_room(bytes));
+        assert_fits::<Seats>(block);
+        assert_fits::<Seats>(seats::Kind::Unblock {
+            block_id,
+            schedule_id,
+            seats: Some(all),
+            reason: Some(reason),
         });
         assert_fits::<Seats>(seats::Kind::Release {
             reservation_id,

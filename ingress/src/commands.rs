@@ -4,6 +4,7 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
+use crate::blocks::{self, BlockView, LiftView};
 use crate::catalogue::ScheduleDetail;
 use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
@@ -75,6 +76,8 @@ enum DecidedBody {
     Charge(Charge),
     Payment(PaymentView),
     Schedule(ScheduleDetail),
+    Block(BlockView),
+    Lift(LiftView),
     Problem(problem::Document<'static>),
 }
 
@@ -166,6 +169,13 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             policy::changed(app, schedule, &outcome).await
         }
         (Asked::Notice, Told::Seats(outcome)) => noted(&outcome),
+        (Asked::Block(schedule), Told::Seats(outcome)) => {
+            let layout = app.layouts.current(schedule).await?;
+            blocks::blocked(app, &layout, &outcome).await
+        }
+        (Asked::Unblock(schedule), Told::Seats(outcome)) => {
+            blocks::lifted(app, schedule, &outcome).await
+        }
         (Asked::Charge, Told::Ledger(outcome)) => points::charged(&outcome),
         (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome),
         (
@@ -173,6 +183,8 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Release
             | Asked::Policy(_)
             | Asked::Notice
+            | Asked::Block(_)
+            | Asked::Unblock(_)
             | Asked::Charge
             | Asked::Payment,
             Told::Seats(_) | Told::Ledger(_) | Told::Settlement(_),
@@ -191,7 +203,11 @@ fn noted(outcome: &seats::Outcome) -> Result<Answer, Problem> {
         Outcome::Applied | Outcome::Refused(Refusal::NotDue) => Ok(Answer::done()),
         Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Policy(_) => {
+        Outcome::Held(_)
+        | Outcome::Released { .. }
+        | Outcome::Policy(_)
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. } => {
             tracing::error!("a command was answered as another kind");
             Err(Problem::internal())
         }

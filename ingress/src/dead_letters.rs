@@ -82,7 +82,7 @@ struct CommandView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reservation_id: Option<ReservationId>,
-    /// The seats of a hold.
+    /// The seats of a hold, a block or a lift.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Vec<u32>)]
     seat_nos: Option<Vec<SeatNo>>,
@@ -129,6 +129,8 @@ impl Readable {
                     | K::Release { reservation_id, .. }
                     | K::Expire { reservation_id, .. }
                     | K::Paid { reservation_id, .. } => (Some(*reservation_id), None),
+                    K::Block { seats, .. } => (None, Some(seats.clone())),
+                    K::Unblock { seats, .. } => (None, seats.clone()),
                     K::Policy { .. } => (None, None),
                 };
                 CommandView {
@@ -289,6 +291,8 @@ pub async fn retry(
                 seats::Kind::Hold { .. } | seats::Kind::HoldBest { .. } => Asked::Hold(schedule),
                 seats::Kind::Release { .. } => Asked::Release,
                 seats::Kind::Policy { .. } => Asked::Policy(schedule),
+                seats::Kind::Block { .. } => Asked::Block(schedule),
+                seats::Kind::Unblock { .. } => Asked::Unblock(schedule),
                 seats::Kind::Expire { .. } | seats::Kind::Paid { .. } => Asked::Notice,
             };
             let batcher = app.batchers.seats(partition);

@@ -65,6 +65,28 @@ where
     }
 }
 
+/// The same with the bounds of a layout, for what names the seats of a hall.
+#[derive(Clone, Debug)]
+pub struct LongJsonBody(pub JsonBody);
+
+impl<S> FromRequest<S> for LongJsonBody
+where
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limits = BodyLimits::from_ref(state);
+        if !is_of_type(request.headers(), "application/json") {
+            return Err(Problem::new(Code::UnsupportedMediaType));
+        }
+        whole(request, limits.layout_bytes_max, limits.layout_timeout)
+            .await
+            .map(|bytes| Self(JsonBody(bytes)))
+    }
+}
+
 impl From<Bytes> for JsonBody {
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
@@ -266,6 +288,24 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for Id<T> {
         text.parse()
             .map(Self)
             .map_err(|_| Problem::new(Code::NotFound))
+    }
+}
+
+/// The two ids in a path, in their order; a name is one as well.
+#[derive(Clone, Debug)]
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<S: Send + Sync, A: FromStr, B: FromStr> FromRequestParts<S> for Ids<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let not_found = || Problem::new(Code::NotFound);
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| not_found())?;
+        let first = first.parse().map_err(|_| not_found())?;
+        let second = second.parse().map_err(|_| not_found())?;
+        Ok(Self(first, second))
     }
 }
 

@@ -45,6 +45,13 @@ impl Commands for Seats {
                 let names = section.iter().chain(grade).map(String::len);
                 KIND_BYTES + names.sum::<usize>()
             }
+            seats::Kind::Block { seats, reason, .. } => {
+                KIND_BYTES + SEAT_BYTES * seats.len() + reason.len()
+            }
+            seats::Kind::Unblock { seats, reason, .. } => {
+                let seats = seats.as_ref().map_or(0, Vec::len);
+                KIND_BYTES + SEAT_BYTES * seats + reason.as_ref().map_or(0, String::len)
+            }
             seats::Kind::Release { .. }
             | seats::Kind::Expire { .. }
             | seats::Kind::Paid { .. }

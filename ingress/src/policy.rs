@@ -155,7 +155,11 @@ pub async fn changed(
         // A refused change names no seats.
         Outcome::Refused(why) => return Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => return Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied => {
+        Outcome::Held(_)
+        | Outcome::Released { .. }
+        | Outcome::Applied
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. } => {
             tracing::error!("a command was answered as another kind");
             return Err(Problem::internal());
         }

@@ -95,9 +95,12 @@ pub fn held(app: &App, layout: &Layout, outcome: &Outcome) -> Result<Answer, Pro
         }
         Outcome::Refused(why) => Err(refusal::of_seats(why, |no| layout.label(no))),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::Policy(_) => {
-            Err(misanswered())
-        }
+        Outcome::Held(_)
+        | Outcome::Released { .. }
+        | Outcome::Applied
+        | Outcome::Policy(_)
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. } => Err(misanswered()),
     }
 }
 
@@ -133,7 +136,11 @@ pub fn released(outcome: &Outcome) -> Result<Answer, Problem> {
         // A refused release names no seats.
         Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Applied | Outcome::Policy(_) => Err(misanswered()),
+        Outcome::Held(_)
+        | Outcome::Applied
+        | Outcome::Policy(_)
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. } => Err(misanswered()),
     }
 }
 

@@ -6,8 +6,8 @@ use crate::app::App;
 use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
-    audit, commands, dead_letters, docs, events, health, layout, payments, points, policy,
-    reservations, seat_map, users,
+    audit, blocks, commands, dead_letters, docs, events, health, layout, payments, points, policy,
+    reservations, seat_history, seat_map, users,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -58,6 +58,9 @@ fn admin(group: Group) -> Group {
         .routes(routes!(edit::schedule_create))
         .routes(routes!(policy::edit))
         .routes(routes!(layout::put))
+        .routes(routes!(blocks::create, blocks::list))
+        .routes(routes!(blocks::lift))
+        .routes(routes!(seat_history::get))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::retry))
         .routes(routes!(audit::get))

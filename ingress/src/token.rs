@@ -31,6 +31,10 @@ pub enum Asked {
     Policy(ScheduleId),
     /// What the system asks of itself.
     Notice,
+    /// Seats of a schedule off sale.
+    Block(ScheduleId),
+    /// Seats of a schedule on sale again.
+    Unblock(ScheduleId),
 }
 
 impl Asked {
@@ -38,7 +42,12 @@ impl Asked {
     #[must_use]
     pub fn lane(self) -> Lane {
         match self {
-            Self::Hold(_) | Self::Release | Self::Policy(_) | Self::Notice => Lane::Seats,
+            Self::Hold(_)
+            | Self::Release
+            | Self::Policy(_)
+            | Self::Notice
+            | Self::Block(_)
+            | Self::Unblock(_) => Lane::Seats,
             Self::Charge => Lane::Ledger,
             Self::Payment => Lane::Settlement,
         }
@@ -95,6 +104,8 @@ impl Signer {
             Asked::Payment => (3, Uuid::nil()),
             Asked::Policy(schedule) => (4, schedule.0),
             Asked::Notice => (5, Uuid::nil()),
+            Asked::Block(schedule) => (6, schedule.0),
+            Asked::Unblock(schedule) => (7, schedule.0),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -143,6 +154,8 @@ impl Signer {
                 3 => Asked::Payment,
                 4 => Asked::Policy(schedule),
                 5 => Asked::Notice,
+                6 => Asked::Block(schedule),
+                7 => Asked::Unblock(schedule),
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -189,6 +202,14 @@ mod tests {
             (Asked::Charge, None),
             (Asked::Release, Some(PartitionNo(0))),
             (Asked::Notice, Some(PartitionNo(7))),
+            (
+                Asked::Block(ScheduleId(Uuid::from_u128(5))),
+                Some(PartitionNo(7)),
+            ),
+            (
+                Asked::Unblock(ScheduleId(Uuid::from_u128(6))),
+                Some(PartitionNo(7)),
+            ),
             (
                 Asked::Policy(ScheduleId(Uuid::from_u128(4))),
                 Some(PartitionNo(2)),

@@ -51,6 +51,11 @@ const HEALTHY: &str = "
         (id(401), id(1001), id(1), id(501), id(0), 'POINTS', 2000, 'FAILED', 'insufficient-points',
          NULL, at(15)),
         (id(402), id(1001), id(1), id(502), id(0), 'POINTS', 2000, 'PAID', NULL, id(302), at(20));
+    INSERT INTO seat_block VALUES
+        (id(801), id(16), id(811), false, '{3,9}', id(9), 'a camera', id(0), at(1)),
+        (id(802), id(16), id(811), true, '{3}', id(9), NULL, id(0), at(10)),
+        (id(803), id(16), id(812), false, '{4}', id(9), 'by mistake', id(0), at(1)),
+        (id(804), id(16), id(812), true, '{4}', id(9), 'so it was', id(0), at(1));
     INSERT INTO seat_claim VALUES (id(16), 9, NULL, 'B');
     INSERT INTO partition VALUES ('seats', 0, NULL, 2, 9, 0, 3, at(30));
     INSERT INTO outcome VALUES
@@ -133,6 +138,36 @@ const CASES: &[Case] = &[
          UPDATE seat_claim SET reservation_id = NULL WHERE seat_no = 9;
          INSERT INTO seat_claim VALUES (id(16), 8, NULL, 'H')",
         &["S3"],
+    ),
+    (
+        "a blocked seat that no block holds",
+        "INSERT INTO seat_claim VALUES (id(16), 8, NULL, 'B')",
+        &["S3"],
+    ),
+    (
+        "a blocked seat whose block was lifted",
+        "INSERT INTO seat_claim VALUES (id(16), 4, NULL, 'B')",
+        &["S3"],
+    ),
+    (
+        "a block whose seat is free",
+        "DELETE FROM seat_claim WHERE seat_no = 9",
+        &["S3"],
+    ),
+    (
+        "a lift of a seat that the block never had",
+        "INSERT INTO seat_block VALUES (id(805), id(16), id(811), true, '{8}', id(9), NULL, id(0), at(9))",
+        &["S3"],
+    ),
+    (
+        "a block of a seat that somebody held",
+        "UPDATE seat_block SET at = at(11) WHERE command_id = id(802)",
+        &["S2"],
+    ),
+    (
+        "a seat of two blocks",
+        "INSERT INTO seat_block VALUES (id(805), id(16), id(813), false, '{9}', id(9), 'b', id(0), at(9))",
+        &["S2"],
     ),
     (
         "a hold that lapsed early",
@@ -277,6 +312,11 @@ const CASES: &[Case] = &[
         "a command that holds and charges",
         "SET session_replication_role = replica;
          UPDATE reservation SET command_id = id(201) WHERE reservation_id = id(1002)",
+        &["I1"],
+    ),
+    (
+        "a command that holds and blocks",
+        "UPDATE seat_block SET command_id = id(1102) WHERE command_id = id(801)",
         &["I1"],
     ),
     (

@@ -101,6 +101,7 @@ pub const TABLES: &[Table] = &[
     table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version)", "SELECT"),
     table("schedule",       "SELECT, INSERT, UPDATE",         "SELECT",                         "SELECT"),
     table("seat",           "SELECT, INSERT, DELETE",         "SELECT",                         "SELECT"),
+    table("seat_block",     "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("seat_claim",     "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("session",        "SELECT, INSERT, UPDATE, DELETE", "",                               ""),
     table("stream_token",   "SELECT, INSERT, DELETE",         "",                               ""),

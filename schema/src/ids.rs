@@ -67,6 +67,8 @@ uuid_id! {
     ScheduleId;
     /// A reservation: seats held, paid or ended.
     ReservationId;
+    /// Seats that were taken off sale together.
+    BlockId;
     /// A payment of a reservation.
     PaymentId;
     /// A ledger transfer.

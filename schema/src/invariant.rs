@@ -34,7 +34,7 @@ invariants! {
     /// Found by the audit only.
     S2 = "ownership intervals of a seat never overlapped, over all history",
     /// Last line of defence: the composite foreign key of `seat_claim`.
-    S3 = "a claimed seat belongs to that schedule, and claims and reservations agree",
+    S3 = "a claimed seat belongs to that schedule, and claims, reservations and blocks agree",
     /// Last line of defence: conditional updates.
     S4 = "reservations change only HELD→PAID/EXPIRED/RELEASED and PAID→CANCELLED",
     /// Found by the audit only.

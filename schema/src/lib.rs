@@ -22,8 +22,8 @@ pub mod tables;
 pub mod time;
 
 pub use ids::{
-    AccountId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId, PaymentId,
-    ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
+    AccountId, BlockId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId,
+    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;

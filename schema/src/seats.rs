@@ -1,6 +1,6 @@
 //! What is said about seats: commands to their owner, outcomes, facts, and the live map.
 
-use crate::ids::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, UserId};
+use crate::ids::{BlockId, CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, UserId};
 use crate::money::Money;
 use crate::status::{ClaimState, ReservationStatus, SaleState};
 use crate::time::Timestamp;
@@ -79,6 +79,33 @@ pub enum Kind {
         /// What changes.
         change: PolicyChange,
     },
+    /// Take seats off sale, all or none, whether it sells or not.
+    Block {
+        /// The id that the block gets if this is accepted.
+        block_id: BlockId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Which; not empty, no seat twice, at most [`BLOCK_SEATS_MAX`].
+        seats: Vec<SeatNo>,
+        /// Why; of [`REASON_CHARS`].
+        reason: String,
+        /// As of a hold of named seats.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layout_no: Option<i64>,
+    },
+    /// Put seats of a block on sale again; those that are already stay so.
+    Unblock {
+        /// The block.
+        block_id: BlockId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Which of its seats; all that it still holds when none are named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seats: Option<Vec<SeatNo>>,
+        /// Why; of [`REASON_CHARS`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
 }
 
 /// Places of one section, by their count: which they are, the owner chooses.
@@ -139,6 +166,10 @@ pub struct PolicyChange {
 pub const HOLD_MS: RangeInclusive<i64> = 1..=24 * 3600 * 1000;
 /// What the limit of seats per user may be.
 pub const SEATS_PER_USER: RangeInclusive<u32> = 1..=100;
+/// The most seats that one command takes off sale: what fits into one message.
+pub const BLOCK_SEATS_MAX: usize = 50_000;
+/// How many characters the reason of a block has.
+pub const REASON_CHARS: RangeInclusive<usize> = 1..=500;
 
 impl Kind {
     /// The schedule that decides.
@@ -150,7 +181,9 @@ impl Kind {
             | Self::Release { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
             | Self::Paid { schedule_id, .. }
-            | Self::Policy { schedule_id, .. } => *schedule_id,
+            | Self::Policy { schedule_id, .. }
+            | Self::Block { schedule_id, .. }
+            | Self::Unblock { schedule_id, .. } => *schedule_id,
         }
     }
 
@@ -164,6 +197,8 @@ impl Kind {
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",
             Self::Policy { .. } => "policy",
+            Self::Block { .. } => "block",
+            Self::Unblock { .. } => "unblock",
         }
     }
 }
@@ -182,6 +217,19 @@ pub enum Outcome {
     Applied,
     /// The policy is this, from now on.
     Policy(Policy),
+    /// The seats are off sale. The rest is in the row of the block: it may have more seats than a
+    /// reply has room for.
+    Blocked {
+        /// The block.
+        block_id: BlockId,
+    },
+    /// The seats are on sale again, or were before. The rest is in the rows.
+    Unblocked {
+        /// The block.
+        block_id: BlockId,
+        /// The command whose row says what came back by it; no row if nothing did.
+        command_id: CommandId,
+    },
     /// No, and why. Nothing was changed.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -297,6 +345,37 @@ pub enum Fact {
         command_id: CommandId,
         /// All of it, as it is from then on.
         policy: Policy,
+        /// When.
+        at: Timestamp,
+    },
+    /// Seats were taken off sale.
+    Blocked {
+        /// By whom.
+        user_id: UserId,
+        /// By which command.
+        command_id: CommandId,
+        /// As which block.
+        block_id: BlockId,
+        /// Which.
+        seats: Vec<SeatNo>,
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Seats of a block are on sale again.
+    Unblocked {
+        /// By whom.
+        user_id: UserId,
+        /// By which command.
+        command_id: CommandId,
+        /// Of which block.
+        block_id: BlockId,
+        /// Which.
+        seats: Vec<SeatNo>,
+        /// Why, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
         /// When.
         at: Timestamp,
     },

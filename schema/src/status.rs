@@ -126,6 +126,26 @@ text_enum! {
 }
 
 text_enum! {
+    /// What became of a seat.
+    SeatEvent {
+        /// Somebody held it.
+        Held = "HELD",
+        /// The hold lapsed.
+        Expired = "EXPIRED",
+        /// The hold was given back.
+        Released = "RELEASED",
+        /// The hold was paid.
+        Sold = "SOLD",
+        /// What was paid was cancelled.
+        Cancelled = "CANCELLED",
+        /// It was taken off sale.
+        Blocked = "BLOCKED",
+        /// It was put on sale again.
+        Unblocked = "UNBLOCKED",
+    }
+}
+
+text_enum! {
     /// How points were bought.
     ChargeMethod {
         /// By card.

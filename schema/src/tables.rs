@@ -102,6 +102,13 @@ diesel::table! {
     }
 }
 diesel::table! {
+    seat_block (command_id) {
+        command_id -> Uuid, schedule_id -> Uuid, block_id -> Uuid, lifts -> Bool,
+        seat_nos -> Array<Integer>, user_id -> Uuid, reason -> Nullable<Text>, fingerprint -> Uuid,
+        at -> Timestamptz,
+    }
+}
+diesel::table! {
     account (account_id) { account_id -> Uuid, balance -> Nullable<Numeric>, }
 }
 diesel::table! {

@@ -14,8 +14,9 @@ use onsale_schema::status::{
     ChargeMethod, ClaimState, PaymentMethod, ReservationStatus, SaleState,
 };
 use onsale_schema::{
-    CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId, ReservationId,
-    ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId, ledger, settlement,
+    BlockId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId,
+    ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId, ledger,
+    settlement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -171,6 +172,61 @@ fn seats_commands() {
         change: PolicyChange::default(),
     };
     check("seats-policy-empty", &message(unchanged));
+}
+
+#[test]
+fn blocks() {
+    use seats::Outcome;
+    let (block_id, schedule_id) = (BlockId(uuid(12)), ScheduleId(uuid(7)));
+    let (user_id, command_id) = (UserId(uuid(2)), CommandId(uuid(1)));
+    let seats = vec![SeatNo(3), SeatNo(49_999)];
+    let block = seats::Kind::Block {
+        block_id,
+        schedule_id,
+        seats: seats.clone(),
+        reason: "a camera stands there".into(),
+        layout_no: Some(2),
+    };
+    check("seats-block", &message(block));
+    let unblock = |seats, reason| seats::Kind::Unblock {
+        block_id,
+        schedule_id,
+        seats,
+        reason,
+    };
+    check("seats-unblock", &message(unblock(None, None)));
+    let some = unblock(Some(seats.clone()), Some("it is gone".into()));
+    check("seats-unblock-some", &message(some));
+    let outcomes = vec![
+        Outcome::Blocked { block_id },
+        Outcome::Unblocked {
+            block_id,
+            command_id,
+        },
+    ];
+    check("seats-reply-blocks", &reply(outcomes));
+    let lifted = |reason| Fact::Unblocked {
+        user_id,
+        command_id,
+        block_id,
+        seats: seats.clone(),
+        reason,
+        at: at(1000),
+    };
+    let blocked = Fact::Blocked {
+        user_id,
+        command_id,
+        block_id,
+        seats: seats.clone(),
+        reason: "a camera stands there".into(),
+        at: at(0),
+    };
+    let facts = Facts {
+        schedule_id,
+        version: 12,
+        facts: vec![blocked, lifted(None), lifted(Some("it is gone".into()))],
+    };
+    check("seats-facts-blocks", &facts);
 }
 
 #[test]

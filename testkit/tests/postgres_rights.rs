@@ -134,7 +134,8 @@ async fn every_role_may_do_what_is_listed_with_every_table_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_may_is_refused() {
     let db = database().await;
-    let owners = "account partition outcome outbox notice reservation payment seat_claim transfer";
+    let owners = "account partition outcome outbox notice reservation payment seat_claim \
+                  seat_block transfer";
     let mut refused: Vec<(Role, String)> = Vec::new();
     for role in Role::ALL {
         for sql in [
@@ -166,6 +167,8 @@ async fn what_nobody_may_is_refused() {
         "SELECT password_hash FROM app_user",
         "INSERT INTO session DEFAULT VALUES",
         "DELETE FROM session",
+        "UPDATE seat_block SET reason = NULL",
+        "DELETE FROM seat_block",
         "INSERT INTO seat DEFAULT VALUES",
         "DELETE FROM seat",
         "UPDATE concert SET title = ''",

@@ -1,7 +1,7 @@
 //! What a batch of seat decisions writes: the net effect on the rows, free of order, so that a
 //! fixed number of set-based statements stores it however large the batch is.
 
-use super::Reservation;
+use super::{BlockRow, Reservation};
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
@@ -19,6 +19,8 @@ pub struct Changes {
     pub claims: ClaimChanges,
     /// Schedules that sell by other rules from now on, one entry each.
     pub policies: Vec<PolicyUpdate>,
+    /// Blocks and lifts of blocks to insert, in their order.
+    pub blocks: Vec<BlockRow>,
     /// New versions of maps, at most one per schedule; appended by [`super::Sale::seal`].
     pub maps: Vec<MapChange>,
     /// Facts of the same versions; appended by [`super::Sale::seal`].
@@ -75,6 +77,7 @@ impl Changes {
             && self.ended.is_empty()
             && self.claims.is_empty()
             && self.policies.is_empty()
+            && self.blocks.is_empty()
             && self.maps.is_empty()
             && self.facts.is_empty()
             && self.notices_done.is_empty()
@@ -95,6 +98,7 @@ impl Changes {
             assert!(twice.is_none(), "two owners changed {key:?}");
         }
         self.policies.extend(other.policies);
+        self.blocks.extend(other.blocks);
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);
         self.notices_done.extend(other.notices_done);

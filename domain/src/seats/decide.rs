@@ -73,6 +73,39 @@ impl Sale {
             Kind::Release { .. } | Kind::Policy { .. } if times.clock > command.deadline => {
                 Outcome::Refused(Refusal::CommandExpired)
             }
+            Kind::Block {
+                block_id,
+                seats,
+                reason,
+                layout_no,
+                ..
+            } => self
+                .blocked_before(command, *block_id, times)
+                .unwrap_or_else(|| {
+                    self.block(
+                        command,
+                        (*block_id, *layout_no),
+                        seats,
+                        reason,
+                        now,
+                        changes,
+                    )
+                }),
+            Kind::Unblock {
+                block_id,
+                seats,
+                reason,
+                ..
+            } => self.lifted_before(command, times).unwrap_or_else(|| {
+                self.lift(
+                    command,
+                    *block_id,
+                    seats.as_deref(),
+                    reason.as_ref(),
+                    now,
+                    changes,
+                )
+            }),
             Kind::Release { reservation_id, .. } => {
                 self.release(command.user, *reservation_id, now, changes)
             }
@@ -116,7 +149,9 @@ impl Sale {
                 (known.fingerprint, known.hold(self.schedule_id))
             }
             Some(Accepted::Elsewhere(fingerprint, hold)) => (*fingerprint, hold.clone()),
-            None if self.reservations.contains_key(&reservation_id) => {
+            None if self.reservations.contains_key(&reservation_id)
+                || self.blocks.knows(command.id) =>
+            {
                 return Some(Outcome::Refused(Refusal::KeyReused));
             }
             None => return None,
@@ -140,13 +175,10 @@ impl Sale {
     ) -> Result<(Cow<'a, [SeatNo]>, Vec<ReservationId>), Refusal> {
         self.is_selling(now)?;
         self.is_by_layout(layout_no)?;
-        if seats.is_empty() && places.is_empty()
-            || !seats.iter().all(|&seat| self.is_numbered(seat))
-            || is_named_twice(seats)
-            || !self.are_places(places)
-        {
+        if seats.is_empty() && places.is_empty() || !self.are_places(places) {
             return Err(Refusal::UnknownSeat);
         }
+        self.are_seats(seats)?;
         let wanted = seats.len() + places::count(places);
         let mut lapsing = self.within_limit(user, wanted, now)?;
         let seats = self.with_places(seats, places, now, &mut lapsing)?;
@@ -179,7 +211,17 @@ impl Sale {
         Ok((seats, lapsing))
     }
 
-    fn is_by_layout(&self, no: Option<i64>) -> Result<(), Refusal> {
+    /// Whether these are numbered seats of the layout, each named once.
+    pub(super) fn are_seats(&self, seats: &[SeatNo]) -> Result<(), Refusal> {
+        let are_known = seats.iter().all(|&seat| self.is_numbered(seat));
+        if !are_known || is_named_twice(seats) {
+            Err(Refusal::UnknownSeat)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn is_by_layout(&self, no: Option<i64>) -> Result<(), Refusal> {
         match no {
             Some(no) if no != self.layout.no => Err(Refusal::LayoutChanged),
             Some(_) | None => Ok(()),
@@ -212,7 +254,12 @@ impl Sale {
         }
     }
 
-    fn lapse(&mut self, holds: Vec<ReservationId>, now: Timestamp, changes: &mut Changes) {
+    pub(super) fn lapse(
+        &mut self,
+        holds: Vec<ReservationId>,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) {
         for id in holds {
             self.end(id, ReservationStatus::Expired, now, changes);
         }

@@ -47,6 +47,7 @@ impl Sale {
             self.reservations.insert(id, r);
             self.doubtful.push(id);
         }
+        self.blocks.undo(changes, self.schedule_id);
         for update in &changes.policies {
             if update.schedule_id == self.schedule_id {
                 self.policy = update.before;

@@ -2,6 +2,7 @@
 
 mod batches;
 mod best;
+mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
@@ -164,6 +165,8 @@ fn refusal(sale: &mut Sale, command: &Command<Kind>, at: i64) -> Refusal {
         | Outcome::Released { .. }
         | Outcome::Applied
         | Outcome::Policy(_)
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. }
         | Outcome::DeadLettered => panic!("not refused: {outcome:?}"),
     }
 }

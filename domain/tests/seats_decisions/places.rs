@@ -5,7 +5,7 @@ use onsale_domain::seats::plan::Spot;
 use onsale_schema::seats::{Places, PlacesLeft};
 
 /// Seats 0 to 3 are in a row, 4 to 8 are the places of `F`, and 9 and 10 those of `G`.
-fn mixed() -> Sale {
+pub fn mixed() -> Sale {
     let spots = (0..11).map(|no| {
         let (section, row, number) = match no {
             0..=3 => ("A", "1", no + 1),

@@ -1,6 +1,8 @@
 //! What is asked: holds new and old, ends, payments' notices and ticks, valid and not, with times
 //! that mostly creep and sometimes jump.
 
+mod blocks;
+
 use super::common::{notice_id, schedule_id, user};
 use super::model::{Foreign, SECTION};
 use super::{Step, World};
@@ -28,14 +30,15 @@ impl World {
             business: self.now,
             clock: self.now.plus_ms(self.rng.range(-100, 2000)),
         };
-        let command = match self.rng.range(1, 20) {
+        let command = match self.rng.range(1, 23) {
             1..=6 => self.new_hold(),
             7..=9 => self.new_best(),
             10..=11 => self.hold_again(),
             12..=14 => self.release(),
             15..=16 => self.expire(),
             17 => self.policy(),
-            _ => self.paid(),
+            18..=20 => self.paid(),
+            _ => self.block_or_lift(),
         };
         Step::Command(command, times)
     }
@@ -292,7 +295,9 @@ impl World {
             Kind::Release { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }
-            | Kind::Policy { .. } => unreachable!("only holds are asked for again"),
+            | Kind::Policy { .. }
+            | Kind::Block { .. }
+            | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),
         };
         let row = self.rows.reservations.get(&id);
         let expires_at = row.map_or(self.now.plus_ms(hold_ms), |r| r.expires_at);

@@ -14,10 +14,10 @@ mod rows;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Claim, Policy, Sale, Times};
+use onsale_domain::seats::{Changes, Policy, Sale, Times};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Kind, Outcome, Refusal};
-use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
+use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, NoticeId, ReservationId, SeatNo, Timestamp};
 use rows::{Miss, Rows, layout};
 use std::cell::RefCell;
@@ -48,7 +48,7 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 24] = [
+const EXPECTED: [&str; 26] = [
     "held",
     "held places",
     "held seats and places",
@@ -69,6 +69,8 @@ const EXPECTED: [&str; 24] = [
     "not due",
     "policy",
     "policy invalid",
+    "blocked",
+    "unblocked",
     "layout changed",
     "layout replaced",
     "payment was quicker",
@@ -82,6 +84,8 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
         Outcome::Released { .. } => "released",
         Outcome::Applied => "applied",
         Outcome::Policy(_) => "policy",
+        Outcome::Blocked { .. } => "blocked",
+        Outcome::Unblocked { .. } => "unblocked",
         Outcome::DeadLettered => "dead-lettered",
         Outcome::Refused(refusal) => match refusal {
             Refusal::CommandExpired => "command expired",
@@ -133,6 +137,8 @@ struct World {
     has_pruned: bool,
     /// Holds that were asked for, to be asked for again.
     asked: Vec<Command<Kind>>,
+    /// Blocks and lifts that were asked for.
+    blocks: Vec<Command<Kind>>,
     /// Notices that were sent, to be sent again.
     notices: Vec<(NoticeId, ReservationId)>,
 }
@@ -156,7 +162,7 @@ impl World {
         };
         let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
         let seated = some_seats(&mut rng, seats);
-        let mut rows = Rows {
+        let rows = Rows {
             schedule,
             policy,
             shown: vec![None; prices.len()],
@@ -164,31 +170,22 @@ impl World {
             seated,
             reservations: Default::default(),
             claims: Default::default(),
+            blocks: Vec::new(),
             map_version: rng.range(0, 3),
             foreign: Default::default(),
             open_notices: Default::default(),
         };
-        let mut model = Model {
+        let model = Model {
             schedule,
             policy,
             layout_no: 0,
             prices,
             seated,
-            blocked: Vec::new(),
+            blocks: Vec::new(),
             entries: Vec::new(),
             foreign: Vec::new(),
             facts: Vec::new(),
         };
-        if rng.percent(30) {
-            let state = ClaimState::Blocked;
-            let block = Claim {
-                reservation: None,
-                state,
-            };
-            rows.claims.insert(SeatNo(0), block);
-            rows.shown[0] = Some(state);
-            model.blocked.push(SeatNo(0));
-        }
         let since = now.plus_ms(-DAY_MS);
         Self {
             sale: rows.load(since),
@@ -200,6 +197,7 @@ impl World {
             since,
             has_pruned: false,
             asked: Vec::new(),
+            blocks: Vec::new(),
             notices: Vec::new(),
         }
     }

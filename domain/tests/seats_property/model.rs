@@ -1,6 +1,9 @@
 //! A second, naive opinion on what the owner of a schedule decides: a list of reservations, and
 //! nothing that is kept besides. It shares no code with the decisions that it judges.
 
+mod blocks;
+
+use blocks::Accepted;
 use onsale_domain::seats::{Policy, Times};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
@@ -41,7 +44,8 @@ pub struct Model {
     pub prices: Vec<Money>,
     /// So many of them are seats; the rest are the places of [`SECTION`].
     pub seated: usize,
-    pub blocked: Vec<SeatNo>,
+    /// Blocks and lifts, in their order.
+    pub blocks: Vec<Accepted>,
     pub entries: Vec<Entry>,
     pub foreign: Vec<Foreign>,
     /// Of the current batch.
@@ -59,12 +63,7 @@ impl Model {
                 ..
             } => {
                 let is_known = !(seats.is_empty() && places.is_empty())
-                    && seats
-                        .iter()
-                        .all(|s| s.0 >= 0 && (s.0 as usize) < self.seated)
-                    && seats
-                        .iter()
-                        .all(|s| seats.iter().filter(|t| *t == s).count() == 1)
+                    && self.are_seats(seats)
                     && self.are_places(places);
                 let wanted = is_known.then(|| {
                     let counts = places.iter().map(|wanted| wanted.count as usize);
@@ -175,6 +174,8 @@ impl Model {
                 Outcome::Applied
             }
             Kind::Policy { change, .. } => self.amend(command, change, now),
+            Kind::Block { .. } => self.block(command, times, now),
+            Kind::Unblock { .. } => self.lift(command, times, now),
         }
     }
 
@@ -233,7 +234,7 @@ impl Model {
     /// What everybody's map must show, by seat.
     pub fn map(&self) -> Vec<Option<ClaimState>> {
         let state = |seat: SeatNo| {
-            if self.blocked.contains(&seat) {
+            if self.is_blocked(seat) {
                 return Some(ClaimState::Blocked);
             }
             let entry = self.entries.iter().find(|e| has_seat(e, seat))?;
@@ -294,8 +295,14 @@ impl Model {
         Some(Outcome::Refused(refusal))
     }
 
+    fn are_seats(&self, seats: &[SeatNo]) -> bool {
+        let is_seat = |s: &SeatNo| s.0 >= 0 && (s.0 as usize) < self.seated;
+        let is_once = |s: &SeatNo| seats.iter().filter(|t| *t == s).count() == 1;
+        seats.iter().all(is_seat) && seats.iter().all(is_once)
+    }
+
     fn is_free(&self, seat: SeatNo, now: Timestamp) -> bool {
-        !self.blocked.contains(&seat)
+        !self.is_blocked(seat)
             && (0..self.entries.len())
                 .all(|at| !has_seat(&self.entries[at], seat) || self.is_due(at, now))
     }
@@ -403,7 +410,8 @@ impl Model {
             .entries
             .iter()
             .flat_map(|e| [Some(e.hold.held_at), e.ended_at]);
-        times.flatten().fold(time, Timestamp::max)
+        let blocks = self.blocks.iter().map(|accepted| accepted.at);
+        times.flatten().chain(blocks).fold(time, Timestamp::max)
     }
 
     fn find(&self, id: ReservationId) -> Option<usize> {
@@ -433,6 +441,10 @@ fn is_of_another_layout(command: &Command<Kind>, layout: i64) -> bool {
             ..
         }
         | Kind::HoldBest {
+            layout_no: Some(meant),
+            ..
+        }
+        | Kind::Block {
             layout_no: Some(meant),
             ..
         } => meant != layout,

@@ -3,7 +3,7 @@
 
 use crate::model::SECTION;
 use onsale_domain::seats::plan::Spot;
-use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
+use onsale_domain::seats::{BlockRow, Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
@@ -19,6 +19,8 @@ pub struct Rows {
     pub seated: usize,
     pub reservations: BTreeMap<ReservationId, Reservation>,
     pub claims: BTreeMap<SeatNo, Claim>,
+    /// Blocks and lifts.
+    pub blocks: Vec<BlockRow>,
     pub map_version: i64,
     /// Accepted commands of other schedules.
     pub foreign: HashMap<CommandId, (Fingerprint, Hold)>,
@@ -73,6 +75,7 @@ impl Rows {
         for (seat, claim) in &self.claims {
             sale.load_claim(*seat, claim.reservation, claim.state);
         }
+        sale.load_blocks(&self.blocks);
         sale
     }
 
@@ -95,7 +98,8 @@ impl Rows {
 
     /// Replaces the layout, as the ingress does: only where there never was a claim.
     pub fn replace_layout(&mut self, prices: Vec<Money>, seated: usize) -> bool {
-        let is_free = self.reservations.is_empty() && self.claims.is_empty();
+        let is_free = self.reservations.is_empty() && self.blocks.is_empty();
+        assert!(!is_free || self.claims.is_empty());
         if is_free {
             self.shown = vec![None; prices.len()];
             let no = self.layout.no + 1;
@@ -139,6 +143,7 @@ impl Rows {
             self.policy = update.after;
         }
         self.write_claims(changes);
+        self.blocks.extend(changes.blocks.iter().cloned());
         for notice in &changes.notices_done {
             self.open_notices.remove(notice);
         }
@@ -175,7 +180,7 @@ impl Rows {
         assert_eq!(changes.maps.len(), changes.facts.len());
         let Some(map) = changes.maps.first() else {
             assert!(changes.reservations.is_empty() && changes.ended.is_empty());
-            assert!(changes.policies.is_empty());
+            assert!(changes.policies.is_empty() && changes.blocks.is_empty());
             return;
         };
         assert_eq!(changes.maps.len(), 1);
@@ -196,8 +201,10 @@ impl Rows {
         self.check_owners_never_overlapped();
         self.check_claims_agree();
         self.check_limits_were_kept();
-        let commands: BTreeSet<_> = self.reservations.values().map(|r| r.command_id).collect();
-        assert_eq!(commands.len(), self.reservations.len(), "I1");
+        let mut commands: BTreeSet<_> = self.reservations.values().map(|r| r.command_id).collect();
+        commands.extend(self.blocks.iter().map(|row| row.command_id));
+        let accepted = self.reservations.len() + self.blocks.len();
+        assert_eq!(commands.len(), accepted, "I1");
         for (at, shown) in self.shown.iter().enumerate() {
             let seat = SeatNo(i32::try_from(at).unwrap());
             assert_eq!(*shown, self.claims.get(&seat).map(|claim| claim.state));
@@ -212,6 +219,14 @@ impl Rows {
             assert!(r.held_at.micros() <= end, "S2: {r:?}");
             if r.held_at.micros() < end {
                 spans.extend(r.seats.iter().map(|seat| (*seat, r.held_at.micros(), end)));
+            }
+        }
+        for block in self.blocks.iter().filter(|row| !row.lifts) {
+            for seat in &block.seats {
+                let until = self.lifted_at(block, *seat).unwrap_or(Timestamp(i64::MAX));
+                if block.at < until {
+                    spans.push((*seat, block.at.micros(), until.micros()));
+                }
             }
         }
         spans.sort_unstable();
@@ -240,12 +255,26 @@ impl Rows {
                 claimed += 1;
             }
         }
-        let blocked = self
-            .claims
-            .values()
-            .filter(|c| c.reservation.is_none())
-            .count();
-        assert_eq!(self.claims.len(), claimed + blocked, "S3: nobody's claims");
+        for block in self.blocks.iter().filter(|row| !row.lifts) {
+            for seat in &block.seats {
+                if self.lifted_at(block, *seat).is_none() {
+                    let claim = self
+                        .claims
+                        .get(seat)
+                        .expect("S3: a blocked seat is claimed");
+                    assert_eq!(claim.state, ClaimState::Blocked, "S3");
+                    claimed += 1;
+                }
+            }
+        }
+        assert_eq!(self.claims.len(), claimed, "S3: nobody's claims");
+    }
+
+    fn lifted_at(&self, block: &BlockRow, seat: SeatNo) -> Option<Timestamp> {
+        let lifts = self.blocks.iter().filter(|row| row.lifts);
+        let mut of_block = lifts.filter(|row| row.block_id == block.block_id);
+        let lift = of_block.find(|row| row.seats.contains(&seat));
+        lift.map(|row| row.at)
     }
 
     /// S5. Of what began in one moment the order is not known, so that its highest limit counts.

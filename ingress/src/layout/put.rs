@@ -32,8 +32,8 @@ struct View {
 /// is of rows or, for general admission, of places, of which only the count is said: as `places` in
 /// place of `rows`, or as a line with an empty row and the count as number (`FLOOR,,500,R,99000`).
 /// All of the layout is replaced, or nothing; the same layout again changes nothing. Once a seat has
-/// been held, the layout stays as it is. What is wrong is told by JSON pointer or by line (`/lines/17`),
-/// up to a hundred errors.
+/// been held or blocked, the layout stays as it is. What is wrong is told by JSON pointer or by line
+/// (`/lines/17`), up to a hundred errors.
 #[utoipa::path(put, path = "/admin/schedules/{scheduleId}/layout", operation_id = "replaceLayout",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date")),

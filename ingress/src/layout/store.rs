@@ -21,7 +21,7 @@ pub struct Rows {
     pub no: i64,
     /// Its name.
     pub hash: String,
-    /// Whether there was a reservation, so that it is not replaced any more.
+    /// Whether there was a reservation or a block, so that it is not replaced any more.
     pub is_settled: bool,
     /// The seats.
     pub seats: Vec<Row>,
@@ -56,7 +56,8 @@ async fn read(conn: &mut AsyncPgConnection, schedule: ScheduleId) -> Result<Opti
     .await?;
     let head: Option<Head> = statement(
         "SELECT layout_no, layout_hash, \
-                EXISTS (SELECT FROM reservation WHERE schedule_id = $1) AS is_settled \
+                EXISTS (SELECT FROM reservation WHERE schedule_id = $1) \
+                    OR EXISTS (SELECT FROM seat_block WHERE schedule_id = $1) AS is_settled \
          FROM schedule JOIN sale USING (schedule_id) WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule)
@@ -165,6 +166,7 @@ async fn replace(
     }
     let state: State = statement(
         "SELECT layout_hash, EXISTS (SELECT FROM reservation WHERE schedule_id = $1) \
+             OR EXISTS (SELECT FROM seat_block WHERE schedule_id = $1) \
              OR EXISTS (SELECT FROM seat_claim WHERE schedule_id = $1) AS in_use \
          FROM schedule WHERE schedule_id = $1",
     )

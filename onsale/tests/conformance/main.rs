@@ -74,6 +74,11 @@ impl Scene {
             reservations.push(reservation(&held.body));
         }
         let paid = hall.api.pay(&by, reservations[0]).await.expect(201);
+        let path = format!("/admin/schedules/{date}/blocks");
+        let block = json!({ "seats": ["A-1-99"], "reason": "conformance" });
+        let admin = hall.admin();
+        let blocked = hall.api.post(&admin, &path, "conformance", &block);
+        let block = onsale_testkit::api::id(&blocked.await.expect(201).body["blockId"]);
         let hold = json!({ "scheduleId": date, "seats": ["A-1-5"] });
         let later = hall
             .api
@@ -93,6 +98,7 @@ impl Scene {
             .replace("{date}", &date.to_string())
             .replace("{reservations}", &quoted(&reservations))
             .replace("{payment}", &payment.to_string())
+            .replace("{block}", &block.to_string())
             .replace("{command}", command.expect("a token"))
             .replace("{cursor}", cursor)
             .replace("{seats}", &seats.join(", "));

@@ -67,6 +67,26 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/admin/schedules/{scheduleId}/layout",
         For::Admin,
     ),
+    (
+        "GET",
+        "/api/v1/admin/schedules/{scheduleId}/blocks",
+        For::Admin,
+    ),
+    (
+        "POST",
+        "/api/v1/admin/schedules/{scheduleId}/blocks",
+        For::Admin,
+    ),
+    (
+        "DELETE",
+        "/api/v1/admin/schedules/{scheduleId}/blocks/{blockId}",
+        For::Admin,
+    ),
+    (
+        "GET",
+        "/api/v1/admin/schedules/{scheduleId}/seats/{label}/history",
+        For::Admin,
+    ),
     ("GET", "/api/v1/admin/dead-letters", For::Admin),
     (
         "POST",
@@ -106,6 +126,7 @@ struct Things {
     payment: String,
     token: String,
     dead_letter: Uuid,
+    block: Uuid,
 }
 
 impl Things {
@@ -134,6 +155,10 @@ impl Things {
              VALUES ('ledger', -1, 0, 1, -1, '', '', '{dead_letter}')"
         ))
         .await;
+        let path = format!("/admin/schedules/{date}/blocks");
+        let body = json!({ "seats": ["A-1-9"], "reason": "x" });
+        let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
+        let block = block.expect(201).body;
         let location = open.headers["location"].to_str().expect("ASCII");
         let (_, token) = location.rsplit_once('/').expect("a path");
         Self {
@@ -143,6 +168,7 @@ impl Things {
             payment: text(&paid.body["paymentId"]).to_owned(),
             token: token.to_owned(),
             dead_letter,
+            block: id(&block["blockId"]),
         }
     }
 
@@ -158,6 +184,7 @@ impl Things {
             payment: Uuid::now_v7().to_string(),
             token,
             dead_letter: Uuid::now_v7(),
+            block: Uuid::now_v7(),
         }
     }
 
@@ -169,6 +196,8 @@ impl Things {
             .replace("{paymentId}", &self.payment)
             .replace("{token}", &self.token)
             .replace("{deadLetterId}", &self.dead_letter.to_string())
+            .replace("{blockId}", &self.block.to_string())
+            .replace("{label}", "A-1-1")
             .replace("{file}", "start.js");
         assert!(!path.contains('{'), "nothing for {template}");
         path

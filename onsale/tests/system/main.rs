@@ -3,6 +3,7 @@
 mod admin;
 mod authorization;
 mod best;
+mod blocks;
 mod catalogue;
 mod crash;
 mod forged;

@@ -31,24 +31,31 @@ FROM seat_claim
 GROUP BY schedule_id, seat_no
 HAVING count(*) > 1";
 
-/// A reservation owns its seats from `held_at` until just before `ended_at`. One that ended in the
-/// moment of its beginning owned nothing, so that it sorts before whoever followed it.
+/// A reservation owns its seats from `held_at` until just before `ended_at`, a block each of its
+/// seats until that is lifted. One that ended in the moment of its beginning owned nothing, so that
+/// it sorts before whoever followed it.
 const S2: &str = "
 WITH owned AS (
-    SELECT schedule_id, seat_no, reservation_id, held_at,
+    SELECT schedule_id, seat_no, 'reservation' AS what, reservation_id AS id, held_at AS since,
            coalesce(ended_at, 'infinity') AS until
     FROM reservation CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+    UNION ALL
+    SELECT schedule_id, seat_no, 'block', block_id, min(at) FILTER (WHERE NOT lifts),
+           coalesce(min(at) FILTER (WHERE lifts), 'infinity')
+    FROM seat_block CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+    GROUP BY schedule_id, block_id, seat_no
 ), in_order AS (
-    SELECT *, max(until) OVER before AS taken_until, lag(reservation_id) OVER seat AS previous
+    SELECT *, max(until) OVER before AS taken_until,
+           lag(what || ' ' || id) OVER seat AS previous
     FROM owned
-    WINDOW seat AS (PARTITION BY schedule_id, seat_no ORDER BY held_at, until, reservation_id),
+    WINDOW seat AS (PARTITION BY schedule_id, seat_no ORDER BY since, until, id),
            before AS (seat ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )
-SELECT format('seat %s of schedule %s went to reservation %s at %s, but was taken until %s '
+SELECT format('seat %s of schedule %s went to %s %s at %s, but was taken until %s '
               '(the one before: %s)',
-              seat_no, schedule_id, reservation_id, held_at, taken_until, previous)
+              seat_no, schedule_id, what, id, since, taken_until, previous)
 FROM in_order
-WHERE held_at < taken_until";
+WHERE since < taken_until";
 
 /// Settlement makes a reservation PAID and tells the owner by a notice; until that is done the
 /// claims may still say H (and, of a cancelled one, may still be there).
@@ -60,6 +67,16 @@ WITH told AS (
       AND EXISTS (SELECT FROM notice AS n
                   WHERE n.done_at IS NULL AND n.lane = 'seats' AND n.schedule_id = r.schedule_id
                     AND position(uuid_send(r.reservation_id) IN n.payload) > 0)
+), lifted AS (
+    SELECT schedule_id, block_id, seat_no
+    FROM seat_block CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+    WHERE lifts
+), once_blocked AS (
+    SELECT schedule_id, block_id, seat_no
+    FROM seat_block CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+    WHERE NOT lifts
+), blocked AS (
+    SELECT * FROM once_blocked EXCEPT SELECT * FROM lifted
 )
 SELECT format('%s reservation %s has no claim on its seat %s', r.status, r.reservation_id, seat_no)
 FROM reservation AS r
@@ -93,7 +110,20 @@ UNION ALL
 SELECT format('the claim (%s) on seat %s of schedule %s %s a reservation', state, seat_no,
               schedule_id, CASE state WHEN 'B' THEN 'has' ELSE 'has not' END)
 FROM seat_claim
-WHERE (state = 'B') = (reservation_id IS NOT NULL)";
+WHERE (state = 'B') = (reservation_id IS NOT NULL)
+UNION ALL
+SELECT format('block %s holds seat %s of schedule %s, which is %s', block_id, seat_no, schedule_id,
+              coalesce('claimed (' || c.state || ')', 'free'))
+FROM blocked LEFT JOIN seat_claim AS c USING (schedule_id, seat_no)
+WHERE c.state IS DISTINCT FROM 'B'
+UNION ALL
+SELECT format('seat %s of schedule %s is blocked, but no block holds it', seat_no, schedule_id)
+FROM (SELECT schedule_id, seat_no FROM seat_claim WHERE state = 'B'
+      EXCEPT SELECT schedule_id, seat_no FROM blocked) AS nobodys
+UNION ALL
+SELECT format('seat %s of schedule %s was lifted from block %s, which never had it', seat_no,
+              schedule_id, block_id)
+FROM (SELECT * FROM lifted EXCEPT SELECT * FROM once_blocked) AS never";
 
 /// What a row can tell of the way that it went: its end fits its status, a hold was paid before it
 /// lapsed, and who was paid stayed paid. The amount is P1's.
@@ -221,7 +251,10 @@ FROM (SELECT command_id, 'reservation ' || reservation_id AS what FROM reservati
       UNION ALL
       SELECT command_id, 'payment ' || payment_id FROM payment WHERE status = 'PAID'
       UNION ALL
-      SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE') AS accepted
+      SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE'
+      UNION ALL
+      SELECT command_id, CASE WHEN lifts THEN 'lift of block ' ELSE 'block ' END || block_id
+      FROM seat_block) AS accepted
 GROUP BY command_id
 HAVING count(*) > 1";
 

@@ -1,6 +1,6 @@
 //! Reads the rows of Postgres that state is loaded from.
 
-use super::{Accepted, Rows};
+use super::{Accepted, Rows, blocks};
 use crate::context::Context;
 use diesel::sql_types::{
     Array, BigInt, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
@@ -230,6 +230,8 @@ async fn read_sale(
             .load(conn)
             .await?;
 
+    let blocks = blocks::list(conn, schedule_id).await?;
+
     let policy = Policy {
         state: row.state,
         booking_opens_at: row.booking_opens_at,
@@ -245,6 +247,7 @@ async fn read_sale(
     for row in claims {
         sale.load_claim(row.seat_no, row.reservation_id, row.state);
     }
+    sale.load_blocks(&blocks);
     Ok(Some(sale))
 }
 

@@ -1,9 +1,10 @@
 //! The seats lane: its commands, decided by [`onsale_domain::seats`], loaded and stored here.
 //!
 //! This module alone inserts, changes and deletes claims, versions maps, changes policies, and
-//! inserts reservations; settlement alone makes one PAID. The ingress alone replaces layouts, while
+//! inserts reservations and blocks; settlement alone makes one PAID. The ingress alone replaces layouts, while
 //! there never was a claim; what was decided by another layout misses when it is stored.
 
+mod blocks;
 mod load;
 mod store;
 
@@ -125,13 +126,16 @@ impl State {
         let is_missing = |kind: &Kind| {
             let loaded = self.sales.get(&kind.schedule_id());
             loaded.is_none_or(|loaded| match kind {
-                Kind::Hold { layout_no, .. } | Kind::HoldBest { layout_no, .. } => {
+                Kind::Hold { layout_no, .. }
+                | Kind::HoldBest { layout_no, .. }
+                | Kind::Block { layout_no, .. } => {
                     layout_no.is_some_and(|meant| meant > loaded.sale.layout_no())
                 }
                 Kind::Release { .. }
                 | Kind::Expire { .. }
                 | Kind::Paid { .. }
-                | Kind::Policy { .. } => false,
+                | Kind::Policy { .. }
+                | Kind::Unblock { .. } => false,
             })
         };
         let kinds = commands.iter().map(|command| &command.kind);
@@ -314,9 +318,12 @@ impl PartitionedLane for Seats {
 
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
         let outcome = match outcome {
-            Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::Policy(_) => {
-                "accepted"
-            }
+            Outcome::Held(_)
+            | Outcome::Released { .. }
+            | Outcome::Applied
+            | Outcome::Policy(_)
+            | Outcome::Blocked { .. }
+            | Outcome::Unblocked { .. } => "accepted",
             Outcome::Refused(refusal) => refusal_label(refusal),
             Outcome::DeadLettered => "dead-lettered",
         };

@@ -1,6 +1,7 @@
 //! Writes what batches of seat decisions changed: a fixed number of set-based statements, all sent
 //! before the first is answered, however large the batches are.
 
+use super::blocks;
 use crate::runtime::lane::Stored;
 use diesel::QueryableByName;
 use diesel::sql_types::{
@@ -8,7 +9,8 @@ use diesel::sql_types::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::{
-    Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation, PolicyUpdate,
+    BlockRow, Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
+    PolicyUpdate,
 };
 use onsale_platform::db;
 use onsale_platform::sql::statement;
@@ -34,6 +36,7 @@ pub(super) async fn changes(
     let inserts: Vec<&ClaimInsert> = nets.iter().flat_map(|n| &n.inserts).collect();
     let maps: Vec<&MapChange> = changes.iter().flat_map(|c| &c.maps).collect();
     let policies: Vec<&PolicyUpdate> = changes.iter().flat_map(|c| &c.policies).collect();
+    let blocks: Vec<&BlockRow> = changes.iter().flat_map(|c| &c.blocks).collect();
     let facts: Vec<&Facts> = changes.iter().flat_map(|c| &c.facts).collect();
     let notices: Vec<NoticeId> = changes
         .iter()
@@ -43,7 +46,7 @@ pub(super) async fn changes(
     // Polled in this order, so they are sent in this order: reservations before claims, and sales
     // before both. A layout that is being replaced is waited for there, and after it claims on seats
     // that are no more may fail in any way.
-    let (versioned, stayed, made_ids, deleted, updated, inserted, amended, told, noted) = tokio::join!(
+    let (versioned, stayed, made_ids, deleted, updated, inserted, amended, blocked, told, noted) = tokio::join!(
         biased;
         maps_version(conn, &maps),
         reservations_end(conn, &ended),
@@ -52,6 +55,7 @@ pub(super) async fn changes(
         claims_update(conn, &updates),
         claims_insert(conn, &inserts),
         policies_update(conn, &policies),
+        blocks::insert(conn, &blocks),
         facts_insert(conn, &facts),
         notices_done(conn, &notices),
     );
@@ -69,6 +73,7 @@ pub(super) async fn changes(
         expect("claims to update", updates.len(), updated?)?;
         expect("claims to insert", inserts.len(), inserted?)?;
         expect("policies", policies.len(), amended?)?;
+        expect("blocks", blocks.len(), blocked?)?;
         told?;
         noted?;
     }
@@ -121,7 +126,7 @@ fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
 }
 
 /// A column of rows.
-fn column<T, R, U>(rows: &[&R], f: impl Fn(&R) -> U) -> T
+pub(super) fn column<T, R, U>(rows: &[&R], f: impl Fn(&R) -> U) -> T
 where
     T: FromIterator<U>,
 {
@@ -139,7 +144,7 @@ fn ids(rows: Vec<ReservationOnly>) -> HashSet<ReservationId> {
 }
 
 /// Postgres' text form of an array, because `unnest` takes no arrays of different lengths.
-fn array_text(seats: &[SeatNo]) -> String {
+pub(super) fn array_text(seats: &[SeatNo]) -> String {
     let mut text = String::with_capacity(2 + seats.len() * 6);
     text.push('{');
     for (index, seat) in seats.iter().enumerate() {

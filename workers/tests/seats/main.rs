@@ -1,5 +1,6 @@
 //! The partition runtime with the seats lane, on a real nats-server and a real Postgres.
 
+mod blocks;
 mod catalogue;
 mod clocks;
 mod loads;

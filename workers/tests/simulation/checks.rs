@@ -2,10 +2,12 @@
 
 use crate::rows::Rows;
 use crate::sim::{Sim, Violation, lock};
+use onsale_domain::seats::BlockRow;
 use onsale_schema::invariant::Invariant;
 use onsale_schema::seats::Outcome;
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{SeatNo, Timestamp};
+use onsale_schema::{BlockId, SeatNo, Timestamp};
+use std::collections::BTreeMap;
 
 /// What is true of the tables at any moment.
 pub fn now(sim: &Sim) {
@@ -45,6 +47,15 @@ fn check_owners_never_overlapped(rows: &Rows, found: &mut Vec<Violation>) {
             spans.extend(r.seats.iter().map(span));
         }
     }
+    for (block, seat, lifted_at) in blocked_seats(rows) {
+        let (since, until) = (
+            block.at.micros(),
+            lifted_at.map_or(i64::MAX, Timestamp::micros),
+        );
+        if since < until {
+            spans.push(((block.schedule_id, seat), since, until));
+        }
+    }
     spans.sort_unstable();
     for pair in spans.windows(2) {
         let ((seat, _, end), (next_seat, start, _)) = (pair[0], pair[1]);
@@ -75,9 +86,33 @@ fn check_claims_agree(rows: &Rows, found: &mut Vec<Violation>) {
             }
         }
     }
+    for (block, seat, lifted_at) in blocked_seats(rows) {
+        if lifted_at.is_some() {
+            continue;
+        }
+        claimed += 1;
+        let claim = rows.claims.get(&(block.schedule_id, seat));
+        if claim.is_none_or(|claim| claim.state != ClaimState::Blocked) {
+            let text = format!("{claim:?} on seat {}, but {block:?}", seat.0);
+            found.push(Violation::of(Invariant::S3, text));
+        }
+    }
     if rows.claims.len() != claimed {
         found.push(Violation::of(Invariant::S3, "nobody's claims"));
     }
+}
+
+/// Every seat that ever was blocked, and when it came back.
+fn blocked_seats(rows: &Rows) -> Vec<(&BlockRow, SeatNo, Option<Timestamp>)> {
+    let lifts = rows.blocks.values().filter(|row| row.lifts);
+    let lifted: BTreeMap<(BlockId, SeatNo), Timestamp> = lifts
+        .flat_map(|row| row.seats.iter().map(|seat| ((row.block_id, *seat), row.at)))
+        .collect();
+    let blocks = rows.blocks.values().filter(|row| !row.lifts);
+    let seats = blocks.flat_map(|row| row.seats.iter().map(move |seat| (row, *seat)));
+    seats
+        .map(|(row, seat)| (row, seat, lifted.get(&(row.block_id, seat)).copied()))
+        .collect()
 }
 
 /// S5. Of what began in one moment the order is not known, so that its highest limit counts.
@@ -199,6 +234,18 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             Outcome::Released { reservation_id } => {
                 let row = rows.reservations.get(reservation_id);
                 row.is_some_and(|row| row.reservation.status == ReservationStatus::Released)
+            }
+            Outcome::Blocked { block_id } => {
+                let row = rows.blocks.get(&command.id);
+                row.is_some_and(|row| row.block_id == *block_id && !row.lifts)
+            }
+            Outcome::Unblocked {
+                block_id,
+                command_id,
+            } => {
+                let row = rows.blocks.get(command_id);
+                let is_so = row.is_none_or(|row| row.block_id == *block_id && row.lifts);
+                is_so && *command_id == command.id
             }
             Outcome::Applied | Outcome::Policy(_) | Outcome::Refused(_) | Outcome::DeadLettered => {
                 true

@@ -264,6 +264,7 @@ fn keys_of(p: &Staged) -> impl Iterator<Item = Key> {
     );
     let made = changes.reservations.iter().map(|n| &n.reservation);
     keys.extend(made.map(|r| Key::Command(r.command_id)));
+    keys.extend(changes.blocks.iter().map(|b| Key::Command(b.command_id)));
     keys.extend(changes.maps.iter().map(|m| Key::Sale(m.schedule_id)));
     keys.extend(
         net.inserts

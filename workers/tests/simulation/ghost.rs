@@ -1,6 +1,8 @@
 //! What nobody in the system knows: everything that was sent and committed. It judges each commit
 //! just before it becomes visible.
 
+mod blocks;
+
 use crate::rows::{Rows, Staged};
 use crate::sim::Violation;
 use onsale_schema::invariant::Invariant;
@@ -39,6 +41,7 @@ pub struct Ghost {
     versions: BTreeMap<(ScheduleId, i64), MapChange>,
     /// What each key was answered at a schedule, once it was accepted there.
     held: BTreeMap<(CommandId, ScheduleId), (Fingerprint, Hold)>,
+    blocks: blocks::Blocks,
 }
 
 #[derive(Clone, Copy)]
@@ -59,6 +62,7 @@ impl Ghost {
     /// Something is about to be published.
     pub fn send(&mut self, message: &Arc<CommandMessage<Kind>>) {
         for command in &message.commands {
+            self.blocks.send(command);
             let (reservation_id, layout_no, wanted) = match &command.kind {
                 Kind::Hold {
                     reservation_id,
@@ -112,6 +116,7 @@ impl Ghost {
         self.check_fence(p, found);
         self.check_reservations(rows, p, found);
         check_times(rows, p, latest, found);
+        self.blocks.check_rows(rows, p, latest, found);
         for decided in &p.decided {
             let sent = self.messages.get(&decided.message_id);
             let sent = sent.into_iter().flatten();
@@ -128,7 +133,7 @@ impl Ghost {
                 let asked = message.commands.iter().enumerate();
                 for ((index, command), outcome) in asked.zip(&decided.outcomes) {
                     if self.given_up.contains(&(message.id, index)) {
-                        check_given_up(command, outcome, found);
+                        check_given_up(rows, p, command, outcome, found);
                     }
                     self.check_outcome(rows, p, command, outcome, found);
                 }
@@ -169,7 +174,11 @@ impl Ghost {
                 .flat_map(|facts| &facts.facts)
                 .filter_map(|fact| match fact {
                     Fact::Policy { policy, .. } => Some(*policy),
-                    Fact::Held { .. } | Fact::Ended { .. } | Fact::Sold { .. } => None,
+                    Fact::Held { .. }
+                    | Fact::Ended { .. }
+                    | Fact::Sold { .. }
+                    | Fact::Blocked { .. }
+                    | Fact::Unblocked { .. } => None,
                 }),
         );
         all
@@ -247,6 +256,9 @@ impl Ghost {
         found: &mut Vec<Violation>,
     ) {
         let schedule = command.kind.schedule_id();
+        if let Kind::Block { .. } | Kind::Unblock { .. } = command.kind {
+            self.blocks.check_answer(command, outcome, found);
+        }
         if let Kind::Hold { .. } | Kind::HoldBest { .. } = command.kind
             && let Some((fingerprint, hold)) = self.held.get(&(command.id, schedule))
         {
@@ -283,6 +295,7 @@ impl Ghost {
                     found.push(Violation::promise("every command is answered", text));
                 }
             }
+            Outcome::Blocked { .. } | Outcome::Unblocked { .. } => {}
             Outcome::Applied | Outcome::DeadLettered => {
                 let text = format!("{outcome:?} for {command:?}");
                 found.push(Violation::promise("every command is answered", text));
@@ -312,8 +325,21 @@ impl Ghost {
                 layout_no,
                 ..
             } => (schedule_id, *count as usize, layout_no),
+            Kind::Block {
+                schedule_id,
+                seats,
+                layout_no,
+                ..
+            } => match refusal {
+                Refusal::SaleNotOpen | Refusal::SeatLimitExceeded { .. } => {
+                    return Some("blocks don't mind".to_owned());
+                }
+                _ => (schedule_id, seats.len(), layout_no),
+            },
             _ => return None,
         };
+        let blocks = p.changes.blocks.iter();
+        let blocked = blocks.filter(|row| row.schedule_id == *schedule_id && !row.lifts);
         let made = p.changes.reservations.iter();
         let mut made = made.filter(|new| new.schedule_id == *schedule_id);
         match refusal {
@@ -323,6 +349,7 @@ impl Ghost {
                     let key = (*schedule_id, *seat);
                     !rows.claims.contains_key(&key)
                         && !made.clone().any(|new| new.reservation.seats.contains(seat))
+                        && !blocked.clone().any(|row| row.seats.contains(seat))
                         && !freed.is_some_and(|freed| freed.contains(&key))
                 };
                 let sale = &rows.sales[schedule_id];
@@ -377,7 +404,12 @@ impl Ghost {
             Refusal::KeyReused => {
                 let is_known = rows.commands.contains_key(&command.id)
                     || made.any(|new| new.reservation.command_id == command.id)
-                    || self.accepted.contains_key(&command.id);
+                    || self.accepted.contains_key(&command.id)
+                    || rows.blocks.contains_key(&command.id)
+                    || p.changes
+                        .blocks
+                        .iter()
+                        .any(|row| row.command_id == command.id);
                 (!is_known).then(|| "it was never accepted".to_owned())
             }
             Refusal::UnknownSchedule
@@ -464,7 +496,13 @@ fn check_times(rows: &Rows, p: &Staged, latest: Timestamp, found: &mut Vec<Viola
 
 /// Nothing comes of a command that somebody was told has expired; it may be answered by what came
 /// of the same key before.
-fn check_given_up(command: &Command<Kind>, outcome: &Outcome, found: &mut Vec<Violation>) {
+fn check_given_up(
+    rows: &Rows,
+    p: &Staged,
+    command: &Command<Kind>,
+    outcome: &Outcome,
+    found: &mut Vec<Violation>,
+) {
     let comes_to_nothing = match (&command.kind, outcome) {
         (_, Outcome::Refused(Refusal::CommandExpired)) => true,
         (
@@ -473,6 +511,9 @@ fn check_given_up(command: &Command<Kind>, outcome: &Outcome, found: &mut Vec<Vi
         ) => hold.reservation_id != *reservation_id,
         (Kind::Hold { .. } | Kind::HoldBest { .. }, outcome) => {
             *outcome == Outcome::Refused(Refusal::KeyReused)
+        }
+        (Kind::Block { .. } | Kind::Unblock { .. }, outcome) => {
+            blocks::comes_to_nothing(rows, p, command, outcome)
         }
         _ => false,
     };

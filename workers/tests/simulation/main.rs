@@ -45,8 +45,9 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 42] = [
+const EXPECTED: [&str; 44] = [
     "aged",
+    "blocked",
     "clock jump",
     "command expired",
     "commit",
@@ -88,6 +89,7 @@ const EXPECTED: [&str; 42] = [
     "tail lost",
     "take",
     "too few places",
+    "unblocked",
 ];
 
 /// Runs seeds on some threads; stops at the first violation.

@@ -2,6 +2,8 @@
 //! ask again with the same key when no answer comes or when a refusal may have become untrue,
 //! reuse keys, give seats back, pay, and remember every answer. Some of them are operators.
 
+mod blocks;
+
 use crate::lookers::Looker;
 use crate::neighbours::settle;
 use crate::rows::PLACES;
@@ -10,7 +12,9 @@ use crate::stream::{Body, publish};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
 use onsale_schema::seats::{Hold, Kind, Outcome, Places, PolicyChange, Refusal};
 use onsale_schema::status::SaleState;
-use onsale_schema::{CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId};
+use onsale_schema::{
+    BlockId, CommandId, IngressId, MessageId, ReservationId, ScheduleId, SeatNo, UserId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -28,6 +32,8 @@ pub struct People {
     holds: Vec<(UserId, Hold)>,
     /// What was asked before.
     asked: Vec<Request>,
+    /// Blocks that were accepted, with what was asked.
+    blocks: Vec<(Request, BlockId)>,
     /// Ingresses that have no open request, and are done.
     pub done: usize,
     /// What is still open, to be told when it stays so.
@@ -61,6 +67,8 @@ enum Want {
     Best(ScheduleId, u32),
     Release(ScheduleId, ReservationId),
     Policy(ScheduleId, PolicyChange),
+    Block(ScheduleId, Vec<SeatNo>),
+    Unblock(ScheduleId, BlockId, Option<Vec<SeatNo>>),
 }
 
 impl Want {
@@ -69,7 +77,9 @@ impl Want {
             Self::Hold(schedule, _, _)
             | Self::Best(schedule, _)
             | Self::Release(schedule, _)
-            | Self::Policy(schedule, _) => *schedule,
+            | Self::Policy(schedule, _)
+            | Self::Block(schedule, _)
+            | Self::Unblock(schedule, ..) => *schedule,
         }
     }
 }
@@ -103,6 +113,8 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Released { .. } => "released",
         Outcome::Applied => "applied",
         Outcome::Policy(_) => "policy",
+        Outcome::Blocked { .. } => "blocked",
+        Outcome::Unblocked { .. } => "unblocked",
         Outcome::DeadLettered => "dead-lettered",
         Outcome::Refused(refusal) => match refusal {
             Refusal::CommandExpired => "command expired",
@@ -168,6 +180,19 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 schedule_id,
                 change,
             } => format!("policy of {} {change:?}", short(schedule_id.0)),
+            Kind::Block {
+                block_id,
+                schedule_id,
+                seats,
+                layout_no,
+                ..
+            } => {
+                let (id, schedule) = (short(block_id.0), short(schedule_id.0));
+                format!("block {id} of {schedule}{seats:?} by {layout_no:?}")
+            }
+            Kind::Unblock {
+                block_id, seats, ..
+            } => format!("unblock {} {seats:?}", short(block_id.0)),
         };
         text.push_str(&format!(" <{key} {kind}>"));
     }
@@ -286,6 +311,13 @@ impl Ingress {
             Want::Policy(schedule_id, change) => Kind::Policy {
                 schedule_id: *schedule_id,
                 change: *change,
+            },
+            Want::Block(schedule_id, seats) => self.block(*schedule_id, seats),
+            Want::Unblock(schedule_id, block_id, seats) => Kind::Unblock {
+                block_id: *block_id,
+                schedule_id: *schedule_id,
+                seats: seats.clone(),
+                reason: None,
             },
         };
         let now = self.sim.now().plus_ms(self.clock_offset_ms);
@@ -407,9 +439,14 @@ impl Ingress {
             }
             // The ingress looks its seats up again by itself.
             Outcome::Refused(Refusal::LayoutChanged) if !is_ending => self.open.push(request),
+            Outcome::Blocked { block_id } => {
+                lock(&self.sim.people).open.remove(&request.key);
+                self.blocked(&request, block_id);
+            }
             Outcome::Released { .. }
             | Outcome::Applied
             | Outcome::Policy(_)
+            | Outcome::Unblocked { .. }
             | Outcome::DeadLettered
             | Outcome::Refused(_) => {
                 lock(&self.sim.people).open.remove(&request.key);
@@ -461,6 +498,7 @@ impl Ingress {
                 }
             }
             35..=38 => return self.request(CommandId(sim.uuid()), user, self.policy()),
+            39..=44 => return self.block_or_lift(),
             _ => {}
         }
         self.request(CommandId(sim.uuid()), user, self.want())
@@ -497,19 +535,33 @@ impl Ingress {
     }
 
     fn want(&self) -> Want {
-        let sim = &self.sim;
-        let schedule = sim.pick(&self.schedules).expect("there are schedules");
-        if sim.percent(20) {
-            let count = u32::try_from(sim.range(1, 4)).expect("a few");
+        let schedule = self.some_schedule();
+        if self.sim.percent(20) {
+            let count = u32::try_from(self.sim.range(1, 4)).expect("a few");
             return Want::Best(schedule, count);
         }
-        let places = match sim.percent(25) {
+        let places = match self.sim.percent(25) {
             true => self.places(),
             false => Vec::new(),
         };
-        if !places.is_empty() && sim.percent(60) {
+        if !places.is_empty() && self.sim.percent(60) {
             return Want::Hold(schedule, Vec::new(), places);
         }
+        Want::Hold(schedule, self.some_seats(), places)
+    }
+
+    fn places(&self) -> Vec<Places> {
+        let count = u32::try_from(self.sim.range(1, 2)).expect("a few");
+        let section = PLACES.to_owned();
+        vec![Places { section, count }]
+    }
+
+    fn some_schedule(&self) -> ScheduleId {
+        self.sim.pick(&self.schedules).expect("there are schedules")
+    }
+
+    fn some_seats(&self) -> Vec<SeatNo> {
+        let sim = &self.sim;
         let last = sim.plan.seats - 1;
         let mut seats: Vec<SeatNo> = (0..sim.range(1, 3))
             .map(|_| sim.range(0, last.into()))
@@ -517,12 +569,6 @@ impl Ingress {
             .collect();
         seats.sort_unstable();
         seats.dedup();
-        Want::Hold(schedule, seats, places)
-    }
-
-    fn places(&self) -> Vec<Places> {
-        let count = u32::try_from(self.sim.range(1, 2)).expect("a few");
-        let section = PLACES.to_owned();
-        vec![Places { section, count }]
+        seats
     }
 }

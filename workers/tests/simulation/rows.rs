@@ -5,7 +5,7 @@ use crate::rng::Rng;
 use crate::sim::Plan;
 use crate::stream::{Body, Stored};
 use onsale_domain::seats::plan::Spot;
-use onsale_domain::seats::{Changes, Claim, Layout, Policy, Reservation, Sale};
+use onsale_domain::seats::{BlockRow, Changes, Claim, Layout, Policy, Reservation, Sale};
 use onsale_platform::db;
 use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::{Hold, MapChange, Outcome};
@@ -103,6 +103,8 @@ pub struct Rows {
     /// Unique: the reservation of a command.
     pub commands: BTreeMap<CommandId, ReservationId>,
     pub claims: BTreeMap<(ScheduleId, SeatNo), Claim>,
+    /// Blocks and lifts, by their commands.
+    pub blocks: BTreeMap<CommandId, BlockRow>,
     pub outcomes: BTreeMap<OutcomeKey, OutcomeRow>,
     /// An index.
     pub outcomes_of: BTreeMap<MessageId, Vec<OutcomeKey>>,
@@ -185,6 +187,7 @@ impl Rows {
             reservations: BTreeMap::new(),
             commands: BTreeMap::new(),
             claims: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             outcomes_of: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -217,6 +220,11 @@ impl Rows {
                 sale.load_claim(*seat, claim.reservation, claim.state);
             }
         }
+        let blocks = self
+            .blocks
+            .values()
+            .filter(|row| row.schedule_id == schedule);
+        sale.load_blocks(&blocks.cloned().collect::<Vec<_>>());
         Some(sale)
     }
 
@@ -229,7 +237,7 @@ impl Rows {
     /// Replaces a layout, unless there ever was a claim, as the ingress does.
     pub fn replace_layout(&mut self, schedule: ScheduleId) -> bool {
         let is_used = self.reservations.values().any(|r| r.schedule == schedule)
-            || self.claims.keys().any(|(of, _)| *of == schedule);
+            || self.blocks.values().any(|b| b.schedule_id == schedule);
         let row = self.sales.get_mut(&schedule).expect("a schedule");
         if !is_used {
             let all = i32::try_from(row.layout.prices().len()).expect("few seats");
@@ -374,6 +382,10 @@ impl Rows {
                 return Err(constraint("seat_claim_seat_fkey", format!("{}", seat.0)));
             }
         }
+        let mut new = p.changes.blocks.iter();
+        if let Some(row) = new.find(|row| self.blocks.contains_key(&row.command_id)) {
+            return Err(constraint("seat_block_pkey", format!("{row:?}")));
+        }
         for map in &p.changes.maps {
             let row = self.sales.get(&map.schedule_id);
             if row.is_none_or(|row| row.map_version != map.from_version) {
@@ -447,6 +459,9 @@ impl Rows {
             self.commands.insert(command, id);
         }
         self.apply_claims(&p.changes);
+        let blocks = p.changes.blocks.iter();
+        self.blocks
+            .extend(blocks.map(|row| (row.command_id, row.clone())));
         for notice in &p.changes.notices_done {
             if let Some(row) = self.notices.get_mut(notice) {
                 row.is_done = true;

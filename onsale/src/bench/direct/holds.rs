@@ -138,6 +138,8 @@ pub async fn create(
                 Outcome::Released { .. }
                 | Outcome::Applied
                 | Outcome::Policy(_)
+                | Outcome::Blocked { .. }
+                | Outcome::Unblocked { .. }
                 | Outcome::DeadLettered,
             ) => return Err(Problem::internal()),
         }
