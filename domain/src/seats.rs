@@ -8,17 +8,20 @@ mod blocks;
 mod changes;
 mod decide;
 mod effects;
+mod orphans;
 mod places;
 pub mod plan;
 mod policy;
+mod term;
 mod undo;
 
 pub use blocks::BlockRow;
 pub use changes::{
     Changes, Claim, ClaimChanges, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net,
-    NewReservation, PolicyUpdate,
+    NewReservation, PolicyUpdate, TermUpdate,
 };
 pub use onsale_schema::seats::Policy;
+pub use term::{Term, release_delay_ms};
 
 use blocks::Blocks;
 use plan::{Bits, Plan, Spot};
@@ -28,6 +31,7 @@ use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use std::collections::{BTreeSet, HashMap};
+use uuid::Uuid;
 
 /// The times of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,16 +109,28 @@ pub struct Reservation {
     pub status: ReservationStatus,
     /// When it was accepted (business time).
     pub held_at: Timestamp,
-    /// When it lapses.
-    pub expires_at: Timestamp,
+    /// How long its hold lasts.
+    pub term: Term,
     /// When it ended (business time), if it did.
     pub ended_at: Option<Timestamp>,
 }
 
 impl Reservation {
-    /// Whether it is a hold whose time is over.
+    /// Whether it is a hold whose seats are for others now.
     fn is_due(&self, now: Timestamp) -> bool {
-        self.status == ReservationStatus::Held && self.expires_at <= now
+        self.status == ReservationStatus::Held && self.term.release_at <= now
+    }
+
+    /// What it is to its user: a hold may have lapsed although its seats are kept from others.
+    fn status_at(&self, now: Timestamp) -> ReservationStatus {
+        match self.status {
+            ReservationStatus::Held
+                if self.term.expires_at <= now || self.term.ends_as.is_some() =>
+            {
+                self.term.end()
+            }
+            status => status,
+        }
     }
 
     /// The answer at acceptance.
@@ -125,12 +141,13 @@ impl Reservation {
             seats: self.seats.clone(),
             total: self.total,
             held_at: self.held_at,
-            expires_at: self.expires_at,
+            expires_at: self.term.expires_at,
         }
     }
 
     fn assert_valid(&self) {
-        assert!(self.held_at < self.expires_at, "{self:?}");
+        assert!(self.held_at <= self.term.expires_at, "{self:?}");
+        assert!(self.term.expires_at <= self.term.release_at, "{self:?}");
         assert_eq!(
             self.status.is_live(),
             self.ended_at.is_none(),
@@ -157,13 +174,15 @@ pub struct Sale {
     blocks: Blocks,
     /// The live reservations of each user, by id.
     live: HashMap<UserId, Vec<ReservationId>>,
-    /// The holds, by their end.
+    /// The holds, by when their seats are released.
     due: BTreeSet<(Timestamp, ReservationId)>,
     /// The latest time that a row has. What is written is never earlier, also when a tick's clock
     /// ran ahead of the stream's, and the next owner knows it as well.
     latest: Timestamp,
     /// See [`Self::doubtful`].
     doubtful: Vec<ReservationId>,
+    /// What decides when seats are released, see [`release_delay_ms`].
+    release_seed: Uuid,
     /// Since the last seal.
     facts: Vec<Fact>,
 }
@@ -198,7 +217,17 @@ impl Sale {
             due: BTreeSet::new(),
             latest: Timestamp::EPOCH,
             doubtful: Vec::new(),
+            release_seed: Uuid::nil(),
             facts: Vec::new(),
+        }
+    }
+
+    /// With a secret by which seats are released, see [`release_delay_ms`].
+    #[must_use]
+    pub fn with_release_seed(self, release_seed: Uuid) -> Self {
+        Self {
+            release_seed,
+            ..self
         }
     }
 
@@ -268,19 +297,17 @@ impl Sale {
         let now = now.max(self.latest);
         for lapsed in 0..max {
             match self.due.first() {
-                Some(&(expires_at, id)) if expires_at <= now => {
-                    self.end(id, ReservationStatus::Expired, now, changes);
-                }
+                Some(&(release_at, id)) if release_at <= now => self.lapse(id, now, changes),
                 Some(_) | None => return lapsed,
             }
         }
         max
     }
 
-    /// When the next hold is due.
+    /// When the seats of a hold are to be released next.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.due.first().map(|&(expires_at, _)| expires_at)
+        self.due.first().map(|&(release_at, _)| release_at)
     }
 
     /// Ends a batch: if it changed the map or made facts, the version grows by one, and the map's
@@ -354,13 +381,13 @@ impl Sale {
             of_user.insert(at, id);
         }
         if r.status == ReservationStatus::Held {
-            self.due.insert((r.expires_at, id));
+            self.due.insert((r.term.release_at, id));
         }
     }
 
     /// Takes a reservation out of the lists of live ones.
     fn strike_off(&mut self, r: &Reservation) {
-        self.due.remove(&(r.expires_at, r.reservation_id));
+        self.due.remove(&(r.term.release_at, r.reservation_id));
         if let Some(of_user) = self.live.get_mut(&r.user_id) {
             of_user.retain(|other| *other != r.reservation_id);
             if of_user.is_empty() {

@@ -345,6 +345,10 @@ mod tests {
                 booking_closes_at: at,
                 hold_ms: Some(i64::MAX),
                 seats_per_user: Some(u32::MAX),
+                extensions_max: Some(u32::MAX),
+                hold_total_ms: Some(i64::MAX),
+                prevents_orphans: Some(true),
+                release_jitter_ms: Some(i64::MAX),
             },
         });
         let (block_id, reason) = (BlockId(Uuid::max()), "가".repeat(*REASON_CHARS.end()));
@@ -366,6 +370,10 @@ mod tests {
             reason: Some(reason),
         });
         assert_fits::<Seats>(seats::Kind::Release {
+            reservation_id,
+            schedule_id,
+        });
+        assert_fits::<Seats>(seats::Kind::Extend {
             reservation_id,
             schedule_id,
         });

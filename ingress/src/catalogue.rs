@@ -296,6 +296,19 @@ pub struct ScheduleDetail {
     /// The most live seats of one user.
     #[schema(minimum = 0)]
     seats_per_user: i32,
+    /// How often a hold may be extended.
+    #[schema(minimum = 0)]
+    hold_extensions_max: i32,
+    /// How long a hold lasts with all its extensions.
+    #[schema(minimum = 0)]
+    hold_total_seconds: i64,
+    /// Whether seats that are named are refused if that leaves a single one alone, as long as there
+    /// is another choice.
+    prevent_orphan_seats: bool,
+    /// Seats that were held are on sale again at a random moment within so many seconds after the
+    /// hold.
+    #[schema(minimum = 0)]
+    release_jitter_seconds: i64,
     /// Names the version of the layout.
     layout_hash: String,
     queue: QueueView,
@@ -368,6 +381,10 @@ pub(crate) async fn detail(app: &App, row: &ScheduleRow) -> Result<ScheduleDetai
         sale_state: row.state,
         hold_seconds: row.hold_ms / 1000,
         seats_per_user: row.seats_per_user,
+        hold_extensions_max: row.extensions_max,
+        hold_total_seconds: row.hold_total_ms / 1000,
+        prevent_orphan_seats: row.prevents_orphans,
+        release_jitter_seconds: row.release_jitter_ms / 1000,
         layout_hash: row.layout_hash.clone(),
         queue: QueueView {
             mode: QueueMode::Off,

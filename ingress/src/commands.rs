@@ -11,7 +11,7 @@ use crate::points::{self, Charge};
 use crate::policy;
 use crate::problem::{self, Code, Problem};
 use crate::refusal;
-use crate::reservations::{self, ReservationView};
+use crate::reservations::{self, Extension, ReservationView};
 use crate::submit::{self, pending};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
@@ -78,6 +78,7 @@ enum DecidedBody {
     Schedule(ScheduleDetail),
     Block(BlockView),
     Lift(LiftView),
+    Extension(Extension),
     Problem(problem::Document<'static>),
 }
 
@@ -165,6 +166,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             reservations::held(app, &layout, &outcome)
         }
         (Asked::Release, Told::Seats(outcome)) => reservations::released(&outcome),
+        (Asked::Extension, Told::Seats(outcome)) => reservations::extended(app, &outcome),
         (Asked::Policy(schedule), Told::Seats(outcome)) => {
             policy::changed(app, schedule, &outcome).await
         }
@@ -181,6 +183,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         (
             Asked::Hold(_)
             | Asked::Release
+            | Asked::Extension
             | Asked::Policy(_)
             | Asked::Notice
             | Asked::Block(_)
@@ -205,6 +208,7 @@ fn noted(outcome: &seats::Outcome) -> Result<Answer, Problem> {
         Outcome::DeadLettered => Err(Problem::unavailable()),
         Outcome::Held(_)
         | Outcome::Released { .. }
+        | Outcome::Extended { .. }
         | Outcome::Policy(_)
         | Outcome::Blocked { .. }
         | Outcome::Unblocked { .. } => {

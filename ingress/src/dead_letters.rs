@@ -127,6 +127,7 @@ impl Readable {
                     } => (Some(*reservation_id), Some(seats.clone())),
                     K::HoldBest { reservation_id, .. }
                     | K::Release { reservation_id, .. }
+                    | K::Extend { reservation_id, .. }
                     | K::Expire { reservation_id, .. }
                     | K::Paid { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Block { seats, .. } => (None, Some(seats.clone())),
@@ -290,6 +291,7 @@ pub async fn retry(
             let asked = match command.kind {
                 seats::Kind::Hold { .. } | seats::Kind::HoldBest { .. } => Asked::Hold(schedule),
                 seats::Kind::Release { .. } => Asked::Release,
+                seats::Kind::Extend { .. } => Asked::Extension,
                 seats::Kind::Policy { .. } => Asked::Policy(schedule),
                 seats::Kind::Block { .. } => Asked::Block(schedule),
                 seats::Kind::Unblock { .. } => Asked::Unblock(schedule),

@@ -53,9 +53,10 @@ impl Commands for Seats {
                 KIND_BYTES + SEAT_BYTES * seats + reason.as_ref().map_or(0, String::len)
             }
             seats::Kind::Release { .. }
+            | seats::Kind::Extend { .. }
             | seats::Kind::Expire { .. }
-            | seats::Kind::Paid { .. }
-            | seats::Kind::Policy { .. } => KIND_BYTES,
+            | seats::Kind::Paid { .. } => KIND_BYTES,
+            seats::Kind::Policy { .. } => 2 * KIND_BYTES,
         }
     }
 }

@@ -50,6 +50,24 @@ struct SchedulePatch {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 1, maximum = 100)]
     seats_per_user: Option<u32>,
+    /// How often a hold may be extended.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 0, maximum = 20)]
+    hold_extensions_max: Option<u32>,
+    /// How long a hold lasts with all its extensions.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 1, maximum = 86_400)]
+    hold_total_seconds: Option<i64>,
+    /// Whether to refuse seats that are named if that leaves a single one alone, as long as there
+    /// is another choice.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    prevent_orphan_seats: Option<bool>,
+    /// Seats that were held are on sale again at a random moment within so many seconds after the
+    /// hold, so that nobody can wait for it.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 0, maximum = 600)]
+    release_jitter_seconds: Option<i64>,
 }
 
 impl SchedulePatch {
@@ -60,6 +78,11 @@ impl SchedulePatch {
         wrong.time(self.booking_closes_at, "/bookingClosesAt");
         wrong.window(self.booking_opens_at, self.booking_closes_at);
         wrong.rules(self.hold_seconds, self.seats_per_user);
+        wrong.terms(
+            self.hold_extensions_max,
+            self.hold_total_seconds,
+            self.release_jitter_seconds,
+        );
         let is_alone = self.starts_at.is_none() || self.change() == PolicyChange::default();
         wrong.unless(is_alone, "/startsAt", "not-alone");
         wrong.check()
@@ -72,14 +95,18 @@ impl SchedulePatch {
             booking_closes_at: self.booking_closes_at,
             hold_ms: self.hold_seconds.map(|seconds| seconds * 1000),
             seats_per_user: self.seats_per_user,
+            extensions_max: self.hold_extensions_max,
+            hold_total_ms: self.hold_total_seconds.map(|seconds| seconds * 1000),
+            prevents_orphans: self.prevent_orphan_seats,
+            release_jitter_ms: self.release_jitter_seconds.map(|seconds| seconds * 1000),
         }
     }
 }
 
 /// Edit a date
 ///
-/// Open, pause or close its sale, move its booking window, change how long holds last and how many
-/// seats a user may have. The next hold goes by it. What is not said stays as it is; `startsAt` is
+/// Open, pause or close its sale, move its booking window, change how long holds last, how many
+/// seats a user may have and which. The next hold goes by it. What is not said stays as it is; `startsAt` is
 /// changed alone.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
@@ -157,6 +184,7 @@ pub async fn changed(
         Outcome::DeadLettered => return Err(Problem::unavailable()),
         Outcome::Held(_)
         | Outcome::Released { .. }
+        | Outcome::Extended { .. }
         | Outcome::Applied
         | Outcome::Blocked { .. }
         | Outcome::Unblocked { .. } => {

@@ -100,6 +100,10 @@ codes! {
     RequestTimeout = 408 "request-timeout" "The request body did not arrive in time" again;
     /// Somebody has some of the seats.
     SeatUnavailable = 409 "seat-unavailable" "Seats are taken" never;
+    /// The seats would leave single ones alone, and there are others.
+    OrphanSeat = 409 "orphan-seat" "A single seat would be left alone" never;
+    /// The hold was extended as often or as far as may be.
+    ExtensionLimitReached = 409 "extension-limit-reached" "The hold can't be extended any more" never;
     /// The layout was replaced while seats of it were asked for.
     LayoutChanged = 409 "layout-changed" "The layout has just been replaced" again;
     /// The schedule has had a claim, so that its layout stays.
@@ -282,6 +286,14 @@ impl Problem {
         problem
     }
 
+    /// `orphan-seat`, with the labels that would be left alone.
+    #[must_use]
+    pub fn orphans(labels: Vec<Box<str>>) -> Self {
+        let mut problem = Self::new(Code::OrphanSeat);
+        problem.more = More::Seats(labels);
+        problem
+    }
+
     /// `seat-limit-exceeded`, with the limit.
     #[must_use]
     pub fn seat_limit(limit: u32) -> Self {
@@ -394,7 +406,8 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<FieldError>, required = false)]
     errors: Option<&'a [FieldError]>,
-    /// With `seat-unavailable`: the labels of the seats that were taken.
+    /// With `seat-unavailable`: the labels of the seats that were taken. With `orphan-seat`: of
+    /// those that would be left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>, required = false, example = json!(["A-1-2"]))]
     seats: Option<&'a [Box<str>]>,

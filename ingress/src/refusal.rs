@@ -24,6 +24,10 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
             let labels = seats.iter().map(|&seat| label(seat));
             Problem::seats_taken(labels.collect(), places.collect())
         }
+        R::OrphanSeat { seats } => {
+            Problem::orphans(seats.iter().map(|&seat| label(seat)).collect())
+        }
+        R::ExtensionLimitReached => Problem::new(Code::ExtensionLimitReached),
         R::StateConflict { status } => Problem::state_conflict(*status),
         // Its parts were looked at before; only together with what is there they make no sense.
         R::PolicyInvalid => Problem::validation(vec![FieldError::at(

@@ -1,5 +1,6 @@
 //! Reservations: hold seats, look at one's own, give a hold back.
 
+mod extension;
 mod places;
 mod store;
 mod wish;
@@ -29,6 +30,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use wish::NewReservation;
+
+pub use extension::{__path_extend, Extension, extend, extended};
 
 const ROUTE: &str = "/api/v1/reservations";
 const ROUTE_ONE: &str = "/api/v1/reservations/{reservationId}";
@@ -97,6 +100,7 @@ pub fn held(app: &App, layout: &Layout, outcome: &Outcome) -> Result<Answer, Pro
         Outcome::DeadLettered => Err(Problem::unavailable()),
         Outcome::Held(_)
         | Outcome::Released { .. }
+        | Outcome::Extended { .. }
         | Outcome::Applied
         | Outcome::Policy(_)
         | Outcome::Blocked { .. }
@@ -137,6 +141,7 @@ pub fn released(outcome: &Outcome) -> Result<Answer, Problem> {
         Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => Err(Problem::unavailable()),
         Outcome::Held(_)
+        | Outcome::Extended { .. }
         | Outcome::Applied
         | Outcome::Policy(_)
         | Outcome::Blocked { .. }
@@ -157,7 +162,7 @@ fn misanswered() -> Problem {
 #[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
     tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
     extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
-        Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed, Code::LayoutChanged,
+        Code::OrphanSeat, Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed, Code::LayoutChanged,
         Code::ReservationStateConflict]))),
     responses((status = 201, description = "Held", body = ReservationView,
         headers(("Location" = String, description = "The reservation")))))]
@@ -256,10 +261,10 @@ impl Asking<'_> {
 
 /// A hold whose time is over counts as expired, although its owner may not have written so yet.
 fn shown_status(row: &store::Row, now: Timestamp) -> ReservationStatus {
-    if row.status == ReservationStatus::Held && row.expires_at <= now {
-        ReservationStatus::Expired
-    } else {
-        row.status
+    match (row.status, row.ends_as) {
+        (ReservationStatus::Held, Some(status)) => status,
+        (ReservationStatus::Held, None) if row.expires_at <= now => ReservationStatus::Expired,
+        (status, _) => status,
     }
 }
 
@@ -330,7 +335,8 @@ pub async fn list(
 
 /// Give a hold back
 ///
-/// Its seats are on sale again. Once more is no mistake.
+/// Its seats are on sale again, at a random moment within the date's `releaseJitterSeconds`. Once
+/// more is no mistake.
 #[utoipa::path(delete, path = "/reservations/{reservationId}", operation_id = "releaseReservation",
     tag = "Reservations",
     params(("reservationId" = ReservationId, Path, description = "The reservation"), Prefer),
@@ -345,7 +351,7 @@ pub async fn release(
 ) -> Result<Response, Problem> {
     let row = store::reservation_find(&app.pool, user.id, id).await?;
     let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
-    match row.status {
+    match row.ends_as.unwrap_or(row.status) {
         ReservationStatus::Released => return Ok(Answer::done().into_response()),
         ended @ (ReservationStatus::Paid
         | ReservationStatus::Expired

@@ -45,6 +45,7 @@ fn user(group: Group) -> Group {
         .routes(routes!(points::history))
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::get, reservations::release))
+        .routes(routes!(reservations::extend))
         .routes(routes!(payments::create, payments::list))
         .routes(routes!(payments::get))
         .routes(routes!(commands::get))

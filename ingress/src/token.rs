@@ -35,6 +35,8 @@ pub enum Asked {
     Block(ScheduleId),
     /// Seats of a schedule on sale again.
     Unblock(ScheduleId),
+    /// More time for a hold.
+    Extension,
 }
 
 impl Asked {
@@ -44,6 +46,7 @@ impl Asked {
         match self {
             Self::Hold(_)
             | Self::Release
+            | Self::Extension
             | Self::Policy(_)
             | Self::Notice
             | Self::Block(_)
@@ -106,6 +109,7 @@ impl Signer {
             Asked::Notice => (5, Uuid::nil()),
             Asked::Block(schedule) => (6, schedule.0),
             Asked::Unblock(schedule) => (7, schedule.0),
+            Asked::Extension => (8, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -156,6 +160,7 @@ impl Signer {
                 5 => Asked::Notice,
                 6 => Asked::Block(schedule),
                 7 => Asked::Unblock(schedule),
+                8 => Asked::Extension,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])

@@ -98,7 +98,7 @@ pub const TABLES: &[Table] = &[
     table("partition",      "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("payment",        "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("reservation",    "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
-    table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version)", "SELECT"),
+    table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, map_version)", "SELECT"),
     table("schedule",       "SELECT, INSERT, UPDATE",         "SELECT",                         "SELECT"),
     table("seat",           "SELECT, INSERT, DELETE",         "SELECT",                         "SELECT"),
     table("seat_block",     "SELECT",                         "SELECT, INSERT",                 "SELECT"),

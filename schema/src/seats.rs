@@ -54,6 +54,13 @@ pub enum Kind {
         /// Where.
         schedule_id: ScheduleId,
     },
+    /// Let a hold last longer, within the policy.
+    Extend {
+        /// The hold.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
     /// Let a hold lapse if it is due.
     Expire {
         /// The hold.
@@ -139,6 +146,20 @@ pub struct Policy {
     pub hold_ms: i64,
     /// The most live seats of one user.
     pub seats_per_user: u32,
+    /// How often a hold may be extended.
+    #[serde(default)]
+    pub extensions_max: u32,
+    /// How long a hold lasts with all its extensions, in milliseconds.
+    #[serde(default)]
+    pub hold_total_ms: i64,
+    /// Whether seats that are named are refused if that leaves a free seat without a free one
+    /// beside it, as long as there are others.
+    #[serde(default)]
+    pub prevents_orphans: bool,
+    /// Seats that were held are on sale again at a random moment within so many milliseconds after
+    /// the hold, so that nobody can wait for it.
+    #[serde(default)]
+    pub release_jitter_ms: i64,
 }
 
 /// The values of a policy that change; the others stay as they are when it is decided. Values, not
@@ -160,12 +181,28 @@ pub struct PolicyChange {
     /// See [`Policy::seats_per_user`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats_per_user: Option<u32>,
+    /// See [`Policy::extensions_max`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions_max: Option<u32>,
+    /// See [`Policy::hold_total_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_total_ms: Option<i64>,
+    /// See [`Policy::prevents_orphans`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prevents_orphans: Option<bool>,
+    /// See [`Policy::release_jitter_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_jitter_ms: Option<i64>,
 }
 
 /// How long a hold may be made to last, in milliseconds.
 pub const HOLD_MS: RangeInclusive<i64> = 1..=24 * 3600 * 1000;
 /// What the limit of seats per user may be.
 pub const SEATS_PER_USER: RangeInclusive<u32> = 1..=100;
+/// What the limit of extensions may be.
+pub const EXTENSIONS_MAX: RangeInclusive<u32> = 0..=20;
+/// How long the seats of a hold may stay off sale after it, in milliseconds.
+pub const RELEASE_JITTER_MS: RangeInclusive<i64> = 0..=10 * 60 * 1000;
 /// The most seats that one command takes off sale: what fits into one message.
 pub const BLOCK_SEATS_MAX: usize = 50_000;
 /// How many characters the reason of a block has.
@@ -179,6 +216,7 @@ impl Kind {
             Self::Hold { schedule_id, .. }
             | Self::HoldBest { schedule_id, .. }
             | Self::Release { schedule_id, .. }
+            | Self::Extend { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
             | Self::Paid { schedule_id, .. }
             | Self::Policy { schedule_id, .. }
@@ -194,6 +232,7 @@ impl Kind {
             Self::Hold { .. } => "hold",
             Self::HoldBest { .. } => "hold-best",
             Self::Release { .. } => "release",
+            Self::Extend { .. } => "extend",
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",
             Self::Policy { .. } => "policy",
@@ -212,6 +251,13 @@ pub enum Outcome {
     Released {
         /// The hold.
         reservation_id: ReservationId,
+    },
+    /// The hold lasts longer (also when it did before).
+    Extended {
+        /// The hold.
+        reservation_id: ReservationId,
+        /// When it lapses.
+        expires_at: Timestamp,
     },
     /// A system command was applied, or was already.
     Applied,
@@ -282,6 +328,13 @@ pub enum Refusal {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         places: Vec<PlacesLeft>,
     },
+    /// It would leave these seats alone, and there are others.
+    OrphanSeat {
+        /// Those that would be free, with no free one beside them.
+        seats: Vec<SeatNo>,
+    },
+    /// The hold can't be extended any more.
+    ExtensionLimitReached,
     /// No such reservation of that user.
     NotFound,
     /// The reservation's state doesn't allow it.
@@ -320,6 +373,24 @@ pub enum Fact {
         command_id: CommandId,
         /// How.
         hold: Hold,
+    },
+    /// A hold lasts longer.
+    Extended {
+        /// Which.
+        reservation_id: ReservationId,
+        /// By which command.
+        command_id: CommandId,
+        /// When it lapses now.
+        expires_at: Timestamp,
+        /// When.
+        at: Timestamp,
+    },
+    /// A hold was given back; its seats are on sale again when it ends.
+    GivenBack {
+        /// Which.
+        reservation_id: ReservationId,
+        /// When.
+        at: Timestamp,
     },
     /// A reservation left HELD without being sold.
     Ended {

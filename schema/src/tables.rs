@@ -85,7 +85,8 @@ diesel::table! {
     sale (schedule_id) {
         schedule_id -> Uuid, state -> Text, booking_opens_at -> Timestamptz,
         booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
-        map_version -> BigInt, layout_no -> BigInt,
+        extensions_max -> Integer, hold_total_ms -> BigInt, prevents_orphans -> Bool,
+        release_jitter_ms -> BigInt, map_version -> BigInt, layout_no -> BigInt,
     }
 }
 diesel::table! {
@@ -93,7 +94,7 @@ diesel::table! {
         reservation_id -> Uuid, schedule_id -> Uuid, user_id -> Uuid, command_id -> Uuid,
         fingerprint -> Uuid, seat_nos -> Array<Integer>, total -> Numeric, seat_limit -> Integer,
         status -> Text, held_at -> Timestamptz, expires_at -> Timestamptz,
-        ended_at -> Nullable<Timestamptz>,
+        ended_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
     }
 }
 diesel::table! {

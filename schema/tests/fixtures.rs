@@ -76,6 +76,21 @@ fn policy() -> Policy {
         booking_closes_at: at(1000),
         hold_ms: 300_000,
         seats_per_user: 4,
+        extensions_max: 0,
+        hold_total_ms: 0,
+        prevents_orphans: false,
+        release_jitter_ms: 0,
+    }
+}
+
+/// The first form had no terms.
+fn policy_with_terms() -> Policy {
+    Policy {
+        extensions_max: 2,
+        hold_total_ms: 900_000,
+        prevents_orphans: true,
+        release_jitter_ms: 30_000,
+        ..policy()
     }
 }
 
@@ -113,6 +128,10 @@ fn seats_commands() {
             reservation_id,
             schedule_id,
         },
+        seats::Kind::Extend {
+            reservation_id,
+            schedule_id,
+        },
         seats::Kind::Expire {
             reservation_id,
             schedule_id,
@@ -131,6 +150,7 @@ fn seats_commands() {
                 booking_closes_at: Some(at(1000)),
                 hold_ms: Some(300_000),
                 seats_per_user: Some(4),
+                ..PolicyChange::default()
             },
         },
     ];
@@ -172,6 +192,17 @@ fn seats_commands() {
         change: PolicyChange::default(),
     };
     check("seats-policy-empty", &message(unchanged));
+    let terms = seats::Kind::Policy {
+        schedule_id,
+        change: PolicyChange {
+            extensions_max: Some(2),
+            hold_total_ms: Some(900_000),
+            prevents_orphans: Some(true),
+            release_jitter_ms: Some(30_000),
+            ..PolicyChange::default()
+        },
+    };
+    check("seats-policy-terms", &message(terms));
 }
 
 #[test]
@@ -290,6 +321,18 @@ fn outcomes() {
         }],
     });
     check("seats-reply-places", &reply(vec![too_few]));
+    let outcomes = vec![
+        Outcome::Policy(policy_with_terms()),
+        Outcome::Extended {
+            reservation_id: ReservationId(uuid(6)),
+            expires_at: at(600_000),
+        },
+        Outcome::Refused(Refusal::ExtensionLimitReached),
+        Outcome::Refused(Refusal::OrphanSeat {
+            seats: vec![SeatNo(1)],
+        }),
+    ];
+    check("seats-reply-terms", &reply(outcomes));
 
     let charged = ledger::Outcome::Charged {
         transfer_id: TransferId(uuid(10)),
@@ -362,6 +405,22 @@ fn facts_and_broadcasts() {
         ..facts
     };
     check("seats-facts-policy", &facts);
+    let facts = Facts {
+        facts: vec![
+            Fact::Extended {
+                reservation_id: ReservationId(uuid(6)),
+                command_id: CommandId(uuid(1)),
+                expires_at: at(600_000),
+                at: at(2000),
+            },
+            Fact::GivenBack {
+                reservation_id: ReservationId(uuid(6)),
+                at: at(3000),
+            },
+        ],
+        ..facts
+    };
+    check("seats-facts-terms", &facts);
     let change = MapChange {
         schedule_id: ScheduleId(uuid(7)),
         from_version: 11,

@@ -86,7 +86,7 @@ impl Sweeper {
         for _ in 0..PAGES_MAX {
             let page = reservation_list_due(ctx, after).await?;
             let Some(last) = page.last() else { break };
-            after = (last.expires_at, last.reservation_id);
+            after = (last.due_at, last.reservation_id);
             let is_last = page.len() < LOOK_MAX;
             for due in page {
                 let command = due.command();
@@ -142,6 +142,8 @@ struct DueRow {
     schedule_id: ScheduleId,
     #[diesel(sql_type = Timestamptz)]
     expires_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    due_at: Timestamp,
 }
 
 impl DueRow {
@@ -165,10 +167,12 @@ async fn reservation_list_due(
 ) -> Result<Vec<DueRow>, db::Error> {
     let mut conn = ctx.pool.get().await?;
     let rows = statement(
-        "SELECT reservation_id, schedule_id, expires_at FROM reservation \
-         WHERE status = 'HELD' AND expires_at < clock_timestamp() - $1 * interval '1 millisecond' \
-           AND (expires_at, reservation_id) > ($2, $3) \
-         ORDER BY expires_at, reservation_id LIMIT $4",
+        "SELECT reservation_id, schedule_id, expires_at, \
+                coalesce(release_at, expires_at) AS due_at FROM reservation \
+         WHERE status = 'HELD' AND coalesce(release_at, expires_at) \
+                                   < clock_timestamp() - $1 * interval '1 millisecond' \
+           AND (coalesce(release_at, expires_at), reservation_id) > ($2, $3) \
+         ORDER BY coalesce(release_at, expires_at), reservation_id LIMIT $4",
     )
     .bind::<BigInt, _>(GRACE_MS)
     .bind::<Timestamptz, _>(after.0)

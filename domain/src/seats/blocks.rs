@@ -175,7 +175,7 @@ impl Sale {
         changes: &mut Changes,
     ) -> Outcome {
         match self.may_block(seats, layout_no, now) {
-            Ok(lapsing) => self.lapse(lapsing, now, changes),
+            Ok(lapsing) => self.lapse_all(lapsing, now, changes),
             Err(refusal) => return Outcome::Refused(refusal),
         }
         let blocked = Claim {

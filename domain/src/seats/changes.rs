@@ -1,7 +1,7 @@
 //! What a batch of seat decisions writes: the net effect on the rows, free of order, so that a
 //! fixed number of set-based statements stores it however large the batch is.
 
-use super::{BlockRow, Reservation};
+use super::{BlockRow, Reservation, Term};
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
@@ -15,6 +15,8 @@ pub struct Changes {
     pub reservations: Vec<NewReservation>,
     /// Rows that were there before the batch and end in it.
     pub ended: Vec<Ended>,
+    /// Rows that were there before the batch and last for another time after it, one entry each.
+    pub terms: Vec<TermUpdate>,
     /// Claims to insert, update and delete.
     pub claims: ClaimChanges,
     /// Schedules that sell by other rules from now on, one entry each.
@@ -40,6 +42,20 @@ pub struct NewReservation {
     pub schedule_id: ScheduleId,
     /// As it is after the batch.
     pub reservation: Reservation,
+}
+
+/// Another end for a hold that has a row. Conditional on the status HELD and on `before`, as
+/// [`Ended`] is on `from`; stored before the ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermUpdate {
+    /// Which.
+    pub reservation_id: ReservationId,
+    /// Where.
+    pub schedule_id: ScheduleId,
+    /// As the row was before the batch.
+    pub before: Term,
+    /// As it is after.
+    pub after: Term,
 }
 
 /// Other rules for a schedule.
@@ -75,6 +91,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.reservations.is_empty()
             && self.ended.is_empty()
+            && self.terms.is_empty()
             && self.claims.is_empty()
             && self.policies.is_empty()
             && self.blocks.is_empty()
@@ -97,6 +114,7 @@ impl Changes {
             let twice = self.claims.seats.insert(key, change);
             assert!(twice.is_none(), "two owners changed {key:?}");
         }
+        self.terms.extend(other.terms);
         self.policies.extend(other.policies);
         self.blocks.extend(other.blocks);
         self.maps.extend(other.maps);
@@ -138,6 +156,18 @@ impl Changes {
                 before,
                 after,
             }),
+        }
+    }
+
+    pub(super) fn last(&mut self, update: TermUpdate) {
+        if let Some(&at) = self.made.get(&update.reservation_id) {
+            self.reservations[at].reservation.term = update.after;
+            return;
+        }
+        let mut known = self.terms.iter_mut();
+        match known.find(|known| known.reservation_id == update.reservation_id) {
+            Some(known) => known.after = update.after,
+            None => self.terms.push(update),
         }
     }
 

@@ -36,7 +36,7 @@ impl Sale {
                 }
                 match self.may_hold(command.user, seats, places, *layout_no, now) {
                     Ok((seats, lapsing)) => {
-                        self.lapse(lapsing, now, changes);
+                        self.lapse_all(lapsing, now, changes);
                         Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
                     }
                     Err(refusal) => Outcome::Refused(refusal),
@@ -62,11 +62,14 @@ impl Sale {
                 };
                 match self.best_for(command.user, &wish, *layout_no, now) {
                     Ok((seats, lapsing)) => {
-                        self.lapse(lapsing, now, changes);
+                        self.lapse_all(lapsing, now, changes);
                         Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
                     }
                     Err(refusal) => Outcome::Refused(refusal),
                 }
+            }
+            Kind::Extend { reservation_id, .. } => {
+                self.extend(command, *reservation_id, times.clock, now, changes)
             }
             // Who was told that nothing came of it must not lose the hold afterwards, and a sale
             // must not be opened or closed long after somebody asked for it.
@@ -181,9 +184,10 @@ impl Sale {
         self.are_seats(seats)?;
         let wanted = seats.len() + places::count(places);
         let mut lapsing = self.within_limit(user, wanted, now)?;
-        let seats = self.with_places(seats, places, now, &mut lapsing)?;
-        self.are_available(&seats, now, &mut lapsing)?;
-        Ok((seats, lapsing))
+        let all = self.with_places(seats, places, now, &mut lapsing)?;
+        self.are_available(&all, now, &mut lapsing)?;
+        self.leave_no_orphans(seats, now)?;
+        Ok((all, lapsing))
     }
 
     /// The best seats that the user may have now, and which lapsed holds must end for it. What is
@@ -229,7 +233,7 @@ impl Sale {
     }
 
     /// Whether the user may have so many more seats now; the user's own lapsed holds, which don't
-    /// count any more and must end for it.
+    /// count any more and must end for it, or at least never be paid.
     fn within_limit(
         &self,
         user: UserId,
@@ -240,10 +244,10 @@ impl Sale {
         let mut live_seats = wanted;
         for id in self.live.get(&user).into_iter().flatten() {
             let r = &self.reservations[id];
-            if r.is_due(now) {
-                lapsing.push(*id);
-            } else {
+            if r.status_at(now).is_live() {
                 live_seats += r.seats.len();
+            } else if r.is_due(now) || r.term.ends_as.is_none() {
+                lapsing.push(*id);
             }
         }
         let limit = self.policy.seats_per_user;
@@ -254,19 +258,29 @@ impl Sale {
         }
     }
 
-    pub(super) fn lapse(
+    pub(super) fn lapse_all(
         &mut self,
         holds: Vec<ReservationId>,
         now: Timestamp,
         changes: &mut Changes,
     ) {
         for id in holds {
-            self.end(id, ReservationStatus::Expired, now, changes);
+            if self.reservations[&id].is_due(now) {
+                self.lapse(id, now, changes);
+            } else {
+                self.close(id, changes);
+            }
         }
     }
 
+    /// Ends a hold whose seats are released.
+    pub(super) fn lapse(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
+        let status = self.reservations[&id].term.end();
+        self.end(id, status, now, changes);
+    }
+
     /// What is over for good is said before what may yet begin.
-    fn is_selling(&self, now: Timestamp) -> Result<(), Refusal> {
+    pub(super) fn is_selling(&self, now: Timestamp) -> Result<(), Refusal> {
         let Policy {
             state,
             booking_opens_at,
@@ -326,20 +340,13 @@ impl Sale {
         let Some(r) = self.reservations.get(&id).filter(|r| r.user_id == user) else {
             return Outcome::Refused(Refusal::NotFound);
         };
-        let status = match r.status {
-            ReservationStatus::Held if r.is_due(now) => {
-                self.end(id, ReservationStatus::Expired, now, changes);
-                ReservationStatus::Expired
-            }
-            ReservationStatus::Held => {
-                self.end(id, ReservationStatus::Released, now, changes);
-                ReservationStatus::Released
-            }
-            ended @ (ReservationStatus::Paid
-            | ReservationStatus::Expired
-            | ReservationStatus::Released
-            | ReservationStatus::Cancelled) => ended,
-        };
+        let mut status = r.status_at(now);
+        if r.is_due(now) {
+            self.lapse(id, now, changes);
+        } else if status == ReservationStatus::Held {
+            self.give_back(id, now, changes);
+            status = ReservationStatus::Released;
+        }
         if status == ReservationStatus::Released {
             Outcome::Released { reservation_id: id }
         } else {
@@ -357,11 +364,11 @@ impl Sale {
         let Some(r) = self.reservations.get(&id) else {
             return Outcome::Applied;
         };
-        if r.expires_at != expires_at || now < expires_at {
+        if r.term.expires_at != expires_at || now < r.term.release_at {
             return Outcome::Refused(Refusal::NotDue);
         }
         if r.is_due(now) {
-            self.end(id, ReservationStatus::Expired, now, changes);
+            self.lapse(id, now, changes);
         }
         Outcome::Applied
     }

@@ -41,7 +41,7 @@ impl Sale {
             seat_limit: self.policy.seats_per_user,
             status: ReservationStatus::Held,
             held_at: now,
-            expires_at: now.plus_ms(self.policy.hold_ms),
+            term: self.term(reservation_id, now.plus_ms(self.policy.hold_ms)),
             ended_at: None,
         };
         r.assert_valid();
@@ -66,7 +66,7 @@ impl Sale {
             .expect("only known reservations are sold");
         assert!(r.status.is_live(), "S4");
         r.status = ReservationStatus::Paid;
-        self.due.remove(&(r.expires_at, id));
+        self.due.remove(&(r.term.release_at, id));
         let sold = Claim {
             reservation: Some(id),
             state: ClaimState::Sold,
@@ -113,7 +113,7 @@ impl Sale {
         changes.note_latest(self.schedule_id, self.latest);
         self.latest = at;
 
-        let is_listed = self.due.contains(&(r.expires_at, id));
+        let is_listed = self.due.contains(&(r.term.release_at, id));
         assert!(is_listed, "every hold has its end in the order");
         let r = r.clone();
         self.strike_off(&r);

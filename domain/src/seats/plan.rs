@@ -20,6 +20,7 @@
 
 mod bits;
 mod groups;
+mod orphans;
 mod places;
 
 pub use bits::Bits;

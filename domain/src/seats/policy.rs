@@ -5,7 +5,8 @@ use super::{Changes, Sale};
 use onsale_schema::Timestamp;
 use onsale_schema::message::Command;
 use onsale_schema::seats::{
-    Fact, HOLD_MS, Kind, Outcome, Policy, PolicyChange, Refusal, SEATS_PER_USER,
+    EXTENSIONS_MAX, Fact, HOLD_MS, Kind, Outcome, Policy, PolicyChange, RELEASE_JITTER_MS, Refusal,
+    SEATS_PER_USER,
 };
 
 impl Sale {
@@ -43,6 +44,10 @@ fn amended(policy: Policy, change: &PolicyChange) -> Policy {
         booking_closes_at: change.booking_closes_at.unwrap_or(policy.booking_closes_at),
         hold_ms: change.hold_ms.unwrap_or(policy.hold_ms),
         seats_per_user: change.seats_per_user.unwrap_or(policy.seats_per_user),
+        extensions_max: change.extensions_max.unwrap_or(policy.extensions_max),
+        hold_total_ms: change.hold_total_ms.unwrap_or(policy.hold_total_ms),
+        prevents_orphans: change.prevents_orphans.unwrap_or(policy.prevents_orphans),
+        release_jitter_ms: change.release_jitter_ms.unwrap_or(policy.release_jitter_ms),
     }
 }
 
@@ -54,4 +59,11 @@ fn is_sound(policy: &Policy, change: &PolicyChange) -> bool {
         && change
             .seats_per_user
             .is_none_or(|seats| SEATS_PER_USER.contains(&seats))
+        && change
+            .extensions_max
+            .is_none_or(|times| EXTENSIONS_MAX.contains(&times))
+        && change.hold_total_ms.is_none_or(|ms| HOLD_MS.contains(&ms))
+        && change
+            .release_jitter_ms
+            .is_none_or(|ms| RELEASE_JITTER_MS.contains(&ms))
 }

@@ -47,6 +47,18 @@ impl Sale {
             self.reservations.insert(id, r);
             self.doubtful.push(id);
         }
+        for update in &changes.terms {
+            if update.schedule_id != self.schedule_id {
+                continue;
+            }
+            let id = update.reservation_id;
+            let mut r = self.reservations.remove(&id).expect("what lasts is known");
+            self.strike_off(&r);
+            r.term = update.before.clone();
+            self.enlist(&r);
+            self.reservations.insert(id, r);
+            self.doubtful.push(id);
+        }
         self.blocks.undo(changes, self.schedule_id);
         for update in &changes.policies {
             if update.schedule_id == self.schedule_id {
@@ -85,7 +97,7 @@ impl Sale {
             (known, said) if known == said => true,
             (ReservationStatus::Held, ReservationStatus::Paid) => {
                 r.status = ReservationStatus::Paid;
-                self.due.remove(&(r.expires_at, id));
+                self.due.remove(&(r.term.release_at, id));
                 true
             }
             _ => false,

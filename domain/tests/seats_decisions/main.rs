@@ -7,15 +7,17 @@ mod blocks;
 mod common;
 mod ends;
 mod holds;
+mod orphans;
 mod places;
 mod policies;
+mod terms;
 
 use common::{
     at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, seat_nos, user,
 };
 use onsale_domain::seats::{
     Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Layout, Net, Policy, PolicyUpdate,
-    Reservation, Sale, Times,
+    Reservation, Sale, Term, Times,
 };
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, PolicyChange, Refusal};
@@ -36,6 +38,10 @@ fn policy() -> Policy {
         booking_closes_at: at_s(CLOSES_S),
         hold_ms: HOLD_S * 1000,
         seats_per_user: 4,
+        extensions_max: 2,
+        hold_total_ms: 2 * HOLD_S * 1000,
+        prevents_orphans: false,
+        release_jitter_ms: 0,
     }
 }
 
@@ -89,6 +95,17 @@ fn release(n: u128, of: u128) -> Command<Kind> {
     }
 }
 
+fn extend(n: u128, of: u128) -> Command<Kind> {
+    let kind = Kind::Extend {
+        reservation_id: reservation_id(of),
+        schedule_id: schedule_id(1),
+    };
+    Command {
+        id: command_id(n + 2000),
+        ..command(of, kind)
+    }
+}
+
 fn expire(of: u128, expires_at_s: i64) -> Command<Kind> {
     let kind = Kind::Expire {
         reservation_id: reservation_id(of),
@@ -136,7 +153,7 @@ fn row(n: u128, seats: &[i32], status: ReservationStatus, held_at_s: i64) -> Res
         seat_limit: 4,
         status,
         held_at: at_s(held_at_s),
-        expires_at: at_s(held_at_s + HOLD_S),
+        term: Term::until(at_s(held_at_s + HOLD_S)),
         ended_at: (!status.is_live()).then(|| at_s(held_at_s + 1)),
     }
 }
@@ -163,6 +180,7 @@ fn refusal(sale: &mut Sale, command: &Command<Kind>, at: i64) -> Refusal {
         Outcome::Refused(refusal) => refusal,
         Outcome::Held(_)
         | Outcome::Released { .. }
+        | Outcome::Extended { .. }
         | Outcome::Applied
         | Outcome::Policy(_)
         | Outcome::Blocked { .. }

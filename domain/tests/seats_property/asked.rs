@@ -34,7 +34,8 @@ impl World {
             1..=6 => self.new_hold(),
             7..=9 => self.new_best(),
             10..=11 => self.hold_again(),
-            12..=14 => self.release(),
+            12..=13 => self.release(),
+            14 => self.extend(),
             15..=16 => self.expire(),
             17 => self.policy(),
             18..=20 => self.paid(),
@@ -227,6 +228,29 @@ impl World {
         self.command(by, kind)
     }
 
+    /// Sometimes once more by the same command.
+    fn extend(&mut self) -> Command<Kind> {
+        let (id, owner, _) = self.some_reservation();
+        let by = if self.rng.percent(85) {
+            owner
+        } else {
+            self.somebody()
+        };
+        let kind = Kind::Extend {
+            reservation_id: id,
+            schedule_id: self.rows.schedule,
+        };
+        let mut command = self.command(by, kind);
+        let row = self.rows.reservations.get(&id);
+        let before = row.map_or(&[] as &[_], |row| &row.term.extended_by);
+        if self.rng.percent(30)
+            && let Some(known) = self.rng.pick(before)
+        {
+            command.id = *known;
+        }
+        command
+    }
+
     fn expire(&mut self) -> Command<Kind> {
         let (id, _, expires_at) = self.some_reservation();
         let is_other = self.rng.percent(10);
@@ -274,6 +298,14 @@ impl World {
         if self.rng.percent(30) {
             change.seats_per_user = u32::try_from(self.rng.range(0, 5)).ok();
         }
+        if self.rng.percent(20) {
+            change.extensions_max = u32::try_from(self.rng.range(0, 3)).ok();
+            change.hold_total_ms = Some(self.rng.range(0, 40) * 1000);
+        }
+        if self.rng.percent(20) {
+            change.prevents_orphans = Some(self.rng.percent(50));
+            change.release_jitter_ms = Some(self.rng.range(-1, 6).max(-1) * 1000);
+        }
         let kind = Kind::Policy {
             schedule_id: self.rows.schedule,
             change,
@@ -293,6 +325,7 @@ impl World {
                 *reservation_id
             }
             Kind::Release { .. }
+            | Kind::Extend { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }
             | Kind::Policy { .. }
@@ -300,7 +333,7 @@ impl World {
             | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),
         };
         let row = self.rows.reservations.get(&id);
-        let expires_at = row.map_or(self.now.plus_ms(hold_ms), |r| r.expires_at);
+        let expires_at = row.map_or(self.now.plus_ms(hold_ms), |r| r.term.expires_at);
         (id, command.user, expires_at)
     }
 }

@@ -48,7 +48,7 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 26] = [
+const EXPECTED: [&str; 29] = [
     "held",
     "held places",
     "held seats and places",
@@ -71,6 +71,9 @@ const EXPECTED: [&str; 26] = [
     "policy invalid",
     "blocked",
     "unblocked",
+    "orphan seat",
+    "extended",
+    "extension limit reached",
     "layout changed",
     "layout replaced",
     "payment was quicker",
@@ -82,6 +85,7 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
         Outcome::Held(hold) if hold.held_at < asked_at => "held before",
         Outcome::Held(_) => "held",
         Outcome::Released { .. } => "released",
+        Outcome::Extended { .. } => "extended",
         Outcome::Applied => "applied",
         Outcome::Policy(_) => "policy",
         Outcome::Blocked { .. } => "blocked",
@@ -102,6 +106,8 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::NotDue => "not due",
             Refusal::LayoutChanged => "layout changed",
             Refusal::PolicyInvalid => "policy invalid",
+            Refusal::OrphanSeat { .. } => "orphan seat",
+            Refusal::ExtensionLimitReached => "extension limit reached",
         },
     }
 }
@@ -118,6 +124,7 @@ fn some_seats(rng: &mut Rng, count: i64) -> usize {
 
 /// A part of a batch.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are few of them")]
 enum Step {
     Command(Command<Kind>, Times),
     Tick { now: Timestamp, max: usize },
@@ -159,6 +166,10 @@ impl World {
             booking_closes_at: now.plus_ms(rng.range(20, 1000) * 1000),
             hold_ms: rng.range(1, 20) * 1000,
             seats_per_user: u32::try_from(rng.range(1, 4)).unwrap(),
+            extensions_max: u32::try_from(rng.range(0, 3)).unwrap(),
+            hold_total_ms: rng.range(1, 40) * 1000,
+            prevents_orphans: rng.percent(50),
+            release_jitter_ms: if rng.percent(50) { 0 } else { 5000 },
         };
         let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
         let seated = some_seats(&mut rng, seats);
@@ -316,7 +327,10 @@ impl World {
             assert_eq!(row.ended_at, entry.ended_at);
             assert_eq!(row.seats, entry.hold.seats);
             assert_eq!(row.total, entry.hold.total);
-            assert_eq!(row.expires_at, entry.hold.expires_at);
+            assert_eq!(row.term.expires_at, entry.hold.expires_at);
+            assert_eq!(row.term.release_at, entry.release_at);
+            assert_eq!(row.term.ends_as, entry.ends_as);
+            assert_eq!(row.term.extended_by, entry.extended_by);
         }
         let mut facts = self.model.facts.clone();
         for fact in changes.facts.iter().flat_map(|facts| &facts.facts) {
@@ -442,7 +456,11 @@ impl World {
         let clock = self.now.plus_ms(self.rng.range(-3, 3) * 1000);
         let rows = self.rows.reservations.values_mut();
         let payable: Vec<_> = rows
-            .filter(|r| r.status == ReservationStatus::Held && r.expires_at > clock)
+            .filter(|r| {
+                r.status == ReservationStatus::Held
+                    && r.term.ends_as.is_none()
+                    && r.term.expires_at > clock
+            })
             .map(|r| r.reservation_id)
             .collect();
         if let Some(&id) = self.rng.pick(&payable) {

@@ -3,8 +3,9 @@
 
 mod blocks;
 
+use crate::rows::RELEASE_SEED;
 use blocks::Accepted;
-use onsale_domain::seats::{Policy, Times};
+use onsale_domain::seats::{Policy, Times, release_delay_ms};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
@@ -21,6 +22,9 @@ pub struct Entry {
     pub hold: Hold,
     pub status: ReservationStatus,
     pub ended_at: Option<Timestamp>,
+    pub release_at: Timestamp,
+    pub ends_as: Option<ReservationStatus>,
+    pub extended_by: Vec<CommandId>,
     /// Whether the map shows its seats as sold.
     pub sold: bool,
     /// Whether the owner has it in memory: it forgets old ones.
@@ -86,13 +90,16 @@ impl Model {
                             }
                             all.extend(free.into_iter().take(*count as usize));
                         }
-                        if taken.is_empty() && too_few.is_empty() {
-                            Outcome::Held(self.hold(command, *reservation_id, &all, now))
-                        } else {
+                        let orphans = self.orphans(seats, now);
+                        if !taken.is_empty() || !too_few.is_empty() {
                             Outcome::Refused(Refusal::SeatUnavailable {
                                 seats: taken,
                                 places: too_few,
                             })
+                        } else if orphans.is_empty() {
+                            Outcome::Held(self.hold(command, *reservation_id, &all, now))
+                        } else {
+                            Outcome::Refused(Refusal::OrphanSeat { seats: orphans })
                         }
                     }
                 }
@@ -117,6 +124,9 @@ impl Model {
                     },
                 }
             }
+            Kind::Extend { reservation_id, .. } => {
+                self.extend(command, *reservation_id, times.clock, now)
+            }
             Kind::Release { .. } | Kind::Policy { .. } if times.clock > command.deadline => {
                 Outcome::Refused(Refusal::CommandExpired)
             }
@@ -127,12 +137,20 @@ impl Model {
                 if self.entries[at].user != command.user {
                     return Outcome::Refused(Refusal::NotFound);
                 }
+                let jitter_ms = self.policy.release_jitter_ms;
                 if self.is_due(at, now) {
-                    self.end(at, ReservationStatus::Expired, now);
-                } else if self.entries[at].status == ReservationStatus::Held {
+                    self.end_due(at, now);
+                } else if self.shown(at, now) == ReservationStatus::Held && jitter_ms == 0 {
                     self.end(at, ReservationStatus::Released, now);
+                } else if self.shown(at, now) == ReservationStatus::Held {
+                    self.last_until(at, now);
+                    self.entries[at].ends_as = Some(ReservationStatus::Released);
+                    self.facts.push(Fact::GivenBack {
+                        reservation_id: *reservation_id,
+                        at: now,
+                    });
                 }
-                match self.entries[at].status {
+                match self.shown(at, now) {
                     ReservationStatus::Released => Outcome::Released {
                         reservation_id: *reservation_id,
                     },
@@ -145,13 +163,14 @@ impl Model {
                 ..
             } => match self.find(*reservation_id) {
                 Some(at)
-                    if self.entries[at].hold.expires_at != *expires_at || *expires_at > now =>
+                    if self.entries[at].hold.expires_at != *expires_at
+                        || self.entries[at].release_at > now =>
                 {
                     Outcome::Refused(Refusal::NotDue)
                 }
                 Some(at) => {
                     if self.is_due(at, now) {
-                        self.end(at, ReservationStatus::Expired, now);
+                        self.end_due(at, now);
                     }
                     Outcome::Applied
                 }
@@ -196,12 +215,27 @@ impl Model {
         if let Some(seats) = change.seats_per_user {
             policy.seats_per_user = seats;
         }
+        if let Some(times) = change.extensions_max {
+            policy.extensions_max = times;
+        }
+        if let Some(total_ms) = change.hold_total_ms {
+            policy.hold_total_ms = total_ms;
+        }
+        if let Some(prevents) = change.prevents_orphans {
+            policy.prevents_orphans = prevents;
+        }
+        if let Some(jitter_ms) = change.release_jitter_ms {
+            policy.release_jitter_ms = jitter_ms;
+        }
         let day_ms = 24 * 3600 * 1000;
         if policy.booking_opens_at >= policy.booking_closes_at
             || policy.hold_ms < 1
             || policy.hold_ms > day_ms
             || policy.seats_per_user < 1
             || policy.seats_per_user > 100
+            || policy.extensions_max > 20
+            || !(1..=day_ms).contains(&policy.hold_total_ms)
+            || !(0..=600_000).contains(&policy.release_jitter_ms)
         {
             return Outcome::Refused(Refusal::PolicyInvalid);
         }
@@ -222,11 +256,11 @@ impl Model {
         for _ in 0..max {
             let due = (0..self.entries.len()).filter(|at| self.is_due(*at, now));
             let first = due.min_by_key(|at| {
-                let hold = &self.entries[*at].hold;
-                (hold.expires_at, hold.reservation_id)
+                let entry = &self.entries[*at];
+                (entry.release_at, entry.hold.reservation_id)
             });
             if let Some(at) = first {
-                self.end(at, ReservationStatus::Expired, now);
+                self.end_due(at, now);
             }
         }
     }
@@ -364,8 +398,12 @@ impl Model {
         for at in 0..self.entries.len() {
             let entry = &self.entries[at];
             let wanted = seats.iter().any(|seat| has_seat(entry, *seat));
-            if (wanted || entry.user == command.user) && self.is_due(at, now) {
-                self.end(at, ReservationStatus::Expired, now);
+            let own = entry.user == command.user;
+            if (wanted || own) && self.is_due(at, now) {
+                self.end_due(at, now);
+            } else if own && self.entries[at].status == ReservationStatus::Held {
+                let status = self.shown(at, now);
+                self.entries[at].ends_as = (status != ReservationStatus::Held).then_some(status);
             }
         }
         let hold = Hold {
@@ -383,15 +421,124 @@ impl Model {
             hold: hold.clone(),
             status: ReservationStatus::Held,
             ended_at: None,
+            release_at: hold.expires_at,
+            ends_as: None,
+            extended_by: Vec::new(),
             sold: false,
             known: true,
         });
+        self.last_until(self.entries.len() - 1, hold.expires_at);
         self.facts.push(Fact::Held {
             user_id: command.user,
             command_id: command.id,
             hold: hold.clone(),
         });
         hold
+    }
+
+    fn extend(
+        &mut self,
+        command: &Command<Kind>,
+        id: ReservationId,
+        clock: Timestamp,
+        now: Timestamp,
+    ) -> Outcome {
+        let own = self.find(id);
+        let Some(at) = own.filter(|at| self.entries[*at].user == command.user) else {
+            return Outcome::Refused(Refusal::NotFound);
+        };
+        let entry = &self.entries[at];
+        let policy = self.policy;
+        let longest = entry.hold.held_at.plus_ms(policy.hold_total_ms);
+        let expires_at = longest.min(now.plus_ms(policy.hold_ms));
+        let times = entry.extended_by.len();
+        let status = self.shown(at, now);
+        let refusal = if entry.extended_by.contains(&command.id) {
+            return Outcome::Extended {
+                reservation_id: id,
+                expires_at: entry.hold.expires_at,
+            };
+        } else if clock > command.deadline {
+            Refusal::CommandExpired
+        } else if status != ReservationStatus::Held {
+            Refusal::StateConflict { status }
+        } else if policy.state == SaleState::Closed || now >= policy.booking_closes_at {
+            Refusal::SaleClosed
+        } else if policy.state == SaleState::Paused || now < policy.booking_opens_at {
+            Refusal::SaleNotOpen
+        } else if times >= policy.extensions_max as usize || expires_at <= entry.hold.expires_at {
+            Refusal::ExtensionLimitReached
+        } else {
+            self.last_until(at, expires_at);
+            self.entries[at].extended_by.push(command.id);
+            self.facts.push(Fact::Extended {
+                reservation_id: id,
+                command_id: command.id,
+                expires_at,
+                at: now,
+            });
+            return Outcome::Extended {
+                reservation_id: id,
+                expires_at,
+            };
+        };
+        Outcome::Refused(refusal)
+    }
+
+    fn last_until(&mut self, at: usize, expires_at: Timestamp) {
+        let jitter_ms = self.policy.release_jitter_ms;
+        let entry = &mut self.entries[at];
+        let id = entry.hold.reservation_id;
+        let delay_ms = release_delay_ms(RELEASE_SEED, id, expires_at, jitter_ms);
+        assert!((0..=jitter_ms).contains(&delay_ms));
+        entry.hold.expires_at = expires_at;
+        entry.release_at = expires_at.plus_ms(delay_ms);
+    }
+
+    /// What its user is told of it.
+    fn shown(&self, at: usize, now: Timestamp) -> ReservationStatus {
+        let entry = &self.entries[at];
+        match entry.status {
+            ReservationStatus::Held if entry.ends_as.is_some() => entry.ends_as.unwrap(),
+            ReservationStatus::Held if entry.hold.expires_at <= now => ReservationStatus::Expired,
+            status => status,
+        }
+    }
+
+    fn end_due(&mut self, at: usize, now: Timestamp) {
+        let status = self.entries[at].ends_as;
+        self.end(at, status.unwrap_or(ReservationStatus::Expired), now);
+    }
+
+    /// The free seats that are alone once these are taken and were not before, as long as there is
+    /// another choice of as many.
+    fn orphans(&self, seats: &[SeatNo], now: Timestamp) -> Vec<SeatNo> {
+        let free: Vec<bool> = (0..self.seated)
+            .map(|no| self.is_free(SeatNo(i32::try_from(no).expect("few seats")), now))
+            .collect();
+        let alone = |taken: &[usize]| {
+            let is_left = |no: usize| free.get(no) == Some(&true) && !taken.contains(&no);
+            let all = (0..free.len()).filter(|no| is_left(*no));
+            let alone = all.filter(|no| !is_left(no + 1) && (*no == 0 || !is_left(no - 1)));
+            alone.collect::<Vec<usize>>()
+        };
+        let before = alone(&[]);
+        let new = |taken: &[usize]| {
+            let after = alone(taken).into_iter();
+            after.filter(|no| !before.contains(no)).collect::<Vec<_>>()
+        };
+        let windows = (0..=free.len() - seats.len()).map(|first| first..first + seats.len());
+        let has_choice = windows
+            .filter(|window| window.clone().all(|no| free[no]))
+            .any(|window| new(&window.collect::<Vec<_>>()).is_empty());
+        let taken: Vec<usize> = seats.iter().map(|seat| seat.index().unwrap()).collect();
+        let orphans = new(&taken).into_iter();
+        let named = orphans.map(|no| SeatNo(i32::try_from(no).expect("few seats")));
+        if self.policy.prevents_orphans && has_choice {
+            named.collect()
+        } else {
+            Vec::new()
+        }
     }
 
     fn end(&mut self, at: usize, status: ReservationStatus, now: Timestamp) {
@@ -422,13 +569,13 @@ impl Model {
 
     fn is_due(&self, at: usize, now: Timestamp) -> bool {
         let entry = &self.entries[at];
-        entry.status == ReservationStatus::Held && entry.hold.expires_at <= now
+        entry.status == ReservationStatus::Held && entry.release_at <= now
     }
 
     fn live_seats(&self, user: UserId, now: Timestamp) -> usize {
         (0..self.entries.len())
             .filter(|at| self.entries[*at].user == user && self.entries[*at].ended_at.is_none())
-            .filter(|at| !self.is_due(*at, now))
+            .filter(|at| self.shown(*at, now).is_live())
             .map(|at| self.entries[at].hold.seats.len())
             .sum()
     }

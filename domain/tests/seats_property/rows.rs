@@ -9,6 +9,10 @@ use onsale_schema::seats::{Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, Money, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use uuid::Uuid;
+
+/// By which seats are released at random.
+pub const RELEASE_SEED: Uuid = Uuid::from_u128(42);
 
 #[derive(Clone)]
 pub struct Rows {
@@ -65,7 +69,8 @@ impl Rows {
             self.policy,
             self.layout.clone(),
             self.map_version,
-        );
+        )
+        .with_release_seed(RELEASE_SEED);
         // Not in the order in which they were made.
         for r in self.reservations.values() {
             if r.ended_at.is_none_or(|ended_at| ended_at >= since) {
@@ -89,7 +94,7 @@ impl Rows {
                 seats: r.seats.clone(),
                 total: r.total,
                 held_at: r.held_at,
-                expires_at: r.expires_at,
+                expires_at: r.term.expires_at,
             };
             (r.fingerprint, hold)
         });
@@ -124,8 +129,17 @@ impl Rows {
         }
         let is_as_expected =
             |e: &onsale_domain::seats::Ended| self.reservations[&e.reservation_id].status == e.from;
-        if !changes.ended.iter().all(is_as_expected) {
+        let lasts = |u: &onsale_domain::seats::TermUpdate| {
+            let row = &self.reservations[&u.reservation_id];
+            assert_eq!(row.term, u.before, "only its owner changes it");
+            row.status == ReservationStatus::Held
+        };
+        if !changes.ended.iter().all(is_as_expected) || !changes.terms.iter().all(lasts) {
             return Err(Miss::Conditional);
+        }
+        for update in &changes.terms {
+            let row = self.reservations.get_mut(&update.reservation_id).unwrap();
+            row.term = update.after.clone();
         }
         for ended in &changes.ended {
             assert_eq!(ended.from, ReservationStatus::Held, "S4");
@@ -180,6 +194,7 @@ impl Rows {
         assert_eq!(changes.maps.len(), changes.facts.len());
         let Some(map) = changes.maps.first() else {
             assert!(changes.reservations.is_empty() && changes.ended.is_empty());
+            assert!(changes.terms.is_empty());
             assert!(changes.policies.is_empty() && changes.blocks.is_empty());
             return;
         };
@@ -277,10 +292,12 @@ impl Rows {
         lift.map(|row| row.at)
     }
 
-    /// S5. Of what began in one moment the order is not known, so that its highest limit counts.
+    /// S5. A hold that can't be paid any more doesn't count, although its seats may be kept. Of what
+    /// began in one moment the order is not known, so that its highest limit counts.
     fn check_limits_were_kept(&self) {
         let is_live_at = |r: &Reservation, at: Timestamp| {
-            r.held_at <= at && r.ended_at.is_none_or(|ended_at| at < ended_at)
+            let lasts = r.term.ends_as.is_none() || at < r.term.expires_at;
+            r.held_at <= at && lasts && r.ended_at.is_none_or(|ended_at| at < ended_at)
         };
         for r in self.reservations.values() {
             let all = self.reservations.values();

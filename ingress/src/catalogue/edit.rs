@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta};
 use onsale_platform::db;
-use onsale_schema::seats::SEATS_PER_USER;
+use onsale_schema::seats::{EXTENSIONS_MAX, SEATS_PER_USER};
 use onsale_schema::status::SaleState;
 use onsale_schema::{ConcertId, ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ const NAME_CHARS_MAX: usize = 200;
 const DESCRIPTION_CHARS_MAX: usize = 10_000;
 /// How long a hold may be made to last, in seconds.
 pub const HOLD_S: std::ops::RangeInclusive<i64> = 1..=24 * 3600;
+/// How long the seats of a hold may stay off sale after it, in seconds.
+const JITTER_S: std::ops::RangeInclusive<i64> = 0..=600;
 /// Times that may be set: from 1970 to 9999, in microseconds.
 const TIMES_US: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999_999;
 
@@ -58,6 +60,15 @@ impl Wrong {
         self.unless(is_right, "/holdSeconds", "invalid-value");
         let is_right = seats_per_user.is_none_or(|seats| SEATS_PER_USER.contains(&seats));
         self.unless(is_right, "/seatsPerUser", "invalid-value");
+    }
+
+    pub fn terms(&mut self, extensions: Option<u32>, total_s: Option<i64>, jitter_s: Option<i64>) {
+        let is_right = extensions.is_none_or(|times| EXTENSIONS_MAX.contains(&times));
+        self.unless(is_right, "/holdExtensionsMax", "invalid-value");
+        let is_right = total_s.is_none_or(|seconds| HOLD_S.contains(&seconds));
+        self.unless(is_right, "/holdTotalSeconds", "invalid-value");
+        let is_right = jitter_s.is_none_or(|seconds| JITTER_S.contains(&seconds));
+        self.unless(is_right, "/releaseJitterSeconds", "invalid-value");
     }
 
     fn name(&mut self, text: Option<&str>, pointer: &'static str) {
@@ -291,7 +302,44 @@ struct NewSchedule {
     )]
     #[schema(nullable = false, minimum = 1, maximum = 100)]
     seats_per_user: Option<u32>,
+    /// How often a hold may be extended; never if not said.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, minimum = 0, maximum = 20)]
+    hold_extensions_max: Option<u32>,
+    /// How long a hold lasts with all its extensions; 15 minutes if not said.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, minimum = 1, maximum = 86_400)]
+    hold_total_seconds: Option<i64>,
+    /// Whether to refuse seats that are named if that leaves a single one alone, as long as there
+    /// is another choice; not if not said.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    prevent_orphan_seats: Option<bool>,
+    /// Seats that were held are on sale again at a random moment within so many seconds after the
+    /// hold, so that nobody can wait for it; at once if not said.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, minimum = 0, maximum = 600)]
+    release_jitter_seconds: Option<i64>,
 }
+
+/// How long a hold lasts with all its extensions, if nobody says otherwise.
+const HOLD_TOTAL_S: i64 = 15 * 60;
 
 impl NewSchedule {
     fn validate(&self) -> Result<(), Problem> {
@@ -301,6 +349,11 @@ impl NewSchedule {
         wrong.time(Some(self.booking_closes_at), "/bookingClosesAt");
         wrong.window(Some(self.booking_opens_at), Some(self.booking_closes_at));
         wrong.rules(self.hold_seconds, self.seats_per_user);
+        wrong.terms(
+            self.hold_extensions_max,
+            self.hold_total_seconds,
+            self.release_jitter_seconds,
+        );
         wrong.check()
     }
 }
@@ -321,6 +374,16 @@ struct MadeSchedule {
     hold_seconds: i64,
     /// The most live seats of one user.
     seats_per_user: u32,
+    /// How often a hold may be extended.
+    hold_extensions_max: u32,
+    /// How long a hold lasts with all its extensions.
+    #[schema(minimum = 1)]
+    hold_total_seconds: i64,
+    /// Whether seats that are named are refused if that leaves a single one alone.
+    prevent_orphan_seats: bool,
+    /// Within so many seconds after a hold its seats are on sale again.
+    #[schema(minimum = 0)]
+    release_jitter_seconds: i64,
 }
 
 /// Make a date of a concert
@@ -353,6 +416,10 @@ pub async fn schedule_create(
         seats_per_user: wanted
             .seats_per_user
             .unwrap_or(app.sales.seats_per_user_default),
+        hold_extensions_max: wanted.hold_extensions_max.unwrap_or(0),
+        hold_total_seconds: wanted.hold_total_seconds.unwrap_or(HOLD_TOTAL_S),
+        prevent_orphan_seats: wanted.prevent_orphan_seats.unwrap_or(false),
+        release_jitter_seconds: wanted.release_jitter_seconds.unwrap_or(0),
     };
     let row = NewScheduleRow {
         schedule_id: made.schedule_id,
@@ -363,6 +430,10 @@ pub async fn schedule_create(
         state: made.sale_state,
         hold_ms: made.hold_seconds * 1000,
         seats_per_user: i32::try_from(made.seats_per_user).unwrap_or(i32::MAX),
+        extensions_max: i32::try_from(made.hold_extensions_max).unwrap_or(i32::MAX),
+        hold_total_ms: made.hold_total_seconds * 1000,
+        prevents_orphans: made.prevent_orphan_seats,
+        release_jitter_ms: made.release_jitter_seconds * 1000,
         fingerprint: fingerprint(&path, &wanted),
     };
     let known = store::schedule_fingerprint(&app.pool, row.schedule_id).await?;
@@ -456,6 +527,10 @@ mod tests {
             sale_state: None,
             hold_seconds,
             seats_per_user,
+            hold_extensions_max: None,
+            hold_total_seconds: None,
+            prevent_orphan_seats: None,
+            release_jitter_seconds: None,
         };
         let later = at.plus_ms(1);
         assert_eq!(

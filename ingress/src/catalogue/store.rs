@@ -5,7 +5,7 @@ use super::{Grade, Search};
 use chrono::NaiveDate;
 use diesel::dsl::{exists, not};
 use diesel::prelude::{AsChangeset, Queryable};
-use diesel::sql_types::{BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, PgTextExpressionMethods, QueryDsl,
     QueryableByName,
@@ -69,6 +69,14 @@ pub struct ScheduleRow {
     pub hold_ms: i64,
     /// The most live seats of one user.
     pub seats_per_user: i32,
+    /// How often a hold may be extended.
+    pub extensions_max: i32,
+    /// How long a hold lasts with all its extensions, in milliseconds.
+    pub hold_total_ms: i64,
+    /// Whether seats are refused that leave a single one alone.
+    pub prevents_orphans: bool,
+    /// Within so many milliseconds after a hold its seats are on sale again.
+    pub release_jitter_ms: i64,
     /// How often its layout was replaced.
     pub layout_no: i64,
 }
@@ -83,6 +91,10 @@ impl ScheduleRow {
             booking_closes_at: policy.booking_closes_at,
             hold_ms: policy.hold_ms,
             seats_per_user: i32::try_from(policy.seats_per_user).unwrap_or(i32::MAX),
+            extensions_max: i32::try_from(policy.extensions_max).unwrap_or(i32::MAX),
+            hold_total_ms: policy.hold_total_ms,
+            prevents_orphans: policy.prevents_orphans,
+            release_jitter_ms: policy.release_jitter_ms,
             ..self.clone()
         }
     }
@@ -125,6 +137,10 @@ type ScheduleColumns = (
     sale::booking_closes_at,
     sale::hold_ms,
     sale::seats_per_user,
+    sale::extensions_max,
+    sale::hold_total_ms,
+    sale::prevents_orphans,
+    sale::release_jitter_ms,
     sale::layout_no,
 );
 const SCHEDULE_COLUMNS: ScheduleColumns = (
@@ -137,6 +153,10 @@ const SCHEDULE_COLUMNS: ScheduleColumns = (
     sale::booking_closes_at,
     sale::hold_ms,
     sale::seats_per_user,
+    sale::extensions_max,
+    sale::hold_total_ms,
+    sale::prevents_orphans,
+    sale::release_jitter_ms,
     sale::layout_no,
 );
 
@@ -352,6 +372,14 @@ pub struct NewScheduleRow {
     pub hold_ms: i64,
     /// The most live seats of one user.
     pub seats_per_user: i32,
+    /// How often a hold may be extended.
+    pub extensions_max: i32,
+    /// How long a hold lasts with all its extensions, in milliseconds.
+    pub hold_total_ms: i64,
+    /// Whether seats are refused that leave a single one alone.
+    pub prevents_orphans: bool,
+    /// Within so many milliseconds after a hold its seats are on sale again.
+    pub release_jitter_ms: i64,
     /// What was asked.
     pub fingerprint: Fingerprint,
 }
@@ -372,8 +400,9 @@ pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, 
              ON CONFLICT DO NOTHING RETURNING schedule_id), \
          on_sale AS ( \
              INSERT INTO sale (schedule_id, state, booking_opens_at, booking_closes_at, hold_ms, \
-                               seats_per_user) \
-             SELECT schedule_id, $6, $7, $8, $9, $10 FROM made) \
+                               seats_per_user, extensions_max, hold_total_ms, \
+                               prevents_orphans, release_jitter_ms) \
+             SELECT schedule_id, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM made) \
          SELECT count(*) AS made FROM made",
     )
     .bind::<SqlUuid, _>(row.schedule_id)
@@ -386,6 +415,10 @@ pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, 
     .bind::<Timestamptz, _>(row.booking_closes_at)
     .bind::<BigInt, _>(row.hold_ms)
     .bind::<Integer, _>(row.seats_per_user)
+    .bind::<Integer, _>(row.extensions_max)
+    .bind::<BigInt, _>(row.hold_total_ms)
+    .bind::<Bool, _>(row.prevents_orphans)
+    .bind::<BigInt, _>(row.release_jitter_ms)
     .get_result(&mut conn)
     .await?;
     Ok(answer.made == 1)

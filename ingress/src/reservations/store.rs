@@ -19,6 +19,8 @@ pub struct Row {
     pub status: ReservationStatus,
     pub held_at: Timestamp,
     pub expires_at: Timestamp,
+    /// What a hold that lasts no longer ends as, if that is settled.
+    pub ends_as: Option<ReservationStatus>,
 }
 
 type Columns = (
@@ -29,6 +31,7 @@ type Columns = (
     table::status,
     table::held_at,
     table::expires_at,
+    table::ends_as,
 );
 const COLUMNS: Columns = (
     table::reservation_id,
@@ -38,6 +41,7 @@ const COLUMNS: Columns = (
     table::status,
     table::held_at,
     table::expires_at,
+    table::ends_as,
 );
 
 /// A user's reservation.

@@ -50,6 +50,11 @@ const TABLE: &[(&str, &str, For)] = &[
     ("POST", "/api/v1/reservations", For::User),
     ("GET", "/api/v1/reservations/{reservationId}", For::Owner),
     ("DELETE", "/api/v1/reservations/{reservationId}", For::Owner),
+    (
+        "POST",
+        "/api/v1/reservations/{reservationId}/extension",
+        For::Owner,
+    ),
     ("GET", "/api/v1/payments", For::User),
     ("POST", "/api/v1/payments", For::User),
     ("GET", "/api/v1/payments/{paymentId}", For::Owner),

@@ -19,7 +19,7 @@ async fn post(api: &Api, by: &Buyer, path: &str, body: &Value) -> Answer {
     api.post(by, path, &key, body).await
 }
 
-async fn patch(api: &Api, by: &Buyer, path: &str, body: &Value) -> Answer {
+pub async fn patch(api: &Api, by: &Buyer, path: &str, body: &Value) -> Answer {
     let request = api.request(Method::PATCH, path).bearer_auth(&by.token);
     api.send(request.json(body)).await
 }

@@ -22,4 +22,5 @@ mod problems;
 mod race;
 mod servers;
 mod streams;
+mod terms;
 mod tls;

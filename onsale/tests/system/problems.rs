@@ -175,6 +175,16 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
     met.expect(api.hold(&buyer, date, &["Z-1-1"]).await, "unknown-seat");
     let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
     met.expect(api.hold(&other, date, &["A-1-1"]).await, "seat-unavailable");
+    let id = crate::hall::reservation(&held.body);
+    let path = format!("/reservations/{id}/extension");
+    let extended = api.post(&buyer, &path, "the-time-key", &json!(null)).await;
+    met.expect(extended, "extension-limit-reached");
+    let path = format!("/admin/schedules/{date}");
+    let careful = json!({ "preventOrphanSeats": true });
+    crate::catalogue::patch(&api, &hall.admin(), &path, &careful)
+        .await
+        .expect(200);
+    met.expect(api.hold(&other, date, &["A-1-3"]).await, "orphan-seat");
     let many = ["A-1-2", "A-1-3", "A-1-4", "A-1-5", "A-1-6"];
     met.expect(api.hold(&other, date, &many).await, "seat-limit-exceeded");
     let path = "/reservations";

@@ -133,9 +133,13 @@ SELECT format('reservation %s is %s, held %s, due %s, ended %s', reservation_id,
 FROM reservation
 WHERE NOT CASE status
           WHEN 'HELD' THEN ended_at IS NULL
-          WHEN 'PAID' THEN ended_at IS NULL
-          WHEN 'EXPIRED' THEN coalesce(ended_at >= expires_at, false)
-          WHEN 'RELEASED' THEN coalesce(ended_at >= held_at AND ended_at < expires_at, false)
+          WHEN 'PAID' THEN ended_at IS NULL AND ends_as IS NULL
+          WHEN 'EXPIRED' THEN coalesce(ended_at >= coalesce(release_at, expires_at), false)
+                              AND ends_as IS DISTINCT FROM 'RELEASED'
+          WHEN 'RELEASED' THEN CASE WHEN ends_as IS NULL
+                               THEN coalesce(ended_at >= held_at AND ended_at < expires_at, false)
+                               ELSE coalesce(ended_at >= coalesce(release_at, expires_at), false)
+                                    AND ends_as = 'RELEASED' END
           WHEN 'CANCELLED' THEN coalesce(ended_at >= held_at, false)
           ELSE false END
 UNION ALL
@@ -152,15 +156,19 @@ SELECT format('reservation %s was paid at %s, but was due %s', reservation_id, a
 FROM payment JOIN reservation USING (reservation_id)
 WHERE payment.status = 'PAID' AND at >= expires_at";
 
-/// Seats are added at `held_at` and taken off at `ended_at`, all of one moment together: what is
-/// left then was live together. Where a limit changed within that moment, the higher one counts.
+/// Seats are added at `held_at` and taken off when they count no more, all of one moment together:
+/// what is left then was live together. Where a limit changed within that moment, the higher one
+/// counts. A hold that is settled to end counts until it lapsed, and its seats may be kept longer.
 const S5: &str = "
-WITH changes AS (
+WITH counted AS (
+    SELECT *, CASE WHEN ends_as IS NULL THEN ended_at ELSE expires_at END AS until
+    FROM reservation
+), changes AS (
     SELECT schedule_id, user_id, held_at AS at, cardinality(seat_nos) AS seats, seat_limit
-    FROM reservation WHERE ended_at IS DISTINCT FROM held_at
+    FROM counted WHERE until IS DISTINCT FROM held_at
     UNION ALL
-    SELECT schedule_id, user_id, ended_at, -cardinality(seat_nos), NULL
-    FROM reservation WHERE ended_at <> held_at
+    SELECT schedule_id, user_id, until, -cardinality(seat_nos), NULL
+    FROM counted WHERE until <> held_at
 ), live AS (
     SELECT DISTINCT schedule_id, user_id, at,
            sum(seats) OVER (of_user ORDER BY at) AS seats,

@@ -3,12 +3,12 @@
 use super::{Accepted, Rows, blocks};
 use crate::context::Context;
 use diesel::sql_types::{
-    Array, BigInt, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use onsale_domain::seats::plan::Spot;
-use onsale_domain::seats::{Layout, Policy, Reservation, Sale};
+use onsale_domain::seats::{Layout, Policy, Reservation, Sale, Term};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
 use onsale_schema::message::Fingerprint;
@@ -30,6 +30,16 @@ struct SaleRow {
     hold_ms: i64,
     #[diesel(sql_type = Integer)]
     seats_per_user: i32,
+    #[diesel(sql_type = Integer)]
+    extensions_max: i32,
+    #[diesel(sql_type = BigInt)]
+    hold_total_ms: i64,
+    #[diesel(sql_type = Bool)]
+    prevents_orphans: bool,
+    #[diesel(sql_type = BigInt)]
+    release_jitter_ms: i64,
+    #[diesel(sql_type = SqlUuid)]
+    release_seed: uuid::Uuid,
     #[diesel(sql_type = BigInt)]
     map_version: i64,
     #[diesel(sql_type = BigInt)]
@@ -94,6 +104,12 @@ struct ReservationRow {
     expires_at: Timestamp,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     ended_at: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    release_at: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<Text>)]
+    ends_as: Option<ReservationStatus>,
+    #[diesel(sql_type = Nullable<Array<SqlUuid>>)]
+    extended_by: Option<Vec<CommandId>>,
 }
 
 #[derive(QueryableByName)]
@@ -173,7 +189,8 @@ impl Rows for Context {
         let mut conn = self.pool.get().await?;
         let rows: Vec<ReservationRow> = statement(
             "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
-             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE command_id = ANY($1)",
+             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
+         extended_by FROM reservation WHERE command_id = ANY($1)",
         )
         .bind::<Array<SqlUuid>, _>(ids)
         .load(&mut conn)
@@ -200,8 +217,9 @@ async fn read_sale(
     conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         .await?;
     let row: Option<SaleRow> = statement(
-        "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, map_version, \
-                layout_no FROM sale WHERE schedule_id = $1",
+        "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, \
+                extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, release_seed, \
+                map_version, layout_no FROM sale WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
     .get_result(conn)
@@ -217,7 +235,8 @@ async fn read_sale(
     .await?;
     let reservations: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
-         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at FROM reservation WHERE schedule_id = $1 \
+         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
+         extended_by FROM reservation WHERE schedule_id = $1 \
          AND (ended_at IS NULL OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -238,9 +257,14 @@ async fn read_sale(
         booking_closes_at: row.booking_closes_at,
         hold_ms: row.hold_ms,
         seats_per_user: u32::try_from(row.seats_per_user).unwrap_or(0),
+        extensions_max: u32::try_from(row.extensions_max).unwrap_or(0),
+        hold_total_ms: row.hold_total_ms,
+        prevents_orphans: row.prevents_orphans,
+        release_jitter_ms: row.release_jitter_ms,
     };
     let layout = Layout::new(row.layout_no, seats.iter().map(SeatRow::spot));
-    let mut sale = Sale::new(schedule_id, policy, layout, row.map_version);
+    let sale = Sale::new(schedule_id, policy, layout, row.map_version);
+    let mut sale = sale.with_release_seed(row.release_seed);
     for row in reservations {
         sale.load_reservation(row.into_reservation());
     }
@@ -263,7 +287,12 @@ impl ReservationRow {
             seat_limit: u32::try_from(self.seat_limit).unwrap_or(0),
             status: self.status,
             held_at: self.held_at,
-            expires_at: self.expires_at,
+            term: Term {
+                expires_at: self.expires_at,
+                release_at: self.release_at.unwrap_or(self.expires_at),
+                ends_as: self.ends_as,
+                extended_by: self.extended_by.unwrap_or_default(),
+            },
             ended_at: self.ended_at,
         }
     }

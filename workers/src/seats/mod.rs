@@ -132,6 +132,7 @@ impl State {
                     layout_no.is_some_and(|meant| meant > loaded.sale.layout_no())
                 }
                 Kind::Release { .. }
+                | Kind::Extend { .. }
                 | Kind::Expire { .. }
                 | Kind::Paid { .. }
                 | Kind::Policy { .. }
@@ -320,6 +321,7 @@ impl PartitionedLane for Seats {
         let outcome = match outcome {
             Outcome::Held(_)
             | Outcome::Released { .. }
+            | Outcome::Extended { .. }
             | Outcome::Applied
             | Outcome::Policy(_)
             | Outcome::Blocked { .. }
@@ -362,6 +364,8 @@ fn refusal_label(refusal: &Refusal) -> &'static str {
         Refusal::SeatLimitExceeded { .. } => "seat-limit-exceeded",
         Refusal::SeatUnavailable { .. } => "seat-unavailable",
         Refusal::StateConflict { .. } => "reservation-state-conflict",
+        Refusal::OrphanSeat { .. } => "orphan-seat",
+        Refusal::ExtensionLimitReached => "extension-limit-reached",
         Refusal::NotDue => "not-due",
         Refusal::LayoutChanged => "layout-changed",
         Refusal::PolicyInvalid => "policy-invalid",

@@ -5,18 +5,18 @@ use super::blocks;
 use crate::runtime::lane::Stored;
 use diesel::QueryableByName;
 use diesel::sql_types::{
-    Array, BigInt, Binary, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::{
     BlockRow, Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
-    PolicyUpdate,
+    PolicyUpdate, Term, TermUpdate,
 };
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::encode;
 use onsale_schema::seats::{Facts, MapChange};
-use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo};
+use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
@@ -29,6 +29,7 @@ pub(super) async fn changes(
     changes: &[&Changes],
 ) -> Result<Stored, db::Error> {
     let made: Vec<&NewReservation> = changes.iter().flat_map(|c| &c.reservations).collect();
+    let terms: Vec<&TermUpdate> = changes.iter().flat_map(|c| &c.terms).collect();
     let ended: Vec<&Ended> = changes.iter().flat_map(|c| &c.ended).collect();
     let nets: Vec<Net> = changes.iter().map(|c| c.claims.net()).collect();
     let deletes: Vec<&ClaimDelete> = nets.iter().flat_map(|n| &n.deletes).collect();
@@ -46,9 +47,22 @@ pub(super) async fn changes(
     // Polled in this order, so they are sent in this order: reservations before claims, and sales
     // before both. A layout that is being replaced is waited for there, and after it claims on seats
     // that are no more may fail in any way.
-    let (versioned, stayed, made_ids, deleted, updated, inserted, amended, blocked, told, noted) = tokio::join!(
+    let (
+        versioned,
+        lasting,
+        stayed,
+        made_ids,
+        deleted,
+        updated,
+        inserted,
+        amended,
+        blocked,
+        told,
+        noted,
+    ) = tokio::join!(
         biased;
         maps_version(conn, &maps),
+        reservations_last(conn, &terms),
         reservations_end(conn, &ended),
         reservations_insert(conn, &made),
         claims_delete(conn, &deletes),
@@ -64,8 +78,12 @@ pub(super) async fn changes(
     if !stored.missed.is_empty() {
         return Ok(stored);
     }
-    let (ended_ids, made_ids) = (stayed?, made_ids?);
-    stored.missed = missed(changes, &ended_ids, &made_ids);
+    let found = Found {
+        lasting: lasting?,
+        ended: stayed?,
+        made: made_ids?,
+    };
+    stored.missed = found.missed(changes);
     // After a miss everything is rolled back, and the other counts mean nothing.
     if stored.missed.is_empty() {
         expect("map versions", maps.len(), layouts.len())?;
@@ -95,24 +113,31 @@ fn replaced(changes: &[&Changes], layouts: &HashMap<ScheduleId, i64>) -> Stored 
     }
 }
 
-/// The partitions of which a row was not as expected: a payment was quicker than an expiry, or a
-/// key was accepted elsewhere.
-fn missed(
-    changes: &[&Changes],
-    ended: &HashSet<ReservationId>,
-    made: &HashSet<ReservationId>,
-) -> HashSet<usize> {
-    changes
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| {
-            c.ended.iter().any(|e| !ended.contains(&e.reservation_id))
-                || c.reservations
-                    .iter()
-                    .any(|r| !made.contains(&r.reservation.reservation_id))
-        })
-        .map(|(index, _)| index)
-        .collect()
+/// The rows that the conditional statements have found.
+struct Found {
+    lasting: HashSet<ReservationId>,
+    ended: HashSet<ReservationId>,
+    made: HashSet<ReservationId>,
+}
+
+impl Found {
+    /// The partitions of which a row was not as expected: a payment was quicker than an expiry, or
+    /// a key was accepted elsewhere.
+    fn missed(&self, changes: &[&Changes]) -> HashSet<usize> {
+        let has_missed = |c: &Changes| {
+            let mut lasting = c.terms.iter().map(|term| term.reservation_id);
+            let mut ended = c.ended.iter().map(|ended| ended.reservation_id);
+            let made = c.reservations.iter();
+            let mut made = made.map(|new| new.reservation.reservation_id);
+            lasting.any(|id| !self.lasting.contains(&id))
+                || ended.any(|id| !self.ended.contains(&id))
+                || made.any(|id| !self.made.contains(&id))
+        };
+        let all = changes.iter().enumerate();
+        all.filter(|(_, c)| has_missed(c))
+            .map(|(index, _)| index)
+            .collect()
+    }
 }
 
 fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
@@ -164,14 +189,16 @@ async fn reservations_insert(
     }
     let inserted = statement(
         "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
-             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at) \
+             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, \
+             ends_as, extended_by) \
          SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
-                expires, ended \
+                expires, ended, release, ends_as, extended::uuid[] \
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
                      $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
-                     $11::timestamptz[], $12::timestamptz[]) \
+                     $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[], \
+                     $15::text[]) \
               AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
-                   ended) \
+                   ended, release, ends_as, extended) \
          ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
@@ -186,11 +213,58 @@ async fn reservations_insert(
     }))
     .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.reservation.status))
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.reservation.held_at))
-    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.reservation.expires_at))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.reservation.term.expires_at))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| r.reservation.ended_at))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| later(&r.reservation.term)))
+    .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.reservation.term.ends_as))
+    .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.reservation.term)))
     .load(&mut conn)
     .await?;
     Ok(ids(inserted))
+}
+
+/// When seats are released, unless it is as soon as the hold lapses.
+fn later(term: &Term) -> Option<Timestamp> {
+    (term.release_at > term.expires_at).then_some(term.release_at)
+}
+
+/// Postgres' text form of the commands that made a hold last longer, if any did.
+fn commands(term: &Term) -> Option<String> {
+    let ids: Vec<String> = term.extended_by.iter().map(|id| id.0.to_string()).collect();
+    (!ids.is_empty()).then(|| format!("{{{}}}", ids.join(",")))
+}
+
+async fn reservations_last(
+    mut conn: &AsyncPgConnection,
+    rows: &[&TermUpdate],
+) -> Result<HashSet<ReservationId>, db::Error> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    // Locked in the order of the ids, as settlement does.
+    let lasting = statement(
+        "WITH x AS MATERIALIZED ( \
+             SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], \
+                                  $4::timestamptz[], $5::text[], $6::text[]) \
+                  AS x(id, old, expires, release, ends_as, extended)), \
+         locked AS MATERIALIZED ( \
+             SELECT reservation_id FROM reservation WHERE reservation_id IN (SELECT id FROM x) \
+             ORDER BY reservation_id FOR UPDATE) \
+         UPDATE reservation r SET expires_at = x.expires, release_at = x.release, \
+             ends_as = x.ends_as, extended_by = x.extended::uuid[] FROM x, locked \
+         WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = 'HELD' \
+           AND r.expires_at = x.old \
+         RETURNING r.reservation_id",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation_id))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.before.expires_at))
+    .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.after.expires_at))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| later(&r.after)))
+    .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.after.ends_as))
+    .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.after)))
+    .load(&mut conn)
+    .await?;
+    Ok(ids(lasting))
 }
 
 async fn reservations_end(
@@ -324,9 +398,13 @@ async fn policies_update(
     }
     Ok(statement(
         "UPDATE sale s SET state = x.state, booking_opens_at = x.opens, \
-             booking_closes_at = x.closes, hold_ms = x.hold_ms, seats_per_user = x.seats \
+             booking_closes_at = x.closes, hold_ms = x.hold_ms, seats_per_user = x.seats, \
+             extensions_max = x.extensions, hold_total_ms = x.total_ms, \
+             prevents_orphans = x.orphans, release_jitter_ms = x.jitter_ms \
          FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], \
-                     $6::int[]) AS x(schedule, state, opens, closes, hold_ms, seats) \
+                     $6::int[], $7::int[], $8::bigint[], $9::bool[], $10::bigint[]) \
+              AS x(schedule, state, opens, closes, hold_ms, seats, extensions, total_ms, orphans, \
+                   jitter_ms) \
          WHERE s.schedule_id = x.schedule",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
@@ -337,6 +415,12 @@ async fn policies_update(
     .bind::<Array<Integer>, Vec<_>>(column(rows, |r| {
         i32::try_from(r.after.seats_per_user).unwrap_or(i32::MAX)
     }))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| {
+        i32::try_from(r.after.extensions_max).unwrap_or(i32::MAX)
+    }))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.hold_total_ms))
+    .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.after.prevents_orphans))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.release_jitter_ms))
     .execute(&mut conn)
     .await?)
 }

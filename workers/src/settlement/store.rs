@@ -44,7 +44,8 @@ pub async fn reservation_lock(
     reservations: &BTreeSet<ReservationId>,
 ) -> Result<Vec<Reservation>, db::Error> {
     let rows: Vec<ReservationRow> = statement(
-        "SELECT reservation_id, schedule_id, user_id, status, expires_at, total \
+        "SELECT reservation_id, schedule_id, user_id, coalesce(ends_as, status) AS status, \
+                expires_at, total \
          FROM reservation WHERE reservation_id = ANY($1) \
          ORDER BY reservation_id FOR NO KEY UPDATE",
     )

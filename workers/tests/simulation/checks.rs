@@ -2,9 +2,9 @@
 
 use crate::rows::Rows;
 use crate::sim::{Sim, Violation, lock};
-use onsale_domain::seats::BlockRow;
+use onsale_domain::seats::{BlockRow, Reservation};
 use onsale_schema::invariant::Invariant;
-use onsale_schema::seats::Outcome;
+use onsale_schema::seats::{Hold, Outcome};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{BlockId, SeatNo, Timestamp};
 use std::collections::BTreeMap;
@@ -125,6 +125,7 @@ fn check_limits_were_kept(rows: &Rows, found: &mut Vec<Violation>) {
             o.user_id == r.user_id
                 && o.held_at <= at
                 && o.ended_at.is_none_or(|ended_at| at < ended_at)
+                && (o.term.ends_as.is_none() || at < o.term.expires_at)
         });
         let seats: usize = others.clone().map(|o| o.seats.len()).sum();
         let limits = others.filter(|o| o.held_at == at).map(|o| o.seat_limit);
@@ -218,6 +219,11 @@ fn check_every_message_has_its_outcome(sim: &Sim, found: &mut Vec<Violation>) {
     }
 }
 
+/// Whether a hold has not become shorter, but by being given back.
+fn lasts(r: &Reservation, expires_at: Timestamp) -> bool {
+    r.term.expires_at >= expires_at || r.term.ends_as == Some(ReservationStatus::Released)
+}
+
 /// Whatever somebody was told is still so.
 fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
     let people = lock(&sim.people);
@@ -228,7 +234,25 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             Outcome::Held(hold) => {
                 let row = rows.reservations.get(&hold.reservation_id);
                 row.is_some_and(|row| {
-                    row.hold() == *hold && row.reservation.user_id == command.user
+                    let now = row.hold();
+                    let expires_at = now.expires_at;
+                    let told = Hold {
+                        expires_at,
+                        ..hold.clone()
+                    };
+                    told == now
+                        && lasts(&row.reservation, hold.expires_at)
+                        && row.reservation.user_id == command.user
+                })
+            }
+            Outcome::Extended {
+                reservation_id,
+                expires_at,
+            } => {
+                let row = rows.reservations.get(reservation_id);
+                row.is_some_and(|row| {
+                    row.reservation.term.extended_by.contains(&command.id)
+                        && lasts(&row.reservation, *expires_at)
                 })
             }
             Outcome::Released { reservation_id } => {

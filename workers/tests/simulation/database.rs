@@ -262,6 +262,8 @@ fn keys_of(p: &Staged) -> impl Iterator<Item = Key> {
             .iter()
             .map(|e| Key::Reservation(e.reservation_id)),
     );
+    let terms = changes.terms.iter();
+    keys.extend(terms.map(|t| Key::Reservation(t.reservation_id)));
     let made = changes.reservations.iter().map(|n| &n.reservation);
     keys.extend(made.map(|r| Key::Command(r.command_id)));
     keys.extend(changes.blocks.iter().map(|b| Key::Command(b.command_id)));

@@ -175,6 +175,8 @@ impl Ghost {
                 .filter_map(|fact| match fact {
                     Fact::Policy { policy, .. } => Some(*policy),
                     Fact::Held { .. }
+                    | Fact::Extended { .. }
+                    | Fact::GivenBack { .. }
                     | Fact::Ended { .. }
                     | Fact::Sold { .. }
                     | Fact::Blocked { .. }
@@ -225,9 +227,11 @@ impl Ghost {
                 found.push(Violation::promise("the seats that were meant", text));
             }
             let policies = self.policies(rows, p, new.schedule_id);
-            let hold_ms = r.expires_at.ms_since(r.held_at);
+            let hold_ms = r.term.expires_at.ms_since(r.held_at);
+            let is_new = r.term.extended_by.is_empty() && r.term.ends_as.is_none();
             let is_by = |policy: &Policy| {
-                (policy.seats_per_user, policy.hold_ms) == (r.seat_limit, hold_ms)
+                policy.seats_per_user == r.seat_limit
+                    && (policy.hold_ms == hold_ms || !is_new)
                     && policy.state == SaleState::Open
             };
             if !policies.iter().any(is_by) {
@@ -263,7 +267,15 @@ impl Ghost {
             && let Some((fingerprint, hold)) = self.held.get(&(command.id, schedule))
         {
             let is_same = match outcome {
-                Outcome::Held(again) => again == hold && *fingerprint == command.fingerprint,
+                // Its end may be another one by now.
+                Outcome::Held(again) => {
+                    let expires_at = again.expires_at;
+                    let before = Hold {
+                        expires_at,
+                        ..hold.clone()
+                    };
+                    *again == before && *fingerprint == command.fingerprint
+                }
                 Outcome::Refused(Refusal::KeyReused) => *fingerprint != command.fingerprint,
                 _ => false,
             };
@@ -285,6 +297,9 @@ impl Ghost {
                 }
             }
             Outcome::Released { .. } => {}
+            Outcome::Extended { expires_at, .. } => {
+                self.check_extended(rows, p, command, *expires_at, found);
+            }
             Outcome::Policy(policy) => {
                 let is_asked = match &command.kind {
                     Kind::Policy { change, .. } => is_so(policy, change),
@@ -300,6 +315,38 @@ impl Ghost {
                 let text = format!("{outcome:?} for {command:?}");
                 found.push(Violation::promise("every command is answered", text));
             }
+        }
+    }
+
+    /// Who was told that a hold lasts longer finds it so in the rows, unless it ended meanwhile.
+    fn check_extended(
+        &self,
+        rows: &Rows,
+        p: &Staged,
+        command: &Command<Kind>,
+        expires_at: Timestamp,
+        found: &mut Vec<Violation>,
+    ) {
+        let Kind::Extend { reservation_id, .. } = command.kind else {
+            let text = format!("extended: {command:?}");
+            found.push(Violation::promise("every command is answered", text));
+            return;
+        };
+        let made = p.changes.reservations.iter().map(|new| &new.reservation);
+        let mut made = made.filter(|r| r.reservation_id == reservation_id);
+        let mut terms = p.changes.terms.iter();
+        let written = terms.find(|update| update.reservation_id == reservation_id);
+        let row = rows.reservations.get(&reservation_id);
+        let term = (written.map(|update| &update.after))
+            .or_else(|| made.next().map(|r| &r.term))
+            .or_else(|| row.map(|row| &row.reservation.term));
+        let is_so = term.is_some_and(|term| {
+            term.extended_by.contains(&command.id)
+                && (term.expires_at >= expires_at || term.ends_as.is_some())
+        });
+        if !is_so {
+            let text = format!("until {expires_at}, but {term:?}: {command:?}");
+            found.push(Violation::promise("what lasts longer, lasts", text));
         }
     }
 
@@ -412,7 +459,13 @@ impl Ghost {
                         .any(|row| row.command_id == command.id);
                 (!is_known).then(|| "it was never accepted".to_owned())
             }
-            Refusal::UnknownSchedule
+            Refusal::OrphanSeat { .. } => {
+                let policies = self.policies(rows, p, *schedule_id);
+                let any = policies.iter().any(|policy| policy.prevents_orphans);
+                (!any).then(|| "nobody minds".to_owned())
+            }
+            Refusal::ExtensionLimitReached
+            | Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
             | Refusal::NotFound
@@ -472,6 +525,9 @@ fn is_so(policy: &Policy, change: &PolicyChange) -> bool {
         && change
             .seats_per_user
             .is_none_or(|seats| seats == policy.seats_per_user)
+        && change
+            .release_jitter_ms
+            .is_none_or(|ms| ms == policy.release_jitter_ms)
 }
 
 /// No hold ends before its end, nor is anything written that lies in the future, by more than the
@@ -479,7 +535,10 @@ fn is_so(policy: &Policy, change: &PolicyChange) -> bool {
 fn check_times(rows: &Rows, p: &Staged, latest: Timestamp, found: &mut Vec<Violation>) {
     for ended in &p.changes.ended {
         let row = rows.reservations.get(&ended.reservation_id);
-        let end = row.map(|row| row.reservation.expires_at);
+        let changed = p.changes.terms.iter();
+        let mut changed = changed.filter(|t| t.reservation_id == ended.reservation_id);
+        let end = changed.next().map(|update| update.after.release_at);
+        let end = end.or_else(|| row.map(|row| row.reservation.term.release_at));
         let is_early = ended.to == ReservationStatus::Expired && end.is_some_and(|at| at > latest);
         if is_early || ended.at > latest {
             let text = format!("{ended:?} of {end:?}, latest {latest}");

@@ -45,7 +45,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 44] = [
+const EXPECTED: [&str; 47] = [
     "aged",
     "blocked",
     "clock jump",
@@ -75,6 +75,9 @@ const EXPECTED: [&str; 44] = [
     "refused",
     "release",
     "released",
+    "extended",
+    "extension limit reached",
+    "orphan seat",
     "reply lost",
     "reset",
     "rewind",

@@ -78,7 +78,10 @@ fn begin(sim: &Sim, reservation: ReservationId) -> Payment {
         return Payment::Refused;
     };
     let r = &row.reservation;
-    if r.status != ReservationStatus::Held || r.expires_at <= sim.now() {
+    if r.status != ReservationStatus::Held
+        || r.term.ends_as.is_some()
+        || r.term.expires_at <= sim.now()
+    {
         return Payment::Refused;
     }
     let schedule = row.schedule;
@@ -243,13 +246,13 @@ pub async fn sweeper(sim: Arc<Sim>) {
             let before = sim.now().plus_ms(-GRACE_MS);
             for (id, row) in &database.rows.reservations {
                 let r = &row.reservation;
-                if r.status == ReservationStatus::Held && r.expires_at < before {
+                if r.status == ReservationStatus::Held && r.term.release_at < before {
                     let kind = Kind::Expire {
                         reservation_id: *id,
                         schedule_id: row.schedule,
-                        expires_at: r.expires_at,
+                        expires_at: r.term.expires_at,
                     };
-                    let command = CommandId::of_system("expire", id.0, r.expires_at.micros());
+                    let command = CommandId::of_system("expire", id.0, r.term.expires_at.micros());
                     by_partition
                         .entry(database.rows.partition_of(row.schedule))
                         .or_default()

@@ -66,6 +66,7 @@ enum Want {
     Hold(ScheduleId, Vec<SeatNo>, Vec<Places>),
     Best(ScheduleId, u32),
     Release(ScheduleId, ReservationId),
+    Extend(ScheduleId, ReservationId),
     Policy(ScheduleId, PolicyChange),
     Block(ScheduleId, Vec<SeatNo>),
     Unblock(ScheduleId, BlockId, Option<Vec<SeatNo>>),
@@ -77,6 +78,7 @@ impl Want {
             Self::Hold(schedule, _, _)
             | Self::Best(schedule, _)
             | Self::Release(schedule, _)
+            | Self::Extend(schedule, _)
             | Self::Policy(schedule, _)
             | Self::Block(schedule, _)
             | Self::Unblock(schedule, ..) => *schedule,
@@ -111,6 +113,7 @@ fn name(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Held(_) => "held",
         Outcome::Released { .. } => "released",
+        Outcome::Extended { .. } => "extended",
         Outcome::Applied => "applied",
         Outcome::Policy(_) => "policy",
         Outcome::Blocked { .. } => "blocked",
@@ -126,6 +129,8 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::NotFound => "not found",
             Refusal::StateConflict { .. } => "state conflict",
             Refusal::LayoutChanged => "layout changed",
+            Refusal::OrphanSeat { .. } => "orphan seat",
+            Refusal::ExtensionLimitReached => "extension limit reached",
             Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
@@ -174,6 +179,7 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 )
             }
             Kind::Release { reservation_id, .. } => format!("release {}", short(reservation_id.0)),
+            Kind::Extend { reservation_id, .. } => format!("extend {}", short(reservation_id.0)),
             Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
             Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
             Kind::Policy {
@@ -305,6 +311,10 @@ impl Ingress {
                 layout_no: self.layout_no(*schedule_id),
             },
             Want::Release(schedule_id, reservation_id) => Kind::Release {
+                reservation_id: *reservation_id,
+                schedule_id: *schedule_id,
+            },
+            Want::Extend(schedule_id, reservation_id) => Kind::Extend {
                 reservation_id: *reservation_id,
                 schedule_id: *schedule_id,
             },
@@ -444,6 +454,7 @@ impl Ingress {
                 self.blocked(&request, block_id);
             }
             Outcome::Released { .. }
+            | Outcome::Extended { .. }
             | Outcome::Applied
             | Outcome::Policy(_)
             | Outcome::Unblocked { .. }
@@ -477,7 +488,11 @@ impl Ingress {
                 let holds = lock(&sim.people).holds.clone();
                 if let Some((owner, hold)) = sim.pick(&holds) {
                     let user = if sim.percent(90) { owner } else { user };
-                    let want = Want::Release(hold.schedule_id, hold.reservation_id);
+                    let (schedule, id) = (hold.schedule_id, hold.reservation_id);
+                    let want = match sim.percent(60) {
+                        true => Want::Release(schedule, id),
+                        false => Want::Extend(schedule, id),
+                    };
                     return self.request(CommandId(sim.uuid()), user, want);
                 }
             }
@@ -530,6 +545,9 @@ impl Ingress {
         }
         if sim.percent(50) {
             change.hold_ms = Some(sim.range(3, 35) * 100);
+        }
+        if sim.percent(20) {
+            change.release_jitter_ms = Some(sim.range(0, 2) * 400);
         }
         Want::Policy(schedule, change)
     }

@@ -66,7 +66,7 @@ impl ReservationRow {
             seats: r.seats.clone(),
             total: r.total,
             held_at: r.held_at,
-            expires_at: r.expires_at,
+            expires_at: r.term.expires_at,
         }
     }
 }
@@ -159,6 +159,10 @@ impl Rows {
                 booking_closes_at: crate::sim::BASE.plus_ms(3_600_000),
                 hold_ms: plan.hold_ms,
                 seats_per_user: plan.seats_per_user,
+                extensions_max: 2,
+                hold_total_ms: 2 * plan.hold_ms,
+                prevents_orphans: rng.percent(30),
+                release_jitter_ms: if rng.percent(30) { 800 } else { 0 },
             };
             let row = SaleRow {
                 policy,
@@ -334,6 +338,16 @@ impl Rows {
         }
         let mut made = BTreeSet::new();
         for (index, p) in batch.iter().enumerate() {
+            for update in &p.changes.terms {
+                let row = self.reservations.get(&update.reservation_id);
+                let r = row.map(|row| &row.reservation);
+                let ends = Some(update.before.expires_at);
+                if r.is_none_or(|r| r.status != ReservationStatus::Held)
+                    || r.map(|r| r.term.expires_at) != ends
+                {
+                    missed.insert(index);
+                }
+            }
             for ended in &p.changes.ended {
                 let row = self.reservations.get(&ended.reservation_id);
                 if row.is_none_or(|row| row.reservation.status != ended.from) {
@@ -443,6 +457,11 @@ impl Rows {
             let key = (p.partition, p.cursor.incarnation, dead.seq);
             self.dead
                 .insert((key, dead.command_index), dead.error.clone());
+        }
+        for update in &p.changes.terms {
+            let row = self.reservations.get_mut(&update.reservation_id);
+            let r = &mut row.expect("it was there when locked").reservation;
+            r.term = update.after.clone();
         }
         for ended in &p.changes.ended {
             let row = self.reservations.get_mut(&ended.reservation_id);

@@ -71,7 +71,7 @@ impl Model {
                     .iter()
                     .any(|seat| super::has_seat(&self.entries[at], *seat));
                 if has_one && self.is_due(at, now) {
-                    self.end(at, ReservationStatus::Expired, now);
+                    self.end_due(at, now);
                 }
             }
             self.accept(command, *block_id, false, seats, now);

@@ -136,6 +136,7 @@ pub async fn create(
             Attempt::Overtaken => {}
             Attempt::Decided(
                 Outcome::Released { .. }
+                | Outcome::Extended { .. }
                 | Outcome::Applied
                 | Outcome::Policy(_)
                 | Outcome::Blocked { .. }
