@@ -302,6 +302,7 @@ fn refused(outcome: &Outcome, layout: &Layout) -> Problem {
         Outcome::DeadLettered => Problem::unavailable(),
         Outcome::Held(_)
         | Outcome::Released { .. }
+        | Outcome::Extended { .. }
         | Outcome::Applied
         | Outcome::Policy(_)
         | Outcome::Blocked { .. }

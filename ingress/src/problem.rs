@@ -200,6 +200,7 @@ enum More {
     #[default]
     Nothing,
     Errors(Vec<FieldError>),
+    /// Seats, and places.
     Taken(Vec<Box<str>>, Vec<PlacesLeft>),
     Limit(u32),
     Cap(Money),
@@ -290,7 +291,7 @@ impl Problem {
     #[must_use]
     pub fn orphans(labels: Vec<Box<str>>) -> Self {
         let mut problem = Self::new(Code::OrphanSeat);
-        problem.more = More::Seats(labels);
+        problem.more = More::Taken(labels, Vec::new());
         problem
     }
 

@@ -96,8 +96,11 @@ pub fn extended(app: &App, outcome: &Outcome) -> Result<Answer, Problem> {
         // A refused extension names no seats.
         Outcome::Refused(why) => Err(refusal::of_seats(why, |_| Box::default())),
         Outcome::DeadLettered => Err(Problem::unavailable()),
-        Outcome::Held(_) | Outcome::Released { .. } | Outcome::Applied | Outcome::Policy(_) => {
-            Err(misanswered())
-        }
+        Outcome::Held(_)
+        | Outcome::Released { .. }
+        | Outcome::Applied
+        | Outcome::Policy(_)
+        | Outcome::Blocked { .. }
+        | Outcome::Unblocked { .. } => Err(misanswered()),
     }
 }

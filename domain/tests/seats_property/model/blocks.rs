@@ -4,7 +4,6 @@ use super::{Model, is_of_another_layout};
 use onsale_domain::seats::Times;
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
-use onsale_schema::status::ReservationStatus;
 use onsale_schema::{BlockId, CommandId, SeatNo, Timestamp};
 
 /// An accepted block or lift.
