@@ -65,6 +65,19 @@ async fn a_hold_is_extended_within_the_policy() {
     over.expect_problem(409, "extension-limit-reached");
     hall.api.charge(&buyer, 100_000).await.expect(201);
     hall.api.pay(&buyer, id).await.expect(201);
+    // The owner of the seats learns of it by a notice.
+    let seats = format!("/schedules/{date}/seats");
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            let map = hall.api.get(None, &seats).await.expect(200);
+            if text(&map.body["seats"]).starts_with('S') {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("sold");
     let sold = extend(&hall, &buyer, id, "key-0005").await;
     sold.expect_problem(409, "reservation-state-conflict");
     hall.assert_sound().await;
