@@ -44,7 +44,8 @@ fn route(schedule: ScheduleId) -> String {
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewBlock {
-    /// The labels of seats, up to 50,000.
+    /// The labels of seats, up to 50,000. A place of a section without rows has one, too:
+    /// `<section>-<number>`.
     #[schema(min_items = 1, example = json!(["A-1-1", "A-1-2"]))]
     seats: Vec<String>,
     /// Why, without line breaks.
@@ -101,7 +102,7 @@ fn seat_nos<L: AsRef<str>>(
     layout: &Layout,
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<SeatNo>, Problem> {
-    let found = |label: &L| layout.by_label(label.as_ref());
+    let found = |label: &L| layout.by_any_label(label.as_ref());
     if let Some(seats) = labels.iter().map(found).collect() {
         return Ok(seats);
     }

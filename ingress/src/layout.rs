@@ -52,6 +52,7 @@ pub struct Layout {
     /// Whether it is known not to be replaced any more.
     settled: AtomicBool,
     seats: Vec<Seat>,
+    /// Of places as well.
     by_label: HashMap<Box<str>, SeatNo>,
     /// Of rows.
     sections: HashSet<Box<str>>,
@@ -112,6 +113,16 @@ impl Layout {
     /// The seat with this label; no place.
     #[must_use]
     pub fn by_label(&self, label: &str) -> Option<SeatNo> {
+        let is_seat = |no: &SeatNo| {
+            let seat = no.index().and_then(|at| self.seats.get(at));
+            seat.is_some_and(|seat| !seat.is_place)
+        };
+        self.by_any_label(label).filter(is_seat)
+    }
+
+    /// The seat or place with this label. Buyers don't choose a place; who administers may.
+    #[must_use]
+    pub fn by_any_label(&self, label: &str) -> Option<SeatNo> {
         self.by_label.get(label).copied()
     }
 
@@ -209,7 +220,6 @@ impl Layout {
         if by_label.len() != seats.len() {
             return Err(broken("two seats have one label"));
         }
-        by_label.retain(|_, no| !seats[no.0 as usize].is_place);
         let etag = |suffix: &str| {
             HeaderValue::try_from(format!("\"{hash}{suffix}\"")).map_err(|_| broken("hash"))
         };

@@ -40,7 +40,7 @@ struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     block_id: Option<BlockId>,
-    /// By which command, where that is kept: of holds, payments, blocks and lifts.
+    /// By which command; a hold lapses without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     command_id: Option<CommandId>,
@@ -73,7 +73,7 @@ impl From<Row> for View {
 #[utoipa::path(get, path = "/admin/schedules/{scheduleId}/seats/{label}/history",
     operation_id = "getSeatHistory", tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"),
-        ("label" = String, Path, description = "The seat's label", example = "A-1-1"), PageQuery),
+        ("label" = String, Path, description = "The label of the seat or place", example = "A-1-1"), PageQuery),
     extensions(("x-problems" = json!([Code::Overloaded]))),
     responses((status = 200, description = "A page", body = Page<View>)))]
 pub async fn get(
@@ -85,7 +85,7 @@ pub async fn get(
     let row = app.catalogue.schedule(schedule).await?;
     // What is kept of a seat is of the layout as it is: one that has been used is never replaced.
     let layout = app.layouts.since(schedule, row.layout_no).await?;
-    let seat = layout.by_label(&label);
+    let seat = layout.by_any_label(&label);
     let seat = seat.ok_or_else(|| Problem::new(Code::NotFound))?;
     let turn = tokio::time::timeout(TURN_WAIT, app.histories.acquire()).await;
     // Never closed.

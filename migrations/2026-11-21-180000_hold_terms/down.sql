@@ -4,7 +4,8 @@ ALTER TABLE reservation
     DROP CONSTRAINT reservation_term,
     DROP COLUMN release_at,
     DROP COLUMN ends_as,
-    DROP COLUMN extended_by;
+    DROP COLUMN extended_by,
+    DROP COLUMN given_back_by;
 -- What was given back in the moment of its beginning.
 UPDATE reservation SET expires_at = held_at + interval '1 microsecond' WHERE expires_at <= held_at;
 ALTER TABLE reservation ADD CONSTRAINT reservation_check1 CHECK (held_at < expires_at);

@@ -8,11 +8,13 @@ ALTER TABLE sale
 
 -- workers::seats: a hold lapses at expires_at; its seats are for others from then on, or from
 -- release_at if there is one. What it ends as then may be settled before, and once it is, the hold
--- can't be paid. extended_by has the commands that made it last longer.
+-- can't be paid. extended_by has the commands that made it last longer, given_back_by the one that
+-- gave it back.
 ALTER TABLE reservation
     ADD COLUMN release_at timestamptz,
     ADD COLUMN ends_as text CHECK (ends_as IN ('EXPIRED', 'RELEASED')),
     ADD COLUMN extended_by uuid[],
+    ADD COLUMN given_back_by uuid,
     DROP CONSTRAINT reservation_check1,
     ADD CONSTRAINT reservation_term
         CHECK (held_at <= expires_at AND expires_at < coalesce(release_at, 'infinity'));

@@ -4,7 +4,7 @@
 use super::{BlockRow, Reservation, Term};
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use onsale_schema::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 
 /// The net effect of a batch on the rows. A reservation that was made and ended in the same batch
@@ -81,6 +81,8 @@ pub struct Ended {
     pub from: ReservationStatus,
     /// The status that it gets.
     pub to: ReservationStatus,
+    /// The command that gave it back just now.
+    pub given_back_by: Option<CommandId>,
     /// When it ended (business time).
     pub at: Timestamp,
 }
@@ -180,6 +182,9 @@ impl Changes {
         assert_eq!(made.status, ended.from, "a reservation ends once");
         made.status = ended.to;
         made.ended_at = Some(ended.at);
+        if ended.given_back_by.is_some() {
+            made.term.given_back_by = ended.given_back_by;
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Sale {
                 )
             }),
             Kind::Release { reservation_id, .. } => {
-                self.release(command.user, *reservation_id, now, changes)
+                self.release(command, *reservation_id, now, changes)
             }
             Kind::Expire {
                 reservation_id,
@@ -181,6 +181,9 @@ impl Sale {
         if seats.is_empty() && places.is_empty() || !self.are_places(places) {
             return Err(Refusal::UnknownSeat);
         }
+        if !seats.iter().all(|&seat| self.is_numbered(seat)) {
+            return Err(Refusal::UnknownSeat);
+        }
         self.are_seats(seats)?;
         let wanted = seats.len() + places::count(places);
         let mut lapsing = self.within_limit(user, wanted, now)?;
@@ -217,7 +220,7 @@ impl Sale {
 
     /// Whether these are numbered seats of the layout, each named once.
     pub(super) fn are_seats(&self, seats: &[SeatNo]) -> Result<(), Refusal> {
-        let are_known = seats.iter().all(|&seat| self.is_numbered(seat));
+        let are_known = seats.iter().all(|&seat| self.seat_index(seat).is_some());
         if !are_known || is_named_twice(seats) {
             Err(Refusal::UnknownSeat)
         } else {
@@ -276,7 +279,7 @@ impl Sale {
     /// Ends a hold whose seats are released.
     pub(super) fn lapse(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
         let status = self.reservations[&id].term.end();
-        self.end(id, status, now, changes);
+        self.end(id, status, None, now, changes);
     }
 
     /// What is over for good is said before what may yet begin.
@@ -332,19 +335,20 @@ impl Sale {
     /// A hold that is due lapses even if its owner wanted to give it back: the end was first.
     fn release(
         &mut self,
-        user: UserId,
+        command: &Command<Kind>,
         id: ReservationId,
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        let Some(r) = self.reservations.get(&id).filter(|r| r.user_id == user) else {
+        let r = self.reservations.get(&id);
+        let Some(r) = r.filter(|r| r.user_id == command.user) else {
             return Outcome::Refused(Refusal::NotFound);
         };
         let mut status = r.status_at(now);
         if r.is_due(now) {
             self.lapse(id, now, changes);
         } else if status == ReservationStatus::Held {
-            self.give_back(id, now, changes);
+            self.give_back(id, command.id, now, changes);
             status = ReservationStatus::Released;
         }
         if status == ReservationStatus::Released {

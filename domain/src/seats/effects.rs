@@ -5,7 +5,7 @@ use super::{Changes, Claim, Ended, Reservation, Sale};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Hold, Kind};
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{Money, ReservationId, SeatNo, Timestamp};
+use onsale_schema::{CommandId, Money, ReservationId, SeatNo, Timestamp};
 
 impl Sale {
     /// Gives seats that were checked to be free.
@@ -98,6 +98,7 @@ impl Sale {
         &mut self,
         id: ReservationId,
         status: ReservationStatus,
+        given_back_by: Option<CommandId>,
         at: Timestamp,
         changes: &mut Changes,
     ) {
@@ -110,6 +111,9 @@ impl Sale {
         assert!(r.held_at <= at, "S2: an end is not before its beginning");
         r.status = status;
         r.ended_at = Some(at);
+        if given_back_by.is_some() {
+            r.term.given_back_by = given_back_by;
+        }
         changes.note_latest(self.schedule_id, self.latest);
         self.latest = at;
 
@@ -133,6 +137,7 @@ impl Sale {
             schedule_id: self.schedule_id,
             from: ReservationStatus::Held,
             to: status,
+            given_back_by,
             at,
         });
         self.facts.push(Fact::Ended {

@@ -20,6 +20,8 @@ pub struct Term {
     pub ends_as: Option<ReservationStatus>,
     /// The commands that extended it.
     pub extended_by: Vec<CommandId>,
+    /// The command that gave it back.
+    pub given_back_by: Option<CommandId>,
 }
 
 impl Term {
@@ -31,6 +33,7 @@ impl Term {
             release_at: expires_at,
             ends_as: None,
             extended_by: Vec::new(),
+            given_back_by: None,
         }
     }
 
@@ -123,14 +126,22 @@ impl Sale {
 
     /// Ends a hold that its user doesn't want any more. Where seats are released at random, it
     /// lapses instead, or two people could pass seats on.
-    pub(super) fn give_back(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
+    pub(super) fn give_back(
+        &mut self,
+        id: ReservationId,
+        by: CommandId,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) {
         if self.policy.release_jitter_ms <= 0 {
-            self.end(id, ReservationStatus::Released, now, changes);
+            let released = ReservationStatus::Released;
+            self.end(id, released, Some(by), now, changes);
             return;
         }
         let mut after = self.term(id, now);
         after.extended_by = self.reservations[&id].term.extended_by.clone();
         after.ends_as = Some(ReservationStatus::Released);
+        after.given_back_by = Some(by);
         self.last(id, after, changes);
         self.facts.push(Fact::GivenBack {
             reservation_id: id,

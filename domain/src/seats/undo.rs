@@ -43,6 +43,9 @@ impl Sale {
             let mut r = self.reservations.remove(&id).expect("what ended is known");
             r.status = ended.from;
             r.ended_at = None;
+            if ended.given_back_by.is_some() {
+                r.term.given_back_by = None;
+            }
             self.enlist(&r);
             self.reservations.insert(id, r);
             self.doubtful.push(id);

@@ -292,10 +292,10 @@ fn what_makes_no_sense_or_comes_too_late_is_refused() {
         let why = refusal(&mut sale, &late(command), 1100);
         assert_eq!(why, Refusal::CommandExpired);
     }
-    // A place has no name that somebody could block it by.
+    // A place is blocked like a seat.
     let mut mixed = super::places::mixed();
-    let why = refusal(&mut mixed, &block(2, &[0, 4]), 1100);
-    assert_eq!(why, Refusal::UnknownSeat);
+    let made = outcome(&mut mixed, &block(2, &[0, 4]), 1100);
+    assert!(matches!(made, Outcome::Blocked { .. }), "{made:?}");
     let mut old = block(2, &[5]);
     if let Kind::Block { layout_no, .. } = &mut old.kind {
         *layout_no = Some(LAYOUT_NO - 1);

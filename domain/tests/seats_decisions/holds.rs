@@ -312,6 +312,7 @@ fn a_lapsed_hold_is_free_for_whoever_comes_next() {
         schedule_id: schedule_id(1),
         from: ReservationStatus::Held,
         to: ReservationStatus::Expired,
+        given_back_by: None,
         at: at_s(1400),
     };
     assert_eq!(changes.ended, [ended]);

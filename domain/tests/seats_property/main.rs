@@ -331,6 +331,7 @@ impl World {
             assert_eq!(row.term.release_at, entry.release_at);
             assert_eq!(row.term.ends_as, entry.ends_as);
             assert_eq!(row.term.extended_by, entry.extended_by);
+            assert_eq!(row.term.given_back_by, entry.given_back_by);
         }
         let mut facts = self.model.facts.clone();
         for fact in changes.facts.iter().flat_map(|facts| &facts.facts) {

@@ -25,6 +25,7 @@ pub struct Entry {
     pub release_at: Timestamp,
     pub ends_as: Option<ReservationStatus>,
     pub extended_by: Vec<CommandId>,
+    pub given_back_by: Option<CommandId>,
     /// Whether the map shows its seats as sold.
     pub sold: bool,
     /// Whether the owner has it in memory: it forgets old ones.
@@ -142,9 +143,11 @@ impl Model {
                     self.end_due(at, now);
                 } else if self.shown(at, now) == ReservationStatus::Held && jitter_ms == 0 {
                     self.end(at, ReservationStatus::Released, now);
+                    self.entries[at].given_back_by = Some(command.id);
                 } else if self.shown(at, now) == ReservationStatus::Held {
                     self.last_until(at, now);
                     self.entries[at].ends_as = Some(ReservationStatus::Released);
+                    self.entries[at].given_back_by = Some(command.id);
                     self.facts.push(Fact::GivenBack {
                         reservation_id: *reservation_id,
                         at: now,
@@ -331,8 +334,14 @@ impl Model {
 
     fn are_seats(&self, seats: &[SeatNo]) -> bool {
         let is_seat = |s: &SeatNo| s.0 >= 0 && (s.0 as usize) < self.seated;
+        seats.iter().all(is_seat) && self.are_there(seats)
+    }
+
+    /// Seats or places, each named once.
+    fn are_there(&self, seats: &[SeatNo]) -> bool {
+        let is_there = |s: &SeatNo| s.0 >= 0 && (s.0 as usize) < self.prices.len();
         let is_once = |s: &SeatNo| seats.iter().filter(|t| *t == s).count() == 1;
-        seats.iter().all(is_seat) && seats.iter().all(is_once)
+        seats.iter().all(is_there) && seats.iter().all(is_once)
     }
 
     fn is_free(&self, seat: SeatNo, now: Timestamp) -> bool {
@@ -424,6 +433,7 @@ impl Model {
             release_at: hold.expires_at,
             ends_as: None,
             extended_by: Vec::new(),
+            given_back_by: None,
             sold: false,
             known: true,
         });

@@ -145,6 +145,9 @@ impl Rows {
             assert_eq!(ended.from, ReservationStatus::Held, "S4");
             let row = self.reservations.get_mut(&ended.reservation_id).unwrap();
             (row.status, row.ended_at) = (ended.to, Some(ended.at));
+            if ended.given_back_by.is_some() {
+                row.term.given_back_by = ended.given_back_by;
+            }
         }
         for new in &changes.reservations {
             let row = new.reservation.clone();

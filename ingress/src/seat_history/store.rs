@@ -45,8 +45,8 @@ pub async fn list(
     let mut conn = pool.own_connection().await?;
     let rows = statement(
         "WITH had AS MATERIALIZED ( \
-             SELECT reservation_id, user_id, command_id, status, held_at AS since, \
-                    ended_at AS until \
+             SELECT reservation_id, user_id, command_id, status, given_back_by, \
+                    held_at AS since, ended_at AS until \
              FROM reservation WHERE schedule_id = $1 AND $2 = ANY (seat_nos)), \
          blocks AS MATERIALIZED ( \
              SELECT block_id, lifts, user_id, command_id, reason, at, \
@@ -66,7 +66,7 @@ pub async fn list(
              UNION ALL \
              SELECT status, until, CASE WHEN until = since THEN 1 ELSE 0 END, 1, \
                     CASE status WHEN 'EXPIRED' THEN NULL ELSE user_id END, reservation_id, NULL, \
-                    NULL, NULL \
+                    given_back_by, NULL \
              FROM had WHERE until IS NOT NULL \
              UNION ALL \
              SELECT CASE WHEN lifts THEN 'UNBLOCKED' ELSE 'BLOCKED' END, at, \

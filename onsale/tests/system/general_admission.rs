@@ -3,6 +3,7 @@
 use crate::hall::{Hall, open_policy, reservation};
 use futures_util::future::join_all;
 use onsale::seed::Policy;
+use onsale_testkit::api::text;
 use onsale_testkit::{Answer, Api, Buyer, SystemOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -45,6 +46,45 @@ fn places(body: &Value) -> u64 {
 }
 
 const MIXED: &str = "A,1,1,VIP,150000\nA,1,2,VIP,150000\nFLOOR,,5,R,99000\nPIT,,2,S,120000\n";
+
+/// A place is nobody's choice but of who administers.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_blocked_by_their_labels_and_have_a_history() {
+    let mut hall = Hall::open().await;
+    let date = date(&mut hall, MIXED, 4).await;
+    let (admin, buyer) = (hall.admin(), hall.buyer());
+    let path = format!("/admin/schedules/{date}/blocks");
+    let wanted = json!({ "seats": ["PIT-1", "A-1-2"], "reason": "wheelchairs" });
+    let made = hall.api.post(&admin, &path, "block-0001", &wanted).await;
+    let made = made.expect(201);
+    assert_eq!(made.body["seats"], json!(["PIT-1", "A-1-2"]));
+    let two = hold(&hall.api, &buyer, date, &[], json!([some("PIT", 2)])).await;
+    let two = two.expect_problem(409, "seat-unavailable");
+    assert_eq!(
+        two.body["places"],
+        json!([{ "section": "PIT", "available": 1 }])
+    );
+    let one = hold(&hall.api, &buyer, date, &[], json!([some("PIT", 1)])).await;
+    let id = reservation(&one.expect(201).body);
+    let lifted = format!("{path}/{}", text(&made.body["blockId"]));
+    let _ = hall.api.delete(&admin, &lifted).await.expect(200);
+
+    let events = async |label: &str| -> Vec<Value> {
+        let path = format!("/admin/schedules/{date}/seats/{label}/history");
+        let page = hall.api.get(Some(&admin), &path).await.expect(200);
+        let items = page.body["items"].as_array().expect("items").clone();
+        items
+            .into_iter()
+            .map(|item| item["event"].clone())
+            .collect()
+    };
+    assert_eq!(events("PIT-1").await, ["BLOCKED", "UNBLOCKED"]);
+    assert_eq!(events("PIT-2").await, ["HELD"]);
+    let path = format!("/reservations/{id}");
+    let _ = hall.api.delete(&buyer, &path).await.expect(204);
+    assert_eq!(events("PIT-2").await, ["HELD", "RELEASED"]);
+    hall.assert_sound().await;
+}
 
 /// 500 buyers want 750 of 300 places at once. Whoever wants one gets it as long as one is left, and
 /// those are even in number, so that nothing can be left over.

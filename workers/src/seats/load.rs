@@ -110,6 +110,8 @@ struct ReservationRow {
     ends_as: Option<ReservationStatus>,
     #[diesel(sql_type = Nullable<Array<SqlUuid>>)]
     extended_by: Option<Vec<CommandId>>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    given_back_by: Option<CommandId>,
 }
 
 #[derive(QueryableByName)]
@@ -190,7 +192,7 @@ impl Rows for Context {
         let rows: Vec<ReservationRow> = statement(
             "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by FROM reservation WHERE command_id = ANY($1)",
+         extended_by, given_back_by FROM reservation WHERE command_id = ANY($1)",
         )
         .bind::<Array<SqlUuid>, _>(ids)
         .load(&mut conn)
@@ -236,7 +238,7 @@ async fn read_sale(
     let reservations: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
          seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by FROM reservation WHERE schedule_id = $1 \
+         extended_by, given_back_by FROM reservation WHERE schedule_id = $1 \
          AND (ended_at IS NULL OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -292,6 +294,7 @@ impl ReservationRow {
                 release_at: self.release_at.unwrap_or(self.expires_at),
                 ends_as: self.ends_as,
                 extended_by: self.extended_by.unwrap_or_default(),
+                given_back_by: self.given_back_by,
             },
             ended_at: self.ended_at,
         }

@@ -190,15 +190,15 @@ async fn reservations_insert(
     let inserted = statement(
         "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, \
-             ends_as, extended_by) \
+             ends_as, extended_by, given_back_by) \
          SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
-                expires, ended, release, ends_as, extended::uuid[] \
+                expires, ended, release, ends_as, extended::uuid[], given_back_by \
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
                      $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
                      $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[], \
-                     $15::text[]) \
+                     $15::text[], $16::uuid[]) \
               AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
-                   ended, release, ends_as, extended) \
+                   ended, release, ends_as, extended, given_back_by) \
          ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
@@ -218,6 +218,7 @@ async fn reservations_insert(
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| later(&r.reservation.term)))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.reservation.term.ends_as))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.reservation.term)))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.term.given_back_by))
     .load(&mut conn)
     .await?;
     Ok(ids(inserted))
@@ -245,13 +246,14 @@ async fn reservations_last(
     let lasting = statement(
         "WITH x AS MATERIALIZED ( \
              SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], \
-                                  $4::timestamptz[], $5::text[], $6::text[]) \
-                  AS x(id, old, expires, release, ends_as, extended)), \
+                                  $4::timestamptz[], $5::text[], $6::text[], $7::uuid[]) \
+                  AS x(id, old, expires, release, ends_as, extended, given_back_by)), \
          locked AS MATERIALIZED ( \
              SELECT reservation_id FROM reservation WHERE reservation_id IN (SELECT id FROM x) \
              ORDER BY reservation_id FOR UPDATE) \
          UPDATE reservation r SET expires_at = x.expires, release_at = x.release, \
-             ends_as = x.ends_as, extended_by = x.extended::uuid[] FROM x, locked \
+             ends_as = x.ends_as, extended_by = x.extended::uuid[], \
+             given_back_by = x.given_back_by FROM x, locked \
          WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = 'HELD' \
            AND r.expires_at = x.old \
          RETURNING r.reservation_id",
@@ -262,6 +264,7 @@ async fn reservations_last(
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| later(&r.after)))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.after.ends_as))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.after)))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.after.given_back_by))
     .load(&mut conn)
     .await?;
     Ok(ids(lasting))
@@ -277,12 +280,14 @@ async fn reservations_end(
     // Locked in the order of the ids, as settlement does.
     let ended = statement(
         "WITH x AS MATERIALIZED ( \
-             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) \
-                  AS x(id, old, new, at)), \
+             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], \
+                                  $5::uuid[]) \
+                  AS x(id, old, new, at, by)), \
          locked AS MATERIALIZED ( \
              SELECT reservation_id FROM reservation WHERE reservation_id IN (SELECT id FROM x) \
              ORDER BY reservation_id FOR UPDATE) \
-         UPDATE reservation r SET status = x.new, ended_at = x.at FROM x, locked \
+         UPDATE reservation r SET status = x.new, ended_at = x.at, \
+             given_back_by = coalesce(x.by, r.given_back_by) FROM x, locked \
          WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = x.old \
          RETURNING r.reservation_id",
     )
@@ -290,6 +295,7 @@ async fn reservations_end(
     .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.from))
     .bind::<Array<Text>, Vec<_>>(column(rows, |r| r.to))
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.at))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.given_back_by))
     .load(&mut conn)
     .await?;
     Ok(ids(ended))

@@ -467,6 +467,7 @@ impl Rows {
             let row = self.reservations.get_mut(&ended.reservation_id);
             let r = &mut row.expect("it was there when locked").reservation;
             (r.status, r.ended_at) = (ended.to, Some(ended.at));
+            r.term.given_back_by = ended.given_back_by.or(r.term.given_back_by);
         }
         for new in &p.changes.reservations {
             let (id, command) = (new.reservation.reservation_id, new.reservation.command_id);

@@ -57,7 +57,7 @@ impl Model {
             Refusal::CommandExpired
         } else if is_of_another_layout(command, self.layout_no) {
             Refusal::LayoutChanged
-        } else if seats.is_empty() || !self.are_seats(seats) {
+        } else if seats.is_empty() || !self.are_there(seats) {
             Refusal::UnknownSeat
         } else if !taken.is_empty() {
             Refusal::SeatUnavailable {
