@@ -141,7 +141,7 @@ impl Reservation {
             seats: self.seats.clone(),
             total: self.total,
             held_at: self.held_at,
-            expires_at: self.term.expires_at,
+            expires_at: self.term.first_expires_at,
         }
     }
 

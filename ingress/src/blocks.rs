@@ -44,7 +44,7 @@ fn route(schedule: ScheduleId) -> String {
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewBlock {
-    /// The labels of seats, up to 50,000. A place of a section without rows has one, too:
+    /// The labels of seats, up to 5,000. A place of a section without rows has one, too:
     /// `<section>-<number>`.
     #[schema(min_items = 1, example = json!(["A-1-1", "A-1-2"]))]
     seats: Vec<String>,

@@ -54,7 +54,7 @@ struct SchedulePatch {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 0, maximum = 20)]
     hold_extensions_max: Option<u32>,
-    /// How long a hold lasts with all its extensions.
+    /// How long a hold lasts with all its extensions, at most.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 1, maximum = 86_400)]
     hold_total_seconds: Option<i64>,
@@ -64,7 +64,8 @@ struct SchedulePatch {
     #[schema(nullable = false)]
     prevent_orphan_seats: Option<bool>,
     /// Seats that were held are on sale again at a random moment within so many seconds after the
-    /// hold, so that nobody can wait for it.
+    /// hold, so that nobody can wait for it. Until then they count to who held them, for a second limit
+    /// of twice `seatsPerUser`.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 0, maximum = 600)]
     release_jitter_seconds: Option<i64>,

@@ -1,8 +1,12 @@
+-- What was given back ended when its seats were released, before it lapsed by the older rule.
+UPDATE reservation SET expires_at = ended_at + interval '1 microsecond'
+    WHERE status = 'RELEASED' AND ended_at >= expires_at;
 DROP INDEX reservation_due;
 CREATE INDEX reservation_due ON reservation (expires_at) WHERE status = 'HELD';
 ALTER TABLE reservation
     DROP CONSTRAINT reservation_term,
     DROP COLUMN release_at,
+    DROP COLUMN first_expires_at,
     DROP COLUMN ends_as,
     DROP COLUMN extended_by,
     DROP COLUMN given_back_by;

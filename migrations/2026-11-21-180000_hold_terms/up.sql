@@ -1,4 +1,5 @@
--- workers::seats: more of what the owner of a schedule decides by. The seed is the owners' secret.
+-- workers::seats: more of what the owner of a schedule decides by. Clients are
+-- never told the seed.
 ALTER TABLE sale
     ADD COLUMN extensions_max integer NOT NULL DEFAULT 0 CHECK (extensions_max >= 0),
     ADD COLUMN hold_total_ms bigint NOT NULL DEFAULT 900000 CHECK (hold_total_ms > 0),
@@ -8,10 +9,12 @@ ALTER TABLE sale
 
 -- workers::seats: a hold lapses at expires_at; its seats are for others from then on, or from
 -- release_at if there is one. What it ends as then may be settled before, and once it is, the hold
--- can't be paid. extended_by has the commands that made it last longer, given_back_by the one that
+-- can't be paid. first_expires_at is when it was to lapse at first, if that is another time.
+-- extended_by has the commands that made it last longer, given_back_by the one that
 -- gave it back.
 ALTER TABLE reservation
     ADD COLUMN release_at timestamptz,
+    ADD COLUMN first_expires_at timestamptz,
     ADD COLUMN ends_as text CHECK (ends_as IN ('EXPIRED', 'RELEASED')),
     ADD COLUMN extended_by uuid[],
     ADD COLUMN given_back_by uuid,

@@ -203,8 +203,8 @@ pub const SEATS_PER_USER: RangeInclusive<u32> = 1..=100;
 pub const EXTENSIONS_MAX: RangeInclusive<u32> = 0..=20;
 /// How long the seats of a hold may stay off sale after it, in milliseconds.
 pub const RELEASE_JITTER_MS: RangeInclusive<i64> = 0..=10 * 60 * 1000;
-/// The most seats that one command takes off sale: what fits into one message.
-pub const BLOCK_SEATS_MAX: usize = 50_000;
+/// The most seats that one command takes off sale, so that its commit keeps nobody waiting.
+pub const BLOCK_SEATS_MAX: usize = 5_000;
 /// How many characters the reason of a block has.
 pub const REASON_CHARS: RangeInclusive<usize> = 1..=500;
 
@@ -256,8 +256,10 @@ pub enum Outcome {
     Extended {
         /// The hold.
         reservation_id: ReservationId,
-        /// When it lapses.
+        /// When it lapses, as it is now.
         expires_at: Timestamp,
+        /// So often it may be extended again.
+        left: u32,
     },
     /// A system command was applied, or was already.
     Applied,

@@ -326,6 +326,7 @@ fn outcomes() {
         Outcome::Extended {
             reservation_id: ReservationId(uuid(6)),
             expires_at: at(600_000),
+            left: 1,
         },
         Outcome::Refused(Refusal::ExtensionLimitReached),
         Outcome::Refused(Refusal::OrphanSeat {

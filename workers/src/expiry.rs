@@ -170,7 +170,7 @@ async fn reservation_list_due(
         "SELECT reservation_id, schedule_id, expires_at, \
                 coalesce(release_at, expires_at) AS due_at FROM reservation \
          WHERE status = 'HELD' AND coalesce(release_at, expires_at) \
-                                   < clock_timestamp() - $1 * interval '1 millisecond' \
+                                   < (SELECT clock_timestamp()) - $1 * interval '1 millisecond' \
            AND (coalesce(release_at, expires_at), reservation_id) > ($2, $3) \
          ORDER BY coalesce(release_at, expires_at), reservation_id LIMIT $4",
     )

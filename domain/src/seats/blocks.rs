@@ -11,6 +11,9 @@ use onsale_schema::status::ClaimState;
 use onsale_schema::{BlockId, CommandId, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
 use std::collections::{HashMap, HashSet};
 
+/// A refused block names the first so many of the seats that are taken.
+const TAKEN_MAX: usize = 100;
+
 /// A block, or a lift of one, as its row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockRow {
@@ -219,8 +222,16 @@ impl Sale {
         }
         self.are_seats(seats)?;
         let mut lapsing = Vec::new();
-        self.are_available(seats, now, &mut lapsing)?;
-        Ok(lapsing)
+        let available = self.are_available(seats, now, &mut lapsing);
+        available
+            .map(|()| lapsing)
+            .map_err(|refusal| match refusal {
+                Refusal::SeatUnavailable { mut seats, places } => {
+                    seats.truncate(TAKEN_MAX);
+                    Refusal::SeatUnavailable { seats, places }
+                }
+                other => other,
+            })
     }
 
     /// Puts those of these seats on sale again that the block still holds.

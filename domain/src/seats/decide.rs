@@ -244,17 +244,26 @@ impl Sale {
         now: Timestamp,
     ) -> Result<Vec<ReservationId>, Refusal> {
         let mut lapsing = Vec::new();
-        let mut live_seats = wanted;
+        let (mut live_seats, mut kept_seats) = (wanted, 0);
         for id in self.live.get(&user).into_iter().flatten() {
             let r = &self.reservations[id];
             if r.status_at(now).is_live() {
                 live_seats += r.seats.len();
-            } else if r.is_due(now) || r.term.ends_as.is_none() {
+                continue;
+            }
+            if !r.is_due(now) {
+                kept_seats += r.seats.len();
+            }
+            if r.is_due(now) || r.term.ends_as.is_none() {
                 lapsing.push(*id);
             }
         }
         let limit = self.policy.seats_per_user;
-        if u32::try_from(live_seats).is_ok_and(|n| n <= limit) {
+        let is_within = |seats, limit| u32::try_from(seats).is_ok_and(|seats| seats <= limit);
+        // Seats that nobody has and nobody can have are bounded, too, or somebody who holds and
+        // gives back all day would keep the hall to nobody.
+        let kept_limit = limit.saturating_mul(2);
+        if is_within(live_seats, limit) && is_within(live_seats + kept_seats, kept_limit) {
             Ok(lapsing)
         } else {
             Err(Refusal::SeatLimitExceeded { limit })

@@ -10,8 +10,8 @@
 //! 1. seats beside each other that leave no single seat alone, that is, free without a free one
 //!    beside it;
 //! 2. seats beside each other;
-//! 3. groups in one section, as few and as near as can be, in which everybody sits beside somebody
-//!    of the party;
+//! 3. groups in one section in which everybody sits beside somebody of the party: the fewest and
+//!    nearest that are found by looking around each of the best of them;
 //! 4. any seats.
 //!
 //! Among equals the best seats: those whose worst grade is best, then the nearest to the stage in

@@ -1,7 +1,7 @@
 //! How long a hold lasts: until it is extended or given back, and how long its seats are kept from
 //! others after that.
 
-use super::{Changes, Sale, TermUpdate};
+use super::{Changes, Reservation, Sale, TermUpdate};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub struct Term {
     /// When it lapses.
     pub expires_at: Timestamp,
+    /// When it was to lapse at first, for a retry of the hold.
+    pub first_expires_at: Timestamp,
     /// When its seats are for others; not before it lapses.
     pub release_at: Timestamp,
     /// What it ends as when its seats are released, if that is settled: it was given back, or has
@@ -30,6 +32,7 @@ impl Term {
     pub fn until(expires_at: Timestamp) -> Self {
         Self {
             expires_at,
+            first_expires_at: expires_at,
             release_at: expires_at,
             ends_as: None,
             extended_by: Vec::new(),
@@ -73,6 +76,15 @@ impl Sale {
         }
     }
 
+    /// The term of a hold that lapses then and not as it was to.
+    fn term_after(&self, r: &Reservation, expires_at: Timestamp) -> Term {
+        Term {
+            first_expires_at: r.term.first_expires_at,
+            extended_by: r.term.extended_by.clone(),
+            ..self.term(r.reservation_id, expires_at)
+        }
+    }
+
     /// A hold lasts from now on as long as a new one would, within the policy's bounds.
     pub(super) fn extend(
         &mut self,
@@ -86,12 +98,15 @@ impl Sale {
         let Some(r) = r.filter(|r| r.user_id == command.user) else {
             return Outcome::Refused(Refusal::NotFound);
         };
-        let extended = |expires_at| Outcome::Extended {
+        let policy = &self.policy;
+        let times = u32::try_from(r.term.extended_by.len()).unwrap_or(u32::MAX);
+        let extended = |expires_at, times| Outcome::Extended {
             reservation_id: id,
             expires_at,
+            left: policy.extensions_max.saturating_sub(times),
         };
         if r.term.extended_by.contains(&command.id) {
-            return extended(r.term.expires_at);
+            return extended(r.term.expires_at, times);
         }
         if clock > command.deadline {
             return Outcome::Refused(Refusal::CommandExpired);
@@ -103,16 +118,13 @@ impl Sale {
         if let Err(refusal) = self.is_selling(now) {
             return Outcome::Refused(refusal);
         }
-        let policy = &self.policy;
         let latest = r.held_at.plus_ms(policy.hold_total_ms);
         let expires_at = now.plus_ms(policy.hold_ms).min(latest);
-        let times = u32::try_from(r.term.extended_by.len());
-        let has_more = times.is_ok_and(|times| times < policy.extensions_max);
-        if !has_more || expires_at <= r.term.expires_at {
+        if times >= policy.extensions_max || expires_at <= r.term.expires_at {
             return Outcome::Refused(Refusal::ExtensionLimitReached);
         }
-        let mut after = self.term(id, expires_at);
-        after.extended_by = r.term.extended_by.clone();
+        let outcome = extended(expires_at, times + 1);
+        let mut after = self.term_after(r, expires_at);
         after.extended_by.push(command.id);
         self.last(id, after, changes);
         self.facts.push(Fact::Extended {
@@ -121,7 +133,7 @@ impl Sale {
             expires_at,
             at: now,
         });
-        extended(expires_at)
+        outcome
     }
 
     /// Ends a hold that its user doesn't want any more. Where seats are released at random, it
@@ -138,8 +150,7 @@ impl Sale {
             self.end(id, released, Some(by), now, changes);
             return;
         }
-        let mut after = self.term(id, now);
-        after.extended_by = self.reservations[&id].term.extended_by.clone();
+        let mut after = self.term_after(&self.reservations[&id], now);
         after.ends_as = Some(ReservationStatus::Released);
         after.given_back_by = Some(by);
         self.last(id, after, changes);

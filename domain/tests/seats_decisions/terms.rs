@@ -210,3 +210,27 @@ fn what_is_given_back_is_kept_for_a_while_as_well() {
     assert_eq!(changes.ended[0].to, ReservationStatus::Released);
     held(&mut sale, &hold(2, &[0]), 1261);
 }
+
+#[test]
+fn nobody_empties_the_hall_by_holding_and_giving_back() {
+    let mut sale = jittery();
+    let of_one = |n, seats: &[i32]| Command {
+        user: user(1),
+        ..hold(n, seats)
+    };
+    let given_back = |n, of| Command {
+        user: user(1),
+        ..release(n, of)
+    };
+    held(&mut sale, &of_one(1, &[0, 1, 2, 3]), 1100);
+    outcome(&mut sale, &given_back(1, 1), 1100);
+    // Others may be chosen at once,
+    held(&mut sale, &of_one(2, &[4, 5, 6, 7]), 1100);
+    outcome(&mut sale, &given_back(2, 2), 1100);
+    // but not again and again.
+    let third = of_one(3, &[8]);
+    let full = Refusal::SeatLimitExceeded { limit: 4 };
+    assert_eq!(refusal(&mut sale, &third, 1100), full);
+    let back = released_at(1, 1100).max(released_at(2, 1100));
+    held(&mut sale, &third, back.micros() / 1_000_000 + 1);
+}

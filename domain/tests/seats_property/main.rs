@@ -327,7 +327,8 @@ impl World {
             assert_eq!(row.ended_at, entry.ended_at);
             assert_eq!(row.seats, entry.hold.seats);
             assert_eq!(row.total, entry.hold.total);
-            assert_eq!(row.term.expires_at, entry.hold.expires_at);
+            assert_eq!(row.term.expires_at, entry.expires_at);
+            assert_eq!(row.term.first_expires_at, entry.hold.expires_at);
             assert_eq!(row.term.release_at, entry.release_at);
             assert_eq!(row.term.ends_as, entry.ends_as);
             assert_eq!(row.term.extended_by, entry.extended_by);

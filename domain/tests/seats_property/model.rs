@@ -22,6 +22,8 @@ pub struct Entry {
     pub hold: Hold,
     pub status: ReservationStatus,
     pub ended_at: Option<Timestamp>,
+    /// As it is now; the hold says what it was at first.
+    pub expires_at: Timestamp,
     pub release_at: Timestamp,
     pub ends_as: Option<ReservationStatus>,
     pub extended_by: Vec<CommandId>,
@@ -166,7 +168,7 @@ impl Model {
                 ..
             } => match self.find(*reservation_id) {
                 Some(at)
-                    if self.entries[at].hold.expires_at != *expires_at
+                    if self.entries[at].expires_at != *expires_at
                         || self.entries[at].release_at > now =>
                 {
                     Outcome::Refused(Refusal::NotDue)
@@ -321,9 +323,13 @@ impl Model {
         } else {
             let limit = self.policy.seats_per_user;
             let live = self.live_seats(command.user, now);
+            let kept = self.kept_seats(command.user, now);
             match wanted {
                 None => Refusal::UnknownSeat,
-                Some(count) if live + count > limit as usize => {
+                Some(count)
+                    if live + count > limit as usize
+                        || live + kept + count > 2 * limit as usize =>
+                {
                     Refusal::SeatLimitExceeded { limit }
                 }
                 Some(_) => return None,
@@ -430,6 +436,7 @@ impl Model {
             hold: hold.clone(),
             status: ReservationStatus::Held,
             ended_at: None,
+            expires_at: hold.expires_at,
             release_at: hold.expires_at,
             ends_as: None,
             extended_by: Vec::new(),
@@ -466,7 +473,8 @@ impl Model {
         let refusal = if entry.extended_by.contains(&command.id) {
             return Outcome::Extended {
                 reservation_id: id,
-                expires_at: entry.hold.expires_at,
+                expires_at: entry.expires_at,
+                left: policy.extensions_max.saturating_sub(times as u32),
             };
         } else if clock > command.deadline {
             Refusal::CommandExpired
@@ -476,7 +484,7 @@ impl Model {
             Refusal::SaleClosed
         } else if policy.state == SaleState::Paused || now < policy.booking_opens_at {
             Refusal::SaleNotOpen
-        } else if times >= policy.extensions_max as usize || expires_at <= entry.hold.expires_at {
+        } else if times >= policy.extensions_max as usize || expires_at <= entry.expires_at {
             Refusal::ExtensionLimitReached
         } else {
             self.last_until(at, expires_at);
@@ -490,6 +498,7 @@ impl Model {
             return Outcome::Extended {
                 reservation_id: id,
                 expires_at,
+                left: policy.extensions_max - times as u32 - 1,
             };
         };
         Outcome::Refused(refusal)
@@ -501,7 +510,7 @@ impl Model {
         let id = entry.hold.reservation_id;
         let delay_ms = release_delay_ms(RELEASE_SEED, id, expires_at, jitter_ms);
         assert!((0..=jitter_ms).contains(&delay_ms));
-        entry.hold.expires_at = expires_at;
+        entry.expires_at = expires_at;
         entry.release_at = expires_at.plus_ms(delay_ms);
     }
 
@@ -510,7 +519,7 @@ impl Model {
         let entry = &self.entries[at];
         match entry.status {
             ReservationStatus::Held if entry.ends_as.is_some() => entry.ends_as.unwrap(),
-            ReservationStatus::Held if entry.hold.expires_at <= now => ReservationStatus::Expired,
+            ReservationStatus::Held if entry.expires_at <= now => ReservationStatus::Expired,
             status => status,
         }
     }
@@ -580,6 +589,15 @@ impl Model {
     fn is_due(&self, at: usize, now: Timestamp) -> bool {
         let entry = &self.entries[at];
         entry.status == ReservationStatus::Held && entry.release_at <= now
+    }
+
+    /// Seats that a user has no more, and nobody else yet.
+    fn kept_seats(&self, user: UserId, now: Timestamp) -> usize {
+        (0..self.entries.len())
+            .filter(|at| self.entries[*at].user == user && self.entries[*at].ended_at.is_none())
+            .filter(|at| !self.shown(*at, now).is_live() && !self.is_due(*at, now))
+            .map(|at| self.entries[at].hold.seats.len())
+            .sum()
     }
 
     fn live_seats(&self, user: UserId, now: Timestamp) -> usize {

@@ -94,7 +94,7 @@ impl Rows {
                 seats: r.seats.clone(),
                 total: r.total,
                 held_at: r.held_at,
-                expires_at: r.term.expires_at,
+                expires_at: r.term.first_expires_at,
             };
             (r.fingerprint, hold)
         });

@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta};
 use onsale_platform::db;
-use onsale_schema::seats::{EXTENSIONS_MAX, SEATS_PER_USER};
+use onsale_schema::seats::{EXTENSIONS_MAX, HOLD_MS, RELEASE_JITTER_MS, SEATS_PER_USER};
 use onsale_schema::status::SaleState;
 use onsale_schema::{ConcertId, ScheduleId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,9 @@ const NAME_CHARS_MAX: usize = 200;
 /// The longest description, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 10_000;
 /// How long a hold may be made to last, in seconds.
-pub const HOLD_S: std::ops::RangeInclusive<i64> = 1..=24 * 3600;
+pub const HOLD_S: std::ops::RangeInclusive<i64> = 1..=*HOLD_MS.end() / 1000;
 /// How long the seats of a hold may stay off sale after it, in seconds.
-const JITTER_S: std::ops::RangeInclusive<i64> = 0..=600;
+const JITTER_S: std::ops::RangeInclusive<i64> = 0..=*RELEASE_JITTER_MS.end() / 1000;
 /// Times that may be set: from 1970 to 9999, in microseconds.
 const TIMES_US: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999_999;
 
@@ -310,7 +310,7 @@ struct NewSchedule {
     )]
     #[schema(nullable = false, minimum = 0, maximum = 20)]
     hold_extensions_max: Option<u32>,
-    /// How long a hold lasts with all its extensions; 15 minutes if not said.
+    /// How long a hold lasts with all its extensions, at most; 15 minutes if not said.
     #[serde(
         default,
         deserialize_with = "not_null",
@@ -328,7 +328,8 @@ struct NewSchedule {
     #[schema(nullable = false)]
     prevent_orphan_seats: Option<bool>,
     /// Seats that were held are on sale again at a random moment within so many seconds after the
-    /// hold, so that nobody can wait for it; at once if not said.
+    /// hold, so that nobody can wait for it; at once if not said. Until then they count to who held
+    /// them, for a second limit of twice `seatsPerUser`.
     #[serde(
         default,
         deserialize_with = "not_null",
@@ -376,7 +377,7 @@ struct MadeSchedule {
     seats_per_user: u32,
     /// How often a hold may be extended.
     hold_extensions_max: u32,
-    /// How long a hold lasts with all its extensions.
+    /// How long a hold lasts with all its extensions, at most.
     #[schema(minimum = 1)]
     hold_total_seconds: i64,
     /// Whether seats that are named are refused if that leaves a single one alone.

@@ -27,6 +27,8 @@ pub struct Extension {
     reservation_id: ReservationId,
     /// When it lapses.
     expires_at: Timestamp,
+    /// So often it may be extended again.
+    extensions_left: u32,
     /// Now, by our clock.
     server_time: Timestamp,
 }
@@ -34,7 +36,8 @@ pub struct Extension {
 /// Extend a hold
 ///
 /// From now on it lasts as long as a new one would, but not longer than the date's
-/// `holdTotalSeconds` in all, and not more than `holdExtensionsMax` times.
+/// `holdTotalSeconds` in all, and not more than `holdExtensionsMax` times. The same key once more is
+/// told how long it lasts now.
 #[utoipa::path(post, path = "/reservations/{reservationId}/extension",
     operation_id = "extendReservation", tag = "Reservations",
     params(("reservationId" = ReservationId, Path, description = "The reservation"),
@@ -84,12 +87,14 @@ pub fn extended(app: &App, outcome: &Outcome) -> Result<Answer, Problem> {
         Outcome::Extended {
             reservation_id,
             expires_at,
+            left,
         } => Ok(Answer {
             status: StatusCode::OK,
             location: None,
             json: crate::answer::to_json(&Extension {
                 reservation_id: *reservation_id,
                 expires_at: *expires_at,
+                extensions_left: *left,
                 server_time: app.clock.now(),
             })?,
         }),

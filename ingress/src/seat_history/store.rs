@@ -46,7 +46,9 @@ pub async fn list(
     let rows = statement(
         "WITH had AS MATERIALIZED ( \
              SELECT reservation_id, user_id, command_id, status, given_back_by, \
-                    held_at AS since, ended_at AS until \
+                    held_at AS since, \
+                    CASE ends_as WHEN 'RELEASED' THEN expires_at ELSE ended_at END AS until, \
+                    coalesce(ends_as, status) AS end_event \
              FROM reservation WHERE schedule_id = $1 AND $2 = ANY (seat_nos)), \
          blocks AS MATERIALIZED ( \
              SELECT block_id, lifts, user_id, command_id, reason, at, \
@@ -64,8 +66,8 @@ pub async fn list(
                     p.command_id, NULL \
              FROM had JOIN payment AS p USING (reservation_id) WHERE p.status = 'PAID' \
              UNION ALL \
-             SELECT status, until, CASE WHEN until = since THEN 1 ELSE 0 END, 1, \
-                    CASE status WHEN 'EXPIRED' THEN NULL ELSE user_id END, reservation_id, NULL, \
+             SELECT end_event, until, CASE WHEN until = since THEN 1 ELSE 0 END, 1, \
+                    CASE end_event WHEN 'EXPIRED' THEN NULL ELSE user_id END, reservation_id, NULL, \
                     given_back_by, NULL \
              FROM had WHERE until IS NOT NULL \
              UNION ALL \

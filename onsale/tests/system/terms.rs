@@ -26,7 +26,10 @@ async fn a_hold_is_extended_within_the_policy() {
     let mut hall = Hall::open().await;
     let date = hall.date(10).await;
     let buyer = hall.buyer();
-    let held = hall.api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
+    let wanted = json!({ "scheduleId": date, "seats": ["A-1-1"] });
+    let path = "/reservations";
+    let held = hall.api.post(&buyer, path, "the-hold-key", &wanted).await;
+    let held = held.expect(201);
     let id = reservation(&held.body);
     let never = extend(&hall, &buyer, id, "key-0000").await;
     never.expect_problem(409, "extension-limit-reached");
@@ -44,7 +47,11 @@ async fn a_hold_is_extended_within_the_policy() {
     // A retry of it is the same, and no second one.
     let again = extend(&hall, &buyer, id, "key-0001").await.expect(200);
     assert_eq!(&again.body["expiresAt"], after);
+    assert_eq!(again.body["extensionsLeft"], 1);
     extend(&hall, &buyer, id, "key-0002").await.expect(200);
+    // A retry of the hold itself is told what it was told at first.
+    let retried = hall.api.post(&buyer, path, "the-hold-key", &wanted).await;
+    assert_eq!(retried.expect(201).body["expiresAt"], *before);
     let over = extend(&hall, &buyer, id, "key-0003").await;
     over.expect_problem(409, "extension-limit-reached");
     let again = extend(&hall, &buyer, id, "key-0001").await.expect(200);
@@ -90,7 +97,7 @@ async fn seats_come_back_at_moments_that_nobody_knows() {
     rules(
         &hall,
         date,
-        json!({ "releaseJitterSeconds": 3, "seatsPerUser": 20 }),
+        json!({ "releaseJitterSeconds": 3, "seatsPerUser": 10 }),
     )
     .await;
     let (buyer, camper) = (hall.buyer(), hall.buyer());

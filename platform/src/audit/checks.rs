@@ -257,6 +257,8 @@ SELECT format('command %s was accepted %s times: %s', command_id, count(*),
               string_agg(what, ', ' ORDER BY what))
 FROM (SELECT command_id, 'reservation ' || reservation_id AS what FROM reservation
       UNION ALL
+      SELECT unnest(extended_by), 'extension ' || reservation_id FROM reservation
+      UNION ALL
       SELECT command_id, 'payment ' || payment_id FROM payment WHERE status = 'PAID'
       UNION ALL
       SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE'

@@ -112,6 +112,8 @@ struct ReservationRow {
     extended_by: Option<Vec<CommandId>>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     given_back_by: Option<CommandId>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    first_expires_at: Option<Timestamp>,
 }
 
 #[derive(QueryableByName)]
@@ -192,7 +194,7 @@ impl Rows for Context {
         let rows: Vec<ReservationRow> = statement(
             "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by, given_back_by FROM reservation WHERE command_id = ANY($1)",
+         extended_by, given_back_by, first_expires_at FROM reservation WHERE command_id = ANY($1)",
         )
         .bind::<Array<SqlUuid>, _>(ids)
         .load(&mut conn)
@@ -204,7 +206,7 @@ impl Rows for Context {
                 seats: row.seat_nos,
                 total: row.total,
                 held_at: row.held_at,
-                expires_at: row.expires_at,
+                expires_at: row.first_expires_at.unwrap_or(row.expires_at),
             };
             (row.command_id, Fingerprint(row.fingerprint), hold)
         });
@@ -238,7 +240,7 @@ async fn read_sale(
     let reservations: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
          seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by, given_back_by FROM reservation WHERE schedule_id = $1 \
+         extended_by, given_back_by, first_expires_at FROM reservation WHERE schedule_id = $1 \
          AND (ended_at IS NULL OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -291,6 +293,7 @@ impl ReservationRow {
             held_at: self.held_at,
             term: Term {
                 expires_at: self.expires_at,
+                first_expires_at: self.first_expires_at.unwrap_or(self.expires_at),
                 release_at: self.release_at.unwrap_or(self.expires_at),
                 ends_as: self.ends_as,
                 extended_by: self.extended_by.unwrap_or_default(),

@@ -62,7 +62,7 @@ pub(super) async fn changes(
     ) = tokio::join!(
         biased;
         maps_version(conn, &maps),
-        reservations_last(conn, &terms),
+        reservations_last(conn, &terms, &ended),
         reservations_end(conn, &ended),
         reservations_insert(conn, &made),
         claims_delete(conn, &deletes),
@@ -190,15 +190,16 @@ async fn reservations_insert(
     let inserted = statement(
         "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, \
-             ends_as, extended_by, given_back_by) \
+             ends_as, extended_by, given_back_by, first_expires_at) \
          SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
-                expires, ended, release, ends_as, extended::uuid[], given_back_by \
+                expires, ended, release, ends_as, extended::uuid[], given_back_by, \
+                first \
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
                      $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
                      $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[], \
-                     $15::text[], $16::uuid[]) \
+                     $15::text[], $16::uuid[], $17::timestamptz[]) \
               AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
-                   ended, release, ends_as, extended, given_back_by) \
+                   ended, release, ends_as, extended, given_back_by, first) \
          ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
@@ -219,6 +220,7 @@ async fn reservations_insert(
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.reservation.term.ends_as))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.reservation.term)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.term.given_back_by))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.reservation.term)))
     .load(&mut conn)
     .await?;
     Ok(ids(inserted))
@@ -227,6 +229,11 @@ async fn reservations_insert(
 /// When seats are released, unless it is as soon as the hold lapses.
 fn later(term: &Term) -> Option<Timestamp> {
     (term.release_at > term.expires_at).then_some(term.release_at)
+}
+
+/// When a hold was to lapse at first, unless that is still so.
+fn first(term: &Term) -> Option<Timestamp> {
+    (term.first_expires_at != term.expires_at).then_some(term.first_expires_at)
 }
 
 /// Postgres' text form of the commands that made a hold last longer, if any did.
@@ -238,22 +245,25 @@ fn commands(term: &Term) -> Option<String> {
 async fn reservations_last(
     mut conn: &AsyncPgConnection,
     rows: &[&TermUpdate],
+    ended: &[&Ended],
 ) -> Result<HashSet<ReservationId>, db::Error> {
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
-    // Locked in the order of the ids, as settlement does.
+    // Locked in the order of the ids, as settlement does, with those that end as well.
     let lasting = statement(
         "WITH x AS MATERIALIZED ( \
              SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], \
-                                  $4::timestamptz[], $5::text[], $6::text[], $7::uuid[]) \
-                  AS x(id, old, expires, release, ends_as, extended, given_back_by)), \
+                                  $4::timestamptz[], $5::text[], $6::text[], $7::uuid[], \
+                                  $8::timestamptz[]) \
+                  AS x(id, old, expires, release, ends_as, extended, given_back_by, first)), \
          locked AS MATERIALIZED ( \
-             SELECT reservation_id FROM reservation WHERE reservation_id IN (SELECT id FROM x) \
+             SELECT reservation_id FROM reservation \
+             WHERE reservation_id IN (SELECT id FROM x) OR reservation_id = ANY($9) \
              ORDER BY reservation_id FOR UPDATE) \
          UPDATE reservation r SET expires_at = x.expires, release_at = x.release, \
              ends_as = x.ends_as, extended_by = x.extended::uuid[], \
-             given_back_by = x.given_back_by FROM x, locked \
+             given_back_by = x.given_back_by, first_expires_at = x.first FROM x, locked \
          WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = 'HELD' \
            AND r.expires_at = x.old \
          RETURNING r.reservation_id",
@@ -265,6 +275,8 @@ async fn reservations_last(
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| r.after.ends_as))
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.after)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.after.given_back_by))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.after)))
+    .bind::<Array<SqlUuid>, Vec<_>>(column(ended, |r| r.reservation_id))
     .load(&mut conn)
     .await?;
     Ok(ids(lasting))

@@ -4,7 +4,7 @@ use crate::rows::Rows;
 use crate::sim::{Sim, Violation, lock};
 use onsale_domain::seats::{BlockRow, Reservation};
 use onsale_schema::invariant::Invariant;
-use onsale_schema::seats::{Hold, Outcome};
+use onsale_schema::seats::Outcome;
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{BlockId, SeatNo, Timestamp};
 use std::collections::BTreeMap;
@@ -234,13 +234,7 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             Outcome::Held(hold) => {
                 let row = rows.reservations.get(&hold.reservation_id);
                 row.is_some_and(|row| {
-                    let now = row.hold();
-                    let expires_at = now.expires_at;
-                    let told = Hold {
-                        expires_at,
-                        ..hold.clone()
-                    };
-                    told == now
+                    row.hold() == *hold
                         && lasts(&row.reservation, hold.expires_at)
                         && row.reservation.user_id == command.user
                 })
@@ -248,6 +242,7 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             Outcome::Extended {
                 reservation_id,
                 expires_at,
+                ..
             } => {
                 let row = rows.reservations.get(reservation_id);
                 row.is_some_and(|row| {

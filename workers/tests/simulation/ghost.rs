@@ -267,15 +267,7 @@ impl Ghost {
             && let Some((fingerprint, hold)) = self.held.get(&(command.id, schedule))
         {
             let is_same = match outcome {
-                // Its end may be another one by now.
-                Outcome::Held(again) => {
-                    let expires_at = again.expires_at;
-                    let before = Hold {
-                        expires_at,
-                        ..hold.clone()
-                    };
-                    *again == before && *fingerprint == command.fingerprint
-                }
+                Outcome::Held(again) => again == hold && *fingerprint == command.fingerprint,
                 Outcome::Refused(Refusal::KeyReused) => *fingerprint != command.fingerprint,
                 _ => false,
             };

@@ -66,7 +66,7 @@ impl ReservationRow {
             seats: r.seats.clone(),
             total: r.total,
             held_at: r.held_at,
-            expires_at: r.term.expires_at,
+            expires_at: r.term.first_expires_at,
         }
     }
 }

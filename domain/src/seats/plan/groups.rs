@@ -224,10 +224,14 @@ enum Near {
     Nothing,
 }
 
-/// The best so many seats of a run.
+/// The best so many seats of a run; better are those that leave no single seat of it alone.
 fn window(plan: &Plan, run: &Range<u32>, size: u32) -> Range<u32> {
     let windows = (run.start..=run.end - size).map(|start| start..start + size);
-    let best = windows.min_by_key(|seats| plan.quality(seats.clone()));
+    let alone = |seats: &Range<u32>| {
+        let left = [seats.start - run.start, run.end - seats.end];
+        left.iter().filter(|left| **left == 1).count()
+    };
+    let best = windows.min_by_key(|seats| (alone(seats), plan.quality(seats.clone())));
     best.expect("a run has room for a part of it")
 }
 
