@@ -85,8 +85,9 @@ diesel::table! {
     sale (schedule_id) {
         schedule_id -> Uuid, state -> Text, booking_opens_at -> Timestamptz,
         booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
-        extensions_max -> Integer, hold_total_ms -> BigInt, prevents_orphans -> Bool,
-        release_jitter_ms -> BigInt, map_version -> BigInt, layout_no -> BigInt,
+        map_version -> BigInt, layout_no -> BigInt, extensions_max -> Integer,
+        hold_total_ms -> BigInt, prevents_orphans -> Bool, release_jitter_ms -> BigInt,
+        release_seed -> Uuid,
     }
 }
 diesel::table! {
@@ -94,7 +95,9 @@ diesel::table! {
         reservation_id -> Uuid, schedule_id -> Uuid, user_id -> Uuid, command_id -> Uuid,
         fingerprint -> Uuid, seat_nos -> Array<Integer>, total -> Numeric, seat_limit -> Integer,
         status -> Text, held_at -> Timestamptz, expires_at -> Timestamptz,
-        ended_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
+        ended_at -> Nullable<Timestamptz>, release_at -> Nullable<Timestamptz>,
+        first_expires_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
+        extended_by -> Nullable<Array<Uuid>>, given_back_by -> Nullable<Uuid>,
     }
 }
 diesel::table! {

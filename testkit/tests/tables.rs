@@ -53,6 +53,7 @@ async fn in_postgres(conn: &mut AsyncPgConnection) -> Tables {
             "timestamptz" => "Timestamptz",
             "_text" => "Array<Text>",
             "_int4" => "Array<Integer>",
+            "_uuid" => "Array<Uuid>",
             other => panic!("{}.{} is {other}", column.table_name, column.column_name),
         };
         let kind = if nullable {

@@ -566,6 +566,14 @@ fn check_given_up(
         (Kind::Block { .. } | Kind::Unblock { .. }, outcome) => {
             blocks::comes_to_nothing(rows, p, command, outcome)
         }
+        (Kind::Extend { reservation_id, .. }, Outcome::Extended { .. }) => {
+            let before = rows.reservations.get(reservation_id);
+            let made = p.changes.reservations.iter().map(|new| &new.reservation);
+            let mut terms = (p.changes.terms.iter().map(|update| &update.after))
+                .chain(made.map(|r| &r.term))
+                .chain(before.map(|row| &row.reservation.term));
+            terms.any(|term| term.extended_by.contains(&command.id))
+        }
         _ => false,
     };
     if !comes_to_nothing {
