@@ -95,7 +95,12 @@ impl Sale {
         changes: &mut Changes,
     ) -> Outcome {
         let r = self.reservations.get(&id);
-        let Some(r) = r.filter(|r| r.user_id == command.user) else {
+        let r = r.filter(|r| r.user_id == command.user);
+        let is_known = r.is_some_and(|r| r.term.extended_by.contains(&command.id));
+        if clock > command.deadline && !is_known {
+            return Outcome::Refused(Refusal::CommandExpired);
+        }
+        let Some(r) = r else {
             return Outcome::Refused(Refusal::NotFound);
         };
         let policy = &self.policy;
@@ -105,11 +110,8 @@ impl Sale {
             expires_at,
             left: policy.extensions_max.saturating_sub(times),
         };
-        if r.term.extended_by.contains(&command.id) {
+        if is_known {
             return extended(r.term.expires_at, times);
-        }
-        if clock > command.deadline {
-            return Outcome::Refused(Refusal::CommandExpired);
         }
         let status = r.status_at(now);
         if status != ReservationStatus::Held {

@@ -462,7 +462,10 @@ impl Model {
     ) -> Outcome {
         let own = self.find(id);
         let Some(at) = own.filter(|at| self.entries[*at].user == command.user) else {
-            return Outcome::Refused(Refusal::NotFound);
+            return Outcome::Refused(match clock > command.deadline {
+                true => Refusal::CommandExpired,
+                false => Refusal::NotFound,
+            });
         };
         let entry = &self.entries[at];
         let policy = self.policy;
