@@ -93,8 +93,8 @@ pub struct Dates {
     pub schedules: Vec<ScheduleId>,
     /// The seats that each has.
     pub labels: Vec<String>,
-    /// Of a buyer without a limit that anybody reaches.
-    pub token: String,
+    /// Of buyers enough that none has many seats.
+    pub tokens: Vec<String>,
 }
 
 /// Makes fields in one database.
@@ -191,7 +191,7 @@ impl Grounds {
         })
     }
 
-    /// Makes a date on each partition, with so many seats, and a buyer who is signed in.
+    /// Makes a date on each partition, with so many seats, and buyers who are signed in.
     ///
     /// # Errors
     /// When the database refuses.
@@ -199,7 +199,7 @@ impl Grounds {
         self.alike(schedule_ids(Case::AllWin), seats).await
     }
 
-    /// Makes one date, with so many seats, and a buyer who is signed in.
+    /// Makes one date, with so many seats, and buyers who are signed in.
     ///
     /// # Errors
     /// When the database refuses.
@@ -212,12 +212,13 @@ impl Grounds {
         for schedule_id in &schedules {
             self.schedule(*schedule_id, &layout).await?;
         }
-        let token = self.users(1).await?.remove(0);
+        let buyers = layout.seats.len().div_ceil(REQUESTS_PER_USER);
+        let tokens = self.users(buyers).await?;
         let seats = layout.seats.iter();
         Ok(Dates {
             schedules,
             labels: seats.map(crate::seed::layout::Seat::label).collect(),
-            token,
+            tokens,
         })
     }
 

@@ -42,8 +42,8 @@ pub struct Wanted {
     pub schedules: Vec<ScheduleId>,
     /// The seats of each, which are asked for once.
     pub labels: Vec<String>,
-    /// Of a buyer without a limit that anybody reaches.
-    pub token: String,
+    /// Of buyers without a limit that anybody reaches, who take turns.
+    pub tokens: Vec<String>,
 }
 
 impl Steady {
@@ -62,14 +62,14 @@ impl Steady {
             wanted.schedules.len()
         ])));
         let stop = CancellationToken::new();
-        let (token, labels) = (Arc::new(wanted.token), Arc::new(wanted.labels));
+        let (tokens, labels) = (Arc::new(wanted.tokens), Arc::new(wanted.labels));
         let mut tasks = JoinSet::new();
         for (index, schedule_id) in wanted.schedules.into_iter().enumerate() {
             let date = Date {
                 index,
                 url: format!("http://{addr}/api/v1/reservations"),
                 schedule_id: schedule_id.to_string(),
-                token: token.clone(),
+                tokens: tokens.clone(),
                 labels: labels.clone(),
                 client: client.clone(),
                 answers: answers.clone(),
@@ -155,7 +155,7 @@ struct Date {
     index: usize,
     url: String,
     schedule_id: String,
-    token: Arc<String>,
+    tokens: Arc<Vec<String>>,
     labels: Arc<Vec<String>>,
     client: reqwest::Client,
     answers: Arc<Mutex<Answers>>,
@@ -188,7 +188,7 @@ impl Date {
         let request = self
             .client
             .post(&self.url)
-            .bearer_auth(&self.token)
+            .bearer_auth(&self.tokens[seat % self.tokens.len()])
             .header("idempotency-key", format!("{}-{seat}", self.schedule_id))
             .header("content-type", "application/json")
             .body(body);

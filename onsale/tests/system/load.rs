@@ -12,13 +12,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 /// Holds per second that are asked of the date whose gap is measured, and for how long there are
 /// seats for them.
 const RATE: u16 = 100;
 const WATCHED_S: u16 = 240;
+/// How often a client asks at most, and how many systems have a load at once: so little that a slow
+/// machine, on which unoptimised programs run, has time for it, and so keeps leases and deadlines.
+/// A load that saturates the machine is that of `onsale bench failover`.
+const EVERY: Duration = Duration::from_millis(100);
+static LOADS: Semaphore = Semaphore::const_new(2);
+/// How many buyers a client speaks for, in turns, so that none has thousands of holds.
+const BUYERS: usize = 100;
 /// How long a client stays away that was told to come again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// A command that was lost on its way has expired when its partition has gone on for so long as its
@@ -73,22 +82,26 @@ impl Open {
 /// Holds seat after seat until told to stop, or until there are none left.
 pub async fn keep_holding(
     api: Api,
-    buyer: Buyer,
+    buyers: Vec<Buyer>,
     date: Uuid,
     next_seat: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 ) -> Seen {
     let mut seen = Seen::default();
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
         let seat = next_seat.fetch_add(1, Ordering::Relaxed);
         let label = format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
+        let buyer = &buyers[seat % buyers.len()];
         let asked = Instant::now();
-        let answer = api.hold(&buyer, date, &[&label]).await;
+        let answer = api.hold(buyer, date, &[&label]).await;
         seen.slowest = seen.slowest.max(asked.elapsed());
         match (answer.status.as_u16(), answer.code()) {
             (201, _) => seen.acknowledged.push(reservation(&answer.body)),
             // Still open: not acknowledged, and not refused either.
-            (202, _) => seen.open.push(open(&buyer, &answer)),
+            (202, _) => seen.open.push(open(buyer, &answer)),
             (503, "dependency-unavailable" | "overloaded") => {
                 assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
                 seen.turned_away += 1;
@@ -121,10 +134,12 @@ pub struct Load {
     clients: JoinSet<Seen>,
     watched: Steady,
     watched_date: Uuid,
+    _one_of_few: SemaphorePermit<'static>,
 }
 
 impl Load {
     pub async fn start(hall: &mut Hall, dates: usize) -> Self {
+        let one_of_few = LOADS.acquire().await.expect("it is never closed");
         let policy = Policy {
             seats_per_user: 100_000,
             ..open_policy()
@@ -136,6 +151,7 @@ impl Load {
             clients: JoinSet::new(),
             watched,
             watched_date,
+            _one_of_few: one_of_few,
         };
         for _ in 0..dates {
             let date = hall.date_with(3000, policy).await;
@@ -146,9 +162,9 @@ impl Load {
     }
 
     fn client(&mut self, hall: &Hall, date: Uuid, next_seat: Arc<AtomicUsize>) {
-        let (api, buyer) = (hall.api.clone(), hall.buyer());
+        let (api, buyers) = (hall.api.clone(), hall.buyers(BUYERS));
         self.clients
-            .spawn(keep_holding(api, buyer, date, next_seat, self.stop.clone()));
+            .spawn(keep_holding(api, buyers, date, next_seat, self.stop.clone()));
     }
 
     /// The fewest holds of a date.
@@ -283,10 +299,11 @@ async fn watched(hall: &mut Hall, policy: Policy) -> (Uuid, Steady) {
     let seats = u32::from(RATE) * u32::from(WATCHED_S);
     let date = hall.date_with(seats, policy).await;
     let label = |seat: u32| format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
+    let tokens = hall.buyers(BUYERS).into_iter().map(|buyer| buyer.token);
     let wanted = Wanted {
         schedules: vec![ScheduleId(date)],
         labels: (0..seats).map(label).collect(),
-        token: hall.buyer().token,
+        tokens: tokens.collect(),
     };
     let addr = hall.system.ingresses[0].http_addr.expect("an ingress");
     (date, Steady::start(addr, wanted, RATE).expect("a client"))

@@ -184,8 +184,8 @@ async fn a_hot_date_does_not_starve_its_neighbours() {
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     for _ in 0..200 {
-        let (api, buyer) = (hall.api.clone(), hall.buyer());
-        background.spawn(keep_holding(api, buyer, hot, next.clone(), stop.clone()));
+        let (api, buyers) = (hall.api.clone(), vec![hall.buyer()]);
+        background.spawn(keep_holding(api, buyers, hot, next.clone(), stop.clone()));
     }
     for n in 1..=100 {
         let label = format!("A-1-{n}");

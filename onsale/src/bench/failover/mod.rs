@@ -228,7 +228,7 @@ impl Bench {
         let wanted = Wanted {
             schedules: dates.schedules,
             labels: dates.labels,
-            token: dates.token,
+            tokens: dates.tokens,
         };
         let load = Steady::start(self.track.rig.pipeline(), wanted, self.args.rate)?;
         load.until_each(BEFORE, EPISODE_LIMIT).await?;

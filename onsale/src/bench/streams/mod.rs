@@ -170,7 +170,7 @@ async fn hold(track: &Track, dates: &Dates, seat: usize) -> anyhow::Result<()> {
         .build()?;
     let request = client
         .post(url)
-        .bearer_auth(&dates.token)
+        .bearer_auth(&dates.tokens[seat % dates.tokens.len()])
         .header("idempotency-key", Uuid::now_v7().to_string())
         .json(&body);
     let answer = request.send().await.context("holding a seat")?;
