@@ -21,11 +21,13 @@ use uuid::Uuid;
 /// seats for them.
 const RATE: u16 = 100;
 const WATCHED_S: u16 = 240;
-/// How often a client asks at most, and how many systems have a load at once: so little that a slow
-/// machine, on which unoptimised programs run, has time for it, and so keeps leases and deadlines.
-/// A load that saturates the machine is that of `onsale bench failover`.
-const EVERY: Duration = Duration::from_millis(100);
+/// How often a client asks at most, and how many systems have a load at once: a large one, or two
+/// small ones. That is so little that a slow machine, on which unoptimised programs run, has time for
+/// it, and so keeps leases and deadlines. A load that saturates the machine is that of
+/// `onsale bench failover`.
+const EVERY: Duration = Duration::from_millis(200);
 static LOADS: Semaphore = Semaphore::const_new(2);
+const SMALL: usize = 8;
 /// How many buyers a client speaks for, in turns, so that none has thousands of holds.
 const BUYERS: usize = 100;
 /// How long a client stays away that was told to come again.
@@ -139,7 +141,11 @@ pub struct Load {
 
 impl Load {
     pub async fn start(hall: &mut Hall, dates: usize) -> Self {
-        let one_of_few = LOADS.acquire().await.expect("it is never closed");
+        let weight = if dates <= SMALL { 1 } else { 2 };
+        let one_of_few = LOADS
+            .acquire_many(weight)
+            .await
+            .expect("it is never closed");
         let policy = Policy {
             seats_per_user: 100_000,
             ..open_policy()
@@ -163,8 +169,13 @@ impl Load {
 
     fn client(&mut self, hall: &Hall, date: Uuid, next_seat: Arc<AtomicUsize>) {
         let (api, buyers) = (hall.api.clone(), hall.buyers(BUYERS));
-        self.clients
-            .spawn(keep_holding(api, buyers, date, next_seat, self.stop.clone()));
+        self.clients.spawn(keep_holding(
+            api,
+            buyers,
+            date,
+            next_seat,
+            self.stop.clone(),
+        ));
     }
 
     /// The fewest holds of a date.

@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Dates enough that every worker has some.
 const DATES: usize = 24;
 /// So many more holds of each date show that all goes on.
-const ON: i64 = 10;
+const ON: i64 = 5;
 /// Every takeover adds one.
 const EPOCHS: &str = "SELECT sum(epoch)::bigint AS n FROM partition WHERE lane = 'seats'";
 /// Whether Postgres has run for so long. A lease is three seconds; then somebody has to look.

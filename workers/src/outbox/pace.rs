@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 /// The shortest pause between two looks.
 const GAP_MIN: Duration = Duration::from_millis(5);
-/// A look that takes long is followed by a pause this many times as long, unless there is more.
+/// A look that takes long is followed by a pause this many times as long, unless there is more, but
+/// by no longer one than that without a nudge: it may have waited for a link that was cut.
 const GAP_FACTOR: u32 = 4;
 /// The pause without a nudge, while there is something to do.
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -45,7 +46,7 @@ impl Pace {
     /// Waits until the next look, after one that began at `started`.
     pub async fn wait(&mut self, started: Instant, found: Found) {
         let gap = match found {
-            Found::Nothing | Found::Some => started.elapsed() * GAP_FACTOR,
+            Found::Nothing | Found::Some => (started.elapsed() * GAP_FACTOR).min(WAIT_MAX),
             Found::More => Duration::ZERO,
         };
         tokio::time::sleep(GAP_MIN.max(gap)).await;
@@ -77,5 +78,39 @@ impl Pace {
             self.nudges = None;
         }
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it waits after a look that took so long.
+    async fn wait_after(look: Duration, found: Found) -> Duration {
+        let mut pace = Pace::new(None);
+        let started = Instant::now();
+        tokio::time::advance(look).await;
+        let looked = Instant::now();
+        pace.wait(started, found).await;
+        looked.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_is_followed_by_a_pause_that_grows_with_it_up_to_a_bound() {
+        let ms = Duration::from_millis;
+        for (look, found, least, most) in [
+            (ms(0), Found::More, ms(5), ms(7)),
+            (ms(7000), Found::More, ms(5), ms(7)),
+            (ms(0), Found::Some, ms(100), ms(110)),
+            (ms(50), Found::Some, ms(300), ms(310)),
+            (ms(7000), Found::Some, ms(600), ms(610)),
+            (ms(7000), Found::Nothing, ms(700), ms(710)),
+        ] {
+            let waited = wait_after(look, found).await;
+            assert!(
+                (least..=most).contains(&waited),
+                "{look:?}, {found:?}: {waited:?}"
+            );
+        }
     }
 }
