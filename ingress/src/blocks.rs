@@ -19,7 +19,7 @@ use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use onsale_schema::seats::{BLOCK_SEATS_MAX, Kind, Outcome, REASON_CHARS};
 use onsale_schema::{BlockId, CommandId, ScheduleId, SeatNo, Timestamp, UserId, partition};
 use serde::{Deserialize, Serialize};
@@ -238,17 +238,11 @@ impl Asking {
             asked: Asked::Block(schedule),
             partition: Some(partition),
         };
-        let mut told = None;
         let batcher = app.batchers.seats(partition);
-        let open = submit(app, batcher, submission, |outcome| {
-            told = Some(outcome.clone());
-            Ok(Answer::done())
+        submit(app, batcher, submission, async |outcome| {
+            blocked(app, layout, outcome).await
         })
-        .await?;
-        match told {
-            Some(outcome) => Ok(blocked(app, layout, &outcome).await?.into_response()),
-            None => Ok(open),
-        }
+        .await
     }
 }
 
@@ -350,7 +344,8 @@ pub async fn list(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Lifting {
-    /// Labels of seats of the block, with commas between them, up to 1,000; all that it still holds
+    /// Labels of seats of the block, with commas between them, up to 1,000 and as many as fit into an
+    /// address (`431` otherwise); all that it still holds
     /// without them.
     #[param(value_type = String, required = false, example = "A-1-1,A-1-2")]
     seats: Option<String>,
@@ -427,17 +422,11 @@ pub async fn lift(
         asked: Asked::Unblock(schedule),
         partition: Some(partition),
     };
-    let mut told = None;
     let batcher = app.batchers.seats(partition);
-    let open = submit(&app, batcher, submission, |outcome| {
-        told = Some(outcome.clone());
-        Ok(Answer::done())
+    submit(&app, batcher, submission, async |outcome| {
+        lifted(&app, schedule, outcome).await
     })
-    .await?;
-    match told {
-        Some(outcome) => Ok(lifted(&app, schedule, &outcome).await?.into_response()),
-        None => Ok(open),
-    }
+    .await
 }
 
 #[cfg(test)]

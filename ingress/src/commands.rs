@@ -101,7 +101,7 @@ pub async fn get(
     match progress.outcomes {
         Some(outcomes) => match decided(&app, &token, &outcomes).await {
             Err(problem) if problem.code() == Code::CommandExpired => Err(problem),
-            decided => wrapped(decided, &TraceId::of(&headers)),
+            decided => wrapped(decided, &TraceId::of(&headers)).map(IntoResponse::into_response),
         },
         None => match Missing::of(token.deadline, progress.decided_at, app.clock.now()) {
             Missing::Yet => pending(&app, &text),
@@ -234,7 +234,7 @@ fn at<O: DeserializeOwned>(token: &CommandToken, outcomes: &[u8]) -> Result<O, P
 ///
 /// # Errors
 /// Never in practice; see [`answer::to_json`].
-pub fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Response, Problem> {
+pub fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Answer, Problem> {
     let (status, location, body) = match decided {
         Ok(answer) => (answer.status, answer.location, answer.json),
         Err(problem) => (problem.code().status(), None, problem.to_json(trace)),
@@ -249,12 +249,11 @@ pub fn wrapped(decided: Result<Answer, Problem>, trace: &TraceId) -> Result<Resp
         json.extend(body);
     }
     json.push(b'}');
-    let answer = Answer {
+    Ok(Answer {
         status: axum::http::StatusCode::OK,
         location: None,
         json,
-    };
-    Ok(answer.into_response())
+    })
 }
 
 #[cfg(test)]

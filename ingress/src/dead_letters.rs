@@ -3,7 +3,7 @@
 
 mod store;
 
-use crate::answer::{self, Answer};
+use crate::answer;
 use crate::app::App;
 use crate::auth::User;
 use crate::batcher::Batcher;
@@ -356,17 +356,11 @@ impl Retry<'_> {
             asked,
             partition,
         };
-        let mut told = None;
-        let open = submit(self.app, batcher, submission, |outcome| {
-            told = Some(outcome.clone());
-            Ok(Answer::done())
+        submit(self.app, batcher, submission, async |outcome| {
+            let decided = commands::answered(self.app, asked, of_lane(outcome.clone())).await;
+            commands::wrapped(decided, &TraceId::of(&self.headers))
         })
-        .await?;
-        let Some(outcome) = told else {
-            return Ok(open);
-        };
-        let decided = commands::answered(self.app, asked, of_lane(outcome)).await;
-        commands::wrapped(decided, &TraceId::of(&self.headers))
+        .await
     }
 }
 

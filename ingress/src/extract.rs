@@ -56,10 +56,7 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let limits = BodyLimits::from_ref(state);
-        if !is_of_type(request.headers(), "application/json") {
-            return Err(Problem::new(Code::UnsupportedMediaType));
-        }
-        whole(request, limits.bytes_max, limits.timeout)
+        json(request, limits.bytes_max, limits.timeout)
             .await
             .map(Self)
     }
@@ -78,10 +75,7 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let limits = BodyLimits::from_ref(state);
-        if !is_of_type(request.headers(), "application/json") {
-            return Err(Problem::new(Code::UnsupportedMediaType));
-        }
-        whole(request, limits.layout_bytes_max, limits.layout_timeout)
+        json(request, limits.layout_bytes_max, limits.layout_timeout)
             .await
             .map(|bytes| Self(JsonBody(bytes)))
     }
@@ -91,6 +85,14 @@ impl From<Bytes> for JsonBody {
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
     }
+}
+
+/// All of a body that says it is JSON, within its bounds.
+async fn json(request: Request, bytes_max: usize, timeout: Duration) -> Result<Bytes, Problem> {
+    if !is_of_type(request.headers(), "application/json") {
+        return Err(Problem::new(Code::UnsupportedMediaType));
+    }
+    whole(request, bytes_max, timeout).await
 }
 
 /// All of a body, within its bounds.

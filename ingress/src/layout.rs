@@ -74,7 +74,7 @@ pub struct Seat {
     pub label: Box<str>,
     /// What it costs.
     pub price: Money,
-    /// Whether it is a place: nobody asks for it by its label.
+    /// Whether it is a place: buyers ask for a number of them, not for it.
     pub is_place: bool,
 }
 

@@ -94,7 +94,13 @@ pub async fn create(
         asked: Asked::Payment,
         partition: None,
     };
-    submit(&app, &app.batchers.settlement, submission, paid).await
+    submit(
+        &app,
+        &app.batchers.settlement,
+        submission,
+        async |outcome| paid(outcome),
+    )
+    .await
 }
 
 /// What a decided payment is answered with.

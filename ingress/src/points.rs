@@ -102,7 +102,10 @@ pub async fn charge(
         asked: Asked::Charge,
         partition: None,
     };
-    submit(&app, &app.batchers.ledger, submission, charged).await
+    submit(&app, &app.batchers.ledger, submission, async |outcome| {
+        charged(outcome)
+    })
+    .await
 }
 
 /// What a decided charge is answered with.

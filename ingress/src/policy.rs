@@ -16,7 +16,7 @@ use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use onsale_schema::seats::{Kind, Outcome, PolicyChange};
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
@@ -156,17 +156,11 @@ pub async fn edit(
         asked: Asked::Policy(schedule),
         partition: Some(partition),
     };
-    let mut told = None;
     let batcher = app.batchers.seats(partition);
-    let open = submit(&app, batcher, submission, |outcome| {
-        told = Some(outcome.clone());
-        Ok(Answer::done())
+    submit(&app, batcher, submission, async |outcome| {
+        changed(&app, schedule, outcome).await
     })
-    .await?;
-    match told {
-        Some(outcome) => Ok(changed(&app, schedule, &outcome).await?.into_response()),
-        None => Ok(open),
-    }
+    .await
 }
 
 /// What a decided change is answered with.

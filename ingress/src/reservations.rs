@@ -237,25 +237,20 @@ impl Asking<'_> {
             asked: Asked::Hold(schedule),
             partition: Some(partition),
         };
-        let mut before = None;
         let batcher = app.batchers.seats(partition);
-        let answer = submit(app, batcher, submission, |outcome| {
-            match outcome {
-                Outcome::Held(hold) if hold.reservation_id == ours => layout.settle(),
-                Outcome::Held(_) => before = Some(outcome.clone()),
-                _ => {}
+        submit(app, batcher, submission, async |outcome| match outcome {
+            Outcome::Held(hold) if hold.reservation_id != ours => {
+                // What was held before, by a retry of this key, may mean the seats of a newer layout.
+                held(app, &*app.layouts.settled(schedule).await?, outcome)
             }
-            held(app, layout, outcome)
+            _ => {
+                if let Outcome::Held(_) = outcome {
+                    layout.settle();
+                }
+                held(app, layout, outcome)
+            }
         })
-        .await?;
-        // What was held before, by a retry of this key, may mean the seats of a newer layout.
-        match before {
-            None => Ok(answer),
-            Some(outcome) => {
-                let layout = app.layouts.settled(schedule).await?;
-                held(app, &layout, &outcome).map(IntoResponse::into_response)
-            }
-        }
+        .await
     }
 }
 
@@ -378,5 +373,5 @@ pub async fn release(
         partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
-    submit(&app, batcher, submission, released).await
+    submit(&app, batcher, submission, async |outcome| released(outcome)).await
 }

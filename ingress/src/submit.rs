@@ -57,7 +57,7 @@ pub async fn submit<L: Commands>(
     app: &App,
     batcher: &Batcher<L>,
     submission: Submission<L>,
-    decided: impl FnOnce(&L::Outcome) -> Result<Answer, Problem>,
+    decided: impl AsyncFnOnce(&L::Outcome) -> Result<Answer, Problem>,
 ) -> Result<Response, Problem> {
     let now = app.clock.now();
     let deadline = now.plus_ms(i64::from(app.flow.request_timeout_ms));
@@ -88,7 +88,7 @@ pub async fn submit<L: Commands>(
         }
     };
     match tokio::time::timeout(app.flow.request_timeout(), told).await {
-        Ok(Some(Ok(outcome))) => decided(outcome).map(IntoResponse::into_response),
+        Ok(Some(Ok(outcome))) => decided(outcome).await.map(IntoResponse::into_response),
         Ok(Some(Err(NotSent))) => Err(Problem::unavailable()),
         Ok(None) | Err(_) => {
             if prefer == Prefer::default() {

@@ -75,7 +75,10 @@ pub async fn extend(
         partition: Some(partition),
     };
     let batcher = app.batchers.seats(partition);
-    submit(&app, batcher, submission, |outcome| extended(&app, outcome)).await
+    submit(&app, batcher, submission, async |outcome| {
+        extended(&app, outcome)
+    })
+    .await
 }
 
 /// What a decided extension is answered with.

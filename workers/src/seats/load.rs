@@ -116,6 +116,18 @@ struct ReservationRow {
     first_expires_at: Option<Timestamp>,
 }
 
+/// Reads [`ReservationRow`]s.
+macro_rules! reservations {
+    ($where:literal) => {
+        concat!(
+            "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, seat_nos, \
+             total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
+             extended_by, given_back_by, first_expires_at FROM reservation WHERE ",
+            $where
+        )
+    };
+}
+
 #[derive(QueryableByName)]
 struct ClaimRow {
     #[diesel(sql_type = Integer)]
@@ -191,14 +203,10 @@ impl Rows for Context {
 
     async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {
         let mut conn = self.pool.get().await?;
-        let rows: Vec<ReservationRow> = statement(
-            "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
-             seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by, given_back_by, first_expires_at FROM reservation WHERE command_id = ANY($1)",
-        )
-        .bind::<Array<SqlUuid>, _>(ids)
-        .load(&mut conn)
-        .await?;
+        let rows: Vec<ReservationRow> = statement(reservations!("command_id = ANY($1)"))
+            .bind::<Array<SqlUuid>, _>(ids)
+            .load(&mut conn)
+            .await?;
         let accepted = rows.into_iter().map(|row| {
             let hold = Hold {
                 reservation_id: row.reservation_id,
@@ -237,12 +245,10 @@ async fn read_sale(
     .bind::<SqlUuid, _>(schedule_id)
     .load(conn)
     .await?;
-    let reservations: Vec<ReservationRow> = statement(
-        "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, \
-         seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-         extended_by, given_back_by, first_expires_at FROM reservation WHERE schedule_id = $1 \
-         AND (ended_at IS NULL OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')",
-    )
+    let reservations: Vec<ReservationRow> = statement(reservations!(
+        "schedule_id = $1 AND (ended_at IS NULL \
+         OR ended_at > clock_timestamp() - $2 * interval '1 millisecond')"
+    ))
     .bind::<SqlUuid, _>(schedule_id)
     .bind::<BigInt, _>(super::REMEMBER_MS)
     .load(conn)
