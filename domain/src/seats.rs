@@ -133,6 +133,12 @@ impl Reservation {
         }
     }
 
+    /// When its user gave it back, if its seats are kept since then.
+    fn given_back_at(&self) -> Option<Timestamp> {
+        let is_given_back = self.term.ends_as == Some(ReservationStatus::Released);
+        is_given_back.then_some(self.term.expires_at)
+    }
+
     /// The answer at acceptance.
     fn hold(&self, schedule_id: ScheduleId) -> Hold {
         Hold {
@@ -238,10 +244,11 @@ impl Sale {
     /// When the row contradicts itself, or its id or command is known.
     pub fn load_reservation(&mut self, r: Reservation) {
         r.assert_valid();
-        self.latest = self
-            .latest
-            .max(r.held_at)
-            .max(r.ended_at.unwrap_or(r.held_at));
+        let written = [Some(r.held_at), r.ended_at, r.given_back_at()];
+        self.latest = written
+            .into_iter()
+            .flatten()
+            .fold(self.latest, Timestamp::max);
         self.insert(r);
     }
 

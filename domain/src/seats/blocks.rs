@@ -318,7 +318,7 @@ fn is_late(command: &Command<Kind>, times: Times) -> Option<Outcome> {
     (times.clock > command.deadline).then_some(Outcome::Refused(Refusal::CommandExpired))
 }
 
-/// Whether all of `some` are in `all`; a block may have tens of thousands.
+/// Whether all of `some` are in `all`; a block may have thousands.
 fn contains_all(all: &[SeatNo], some: &[SeatNo]) -> bool {
     const FEW: usize = 4;
     if some.len() <= FEW {

@@ -5,6 +5,7 @@ use super::{BlockRow, Reservation, Term};
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 /// The net effect of a batch on the rows. A reservation that was made and ended in the same batch
@@ -31,6 +32,8 @@ pub struct Changes {
     pub notices_done: Vec<NoticeId>,
     /// Where in `reservations` one that this batch made is.
     made: HashMap<ReservationId, usize>,
+    /// Where in `terms` one is that lasts for another time.
+    lasting: HashMap<ReservationId, usize>,
     /// The latest time of each schedule before the batch.
     latest: HashMap<ScheduleId, Timestamp>,
 }
@@ -116,6 +119,9 @@ impl Changes {
             let twice = self.claims.seats.insert(key, change);
             assert!(twice.is_none(), "two owners changed {key:?}");
         }
+        let offset = self.terms.len();
+        self.lasting
+            .extend(other.lasting.into_iter().map(|(id, at)| (id, at + offset)));
         self.terms.extend(other.terms);
         self.policies.extend(other.policies);
         self.blocks.extend(other.blocks);
@@ -166,10 +172,12 @@ impl Changes {
             self.reservations[at].reservation.term = update.after;
             return;
         }
-        let mut known = self.terms.iter_mut();
-        match known.find(|known| known.reservation_id == update.reservation_id) {
-            Some(known) => known.after = update.after,
-            None => self.terms.push(update),
+        match self.lasting.entry(update.reservation_id) {
+            Entry::Occupied(known) => self.terms[*known.get()].after = update.after,
+            Entry::Vacant(new) => {
+                new.insert(self.terms.len());
+                self.terms.push(update);
+            }
         }
     }
 

@@ -60,7 +60,8 @@ pub fn release_delay_ms(
     }
     let mut name = id.0.as_bytes().to_vec();
     name.extend_from_slice(&expires_at.micros().to_be_bytes());
-    let (random, _) = Uuid::new_v5(&seed, &name).as_u64_pair();
+    // Not the half with the version's digit.
+    let (_, random) = Uuid::new_v5(&seed, &name).as_u64_pair();
     let range = jitter_ms.unsigned_abs() + 1;
     i64::try_from(random % range).unwrap_or(0)
 }
@@ -155,6 +156,8 @@ impl Sale {
         let mut after = self.term_after(&self.reservations[&id], now);
         after.ends_as = Some(ReservationStatus::Released);
         after.given_back_by = Some(by);
+        changes.note_latest(self.schedule_id, self.latest);
+        self.latest = now;
         self.last(id, after, changes);
         self.facts.push(Fact::GivenBack {
             reservation_id: id,

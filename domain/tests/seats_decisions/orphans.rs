@@ -54,6 +54,17 @@ fn when_nothing_else_is_left_anything_may_be_taken() {
     assert_eq!(alone(&mut sale, &[18]), [17, 19]);
     assert_eq!(alone(&mut sale, &[17]), NONE);
 
+    // Two of a pair can't be had twice, but one pair and one single seat can.
+    let mut sale = careful();
+    let taken = [3, 7, 10, 13, 14, 15, 16, 17, 18, 19];
+    held(&mut sale, &hold(1, &taken), 1100);
+    // Left: 0 to 2, 4 to 6, 8 and 9, 11 and 12.
+    assert_eq!(alone(&mut sale, &[1, 2]), [0]);
+    assert_eq!(alone(&mut sale, &[1, 2, 5, 6]), [0, 4]);
+    assert_eq!(alone(&mut sale, &[8, 9, 11, 12]), NONE);
+    held(&mut sale, &hold(2, &[8, 9, 11, 12]), 1100);
+    assert_eq!(alone(&mut sale, &[1, 2]), NONE);
+
     // What is due counts as free.
     let mut sale = careful();
     held(&mut sale, &hold(1, &(0..17).collect::<Vec<_>>()), 1100);

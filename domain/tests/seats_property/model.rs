@@ -34,6 +34,12 @@ pub struct Entry {
     pub known: bool,
 }
 
+impl Entry {
+    fn given_back_at(&self) -> Option<Timestamp> {
+        (self.ends_as == Some(ReservationStatus::Released)).then_some(self.expires_at)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Foreign {
     pub command: CommandId,
@@ -549,14 +555,31 @@ impl Model {
             let after = alone(taken).into_iter();
             after.filter(|no| !before.contains(no)).collect::<Vec<_>>()
         };
-        let windows = (0..=free.len() - seats.len()).map(|first| first..first + seats.len());
-        let has_choice = windows
-            .filter(|window| window.clone().all(|no| free[no]))
-            .any(|window| new(&window.collect::<Vec<_>>()).is_empty());
+        let has_choice = |count: usize| {
+            (0..=free.len() - count)
+                .map(|first| first..first + count)
+                .filter(|window| window.clone().all(|no| free[no]))
+                .any(|window| new(&window.collect::<Vec<_>>()).is_empty())
+        };
         let taken: Vec<usize> = seats.iter().map(|seat| seat.index().unwrap()).collect();
-        let orphans = new(&taken).into_iter();
+        let subsets =
+            (0..1_u32 << free.len()).filter(|set| set.count_ones() as usize == seats.len());
+        let sets = subsets.map(|set| (0..free.len()).filter(|no| set >> no & 1 == 1).collect());
+        let has_choice_in_all = sets
+            .filter(|set: &Vec<usize>| set.iter().all(|no| free[*no]))
+            .any(|set| new(&set).is_empty());
+        // How many that are taken are beside each other, from a seat on to either side.
+        let up = |no: usize| (no..).take_while(|no| taken.contains(no)).count();
+        let down = |no: usize| (0..no).rev().take_while(|no| taken.contains(no)).count();
+        let has_other = |no: usize| {
+            let beside = [up(no + 1), down(no)];
+            beside
+                .into_iter()
+                .any(|count| count > 0 && has_choice(count))
+        };
+        let orphans = new(&taken).into_iter().filter(|no| has_other(*no));
         let named = orphans.map(|no| SeatNo(i32::try_from(no).expect("few seats")));
-        if self.policy.prevents_orphans && has_choice {
+        if self.policy.prevents_orphans && has_choice_in_all {
             named.collect()
         } else {
             Vec::new()
@@ -578,7 +601,7 @@ impl Model {
         let times = self
             .entries
             .iter()
-            .flat_map(|e| [Some(e.hold.held_at), e.ended_at]);
+            .flat_map(|e| [Some(e.hold.held_at), e.ended_at, e.given_back_at()]);
         let blocks = self.blocks.iter().map(|accepted| accepted.at);
         times.flatten().chain(blocks).fold(time, Timestamp::max)
     }

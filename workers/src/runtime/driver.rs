@@ -101,11 +101,18 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             let step = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ended::Stopped,
-                _ = tick.tick() => self.tick().await,
                 _ = beat.tick() => {
                     beats += 1;
                     self.beat(beats).await;
                     Batch::Done
+                }
+                _ = tick.tick() => {
+                    let (step, is_more) = self.tick().await;
+                    if is_more {
+                        // Before any command: each would have to look through all that is due.
+                        tick.reset_immediately();
+                    }
+                    step
                 }
                 batch = self.log.next_batch(commands_max) => match batch {
                     Ok(batch) => self.process(&batch).await,
@@ -177,24 +184,25 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         })
     }
 
-    async fn tick(&mut self) -> Batch {
+    /// What time alone changes, and whether there is more of that.
+    async fn tick(&mut self) -> (Batch, bool) {
         let now = self.world.now();
-        let proposal = match self.deciding(|core| core.tick(now)) {
-            Ok(proposal) => proposal,
+        let (proposal, is_more) = match self.deciding(|core| core.tick(now)) {
+            Ok(ticked) => ticked,
             Err(error) => {
                 tracing::error!(error, partition = %self.core.partition(), "a tick failed");
-                return Batch::Done;
+                return (Batch::Done, false);
             }
         };
         if proposal.is_idle() {
-            return Batch::Done;
+            return (Batch::Done, false);
         }
         // While this commit takes its time, nothing else is decided.
         let pending = self.log.pending();
         self.progress.set(pending.max(1), Some(now));
         let ended = self.commit_tick(proposal).await;
         self.progress.set(pending, (pending > 0).then_some(now));
-        ended
+        (ended, is_more)
     }
 
     async fn commit_tick(&mut self, proposal: Proposal<L>) -> Batch {

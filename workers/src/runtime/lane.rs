@@ -48,8 +48,9 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
         changes: &mut Self::Changes,
     ) -> Self::Outcome;
 
-    /// What time alone changes: lapses that are due at `now`, a bounded number.
-    fn tick(state: &mut Self::State, now: Timestamp, changes: &mut Self::Changes);
+    /// What time alone changes: lapses that are due at `now`, a bounded number; whether there are
+    /// more.
+    fn tick(state: &mut Self::State, now: Timestamp, changes: &mut Self::Changes) -> bool;
 
     /// Ends a batch.
     fn seal(state: &mut Self::State, business: Timestamp, changes: &mut Self::Changes);

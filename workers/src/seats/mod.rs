@@ -256,15 +256,18 @@ impl PartitionedLane for Seats {
         outcome
     }
 
-    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) {
+    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) -> bool {
+        let mut is_more = false;
         for (schedule_id, loaded) in &mut state.sales {
             if let Some(due) = loaded.sale.next_due().filter(|due| *due <= now) {
                 // Of the one that waited longest.
                 metrics::histogram!(metric::EXPIRY_DELAY).record(now.ms_since(due) as f64 / 1000.0);
-                loaded.sale.lapse_due(now, LAPSES_PER_TICK, changes);
+                let lapsed = loaded.sale.lapse_due(now, LAPSES_PER_TICK, changes);
+                is_more |= lapsed == LAPSES_PER_TICK;
                 state.touched.insert(*schedule_id);
             }
         }
+        is_more
     }
 
     fn seal(state: &mut State, business: Timestamp, changes: &mut Changes) {

@@ -265,6 +265,39 @@ async fn holds_lapse_by_the_owners_tick() {
     worker.stop().await;
 }
 
+/// After an outage thousands may be due at once. They don't wait for a tick each time, as every choice
+/// of seats would have to look through them.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_holds_are_due_they_lapse_one_tick_after_the_other_without_a_pause() {
+    let mut rig = Rig::new().await;
+    let schedule = rig.schedule(2001, 300_000, 4).await;
+    rig.sql(&format!(
+        "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
+             seat_nos, total, seat_limit, status, held_at, expires_at) \
+         SELECT gen_random_uuid(), '{schedule}', gen_random_uuid(), gen_random_uuid(), \
+             gen_random_uuid(), ARRAY[n], 1000, 4, 'HELD', now() - interval '1 hour', \
+             now() - interval '30 minutes' \
+         FROM generate_series(0, 1999) n; \
+         INSERT INTO seat_claim SELECT schedule_id, seat_nos[1], reservation_id, 'H' \
+         FROM reservation;"
+    ))
+    .await;
+    let worker = rig.worker_with(&["--tick-ms", "5000"]).await;
+    // Its owner looks at it from now on.
+    let hold = rig.hold(schedule, &[2000]);
+    held(rig.ask(hold).await);
+    let lapsed = "SELECT count(*) AS n FROM reservation WHERE status = 'EXPIRED'";
+    paused::wait_for(&mut rig, 2000, lapsed).await;
+    // 500 at a time, all within less than the time between two ticks.
+    let took = "SELECT (extract(epoch FROM max(ended_at) - min(ended_at)) * 1000)::bigint AS n \
+                FROM reservation WHERE status = 'EXPIRED'";
+    let took_ms = number(&mut rig, took).await;
+    assert!((0..5000).contains(&took_ms), "{took_ms} ms");
+    let versions = "SELECT map_version AS n FROM sale";
+    assert!(number(&mut rig, versions).await >= 4);
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_for_two_schedules_is_accepted_once() {
     let mut rig = Rig::new().await;

@@ -85,7 +85,12 @@ impl Rig {
     }
 
     pub async fn worker(&self) -> Worker {
-        let ctx = self.context().await;
+        self.worker_with(&[]).await
+    }
+
+    /// A worker with more settings.
+    pub async fn worker_with(&self, settings: &[&str]) -> Worker {
+        let ctx = self.context_with(settings).await;
         let stop = CancellationToken::new();
         let task = JoinSet::from_iter([process::run(ctx, stop.clone())]);
         Worker { stop, task }
@@ -93,9 +98,13 @@ impl Rig {
 
     /// What a worker runs with.
     pub async fn context(&self) -> Context {
+        self.context_with(&[]).await
+    }
+
+    async fn context_with(&self, settings: &[&str]) -> Context {
         let nats_url = &shared().await.expect("servers").nats_url;
         let partitions = PARTITIONS.to_string();
-        let config = <Config as clap::Parser>::parse_from([
+        let usual = [
             "test",
             "--database-url",
             self.db.url(),
@@ -107,7 +116,8 @@ impl Rig {
             &partitions,
             "--roles",
             "seats",
-        ]);
+        ];
+        let config = <Config as clap::Parser>::parse_from(usual.iter().chain(settings));
         Context::connect(config).await.expect("a context")
     }
 
