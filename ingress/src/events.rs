@@ -193,11 +193,15 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 
 /// Follow the seats of a date
 ///
-/// `event: seats` has `{version, changes: [[seatNo, "H"], …]}`; its `id` is the version (with more
-/// behind it where the layout was replaced: send it back as it is). The first one tells from which
-/// version on changes follow: get the seats again if you have an older one, until you have not. Skip
-/// changes of versions that you have. `event: reset` has `{version}`: get the seats again, until they
-/// are of that version or a later one.
+/// `event: seats` has `{from, version, changes: [[seatNo, "H"], …]}`: the seats that changed between
+/// those two versions; its `id` is the version (with more behind it where the layout was replaced:
+/// send it back as it is). Skip it if you have `version` or a later one; apply it if you have `from`;
+/// else get the seats again, until they are of `version` or a later one. The first one has no changes
+/// and tells from which version on they follow. `event: reset` has `{version}`: get the seats again,
+/// until they are of that version or a later one.
+///
+/// Each ingress goes forward; behind a load balancer the next one that you ask may be some moments
+/// behind. A version that is lower than yours is older: keep what you have.
 ///
 /// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
 /// its token is used up. So on `error` close it, get a new token, and open a new one with that and the

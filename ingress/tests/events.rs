@@ -95,15 +95,20 @@ impl Stream {
         }
     }
 
-    async fn expect(&mut self, id: i64, kind: &str, changes: Value) {
-        let mut data = json!({ "version": id });
-        if kind == "seats" {
-            data["changes"] = changes;
-        }
+    async fn expect(&mut self, from: i64, version: i64, changes: Value) {
         let expected = Event {
-            id: id.to_string(),
-            kind: kind.to_owned(),
-            data,
+            id: version.to_string(),
+            kind: "seats".to_owned(),
+            data: json!({ "from": from, "version": version, "changes": changes }),
+        };
+        assert_eq!(self.next().await.unwrap(), expected);
+    }
+
+    async fn expect_reset(&mut self, version: i64) {
+        let expected = Event {
+            id: version.to_string(),
+            kind: "reset".to_owned(),
+            data: json!({ "version": version }),
         };
         assert_eq!(self.next().await.unwrap(), expected);
     }
@@ -146,14 +151,14 @@ async fn changes_are_told_as_they_happen_and_who_was_away_goes_on() {
     let retry = stream.block().await.unwrap();
     let retry: u32 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
     assert!((1000..=5000).contains(&retry), "{retry}");
-    stream.expect(0, "seats", json!([])).await;
+    stream.expect(0, 0, json!([])).await;
 
     hold(&bench, 1, &[4]).await;
-    stream.expect(1, "seats", json!([[4, "H"]])).await;
+    stream.expect(0, 1, json!([[4, "H"]])).await;
     hold(&bench, 2, &[0, 1]).await;
     hold(&bench, 3, &[2]).await;
-    stream.expect(2, "seats", json!([[0, "H"], [1, "H"]])).await;
-    stream.expect(3, "seats", json!([[2, "H"]])).await;
+    stream.expect(1, 2, json!([[0, "H"], [1, "H"]])).await;
+    stream.expect(2, 3, json!([[2, "H"]])).await;
     let seats = bench
         .api
         .get(None, &path().replace("events", "seats"))
@@ -161,22 +166,22 @@ async fn changes_are_told_as_they_happen_and_who_was_away_goes_on() {
     assert_eq!(seats.expect(200).body["seats"], "HHHAHA");
 
     let mut back = Stream::of(&bench.api, Some("1")).await;
-    back.expect(2, "seats", json!([[0, "H"], [1, "H"]])).await;
-    back.expect(3, "seats", json!([[2, "H"]])).await;
+    back.expect(1, 2, json!([[0, "H"], [1, "H"]])).await;
+    back.expect(2, 3, json!([[2, "H"]])).await;
     let mut there = Stream::of(&bench.api, Some("3")).await;
-    there.expect(3, "seats", json!([])).await;
+    there.expect(3, 3, json!([])).await;
     for unknown in ["-5", "77", "nonsense"] {
         let mut lost = Stream::of(&bench.api, Some(unknown)).await;
-        lost.expect(3, "reset", json!(null)).await;
+        lost.expect_reset(3).await;
     }
     // A new `EventSource` can't send the header.
     for (query, header) in [("1", None), ("77", Some("1")), ("1", Some(""))] {
         let query = format!("?lastEventId={query}");
         let mut told = Stream::open(&bench.api, &query, header).await.unwrap();
-        told.expect(2, "seats", json!([[0, "H"], [1, "H"]])).await;
+        told.expect(1, 2, json!([[0, "H"], [1, "H"]])).await;
     }
     let mut lost = Stream::open(&bench.api, "?lastEventId=%00", None).await;
-    lost.as_mut().unwrap().expect(3, "reset", json!(null)).await;
+    lost.as_mut().unwrap().expect_reset(3).await;
     // Silence is shown to be alive.
     assert_eq!(stream.comments, 0);
     while stream.comments < 2 {
@@ -186,7 +191,7 @@ async fn changes_are_told_as_they_happen_and_who_was_away_goes_on() {
     }
     hold(&bench, 4, &[3]).await;
     for stream in [&mut stream, &mut back, &mut there] {
-        stream.expect(4, "seats", json!([[3, "H"]])).await;
+        stream.expect(3, 4, json!([[3, "H"]])).await;
     }
 }
 
@@ -194,7 +199,7 @@ async fn changes_are_told_as_they_happen_and_who_was_away_goes_on() {
 async fn a_lost_change_is_made_up_for() {
     let bench = start(&[]).await;
     let mut stream = Stream::of(&bench.api, None).await;
-    stream.expect(0, "seats", json!([])).await;
+    stream.expect(0, 0, json!([])).await;
     bench
         .sql(&format!(
             "UPDATE sale SET map_version = 3; \
@@ -205,14 +210,14 @@ async fn a_lost_change_is_made_up_for() {
         ))
         .await;
     hold(&bench, 3, &[]).await;
-    stream.expect(3, "seats", json!([[5, "S"]])).await;
+    stream.expect(0, 3, json!([[5, "S"]])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_so_many_streams_and_who_falls_behind_is_ended() {
     let bench = start(&["--event-streams-max", "1", "--event-heartbeat-ms", "100"]).await;
     let mut first = Stream::of(&bench.api, None).await;
-    first.expect(0, "seats", json!([])).await;
+    first.expect(0, 0, json!([])).await;
     let second = Stream::open(&bench.api, "", None).await.err().unwrap();
     let second = second.expect_problem(503, "overloaded");
     assert!(second.headers.contains_key("retry-after"));
@@ -311,7 +316,7 @@ async fn an_address_has_so_many_streams_on_however_few_connections() {
 async fn a_stream_ends_when_the_ingress_stops() {
     let bench = start(&["--drain-ms", "60000"]).await;
     let mut stream = Stream::of(&bench.api, None).await;
-    stream.expect(0, "seats", json!([])).await;
+    stream.expect(0, 0, json!([])).await;
     bench.shutdown.cancel();
     assert_eq!(stream.next().await, None);
     let ended = tokio::time::timeout(PATIENCE, bench.served).await;
@@ -351,7 +356,7 @@ async fn a_token_is_good_once_wherever_it_is_tried() {
     };
     let first = token(&bench.api, &user).await;
     let mut stream = ask(&other.api, &first).await.unwrap();
-    stream.expect(0, "seats", json!([])).await;
+    stream.expect(0, 0, json!([])).await;
     refused(ask(&other.api, &first).await);
     refused(ask(&bench.api, &first).await);
 
@@ -406,7 +411,7 @@ async fn a_token_ends_in_time_and_with_its_session() {
         token(&bench.api, &user).await,
     );
     let mut stream = open(now).await.unwrap();
-    stream.expect(0, "seats", json!([])).await;
+    stream.expect(0, 0, json!([])).await;
     let _ = bench.api.delete(&user, "/sessions").await.expect(204);
     assert_eq!(stream.next().await, None, "it ends with the session");
     refused(open(later).await);

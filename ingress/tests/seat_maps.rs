@@ -111,8 +111,10 @@ async fn what_was_committed_and_never_told_is_shown_all_the_same() {
             committed.elapsed() < Duration::from_secs(5),
             "more than a second, and a busy machine"
         );
+        let from = version - 1;
         let wanted = format!(
-            "id: {version}\nevent: seats\ndata: {{\"version\":{version},\"changes\":[[{seat},\"H\"]]}}"
+            "id: {version}\nevent: seats\n\
+             data: {{\"from\":{from},\"version\":{version},\"changes\":[[{seat},\"H\"]]}}"
         );
         let mut told = String::new();
         while !told.contains(&wanted) {

@@ -10,6 +10,9 @@ use tokio::sync::broadcast;
 const KEPT_MAX: usize = 1024;
 /// Bytes of all of them.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of what a stream missed that is told when it comes back; the whole map is not much more.
+/// Thousands come back at once when a proxy is started again, and each has its own copy.
+const MISSED_BYTES_MAX: usize = 16 * 1024;
 /// Changes that a stream may be behind; one that is more so is ended.
 const QUEUE_MAX: usize = 256;
 
@@ -42,7 +45,7 @@ impl Feed {
     /// The map has moved on to another version; seats with their new letters.
     pub fn changed(&mut self, stamp: Stamp, seats: impl Iterator<Item = (i32, u8)>) {
         let from = std::mem::replace(&mut self.stamp, stamp);
-        let text = seats_event(stamp, seats);
+        let text = seats_event(from, stamp, seats);
         self.kept_bytes += text.len();
         self.kept.push_back(Change {
             from,
@@ -76,8 +79,8 @@ impl Feed {
     }
 
     /// What a stream begins with, and what follows. One that says how far it was gets what it
-    /// missed, or is told to begin anew when that is not known any more; any other learns from which
-    /// version on it hears of changes.
+    /// missed, or is told to begin anew when that is too much or not known any more; any other learns
+    /// from which version on it hears of changes.
     pub fn join(&self, last: Last) -> (Bytes, broadcast::Receiver<Bytes>) {
         let missed = match last {
             Last::None => Some(self.kept.len()),
@@ -85,13 +88,15 @@ impl Feed {
             Last::Map(stamp) => self.kept.iter().position(|change| change.from == stamp),
             Last::Unreadable => None,
         };
+        let texts = |from: usize| self.kept.range(from..).map(|one| &*one.text);
         let first = match missed {
-            None => reset_event(self.stamp),
-            Some(from) if from == self.kept.len() => seats_event(self.stamp, std::iter::empty()),
-            Some(from) => {
-                let texts: Vec<&[u8]> = self.kept.range(from..).map(|one| &*one.text).collect();
-                texts.concat().into()
+            Some(from) if from == self.kept.len() => {
+                seats_event(self.stamp, self.stamp, std::iter::empty())
             }
+            Some(from) if texts(from).map(<[u8]>::len).sum::<usize>() <= MISSED_BYTES_MAX => {
+                texts(from).collect::<Vec<_>>().concat().into()
+            }
+            Some(_) | None => reset_event(self.stamp),
         };
         (first, self.streams.subscribe())
     }
@@ -108,10 +113,11 @@ pub enum Last {
     Unreadable,
 }
 
-fn seats_event(stamp: Stamp, seats: impl Iterator<Item = (i32, u8)>) -> Bytes {
-    let version = stamp.version;
-    let mut text =
-        format!("id: {stamp}\nevent: seats\ndata: {{\"version\":{version},\"changes\":[");
+fn seats_event(from: Stamp, stamp: Stamp, seats: impl Iterator<Item = (i32, u8)>) -> Bytes {
+    let (from, version) = (from.version, stamp.version);
+    let mut text = format!(
+        "id: {stamp}\nevent: seats\ndata: {{\"from\":{from},\"version\":{version},\"changes\":["
+    );
     for (at, (seat, letter)) in seats.enumerate() {
         let comma = if at == 0 { "" } else { "," };
         write!(text, "{comma}[{seat},\"{}\"]", char::from(letter))
@@ -150,11 +156,12 @@ mod tests {
 
     #[test]
     fn who_was_there_gets_what_was_missed() {
-        const EIGHT: &str =
-            "id: 8\nevent: seats\ndata: {\"version\":8,\"changes\":[[0,\"H\"],[12,\"A\"]]}\n\n";
-        const TEN: &str =
-            "id: 10\nevent: seats\ndata: {\"version\":10,\"changes\":[[3,\"S\"]]}\n\n";
-        const NOW: &str = "id: 10\nevent: seats\ndata: {\"version\":10,\"changes\":[]}\n\n";
+        const EIGHT: &str = "id: 8\nevent: seats\n\
+             data: {\"from\":7,\"version\":8,\"changes\":[[0,\"H\"],[12,\"A\"]]}\n\n";
+        const TEN: &str = "id: 10\nevent: seats\n\
+             data: {\"from\":8,\"version\":10,\"changes\":[[3,\"S\"]]}\n\n";
+        const NOW: &str = "id: 10\nevent: seats\n\
+             data: {\"from\":10,\"version\":10,\"changes\":[]}\n\n";
         const RESET: &str = "id: 10\nevent: reset\ndata: {\"version\":10}\n\n";
         let feed = feed();
         for (last, expected) in [
@@ -206,6 +213,12 @@ mod tests {
             let bytes: usize = feed.kept.iter().map(|change| change.text.len()).sum();
             assert_eq!(bytes, feed.kept_bytes);
         }
+        // Much was missed, and little.
+        let oldest = feed.kept.front().expect("some").from;
+        assert!(text(&feed.join(Last::Map(oldest)).0).contains("event: reset"));
+        let (missed, _) = feed.join(Last::Map(at(4990)));
+        assert_eq!(text(&missed).matches("event: seats").count(), 10);
+        assert!(missed.len() <= MISSED_BYTES_MAX);
         // One that is too large by itself.
         feed.changed(at(5001), (0..100_000).map(|_| (1, b'H')));
         assert_eq!((feed.kept.len(), feed.kept_bytes), (0, 0));

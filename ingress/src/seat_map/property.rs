@@ -1,6 +1,6 @@
 //! Whatever is lost, late, told twice or told by an owner that is none any more: what an ingress shows
-//! is a map that was true, never an older one than before, and in the end the latest; and so is what
-//! a client makes of the stream, wherever it went on.
+//! is a map that was true, never an older one than before, and in the end the latest; and what a client
+//! makes of the stream is one that was true, wherever it went on or looked meanwhile.
 
 use super::feed::Last;
 use super::slot::{Heard, Slot};
@@ -47,6 +47,8 @@ enum Step {
     Return,
     /// It comes from another ingress, which showed it one of the maps so far.
     Come(Index),
+    /// It gets the seats of another ingress while it follows this one.
+    Look(Index),
 }
 
 fn claim() -> impl Strategy<Value = Option<ClaimState>> {
@@ -72,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Read),
         2 => Just(Step::Return),
         1 => index().prop_map(Step::Come),
+        1 => index().prop_map(Step::Look),
     ]
 }
 
@@ -234,6 +237,18 @@ impl World {
             }
             Step::Read => self.read(),
             Step::Return => self.follow(),
+            Step::Look(at) => {
+                let stamp = self.truth[at.index(self.truth.len())];
+                // An older one than it has tells a client nothing.
+                if self
+                    .client
+                    .has
+                    .as_ref()
+                    .is_some_and(|(has, _)| stamp > *has)
+                {
+                    self.client.has = Some((stamp, self.seats[&stamp].clone()));
+                }
+            }
             Step::Come(at) => {
                 let stamp = self.truth[at.index(self.truth.len())];
                 self.client.has = Some((stamp, self.seats[&stamp].clone()));
@@ -286,7 +301,7 @@ impl World {
             match (&mut self.client.has, changes) {
                 (Some((has, _)), Some(_)) if stamp <= *has => {}
                 (Some((has, seats)), Some(changes))
-                    if !changes.is_empty() || has.layout_no == stamp.layout_no =>
+                    if data["from"] == has.version && has.layout_no == stamp.layout_no =>
                 {
                     for change in changes {
                         let seat = usize::try_from(change[0].as_u64().unwrap()).unwrap();

@@ -338,13 +338,13 @@ mod tests {
         let mut next = || String::from_utf8(changes.try_recv().unwrap().to_vec()).unwrap();
         slot.take_in(&change(5, 5, 0));
         slot.take_in(&change(5, 6, 0));
-        assert!(next().contains(r#"{"version":6,"changes":[[0,"H"]]}"#));
+        assert!(next().contains(r#"{"from":5,"version":6,"changes":[[0,"H"]]}"#));
         assert_eq!(slot.take_in(&change(7, 8, 1)), Heard::Gap);
         slot.begin_load();
         slot.take_in(&change(8, 9, 2));
         let lost = Map::new(0, 8, 4, [(1, b'H')].into_iter());
         slot.end_load(Some(lost), THEN);
-        assert!(next().contains(r#"{"version":9,"changes":[[0,"A"],[1,"H"],[2,"H"]]}"#));
+        assert!(next().contains(r#"{"from":6,"version":9,"changes":[[0,"A"],[1,"H"],[2,"H"]]}"#));
         let (first, _) = slot.join(Last::Map(stamp(6))).unwrap();
         assert!(first.starts_with(b"id: 9\nevent: seats\n"));
         // Read again, and nothing had been lost.

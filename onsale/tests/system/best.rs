@@ -102,6 +102,41 @@ async fn wishes_that_make_no_sense_are_refused() {
     assert_eq!(hall.map(date).await, "AAAA");
 }
 
+/// Only what was wished for, and the best of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn section_grade_and_price_bound_the_choice() {
+    const LAYOUT: &str = "A,1,1,VIP,150000\nA,1,2,VIP,150000\nA,2,1,R,99000\nA,2,2,R,99000\n\
+                          B,1,1,VIP,140000\nB,1,2,VIP,140000\nB,2,1,R,88000\nB,2,2,R,88000\n";
+    let mut hall = Hall::open().await;
+    let date = crate::general_admission::date(&mut hall, LAYOUT, 4).await;
+    let at_most = |amount: i64| json!({ "amount": amount, "currency": "KRW" });
+    for (wish, expected) in [
+        (json!({ "count": 1, "section": "B" }), "B-1-1"),
+        (json!({ "count": 1, "section": "B", "grade": "R" }), "B-2-1"),
+        (json!({ "count": 1, "grade": "R" }), "A-2-1"),
+        (json!({ "count": 1, "maxPrice": at_most(140_000) }), "B-1-1"),
+        (json!({ "count": 1, "maxPrice": at_most(98_999) }), "B-2-1"),
+        (
+            json!({ "count": 1, "section": "A", "maxPrice": at_most(100_000) }),
+            "A-2-1",
+        ),
+    ] {
+        let buyer = hall.buyer();
+        let held = best(&hall, &buyer, date, wish.clone()).await.expect(201);
+        assert_eq!(labels(&held.body), [expected], "{wish}");
+        let path = format!("/reservations/{}", reservation(&held.body));
+        hall.api.delete(&buyer, &path).await.expect(204);
+    }
+    for wish in [
+        json!({ "count": 3, "section": "A", "grade": "VIP" }),
+        json!({ "count": 1, "section": "A", "grade": "R", "maxPrice": at_most(98_999) }),
+    ] {
+        let none = best(&hall, &hall.buyer(), date, wish).await;
+        none.expect_problem(409, "seat-unavailable");
+    }
+    hall.assert_sound().await;
+}
+
 /// Everybody asks at once, some for named seats: each seat goes to one, and all are sold.
 #[tokio::test(flavor = "multi_thread")]
 async fn parties_that_come_at_once_share_the_hall() {

@@ -46,7 +46,8 @@ async fn blocks(hall: &Hall, by: &Buyer, date: Uuid) -> Vec<Value> {
     all(hall, by, &format!("/admin/schedules/{date}/blocks")).await
 }
 
-async fn history(hall: &Hall, by: &Buyer, date: Uuid, label: &str) -> Vec<Value> {
+/// What became of a seat.
+pub async fn history(hall: &Hall, by: &Buyer, date: Uuid, label: &str) -> Vec<Value> {
     let path = format!("/admin/schedules/{date}/seats/{label}/history");
     all(hall, by, &path).await
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A date with this layout.
-async fn date(hall: &mut Hall, lines: &str, seats_per_user: i32) -> Uuid {
+pub async fn date(hall: &mut Hall, lines: &str, seats_per_user: i32) -> Uuid {
     let policy = Policy {
         seats_per_user,
         ..open_policy()

@@ -21,7 +21,7 @@ use uuid::Uuid;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// As by default.
-const PARTITIONS: u16 = 16;
+pub const PARTITIONS: u16 = 16;
 
 /// A started system.
 pub struct Hall {

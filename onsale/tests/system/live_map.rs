@@ -1,18 +1,26 @@
 //! The live map: what it costs to look at it, and that everybody who looks, by GET or by a stream,
-//! sees the same, never goes back, and comes to what is in Postgres, whoever is killed meanwhile.
+//! sees the same of each version, and comes to what is in Postgres, whoever is killed meanwhile. What
+//! one ingress shows never goes back.
 
-use crate::hall::{Hall, PATIENCE, open_policy, reservation};
+use crate::hall::{Hall, PARTITIONS, PATIENCE, open_policy, reservation};
 use diesel::QueryableByName;
 use diesel::sql_types::Text;
 use diesel_async::AsyncPgConnection;
 use onsale::seed::Policy;
-use onsale_platform::db;
+use onsale_platform::nats_users::User;
+use onsale_platform::{db, nats};
+use onsale_schema::message::encode;
+use onsale_schema::seats::{MapBroadcast, MapChange};
+use onsale_schema::status::ClaimState;
+use onsale_schema::subjects::Subjects;
+use onsale_schema::{ScheduleId, SeatNo, Timestamp, partition};
 use onsale_testkit::api::text;
 use onsale_testkit::{Api, Buyer, SystemOptions};
 use rand::Rng;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -79,6 +87,8 @@ struct Follower {
     letters: Vec<u8>,
     /// What it had of each version.
     seen: Arc<Mutex<Maps>>,
+    /// The same, of those that it made of changes and did not get.
+    made: Arc<Mutex<Maps>>,
     /// Streams that it had.
     streams: usize,
 }
@@ -110,18 +120,20 @@ impl Follower {
             };
             let data: Value = serde_json::from_str(field("data: ").expect("data")).expect("JSON");
             let version = data["version"].as_i64().expect("a version");
-            let is_new = self.last.is_none();
-            if kind == "reset" || is_new {
+            if kind == "seats" && version <= self.version {
+                // It has that.
+            } else if kind == "reset" || data["from"] != self.version {
                 if !self.get(version).await {
                     return;
                 }
-            } else if version > self.version {
+            } else {
                 for change in data["changes"].as_array().expect("changes") {
                     let seat = usize::try_from(change[0].as_u64().expect("a seat")).expect("small");
                     self.letters[seat] = text(&change[1]).as_bytes()[0];
                 }
                 self.version = version;
-                self.note();
+                self.note(&self.seen);
+                self.note(&self.made);
             }
             self.last = field("id: ").map(str::to_owned);
         }
@@ -136,18 +148,19 @@ impl Follower {
                 return false;
             };
             let map = answer.expect(200).body;
-            self.version = map["version"].as_i64().expect("a version");
-            if self.version >= at_least {
+            let version = map["version"].as_i64().expect("a version");
+            if version >= at_least {
+                self.version = version;
                 text(&map["seats"]).as_bytes().clone_into(&mut self.letters);
-                self.note();
+                self.note(&self.seen);
                 return true;
             }
         }
     }
 
-    fn note(&self) {
+    fn note(&self, seen: &Mutex<Maps>) {
         let letters = String::from_utf8(self.letters.clone()).expect("letters");
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.insert(self.version, letters.clone());
         assert!(
             before.is_none_or(|before| before == letters),
@@ -232,6 +245,8 @@ struct Crowd {
     lookers: JoinSet<usize>,
     /// What each of them saw, by name.
     seen: Vec<(String, Arc<Mutex<Maps>>)>,
+    /// What was made of the changes of streams.
+    made: Vec<Arc<Mutex<Maps>>>,
 }
 
 impl Crowd {
@@ -251,6 +266,7 @@ impl Crowd {
             buyers: JoinSet::new(),
             lookers: JoinSet::new(),
             seen: Vec::new(),
+            made: Vec::new(),
         };
         for _ in 0..6 {
             let stop = crowd.stop_buying.clone();
@@ -262,12 +278,15 @@ impl Crowd {
             let seen = crowd.looker(format!("GET {at}"));
             let stop = crowd.stop_looking.clone();
             crowd.lookers.spawn(poll(api.clone(), date, stop, seen));
+            let made = Arc::<Mutex<Maps>>::default();
+            crowd.made.push(Arc::clone(&made));
             let follower = Follower {
                 apis: apis.clone(),
                 at,
                 date,
                 last: None,
-                version: 0,
+                made,
+                version: -1,
                 letters: Vec::new(),
                 seen: crowd.looker(format!("stream {at}")),
                 streams: 0,
@@ -314,7 +333,7 @@ impl Crowd {
     }
 
     /// Nobody buys any more: everybody sees what is in Postgres, and saw the same before wherever two
-    /// saw the same version. Returns how many versions were seen by more than one.
+    /// saw the same version. Returns how often what was made of a stream's changes was also got.
     async fn agree(mut self, hall: &mut Hall) -> usize {
         self.stop_buying.cancel();
         while let Some(ended) = self.buyers.join_next().await {
@@ -330,7 +349,6 @@ impl Crowd {
         }
         let rows = rows(&mut hall.conn, self.date).await;
         let mut all = BTreeMap::<i64, (String, String)>::new();
-        let mut shared = 0;
         for (name, seen) in &self.seen {
             let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             assert_eq!(seen.last_key_value(), Some((&version, &rows)), "of {name}");
@@ -339,12 +357,18 @@ impl Crowd {
                     None => drop(all.insert(*version, (name.clone(), map.clone()))),
                     Some((other, expected)) => {
                         assert_eq!(map, expected, "{version} by {name} and {other}");
-                        shared += 1;
                     }
                 }
             }
         }
-        shared
+        let versions = |maps: &Mutex<Maps>| -> BTreeSet<i64> {
+            let maps = maps.lock().unwrap_or_else(PoisonError::into_inner);
+            maps.keys().copied().collect()
+        };
+        let got = self.seen.iter().filter(|(name, _)| name.starts_with("GET"));
+        let got: BTreeSet<i64> = got.flat_map(|(_, maps)| versions(maps)).collect();
+        let made = self.made.iter().map(|made| versions(made));
+        made.map(|made| made.intersection(&got).count()).sum()
     }
 }
 
@@ -441,10 +465,12 @@ async fn the_map_of_the_stream_is_the_map_of_get_though_owner_and_ingress_are_ki
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_a_poll_nor_a_stream_costs_a_query() {
     const POLLS: usize = 10_000;
-    const STREAMS: usize = 100;
+    const STREAMS: usize = 1000;
+    const CHANGES: i64 = 200;
     /// What the ingress asks for by itself is asked a few times a second, and told generously.
     const ASKED_PER_S_MAX: u64 = 8;
-    let mut hall = Hall::open().await;
+    let options = SystemOptions::default().setting("ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX", 0);
+    let mut hall = Hall::open_with(options).await;
     let date = hall.date(SEATS).await;
     let held = hall.api.hold(&hall.buyer(), date, &["A-1-1"]).await;
     let _ = held.expect(201);
@@ -476,7 +502,7 @@ async fn neither_a_poll_nor_a_stream_costs_a_query() {
         let (api, etag) = (hall.api.clone(), etag.clone());
         lookers.spawn(async move {
             let mut streams = Vec::new();
-            for poll in (looker..POLLS).step_by(8) {
+            for (nth, poll) in (looker..POLLS).step_by(8).enumerate() {
                 let mut request = api.request(Method::GET, &seats_path(date));
                 let expected = match poll % 3 {
                     0 => 200,
@@ -491,20 +517,30 @@ async fn neither_a_poll_nor_a_stream_costs_a_query() {
                 };
                 let answer = request.send().await.expect("an answer");
                 assert_eq!(answer.status(), expected);
-                if poll % (POLLS / STREAMS) < 8 && streams.len() < STREAMS / 8 {
+                if nth % (POLLS / STREAMS) == 0 {
                     let mut stream = Stream::open(&api, date, None).await.expect("a stream");
                     assert!(stream.block().await.expect("a block").is_some());
                     streams.push(stream);
                 }
             }
-            streams.len()
+            streams
         });
     }
-    let mut streams = 0;
-    while let Some(ended) = lookers.join_next().await {
-        streams += ended.expect("no panic");
+    let streams: Vec<Stream> = lookers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(streams.len(), STREAMS);
+    // What the owner tells, which has left.
+    let version = first.body["version"].as_i64().expect("a version");
+    owner_tells(&hall, date, version..version + CHANGES).await;
+    let last = format!("id: {}\n", version + CHANGES);
+    for mut stream in streams {
+        while !stream
+            .block()
+            .await
+            .expect("whole")
+            .expect("a block")
+            .starts_with(&last)
+        {}
     }
-    assert!(streams >= STREAMS / 2, "{streams}");
     assert!(hall.system.ingresses[0].stop().await.success());
     let took = started.elapsed();
     let any = format!(
@@ -515,7 +551,7 @@ async fn neither_a_poll_nor_a_stream_costs_a_query() {
     let asked = hall.number(&counted).await - before;
     let read = hall.number(&tuples).await - tuples_before;
     println!(
-        "{asked} transactions, {read} rows in {took:?} of {POLLS} polls and {streams} streams"
+        "{asked} transactions, {read} rows in {took:?} of {POLLS} polls and {STREAMS} streams"
     );
     let most = 100 + took.as_secs() * ASKED_PER_S_MAX;
     assert!(most < POLLS as u64 / 10, "{took:?} is too long to tell");
@@ -523,6 +559,32 @@ async fn neither_a_poll_nor_a_stream_costs_a_query() {
         u64::try_from(asked).expect("a count") < most,
         "{asked} transactions in {took:?}"
     );
+}
+
+/// Tells changes of a date's first seats, one for each of these versions.
+async fn owner_tells(hall: &Hall, date: Uuid, versions: Range<i64>) {
+    let subjects = Subjects::new(&hall.system.prefix).expect("a prefix");
+    let subject = subjects.map(partition::of_schedule(ScheduleId(date), PARTITIONS));
+    let url = hall.system.nats_url_of(Some(User::Workers));
+    let nats = nats::connect(&url, "test").await.expect("NATS");
+    for from_version in versions {
+        let seat = i32::try_from(from_version % 10).expect("a digit");
+        let change = MapChange {
+            schedule_id: ScheduleId(date),
+            from_version,
+            version: from_version + 1,
+            at: Timestamp::EPOCH,
+            changes: vec![(SeatNo(seat), Some(ClaimState::Held))],
+            layout_no: None,
+        };
+        let maps = MapBroadcast {
+            maps: vec![change],
+            sent_at: None,
+        };
+        let told = nats.publish(subject.clone(), encode(&maps).into()).await;
+        told.expect("told");
+    }
+    nats.flush().await.expect("told");
 }
 
 async fn sessions_end(hall: &mut Hall, sql: &str) {

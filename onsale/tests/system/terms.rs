@@ -2,6 +2,7 @@
 //! be left alone, over HTTP.
 
 use crate::hall::{Hall, PATIENCE, reservation};
+use onsale_schema::Timestamp;
 use onsale_testkit::api::text;
 use onsale_testkit::{Answer, Buyer};
 use serde_json::{Value, json};
@@ -133,6 +134,18 @@ async fn seats_come_back_at_moments_that_nobody_knows() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(batches > 1, "not all at once");
+    // It was given back when it was, and not when its seats were for others.
+    let given_back = "SELECT floor(extract(epoch FROM expires_at) * 1000)::bigint AS n FROM reservation \
+                      WHERE status = 'RELEASED' AND seat_nos = '{0}'";
+    let given_back = hall.number(given_back).await;
+    let events = crate::blocks::history(&hall, &hall.admin(), date, "A-1-1").await;
+    let released: Vec<i64> = events
+        .iter()
+        .filter(|event| event["event"] == "RELEASED")
+        .map(|event| serde_json::from_value(event["at"].clone()).expect("a time"))
+        .map(|at: Timestamp| at.micros() / 1000)
+        .collect();
+    assert_eq!(released, [given_back], "{events:?}");
     let ended = "SELECT count(*) AS n FROM reservation WHERE status = 'RELEASED' \
                  AND ended_at >= release_at AND release_at <= expires_at + interval '3 s'";
     assert_eq!(hall.number(ended).await, 10);
