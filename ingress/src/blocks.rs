@@ -345,8 +345,7 @@ pub async fn list(
 #[serde(deny_unknown_fields)]
 pub struct Lifting {
     /// Labels of seats of the block, with commas between them, up to 1,000 and as many as fit into an
-    /// address (`431` otherwise); all that it still holds
-    /// without them.
+    /// address (`431` otherwise); all that it still holds without them.
     #[param(value_type = String, required = false, example = "A-1-1,A-1-2")]
     seats: Option<String>,
     /// Why.

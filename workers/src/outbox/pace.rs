@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 /// The shortest pause between two looks.
 const GAP_MIN: Duration = Duration::from_millis(5);
-/// A look that takes long is followed by a pause this many times as long, unless there is more, but
-/// by no longer one than that without a nudge: it may have waited for a link that was cut.
+/// A look that takes long is followed by a pause this many times as long, unless there is more; by
+/// [`WAIT_MAX`] at most, as it may have taken so long because a link was cut.
 const GAP_FACTOR: u32 = 4;
 /// The pause without a nudge, while there is something to do.
 const WAIT_MIN: Duration = Duration::from_millis(100);

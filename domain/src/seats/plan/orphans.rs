@@ -54,9 +54,12 @@ impl Plan {
         seats
     }
 
-    /// Whether so many free seats can be taken, in whatever runs, that leave none alone. Not for more
-    /// than anybody may have.
+    /// Whether so many free seats can be taken, in whatever runs, that leave none alone. False for more
+    /// than fit into the bits, which nobody may have.
     fn can_all_be_tidy(&self, free: &Bits, section: u32, count: usize) -> bool {
+        if count >= u128::BITS as usize {
+            return false;
+        }
         // How many can be taken of the runs so far, a bit each.
         let mut counts: u128 = 1;
         for row in self.rows.iter().filter(|row| row.section == section) {
@@ -67,13 +70,10 @@ impl Plan {
                 let len = run.len();
                 let some = (1..=len).filter(|some| *some == len || some + 2 <= len);
                 let before = counts;
-                for some in some.take_while(|some| *some <= count.min(127)) {
+                for some in some.take_while(|some| *some <= count) {
                     counts |= before << some;
                 }
-                if counts
-                    .checked_shr(u32::try_from(count).unwrap_or(u32::MAX))
-                    .is_some_and(|c| c & 1 == 1)
-                {
+                if counts >> count & 1 == 1 {
                     return true;
                 }
             }
