@@ -17,5 +17,6 @@ pub mod sql;
 pub mod telemetry;
 pub mod tls;
 pub mod tx;
+pub mod webhook;
 
 pub use clock::Clock;
