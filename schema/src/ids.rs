@@ -71,6 +71,12 @@ uuid_id! {
     BlockId;
     /// A payment of a reservation.
     PaymentId;
+    /// What is to be paid through the gateway.
+    PaymentOrderId;
+    /// What was given up of a paid reservation.
+    CancellationId;
+    /// Money on its way back.
+    RefundId;
     /// A ledger transfer.
     TransferId;
     /// A ledger account; a user's account has the user's id.

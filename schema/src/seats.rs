@@ -1,6 +1,8 @@
 //! What is said about seats: commands to their owner, outcomes, facts, and the live map.
 
-use crate::ids::{BlockId, CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, UserId};
+use crate::ids::{
+    BlockId, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
+};
 use crate::money::Money;
 use crate::status::{ClaimState, ReservationStatus, SaleState};
 use crate::time::Timestamp;
@@ -78,6 +80,65 @@ pub enum Kind {
         reservation_id: ReservationId,
         /// Where.
         schedule_id: ScheduleId,
+    },
+    /// A payment of a hold through the gateway is about to be captured: the hold lasts longer, within
+    /// bounds, and until word that the payment ended it can't be given back. Nothing comes of it for
+    /// a hold that has lapsed.
+    Secure {
+        /// Marked done in the transaction that decides it.
+        notice_id: NoticeId,
+        /// What is paid.
+        order_id: PaymentOrderId,
+        /// The hold.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// The hold lasts until then at least, but for a bound that its owner knows.
+        until: Timestamp,
+    },
+    /// The payment that secured a hold has ended without a capture.
+    Unsecure {
+        /// Marked done in the transaction that decides it.
+        notice_id: NoticeId,
+        /// What was to be paid.
+        order_id: PaymentOrderId,
+        /// The hold.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
+    /// Money was captured after the hold had lapsed: its seats are sold if all of them are free,
+    /// whatever window, limit and pass say; else nothing comes of it.
+    Rehold {
+        /// Marked done in the transaction that decides it.
+        notice_id: NoticeId,
+        /// What was paid; it is given seats once.
+        order_id: PaymentOrderId,
+        /// The id that the new reservation gets.
+        reservation_id: ReservationId,
+        /// The hold that lapsed.
+        lapsed_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Who paid.
+        user_id: UserId,
+        /// All seats and places of that hold.
+        seats: Vec<SeatNo>,
+        /// What was paid for them.
+        total: Money,
+    },
+    /// Seats of a paid reservation were cancelled; they are on sale again.
+    Cancelled {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// The reservation, whose row says the same already.
+        reservation_id: ReservationId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Which seats.
+        seats: Vec<SeatNo>,
+        /// When, by the database's clock: whoever gets them next holds them later than that.
+        at: Timestamp,
     },
     /// Sell by other rules from now on.
     Policy {
@@ -219,6 +280,10 @@ impl Kind {
             | Self::Extend { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
             | Self::Paid { schedule_id, .. }
+            | Self::Secure { schedule_id, .. }
+            | Self::Unsecure { schedule_id, .. }
+            | Self::Rehold { schedule_id, .. }
+            | Self::Cancelled { schedule_id, .. }
             | Self::Policy { schedule_id, .. }
             | Self::Block { schedule_id, .. }
             | Self::Unblock { schedule_id, .. } => *schedule_id,
@@ -235,6 +300,10 @@ impl Kind {
             Self::Extend { .. } => "extend",
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",
+            Self::Secure { .. } => "secure",
+            Self::Unsecure { .. } => "unsecure",
+            Self::Rehold { .. } => "rehold",
+            Self::Cancelled { .. } => "cancelled",
             Self::Policy { .. } => "policy",
             Self::Block { .. } => "block",
             Self::Unblock { .. } => "unblock",
@@ -348,6 +417,8 @@ pub enum Refusal {
     NotDue,
     /// The seats are meant by another layout than the schedule has.
     LayoutChanged,
+    /// A payment of it through the gateway is on its way.
+    PaymentInProgress,
     /// The policy would contradict itself, or a value is out of bounds.
     PolicyInvalid,
 }
@@ -409,6 +480,26 @@ pub enum Fact {
         reservation_id: ReservationId,
         /// When the owner learned of it.
         at: Timestamp,
+    },
+    /// Seats of a paid reservation were cancelled and are on sale again.
+    Cancelled {
+        /// Which reservation.
+        reservation_id: ReservationId,
+        /// Which of its seats.
+        seats: Vec<SeatNo>,
+        /// When the owner learned of it.
+        at: Timestamp,
+    },
+    /// A capture that came too late was given the seats of its lapsed hold after all.
+    Reheld {
+        /// Who paid.
+        user_id: UserId,
+        /// What was paid.
+        order_id: PaymentOrderId,
+        /// The hold that lapsed.
+        lapsed_id: ReservationId,
+        /// The new reservation: its seats are sold. `expires_at` is when it was made.
+        hold: Hold,
     },
     /// The policy became another one.
     Policy {

@@ -160,6 +160,46 @@ text_enum! {
     PaymentMethod {
         /// With points.
         Points = "POINTS",
+        /// Through the payment gateway.
+        Gateway = "GATEWAY",
+    }
+}
+
+text_enum! {
+    /// How far a payment through the gateway is.
+    OrderStatus {
+        /// The buyer may pay it at the gateway and then confirm it.
+        Ready = "READY",
+        /// Confirmed; the hold is being made to last until the money is captured.
+        Securing = "SECURING",
+        /// The gateway is being asked to capture.
+        Capturing = "CAPTURING",
+        /// The gateway may have captured; it is being asked whether it has.
+        Unknown = "UNKNOWN",
+        /// The money is captured; the reservation is not sold yet.
+        Captured = "CAPTURED",
+        /// The hold lapsed before the money was captured; its seats are being asked for again.
+        Reholding = "REHOLDING",
+        /// Paid; the reservation is sold.
+        Paid = "PAID",
+        /// Nothing was captured; `failCode` says why.
+        Failed = "FAILED",
+        /// The seats are gone; the money is on its way back.
+        Refunding = "REFUNDING",
+        /// The seats are gone; the money is back.
+        Refunded = "REFUNDED",
+    }
+}
+
+text_enum! {
+    /// State of a refund.
+    RefundStatus {
+        /// The money is on its way.
+        Pending = "PENDING",
+        /// The money is back.
+        Done = "DONE",
+        /// The gateway would not take it back; somebody has to see to it.
+        Stuck = "STUCK",
     }
 }
 
@@ -180,6 +220,8 @@ text_enum! {
         Charge = "CHARGE",
         /// Spent on a reservation.
         Payment = "PAYMENT",
+        /// Given back for what was cancelled.
+        Refund = "REFUND",
     }
 }
 

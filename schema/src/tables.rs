@@ -98,6 +98,8 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>, release_at -> Nullable<Timestamptz>,
         first_expires_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
         extended_by -> Nullable<Array<Uuid>>, given_back_by -> Nullable<Uuid>,
+        cancelled_seat_nos -> Nullable<Array<Integer>>, paying_order -> Nullable<Uuid>,
+        rehold_order -> Nullable<Uuid>,
     }
 }
 diesel::table! {
@@ -126,6 +128,34 @@ diesel::table! {
         payment_id -> Uuid, reservation_id -> Uuid, user_id -> Uuid, command_id -> Uuid,
         fingerprint -> Uuid, method -> Text, amount -> Numeric, status -> Text,
         fail_code -> Nullable<Text>, transfer_id -> Nullable<Uuid>, at -> Timestamptz,
+        order_id -> Nullable<Uuid>, refunded -> Numeric,
+    }
+}
+diesel::table! {
+    payment_order (order_id) {
+        order_id -> Uuid, reservation_id -> Uuid, schedule_id -> Uuid, user_id -> Uuid,
+        command_id -> Uuid, fingerprint -> Uuid, amount -> Numeric, status -> Text,
+        step_no -> Integer, attempts -> Integer, next_at -> Nullable<Timestamptz>,
+        payment_key -> Nullable<Text>, confirm_command_id -> Nullable<Uuid>,
+        confirm_fingerprint -> Nullable<Uuid>, notice_id -> Nullable<Uuid>,
+        rehold_id -> Nullable<Uuid>, fail_code -> Nullable<Text>, captured -> Numeric,
+        refunded -> Numeric, created_at -> Timestamptz, updated_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    cancellation (cancellation_id) {
+        cancellation_id -> Uuid, reservation_id -> Uuid, schedule_id -> Uuid, command_id -> Uuid,
+        fingerprint -> Uuid, user_id -> Uuid, seat_nos -> Array<Integer>, price -> Numeric,
+        fee -> Numeric, refunded -> Numeric, at -> Timestamptz,
+    }
+}
+diesel::table! {
+    refund (refund_id) {
+        refund_id -> Uuid, key -> Uuid, user_id -> Uuid, payment_id -> Nullable<Uuid>,
+        order_id -> Nullable<Uuid>, method -> Text, amount -> Numeric, status -> Text,
+        step_no -> Integer, attempts -> Integer, next_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>, transfer_id -> Nullable<Uuid>, created_at -> Timestamptz,
+        done_at -> Nullable<Timestamptz>,
     }
 }
 
