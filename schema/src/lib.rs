@@ -22,8 +22,9 @@ pub mod tables;
 pub mod time;
 
 pub use ids::{
-    AccountId, BlockId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId,
-    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
+    AccountId, BlockId, CancellationId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId,
+    NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId,
+    TransferId, UserId, WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;
