@@ -328,6 +328,10 @@ impl World {
             | Kind::Extend { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }
+            | Kind::Secure { .. }
+            | Kind::Unsecure { .. }
+            | Kind::Rehold { .. }
+            | Kind::Cancelled { .. }
             | Kind::Policy { .. }
             | Kind::Block { .. }
             | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),

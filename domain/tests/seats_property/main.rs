@@ -108,6 +108,7 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::OrphanSeat { .. } => "orphan seat",
             Refusal::ExtensionLimitReached => "extension limit reached",
+            Refusal::PaymentInProgress => "payment in progress",
         },
     }
 }

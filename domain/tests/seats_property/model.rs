@@ -204,6 +204,10 @@ impl Model {
                 }
                 Outcome::Applied
             }
+            Kind::Secure { .. }
+            | Kind::Unsecure { .. }
+            | Kind::Rehold { .. }
+            | Kind::Cancelled { .. } => unreachable!("nobody asks for it"),
             Kind::Policy { change, .. } => self.amend(command, change, now),
             Kind::Block { .. } => self.block(command, times, now),
             Kind::Unblock { .. } => self.lift(command, times, now),

@@ -179,6 +179,8 @@ impl Ghost {
                     | Fact::GivenBack { .. }
                     | Fact::Ended { .. }
                     | Fact::Sold { .. }
+                    | Fact::Cancelled { .. }
+                    | Fact::Reheld { .. }
                     | Fact::Blocked { .. }
                     | Fact::Unblocked { .. } => None,
                 }),
@@ -460,6 +462,7 @@ impl Ghost {
             | Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
+            | Refusal::PaymentInProgress
             | Refusal::NotFound
             | Refusal::StateConflict { .. }
             | Refusal::PolicyInvalid

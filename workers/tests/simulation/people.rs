@@ -131,6 +131,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::LayoutChanged => "layout changed",
             Refusal::OrphanSeat { .. } => "orphan seat",
             Refusal::ExtensionLimitReached => "extension limit reached",
+            Refusal::PaymentInProgress => "payment in progress",
             Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
@@ -182,6 +183,40 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
             Kind::Extend { reservation_id, .. } => format!("extend {}", short(reservation_id.0)),
             Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
             Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
+            Kind::Secure {
+                reservation_id,
+                order_id,
+                until,
+                ..
+            } => {
+                let (id, order) = (short(reservation_id.0), short(order_id.0));
+                format!("secure {id} for {order} until {until}")
+            }
+            Kind::Unsecure {
+                reservation_id,
+                order_id,
+                ..
+            } => {
+                let (id, order) = (short(reservation_id.0), short(order_id.0));
+                format!("let {order} go of {id}")
+            }
+            Kind::Rehold {
+                reservation_id,
+                lapsed_id,
+                order_id,
+                seats,
+                ..
+            } => {
+                let (id, lapsed) = (short(reservation_id.0), short(lapsed_id.0));
+                let order = short(order_id.0);
+                format!("rehold {lapsed} as {id} for {order}: {seats:?}")
+            }
+            Kind::Cancelled {
+                reservation_id,
+                seats,
+                at,
+                ..
+            } => format!("cancelled {seats:?} of {} at {at}", short(reservation_id.0)),
             Kind::Policy {
                 schedule_id,
                 change,

@@ -257,6 +257,12 @@ impl Rows {
             .collect()
     }
 
+    /// Which of these notices are not done.
+    pub fn open_notices(&self, ids: &[NoticeId]) -> HashSet<NoticeId> {
+        let is_open = |id: &&NoticeId| self.notices.get(id).is_some_and(|row| !row.is_done);
+        ids.iter().filter(is_open).copied().collect()
+    }
+
     /// Which of these were accepted.
     pub fn accepted(&self, commands: &[CommandId]) -> Vec<Accepted> {
         commands
@@ -327,7 +333,7 @@ impl Rows {
             .collect()
     }
 
-    /// Conditional ends and inserts that affect no row.
+    /// Conditional ends, inserts and notices that affect no row.
     fn missed(&self, batch: &[Staged]) -> Result<HashSet<usize>, db::Error> {
         let mut missed = self.replaced(batch);
         if sabotage::is(Bug::NoLayoutFence) {
@@ -347,6 +353,10 @@ impl Rows {
                 {
                     missed.insert(index);
                 }
+            }
+            let is_done = |id| self.notices.get(id).is_none_or(|row| row.is_done);
+            if p.changes.notices_open.iter().any(is_done) {
+                missed.insert(index);
             }
             for ended in &p.changes.ended {
                 let row = self.reservations.get(&ended.reservation_id);
