@@ -145,6 +145,12 @@ impl Changes {
         self.latest.entry(schedule_id).or_insert(latest);
     }
 
+    /// A time that stays known when the batch is taken back.
+    pub(super) fn learn_latest(&mut self, id: ScheduleId, latest: Timestamp, at: Timestamp) {
+        let before = self.latest.entry(id).or_insert(latest);
+        *before = at.max(*before);
+    }
+
     pub(super) fn latest_before(&self, schedule_id: ScheduleId) -> Option<Timestamp> {
         self.latest.get(&schedule_id).copied()
     }

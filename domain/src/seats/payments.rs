@@ -295,13 +295,11 @@ impl Sale {
             changes.claims.record(self.schedule_id, seat, before, None);
             freed.push(seat);
         }
-        let is_known = self.note_cancelled(id, seats, at);
-        if freed.is_empty() && !is_known {
-            return;
+        if self.note_cancelled(id, seats, at) {
+            // Whoever gets the seats next has them later than this, by whatever clock.
+            changes.learn_latest(self.schedule_id, self.latest, at);
+            self.latest = self.latest.max(at);
         }
-        // Whoever gets the seats next has them later than this, by whatever clock.
-        changes.note_latest(self.schedule_id, self.latest);
-        self.latest = self.latest.max(at);
         if !freed.is_empty() {
             self.facts.push(Fact::Cancelled {
                 reservation_id: id,
@@ -311,7 +309,7 @@ impl Sale {
         }
     }
 
-    /// What the row of a cancelled reservation says; false if that is known, or not of interest.
+    /// What the row of a cancelled reservation says; false if that is known, or long ago.
     fn note_cancelled(&mut self, id: ReservationId, seats: &[SeatNo], at: Timestamp) -> bool {
         let Some(mut r) = self.reservations.remove(&id) else {
             return false;
