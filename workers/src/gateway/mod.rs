@@ -8,8 +8,11 @@
 //!
 //! A gateway is never called inside a transaction, and nothing here writes a table.
 
+pub mod breaker;
 mod error;
 mod key;
+mod retry;
+pub mod toss;
 
 use futures_util::future::BoxFuture;
 use onsale_schema::{Money, Timestamp};
