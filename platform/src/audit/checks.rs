@@ -3,7 +3,7 @@
 //! They look at all history, not only at what is live, and at nothing but committed rows of one
 //! snapshot, so that they are as true under load as at rest.
 
-use super::Limits;
+use super::{Limits, orders};
 use onsale_schema::invariant::Invariant;
 
 /// The query of an invariant: one column of text, one row per violation.
@@ -17,7 +17,8 @@ pub(super) fn query(invariant: Invariant, limits: Limits) -> String {
         Invariant::S5 => S5.to_owned(),
         Invariant::L1 => L1.to_owned(),
         Invariant::L2 => L2.to_owned(),
-        Invariant::P1 => P1.to_owned(),
+        Invariant::P1 => format!("{P1} UNION ALL {}", orders::P1),
+        Invariant::P2 => orders::P2.replace("{refund_ms}", &limits.refund_ms.to_string()),
         Invariant::I1 => I1.to_owned(),
         Invariant::F1 => F1.to_owned(),
         Invariant::F2 => F2.to_owned(),
@@ -240,7 +241,7 @@ UNION ALL
 SELECT format('payment %s of %s has transfer %s: %s of %s from %s to %s', payment_id, p.amount,
               coalesce(transfer_id::text, 'none'), t.kind, t.amount, t.debit, t.credit)
 FROM payment AS p LEFT JOIN transfer AS t USING (transfer_id)
-WHERE p.status = 'PAID' AND (p.amount > 0 OR transfer_id IS NOT NULL)
+WHERE p.status = 'PAID' AND p.method = 'POINTS' AND (p.amount > 0 OR transfer_id IS NOT NULL)
   AND (t.amount, t.kind, t.debit, t.credit)
       IS DISTINCT FROM (p.amount, 'PAYMENT', p.user_id,
                         '00000000-0000-0000-0000-000000005a1e'::uuid)
@@ -325,7 +326,13 @@ mod tests {
 
     #[test]
     fn the_limit_is_in_the_query() {
-        let sql = query(Invariant::O1, Limits { open_ms: 1234 });
+        let sql = query(
+            Invariant::O1,
+            Limits {
+                open_ms: 1234,
+                ..Limits::default()
+            },
+        );
         assert!(sql.contains("1234 * interval") && !sql.contains('{'));
     }
 }
