@@ -5,6 +5,7 @@
 //! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
 //! `schema/fixtures/` that must still decode.
 
+pub mod facts;
 pub mod ids;
 pub mod invariant;
 pub mod layout;
@@ -23,7 +24,7 @@ pub mod time;
 
 pub use ids::{
     AccountId, BlockId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId,
-    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WorkerId,
+    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WebhookId, WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;
