@@ -9,6 +9,7 @@ pub mod db;
 pub mod metric;
 pub mod nats;
 pub mod nats_users;
+pub mod outward;
 mod pool;
 pub mod rights;
 pub mod settings;

@@ -106,10 +106,10 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
             }
             // What looks into a queue would take from it.
             publish.extend(reading(&subjects.stream(Lane::Seats)));
+            publish.extend(reading(&subjects.events_stream()));
             publish.extend([
                 api("STREAM.INFO", &subjects.stream(Lane::Ledger)),
                 api("STREAM.INFO", &subjects.stream(Lane::Settlement)),
-                api("STREAM.INFO", &subjects.events_stream()),
             ]);
         }
     }
