@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::http::uri::Scheme;
-use hyper::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
+use hyper::{Method, Request, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
+
+pub use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The longest address, in bytes.
 pub const URL_BYTES_MAX: usize = 2000;

@@ -6,10 +6,11 @@
 //! object, an id is its text, and a kind is the member `type` of its object. A test holds this
 //! against the types of this crate.
 
+use crate::message;
 use crate::money::Money;
 use crate::time::Timestamp;
-use crate::message;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 use uuid::Uuid;
@@ -21,6 +22,10 @@ pub const SEATS: &str = "seats";
 pub const MONEY: [&str; 8] = [
     "amount", "balance", "captured", "fee", "paid", "price", "refunded", "total",
 ];
+/// The most webhook subscribers: each may be served at the same time as all others.
+pub const SUBSCRIBERS_MAX: usize = 100;
+/// So many attempts of a webhook subscriber are shown.
+pub const ATTEMPTS_SHOWN: usize = 20;
 /// The deepest nesting that is read.
 const DEPTH_MAX: u8 = 32;
 
@@ -35,6 +40,50 @@ pub fn id(topic: &str, aggregate: Uuid, seq: i64) -> String {
 #[must_use]
 pub fn seq_of(id: &str) -> Option<i64> {
     id.rsplit_once('-')?.1.parse().ok()
+}
+
+/// What a webhook subscriber gets: the facts of one batch and aggregate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// See [`id`]; the same each time that it is sent.
+    pub id: String,
+    /// What the facts are about.
+    #[serde(rename = "type")]
+    pub topic: String,
+    /// Of whom they are: of a schedule, for seats.
+    pub aggregate_id: Uuid,
+    /// Numbers the aggregate's facts without a gap.
+    pub aggregate_seq: i64,
+    /// Numbers what this subscriber gets; the same each time that it is sent. A number that is never
+    /// sent says that facts were lost to it, because it was away for too long.
+    pub sequence: i64,
+    /// When they were written.
+    pub occurred_at: Timestamp,
+    /// The facts.
+    pub data: Value,
+}
+
+/// An attempt to deliver something to a webhook subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// What was sent.
+    pub id: String,
+    /// Its number for this subscriber.
+    pub sequence: i64,
+    /// When.
+    pub at: Timestamp,
+    /// Which attempt it was, from 1.
+    pub attempt: i32,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// What it was answered with, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The JSON of a fact's MessagePack.

@@ -24,7 +24,8 @@ pub mod time;
 
 pub use ids::{
     AccountId, BlockId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId, NoticeId,
-    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WebhookId, WorkerId,
+    PaymentId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, WebhookId,
+    WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;
