@@ -13,10 +13,14 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use std::fmt;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The topic of facts about the seats of a schedule.
 pub const SEATS: &str = "seats";
+
+/// All topics.
+pub const TOPICS: [&str; 1] = [SEATS];
 
 /// The names under which facts have money.
 pub const MONEY: [&str; 8] = [
@@ -65,10 +69,12 @@ pub struct Delivery {
 }
 
 /// An attempt to deliver something to a webhook subscriber.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = WebhookAttempt)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// What was sent.
+    #[schema(example = "seats-01980f5e-7c1a-7d3b-9f60-2b8a4c1d7e55-12")]
     pub id: String,
     /// Its number for this subscriber.
     pub sequence: i64,
@@ -80,9 +86,11 @@ pub struct Attempt {
     pub duration_ms: i64,
     /// What it was answered with, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub status: Option<u16>,
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub error: Option<String>,
 }
 
