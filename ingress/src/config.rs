@@ -64,7 +64,7 @@ impl Settings for Config {
 pub struct Webhooks {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub common: config::Webhooks,
+    pub common: config::WebhookTargets,
 
     /// How long the secret of a webhook subscriber still signs after another one was made, in seconds.
     #[arg(long = "webhook-secret-overlap-s", env = "ONSALE_WEBHOOK_SECRET_OVERLAP_S",

@@ -143,7 +143,7 @@ impl Default for Streams {
 
 /// Who may get facts over HTTP.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct Webhooks {
+pub struct WebhookTargets {
     /// Whether subscribers may have addresses that are not public: of this host, or of a private
     /// network. The same for all ingresses and workers. Who may make subscribers could otherwise
     /// reach, by way of us, what only we can reach.

@@ -132,7 +132,7 @@ pub struct Facts {
 pub struct Webhooks {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub common: config::Webhooks,
+    pub common: config::WebhookTargets,
 
     /// File with the certificate authorities (PEM) that subscribers with https are verified by; those
     /// of the system without it.
