@@ -57,6 +57,7 @@ pub mod submit;
 pub mod token;
 pub mod trace;
 pub mod users;
+pub mod webhooks;
 
 pub use app::{App, Error, Ingress};
 pub use config::Config;

@@ -7,7 +7,7 @@ use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
     audit, blocks, commands, dead_letters, docs, events, health, layout, payments, points, policy,
-    reservations, seat_history, seat_map, users,
+    reservations, seat_history, seat_map, users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -64,6 +64,9 @@ fn admin(group: Group) -> Group {
         .routes(routes!(seat_history::get))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::retry))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::edit, webhooks::delete))
+        .routes(routes!(webhooks::rotate))
         .routes(routes!(audit::get))
 }
 

@@ -42,6 +42,21 @@ diesel::table! {
     outbox (topic, aggregate_id, seq) {
         topic -> Text, aggregate_id -> Uuid, seq -> BigInt, payload -> Binary,
         created_at -> Timestamptz, published_at -> Nullable<Timestamptz>,
+        feed_no -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    fact_feed (singleton) { singleton -> Bool, last_no -> BigInt, purged_no -> BigInt, }
+}
+diesel::table! {
+    webhook (webhook_id) {
+        webhook_id -> Uuid, url -> Text, topics -> Nullable<Array<Text>>, fingerprint -> Uuid,
+        created_at -> Timestamptz, created_by -> Uuid, secret -> Binary,
+        previous_secret -> Nullable<Binary>, previous_secret_until -> Nullable<Timestamptz>,
+        rotation_id -> Nullable<Uuid>, state -> Text, cursor_no -> BigInt, sequence -> BigInt,
+        attempts -> Integer, failing_since -> Nullable<Timestamptz>, next_at -> Timestamptz,
+        delivered_at -> Nullable<Timestamptz>, missed_at -> Nullable<Timestamptz>,
+        recent -> Text,
     }
 }
 diesel::table! {
