@@ -124,7 +124,8 @@ async fn switches_befall_everybody() {
     let started = Instant::now();
     for _ in 0..2 {
         let paying = rig.checkout(7000).await;
-        assert_eq!(rig.confirm(&paying, "x").await.status, 403);
+        let key = paying.order.to_string();
+        assert_eq!(rig.confirm(&paying, &key).await.status, 403);
     }
     assert!(started.elapsed() >= Duration::from_millis(600));
     let reset = reqwest::Client::new().delete(format!("{}/switches", rig.url()));
