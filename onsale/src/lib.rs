@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod down;
 pub mod events;
+pub mod gateway;
 pub mod migrate;
 pub mod nats_users;
 pub mod openapi;

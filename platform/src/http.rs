@@ -7,9 +7,9 @@
 use crate::tls;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Uri;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
-use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::net::IpAddr;
@@ -23,6 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
+
+pub use hyper::Request;
 
 /// Where a server is: `https://host[:port][/path]`; `http://` on this machine only, since secrets
 /// are sent there.

@@ -37,7 +37,7 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub fn router(server: Arc<Server>) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
+        .route("/readyz", get(|| async { StatusCode::NO_CONTENT }))
         .route("/v1/checkout", post(checkout))
         .route("/v1/payments/confirm", post(confirm))
         .route("/v1/payments/orders/{order_id}", get(find_by_order))
