@@ -112,18 +112,18 @@ def take(db, delivery):
     sequence = delivery["sequence"]
     db.execute("BEGIN IMMEDIATE")
     try:
-        (last,) = db.execute("SELECT max(sequence) FROM position").fetchone()
-        if last is not None and sequence > last + 1:
-            print(f"facts are missing before sequence {sequence}", file=sys.stderr)
-            db.execute("INSERT INTO gap VALUES (?)", (sequence,))
-        # A subscriber that was made anew begins at 1 again.
-        if last is None or sequence > last or sequence == 1:
-            db.execute("INSERT OR REPLACE INTO position VALUES (1, ?)", (sequence,))
         counted = db.execute(
             "INSERT INTO seen VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",
             (topic, aggregate, seq),
         ).rowcount
+        if counted:
+            (last,) = db.execute("SELECT max(sequence) FROM position").fetchone()
+            # A subscriber that was made anew begins at 1 again.
+            if last is not None and sequence > last + 1:
+                print(f"facts are missing before sequence {sequence}", file=sys.stderr)
+                db.execute("INSERT INTO gap VALUES (?)", (sequence,))
+            db.execute("INSERT OR REPLACE INTO position VALUES (1, ?)", (sequence,))
         if counted and topic == "seats":
             for fact in delivery["data"]["facts"]:
                 learn(db, aggregate, fact)

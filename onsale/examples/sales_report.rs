@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Message, consumer, stream};
 use futures_util::{FutureExt, StreamExt};
+use onsale_platform::nats;
 use onsale_schema::facts;
 use onsale_schema::subjects::Subjects;
 use serde::{Deserialize, Serialize};
@@ -160,15 +160,9 @@ async fn main() -> anyhow::Result<()> {
     let subjects = Subjects::new(&prefix)?;
     let mut report = Report::read(&path)?;
 
-    // Each user has its answers where nobody else may listen.
-    let user = url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.split_once(':'));
-    let mut options = ConnectOptions::new();
-    if let Some((user, _)) = user.filter(|_| url.contains('@')) {
-        options = options.custom_inbox_prefix(format!("_INBOX.{user}"));
-    }
-    let client = options.connect(url).await?;
+    // Whatever client connects: each user has its answers below `_INBOX.<user>`, where nobody else may
+    // listen.
+    let client = nats::connect(&url, "sales-report").await?;
     let mut stream = jetstream::new(client)
         .get_stream(subjects.events_stream())
         .await?;
