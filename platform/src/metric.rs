@@ -100,6 +100,9 @@ pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
 /// State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open.
 pub const GATEWAY_BREAKER: &str = "onsale_gateway_breaker_state";
 
+/// Reservations that were cancelled with their show.
+pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
+
 /// Correction of this host's clock to Postgres, in seconds.
 pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
 /// Connections to NATS lost.
@@ -236,6 +239,10 @@ pub fn describe() {
     describe_counter!(
         WEBHOOK_MISSED,
         "Times that facts were purged before a subscriber got them"
+    );
+    describe_counter!(
+        SHOW_CANCELLED,
+        "Reservations that were cancelled with their show"
     );
     describe_gauge!(
         CLOCK_OFFSET,

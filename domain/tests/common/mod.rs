@@ -4,8 +4,8 @@
 
 use onsale_schema::message::Fingerprint;
 use onsale_schema::{
-    BlockId, CommandId, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp,
-    TransferId, UserId,
+    BlockId, CancellationId, CommandId, NoticeId, PaymentId, RefundId, ReservationId, ScheduleId,
+    SeatNo, Timestamp, TransferId, UserId,
 };
 use uuid::Uuid;
 
@@ -27,6 +27,8 @@ short_ids! {
     block_id -> BlockId;
     payment_id -> PaymentId;
     transfer_id -> TransferId;
+    refund_id -> RefundId;
+    cancellation_id -> CancellationId;
 }
 
 /// Seconds since the Unix epoch.
