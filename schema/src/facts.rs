@@ -8,6 +8,7 @@
 
 use crate::message;
 use crate::money::Money;
+use crate::settlement;
 use crate::time::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use uuid::Uuid;
 pub const SEATS: &str = "seats";
 
 /// All topics.
-pub const TOPICS: [&str; 1] = [SEATS];
+pub const TOPICS: [&str; 2] = [SEATS, settlement::TOPIC];
 
 /// The names under which facts have money.
 pub const MONEY: [&str; 8] = [
