@@ -8,6 +8,7 @@ mod common;
 mod ends;
 mod holds;
 mod orphans;
+mod payments;
 mod places;
 mod policies;
 mod terms;
