@@ -164,7 +164,9 @@ impl System {
         let addrs = (0..options.ingresses).map(|_| free_addr());
         let addrs = addrs.collect::<Result<Vec<_>, _>>()?;
         if options.gateway {
-            let gateway = gateway::start(&dir, addrs.first().copied()).await?;
+            // Futures of tests are large enough.
+            let starting = gateway::start(&dir, addrs.first().copied());
+            let gateway = Box::pin(starting).await?;
             system.gateway = Some(gateway);
         }
         for index in 0..options.workers {
@@ -239,7 +241,8 @@ impl System {
         }
         settings.extend(options.settings.iter().cloned());
         let log = dir.join(format!("{name}-{index}.log"));
-        let process = Process::launch(name, &[], settings, log, metrics_addr, http_addr).await?;
+        let launch = Process::launch(name, &[], settings, log, metrics_addr, http_addr);
+        let process = Box::pin(launch).await?;
         Ok(Process { links, ..process })
     }
 

@@ -135,7 +135,11 @@ pub struct Money {
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
     /// `https://api.tosspayments.com`; `http://` on loopback only. None without it.
-    #[arg(long = "gateway-url", env = "ONSALE_GATEWAY_URL")]
+    #[arg(
+        long = "gateway-url",
+        env = "ONSALE_GATEWAY_URL",
+        hide_env_values = true
+    )]
     pub url: Option<Address>,
 
     /// The secret key that the payment gateway knows us by.

@@ -189,7 +189,9 @@ impl Ledger {
     pub fn payment_of_order(&self, order_id: &str, moment: &Moment) -> Option<Payment> {
         let keys = self.by_order.get(order_id)?;
         let all = || keys.iter().filter_map(|key| self.payment(key, moment));
-        all().find(Payment::is_captured).or_else(|| all().last())
+        all()
+            .find(Payment::is_captured)
+            .or_else(|| all().next_back())
     }
 
     /// A page of the book: what is from `since` (inclusive) until `until` (exclusive), after an entry.
