@@ -1,6 +1,6 @@
 //! Settings of an ingress process.
 
-mod webhooks;
+mod gateway_webhooks;
 
 use crate::address::Networks;
 use crate::origins::Origins;
@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use webhooks::{WebhookSecrets, Webhooks};
+pub use gateway_webhooks::{GatewayWebhooks, WebhookSecrets};
 
 /// HTTP in, commands out, replies back.
 #[derive(Parser, Clone)]
@@ -46,6 +46,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub webhooks: Webhooks,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway_webhooks: GatewayWebhooks,
 }
 
 impl Settings for Config {

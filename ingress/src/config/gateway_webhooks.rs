@@ -10,7 +10,7 @@ const SECRETS_MAX: usize = 8;
 
 /// Notifications of the payment gateway.
 #[derive(Args, Clone, Debug)]
-pub struct Webhooks {
+pub struct GatewayWebhooks {
     /// The secrets that notifications of the payment gateway may be signed with (Standard Webhooks),
     /// separated by commas, each `whsec_` and 24 to 64 bytes in base64; up to 8. None is believed
     /// without it. To replace one: add the new one here, have the gateway sign with it, remove the old
@@ -28,7 +28,7 @@ pub struct Webhooks {
     pub tolerance_s: u64,
 }
 
-impl Webhooks {
+impl GatewayWebhooks {
     /// The secrets that a notification is verified with; none when none is believed.
     #[must_use]
     pub fn secrets(&self) -> &[Secret] {
