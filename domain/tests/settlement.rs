@@ -15,7 +15,7 @@ use onsale_schema::ledger::SALES_ACCOUNT;
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus, TransferKind};
-use onsale_schema::{AccountId, Money, Timestamp};
+use onsale_schema::{AccountId, Money, Timestamp, seats};
 use std::collections::BTreeMap;
 
 const EXPIRES_S: i64 = 50;
@@ -102,8 +102,12 @@ fn a_payment_moves_points_and_tells_the_owner_of_the_seats() {
     assert_eq!(changes.paid, [reservation_id(1)]);
     let notice = NewNotice {
         notice_id: notice_id(7),
-        schedule_id: schedule_id(5),
-        reservation_id: reservation_id(1),
+        subject: reservation_id(1).0,
+        kind: seats::Kind::Paid {
+            notice_id: notice_id(7),
+            reservation_id: reservation_id(1),
+            schedule_id: schedule_id(5),
+        },
     };
     assert_eq!(changes.notices, [notice]);
     let transfer = &changes.ledger.transfers[0];

@@ -5,6 +5,7 @@
 //! the database's clock, read under those locks: of a payment and a lapse exactly one wins. The
 //! owner of the seats learns of it by a notice, written in the same transaction.
 
+mod needs;
 mod store;
 
 use crate::compete::{self, Queue, store::clock_now};
@@ -12,12 +13,12 @@ use crate::context::{self, Context};
 use crate::ledger::store::account_lock;
 use crate::runtime::world::Publish;
 use diesel_async::AsyncPgConnection;
+use needs::Needs;
 use onsale_domain::settlement::{Changes, Ids, Settlement as State};
 use onsale_platform::db;
 use onsale_schema::message::{Command, MessageOutcomes};
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
-use onsale_schema::{AccountId, Lane, NoticeId, ReservationId, TransferId};
-use std::collections::BTreeSet;
+use onsale_schema::{Lane, NoticeId, TransferId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,29 +43,16 @@ impl Queue for Settlement {
         conn: &mut AsyncPgConnection,
         commands: &[&Command<Kind>],
     ) -> Result<Vec<Outcome>, db::Error> {
-        let reservations: BTreeSet<ReservationId> = commands
-            .iter()
-            .map(|command| {
-                let Kind::Pay { reservation_id, .. } = command.kind;
-                reservation_id
-            })
-            .collect();
-        let payers: BTreeSet<AccountId> = commands
-            .iter()
-            .map(|command| AccountId::of_user(command.user))
-            .collect();
-        let locked = store::reservation_lock(conn, &reservations).await?;
+        let needs = Needs::of(commands);
+        let locked = store::reservation_lock(conn, &needs.reservations).await?;
         let mut state = State::default();
-        state.accounts = account_lock(conn, &payers).await?;
+        state.accounts = account_lock(conn, &needs.accounts).await?;
         for reservation in locked {
             state.load_reservation(reservation);
         }
         // Under the locks: a payment of these that is not seen now does not exist.
-        let (payments, now) = futures_util::future::join(
-            store::payment_list(conn, commands, &reservations),
-            clock_now(conn),
-        )
-        .await;
+        let (payments, now) =
+            futures_util::future::join(store::payment_list(conn, &needs), clock_now(conn)).await;
         store::payment_load(payments?, &mut state);
         let now = now?;
         let mut changes = Changes::default();
@@ -94,7 +82,9 @@ impl Queue for Settlement {
     }
 
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
-        let Kind::Pay { .. } = kind;
+        let kind = match kind {
+            Kind::Pay { .. } => "pay",
+        };
         let outcome = match outcome {
             Outcome::Paid(_) => "accepted",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
@@ -106,6 +96,6 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::InsufficientPoints) => "insufficient-points",
             Outcome::DeadLettered => "dead-lettered",
         };
-        ("pay", outcome)
+        (kind, outcome)
     }
 }
