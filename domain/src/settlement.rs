@@ -5,19 +5,22 @@
 //! transaction until it commits. The time is the database's, read under those locks, because the
 //! end of a hold is compared with it.
 
+mod cancel;
+pub mod fee;
 mod pay;
 
+pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
 
 use crate::ledger::{self, Accounts};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Kind, Outcome, Payment};
+use onsale_schema::settlement::{Cancellation, Fact, Facts, Kind, Outcome, Payment};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, Timestamp, TransferId,
-    UserId, seats,
+    CommandId, Money, NoticeId, PaymentId, RefundId, ReservationId, ScheduleId, Timestamp,
+    TransferId, UserId, seats,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
 /// A locked reservation row, as far as paying needs it.
@@ -35,6 +38,10 @@ pub struct Reservation {
     pub expires_at: Timestamp,
     /// What it costs.
     pub total: Money,
+    /// Whether its show was cancelled.
+    pub show_cancelled: bool,
+    /// The number of the last batch of facts about its money.
+    pub fact_seq: i64,
 }
 
 /// Ids for what an accepted command makes.
@@ -44,6 +51,8 @@ pub struct Ids {
     pub transfer_id: TransferId,
     /// Of the notice to the owner of the seats.
     pub notice_id: NoticeId,
+    /// Of its refund, if something goes back.
+    pub refund_id: RefundId,
 }
 
 /// What one batch of payments has locked and loaded. Payments that were made before are to be read
@@ -59,6 +68,11 @@ pub struct Settlement {
     paid: HashSet<ReservationId>,
     /// Attempts that failed.
     failed: HashSet<PaymentId>,
+    /// What was captured for reservations that may be cancelled.
+    captured: HashMap<ReservationId, Captured>,
+    terms: HashMap<ReservationId, Terms>,
+    /// Cancellations, by the command that made them.
+    cancellations: HashMap<CommandId, (Fingerprint, Cancellation)>,
 }
 
 /// What a batch of settlement decisions writes.
@@ -72,6 +86,14 @@ pub struct Changes {
     pub ledger: ledger::Changes,
     /// What the owners of the seats are told.
     pub notices: Vec<NewNotice>,
+    /// Rows to insert.
+    pub cancellations: Vec<NewCancellation>,
+    /// Rows to insert; the payments that they are of have given back so much more.
+    pub refunds: Vec<NewRefund>,
+    /// What of which reservations is cancelled.
+    pub cancelled: BTreeMap<ReservationId, CancelledSeats>,
+    /// What other systems are told, with its number: one row for each reservation.
+    pub facts: BTreeMap<ReservationId, (i64, Facts)>,
 }
 
 impl Changes {
@@ -82,6 +104,7 @@ impl Changes {
             && self.paid.is_empty()
             && self.ledger.is_empty()
             && self.notices.is_empty()
+            && self.cancellations.is_empty()
     }
 }
 
@@ -131,6 +154,30 @@ impl Settlement {
         self.failed.insert(payment_id);
     }
 
+    /// Adds what was captured for a reservation.
+    pub fn load_captured(&mut self, reservation_id: ReservationId, captured: Captured) {
+        self.captured.insert(reservation_id, captured);
+    }
+
+    /// Adds a fact to those of its reservation and batch.
+    fn tell(&mut self, reservation_id: ReservationId, fact: Fact, changes: &mut Changes) {
+        let reservation = self
+            .reservations
+            .get_mut(&reservation_id)
+            .expect("facts are about what is locked");
+        let (_, facts) = changes.facts.entry(reservation_id).or_insert_with(|| {
+            reservation.fact_seq += 1;
+            let facts = Facts {
+                reservation_id,
+                schedule_id: reservation.schedule_id,
+                user_id: reservation.user_id,
+                facts: Vec::new(),
+            };
+            (reservation.fact_seq, facts)
+        });
+        facts.facts.push(fact);
+    }
+
     /// Decides one command, applies it and appends what must be written. `now` is the database's
     /// clock.
     ///
@@ -155,6 +202,18 @@ impl Settlement {
                     method: *method,
                 };
                 self.pay(command, wanted, ids, now, changes)
+            }
+            Kind::Cancel {
+                cancellation_id,
+                reservation_id,
+                seats,
+            } => {
+                let wanted = cancel::Wanted {
+                    cancellation_id: *cancellation_id,
+                    reservation_id: *reservation_id,
+                    seats: seats.as_deref(),
+                };
+                self.cancel(command, wanted, ids, now, changes)
             }
         }
     }

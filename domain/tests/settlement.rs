@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Rng, at_s, command_id, fingerprint, for_seeds, notice_id, payment_id, reservation_id,
-    schedule_id, transfer_id, user,
+    Rng, at_s, command_id, fingerprint, for_seeds, notice_id, payment_id, refund_id,
+    reservation_id, schedule_id, transfer_id, user,
 };
 use onsale_domain::ledger::Cause;
 use onsale_domain::settlement::{
@@ -41,6 +41,7 @@ fn ids(n: u128) -> Ids {
     Ids {
         transfer_id: transfer_id(n),
         notice_id: notice_id(n),
+        refund_id: refund_id(n),
     }
 }
 
@@ -52,6 +53,8 @@ fn reservation(n: u128, status: ReservationStatus, total: i64) -> Reservation {
         status,
         expires_at: at_s(EXPIRES_S),
         total: Money::won(total),
+        show_cancelled: false,
+        fact_seq: 0,
     }
 }
 
@@ -345,7 +348,9 @@ fn what_is_paid_is_captured_once() {
                 } else {
                     balance -= row.total.to_won();
                     row.status = ReservationStatus::Paid;
-                    let Kind::Pay { payment_id, .. } = asked.kind;
+                    let Kind::Pay { payment_id, .. } = asked.kind else {
+                        unreachable!("only payments are asked");
+                    };
                     let payment = Payment {
                         payment_id,
                         ..payment(0, n, row.total.to_won(), now)

@@ -52,6 +52,7 @@ pub mod routes;
 pub mod seat_history;
 pub mod seat_map;
 pub mod server;
+pub mod shows;
 pub mod stack;
 pub mod submit;
 pub mod token;

@@ -81,6 +81,9 @@ pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
 /// Rows published, by `kind`.
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
 
+/// Reservations that were cancelled with their show.
+pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
+
 /// Correction of this host's clock to Postgres, in seconds.
 pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
 /// Connections to NATS lost.
@@ -188,6 +191,10 @@ pub fn describe() {
         "Age of the oldest open notice or fact"
     );
     describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
+    describe_counter!(
+        SHOW_CANCELLED,
+        "Reservations that were cancelled with their show"
+    );
     describe_gauge!(
         CLOCK_OFFSET,
         Unit::Seconds,

@@ -107,6 +107,7 @@ pub const TABLES: &[Table] = &[
     table("seat_block",     "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("seat_claim",     "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("session",        "SELECT, INSERT, UPDATE, DELETE", "",                               ""),
+    table("show_cancellation", "SELECT, INSERT",              "SELECT, UPDATE",                 "SELECT"),
     table("stream_token",   "SELECT, INSERT, DELETE",         "",                               ""),
     table("system",         "SELECT, INSERT",                 "SELECT, INSERT",                 "SELECT"),
     table("transfer",       "SELECT",                         "SELECT, INSERT",                 "SELECT"),

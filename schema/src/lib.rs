@@ -5,6 +5,7 @@
 //! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
 //! `schema/fixtures/` that must still decode.
 
+pub mod cancellation;
 pub mod ids;
 pub mod invariant;
 pub mod layout;

@@ -1,10 +1,10 @@
 //! What a payment with points does: a held reservation becomes a paid one, and its points move, or
 //! nothing does.
 
-use super::{Changes, Ids, NewNotice, Reservation, Settlement};
+use super::{Captured, Changes, Ids, NewNotice, Reservation, Settlement};
 use crate::ledger::{InsufficientPoints, Price};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Kind, Outcome, Payment, Refusal};
+use onsale_schema::settlement::{Fact, Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus};
 use onsale_schema::{
     CommandId, Money, PaymentId, ReservationId, Timestamp, TransferId, UserId, seats,
@@ -115,6 +115,21 @@ impl Settlement {
             },
         });
         self.set_paid(reservation_id);
+        let captured = Captured {
+            payment_id,
+            method,
+            order_id: None,
+            amount: price.amount,
+            refunded: Money::ZERO,
+        };
+        self.load_captured(reservation_id, captured);
+        let fact = Fact::Paid {
+            payment_id,
+            method,
+            amount: price.amount,
+            at: now,
+        };
+        self.tell(reservation_id, fact, changes);
         let payment = Payment {
             payment_id,
             reservation_id,
@@ -167,6 +182,8 @@ impl Settlement {
                 );
                 if reservation.expires_at <= now {
                     refuse(Refusal::HoldExpired)
+                } else if reservation.show_cancelled {
+                    refuse(Refusal::ShowCancelled)
                 } else {
                     Ok(reservation.clone())
                 }

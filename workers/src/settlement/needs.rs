@@ -13,6 +13,8 @@ pub struct Needs {
     pub commands: Vec<CommandId>,
     /// To be locked first.
     pub reservations: BTreeSet<ReservationId>,
+    /// Those of them that are to be cancelled.
+    pub cancelled: BTreeSet<ReservationId>,
     /// To be locked last.
     pub accounts: BTreeSet<AccountId>,
     /// Attempts to pay that may have failed before.
@@ -41,6 +43,11 @@ impl Needs {
                 self.reservations.insert(*reservation_id);
                 self.accounts.insert(AccountId::of_user(command.user));
                 self.attempts.push(*payment_id);
+            }
+            Kind::Cancel { reservation_id, .. } => {
+                self.reservations.insert(*reservation_id);
+                self.cancelled.insert(*reservation_id);
+                self.accounts.insert(AccountId::of_user(command.user));
             }
         }
     }

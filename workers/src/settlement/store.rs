@@ -1,20 +1,65 @@
 //! What settlement locks, loads and writes: the one module that writes payments and what follows
 //! from them, each table in a file of its own.
 
+mod cancellations;
+mod facts;
 mod notices;
 mod payments;
 mod reservations;
 
-pub use payments::{payment_list, payment_load};
 pub use reservations::reservation_lock;
 
+use super::needs::Needs;
+use crate::compete::store::clock_now;
 use crate::ledger;
+use crate::ledger::store::account_lock;
+use cancellations::{
+    cancellation_insert, cancellation_list, cancellation_load, payment_add_refunded, refund_insert,
+    terms_list, terms_load,
+};
 use diesel_async::AsyncPgConnection;
-use futures_util::future::join3;
-use onsale_domain::settlement::Changes;
+use futures_util::future::{join3, join4, join5};
+use onsale_domain::settlement::{Changes, Settlement};
 use onsale_platform::db;
+use onsale_schema::{ReservationId, Timestamp};
+use payments::{payment_list, payment_load};
 
-/// Stores payments, transfers, balances, the new state of reservations, and notices.
+/// Locks what is needed, in the order that all workers keep, and loads it. What is not seen then does
+/// not exist. Also the time, read under the locks.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn load(
+    conn: &mut AsyncPgConnection,
+    needs: &Needs,
+) -> Result<(Settlement, Timestamp), db::Error> {
+    let mut state = Settlement::default();
+    let locked = reservation_lock(conn, &needs.reservations).await?;
+    state.accounts = account_lock(conn, &needs.accounts).await?;
+    for reservation in locked {
+        state.load_reservation(reservation);
+    }
+    // A batch without cancellations asks for none.
+    let cancelling: &[_] = if needs.cancelled.is_empty() {
+        &[]
+    } else {
+        &needs.commands
+    };
+    let (payments, cancellations, terms, now) = join4(
+        payment_list(conn, needs),
+        cancellation_list(conn, cancelling),
+        terms_list(conn, &needs.cancelled),
+        clock_now(conn),
+    )
+    .await;
+    payment_load(payments?, &mut state);
+    cancellation_load(cancellations?, &mut state);
+    terms_load(terms?, &mut state);
+    Ok((state, now?))
+}
+
+/// Stores payments, transfers, balances, cancellations and refunds, the new state of reservations,
+/// notices and facts.
 ///
 /// # Errors
 /// When Postgres fails or refuses.
@@ -22,16 +67,35 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
     if changes.is_empty() {
         return Ok(());
     }
-    // Payments refer to transfers. Everything else is locked already, so that order is free.
+    let fact_seq = |id: &ReservationId| changes.facts[id].0;
+    let paid: Vec<_> = (changes.paid.iter())
+        .map(|id| (*id, fact_seq(id)))
+        .collect();
+    let cancelled: Vec<_> = (changes.cancelled.iter())
+        .map(|(id, seats)| (*id, seats, fact_seq(id)))
+        .collect();
+    // Payments refer to transfers, refunds to both. Everything else is locked already, so that order
+    // is free.
     ledger::store::changes(conn, &changes.ledger).await?;
-    let (payments, paid, notices) = join3(
+    let (payments, paid, notices, facts, cancellations) = join5(
         payments::payment_insert(conn, &changes.payments),
-        reservations::reservation_set_paid(conn, &changes.paid),
+        reservations::reservation_set_paid(conn, &paid),
         notices::notice_insert(conn, &changes.notices),
+        facts::facts_insert(conn, changes.facts.values()),
+        cancellation_insert(conn, &changes.cancellations),
     )
     .await;
     // The first error in the order of the statements is the cause of the others.
-    payments?;
-    paid?;
-    notices
+    payments
+        .and(paid)
+        .and(notices)
+        .and(facts)
+        .and(cancellations)?;
+    let (refunds, sums, cancelled) = join3(
+        refund_insert(conn, &changes.refunds),
+        payment_add_refunded(conn, &changes.refunds),
+        reservations::reservation_set_cancelled(conn, &cancelled),
+    )
+    .await;
+    refunds.and(sums).and(cancelled)
 }

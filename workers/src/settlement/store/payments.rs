@@ -4,13 +4,13 @@ use crate::settlement::needs::Needs;
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, Bool, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::{NewPayment, Settlement};
+use onsale_domain::settlement::{Captured, NewPayment, Settlement};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::Payment;
-use onsale_schema::status::PaymentStatus;
-use onsale_schema::{CommandId, Money, PaymentId, ReservationId, Timestamp};
+use onsale_schema::status::{PaymentMethod, PaymentStatus};
+use onsale_schema::{CommandId, Money, PaymentId, PaymentOrderId, ReservationId, Timestamp};
 use uuid::Uuid;
 
 /// A payment, or an attempt that failed.
@@ -30,6 +30,12 @@ pub struct PaymentRow {
     is_paid: bool,
     #[diesel(sql_type = Timestamptz)]
     at: Timestamp,
+    #[diesel(sql_type = Text)]
+    method: PaymentMethod,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    order_id: Option<PaymentOrderId>,
+    #[diesel(sql_type = Numeric)]
+    refunded: Money,
 }
 
 /// The live payments of these commands and reservations, and those of their attempts that failed.
@@ -42,13 +48,16 @@ pub async fn payment_list(
 ) -> Result<Vec<PaymentRow>, db::Error> {
     // Three look-ups, each by its own index.
     let rows = statement(
-        "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at \
+        "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at, \
+                method, order_id, refunded \
          FROM payment WHERE status = 'PAID' AND command_id = ANY($1) \
          UNION \
-         SELECT payment_id, reservation_id, command_id, fingerprint, amount, true, at \
+         SELECT payment_id, reservation_id, command_id, fingerprint, amount, true, at, method, \
+                order_id, refunded \
          FROM payment WHERE status = 'PAID' AND reservation_id = ANY($2) \
          UNION \
-         SELECT payment_id, reservation_id, command_id, fingerprint, amount, false, at \
+         SELECT payment_id, reservation_id, command_id, fingerprint, amount, false, at, method, \
+                order_id, refunded \
          FROM payment WHERE status = 'FAILED' AND payment_id = ANY($3)",
     )
     .bind::<Array<SqlUuid>, _>(&needs.commands)
@@ -69,6 +78,14 @@ pub fn payment_load(rows: Vec<PaymentRow>, state: &mut Settlement) {
                 amount: row.amount,
                 paid_at: row.at,
             };
+            let captured = Captured {
+                payment_id: row.payment_id,
+                method: row.method,
+                order_id: row.order_id,
+                amount: row.amount,
+                refunded: row.refunded,
+            };
+            state.load_captured(row.reservation_id, captured);
             state.load_payment(row.command_id, Fingerprint(row.fingerprint), payment);
         } else {
             state.load_failed(row.payment_id);
@@ -84,6 +101,9 @@ pub async fn payment_insert(
     mut conn: &AsyncPgConnection,
     rows: &[NewPayment],
 ) -> Result<(), db::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     statement(
         "INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, \
                               method, amount, status, fail_code, transfer_id, at) \
