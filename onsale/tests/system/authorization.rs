@@ -55,6 +55,11 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/reservations/{reservationId}/extension",
         For::Owner,
     ),
+    (
+        "POST",
+        "/api/v1/reservations/{reservationId}/cancellation",
+        For::Owner,
+    ),
     ("GET", "/api/v1/payments", For::User),
     ("POST", "/api/v1/payments", For::User),
     ("GET", "/api/v1/payments/{paymentId}", For::Owner),
@@ -67,6 +72,16 @@ const TABLE: &[(&str, &str, For)] = &[
         For::Admin,
     ),
     ("PATCH", "/api/v1/admin/schedules/{scheduleId}", For::Admin),
+    (
+        "POST",
+        "/api/v1/admin/schedules/{scheduleId}/cancellation",
+        For::Admin,
+    ),
+    (
+        "GET",
+        "/api/v1/admin/schedules/{scheduleId}/cancellation",
+        For::Admin,
+    ),
     (
         "PUT",
         "/api/v1/admin/schedules/{scheduleId}/layout",

@@ -4,6 +4,7 @@ mod admin;
 mod authorization;
 mod best;
 mod blocks;
+mod cancellation;
 mod catalogue;
 mod crash;
 mod forged;
