@@ -121,8 +121,8 @@ impl SchedulePatch {
 /// Edit a date
 ///
 /// Open, pause or close its sale, move its booking window, change how long holds last, how many
-/// seats a user may have and which. The next hold goes by it. What is not said stays as it is; `startsAt` is
-/// changed alone, and `cancellation` without rules of the sale.
+/// seats a user may have and which. The next hold goes by it. What is not said stays as it is;
+/// `startsAt` is changed alone, and `cancellation` without rules of the sale.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),

@@ -355,7 +355,7 @@ pub async fn list(
 #[utoipa::path(delete, path = "/reservations/{reservationId}", operation_id = "releaseReservation",
     tag = "Reservations",
     params(("reservationId" = ReservationId, Path, description = "The reservation"), Prefer),
-    extensions(("x-problems" = json!([Code::ReservationStateConflict]))),
+    extensions(("x-problems" = json!([Code::ReservationStateConflict, Code::PaymentInProgress]))),
     responses((status = 204, description = "Released")))]
 pub async fn release(
     State(app): State<App>,

@@ -39,8 +39,7 @@ const HEALTHY: &str = "
     CREATE FUNCTION cancel(n integer, of integer, seats integer[], at_s integer) RETURNS void
         LANGUAGE sql AS $$
         INSERT INTO cancellation VALUES (id(n), id(of), id(16), id(n + 100), id(0), id(1), seats,
-                                         1000 * cardinality(seats), 1000 * cardinality(seats), 0,
-                                         at(at_s)) $$;
+            1000 * cardinality(seats), 1000 * cardinality(seats), 0, at(at_s)) $$;
     CREATE FUNCTION pay_nothing(n integer, of integer, buyer integer, at_s integer) RETURNS void
         LANGUAGE sql AS $$
         UPDATE reservation SET total = 0 WHERE reservation_id = id(of);

@@ -188,6 +188,13 @@ impl Things {
              VALUES ('ledger', -1, 0, 1, -1, '', '', '{dead_letter}')"
         ))
         .await;
+        // One that is never worked off.
+        hall.sql(&format!(
+            "INSERT INTO show_cancellation (schedule_id, command_id, fingerprint, user_id, reason, \
+                                            next_at) \
+             VALUES ('{date}', '{dead_letter}', '{dead_letter}', '{dead_letter}', 'x', 'infinity')"
+        ))
+        .await;
         let path = format!("/admin/schedules/{date}/blocks");
         let body = json!({ "seats": ["A-1-9"], "reason": "x" });
         let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
