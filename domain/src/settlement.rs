@@ -34,6 +34,8 @@ pub struct Reservation {
     pub user_id: UserId,
     /// Its state.
     pub status: ReservationStatus,
+    /// When it was accepted, by the stream's time: that may be ahead of the database's clock.
+    pub held_at: Timestamp,
     /// When it lapses.
     pub expires_at: Timestamp,
     /// What it costs.

@@ -21,6 +21,8 @@ use onsale_schema::{AccountId, Money, PaymentOrderId, SeatNo, Timestamp, seats};
 use uuid::Uuid;
 
 const DAY_S: i64 = DAY_MS / 1000;
+/// When reservations were held.
+const HELD_S: i64 = -300;
 /// When the show begins.
 const STARTS_S: i64 = 100 * DAY_S;
 
@@ -199,7 +201,8 @@ fn with_show(
         schedule_id: schedule_id(5),
         user_id: user(1),
         status,
-        expires_at: at_s(0),
+        held_at: at_s(HELD_S),
+        expires_at: at_s(HELD_S + 300),
         total: Money::won(6000),
         show_cancelled,
         fact_seq: 1,
@@ -240,6 +243,22 @@ fn refused(refusal: Refusal) -> Outcome {
 /// Two days before the beginning.
 fn now() -> Timestamp {
     at_s(STARTS_S - 2 * DAY_S)
+}
+
+/// The stream's clock may be ahead of the database's.
+#[test]
+fn nothing_is_cancelled_before_it_was_held() {
+    let mut settlement = paid(rules(&[]));
+    let mut changes = Changes::default();
+    let early = at_s(HELD_S - 3);
+    let outcome = settlement.decide(&cancel(7, 1, None), ids(7), early, &mut changes);
+    let Outcome::Cancelled(cancellation) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(cancellation.at, at_s(HELD_S));
+    assert_eq!(changes.cancellations[0].at, at_s(HELD_S));
+    let ended_at = changes.cancelled[&reservation_id(1)].ended_at;
+    assert_eq!(ended_at, Some(at_s(HELD_S)));
 }
 
 #[test]

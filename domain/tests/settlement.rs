@@ -51,6 +51,7 @@ fn reservation(n: u128, status: ReservationStatus, total: i64) -> Reservation {
         schedule_id: schedule_id(5),
         user_id: user(1),
         status,
+        held_at: Timestamp::EPOCH,
         expires_at: at_s(EXPIRES_S),
         total: Money::won(total),
         show_cancelled: false,

@@ -267,6 +267,8 @@ impl Settlement {
         assert!(given.fee <= price, "P3: a fee of {} of {price}", given.fee);
         let refunded = price - given.fee;
         let reservation = self.reservations[&reservation_id].clone();
+        // Nothing ends before it began, whichever clock is ahead (S2).
+        let now = now.max(reservation.held_at);
         let refund = self.give_back(&given, refunded, asker, ids, now, changes);
         changes.cancellations.push(NewCancellation {
             cancellation_id: given.cancellation_id,

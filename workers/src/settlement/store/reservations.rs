@@ -25,6 +25,8 @@ struct ReservationRow {
     #[diesel(sql_type = Text)]
     status: ReservationStatus,
     #[diesel(sql_type = Timestamptz)]
+    held_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
     expires_at: Timestamp,
     #[diesel(sql_type = Numeric)]
     total: Money,
@@ -44,7 +46,7 @@ pub async fn reservation_lock(
 ) -> Result<Vec<Reservation>, db::Error> {
     let rows: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, coalesce(ends_as, status) AS status, \
-                expires_at, total, fact_seq, \
+                held_at, expires_at, total, fact_seq, \
                 EXISTS (SELECT FROM show_cancellation AS s \
                         WHERE s.schedule_id = reservation.schedule_id) AS show_cancelled \
          FROM reservation WHERE reservation_id = ANY($1) \
@@ -60,6 +62,7 @@ pub async fn reservation_lock(
             schedule_id: row.schedule_id,
             user_id: row.user_id,
             status: row.status,
+            held_at: row.held_at,
             expires_at: row.expires_at,
             total: row.total,
             show_cancelled: row.show_cancelled,
