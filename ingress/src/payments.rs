@@ -25,7 +25,8 @@ use onsale_schema::{Money, PaymentId, ReservationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-const ROUTE: &str = "/api/v1/payments";
+/// Where reservations are paid.
+pub const ROUTE: &str = "/api/v1/payments";
 
 /// A reservation to be paid, and how.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
