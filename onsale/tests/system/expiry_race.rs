@@ -30,8 +30,8 @@ const WAVE: usize = 250;
 const HOLD_MS: i64 = 2000;
 /// Payments are to be decided from so long before the end of the hold until so long after it.
 const AROUND_US: i64 = 50_000;
-/// How far the aim moves after a wave of which all were too early, or all too late.
-const STEP_US: f64 = 60_000.0;
+/// How far the aim moves, at first, after a wave of which all were too early, or all too late.
+const STEP_US: f64 = 75_000.0;
 const PAYERS: usize = 50;
 const FUNDS_WON: i64 = 100_000_000;
 const PRICE_WON: i64 = 10_000;
@@ -44,6 +44,7 @@ struct Player {
     next_seat: usize,
     /// How long before it should be decided a payment is sent.
     lead_us: f64,
+    step_us: f64,
     paid: Vec<ReservationId>,
     lapsed: Vec<ReservationId>,
 }
@@ -122,12 +123,25 @@ impl Player {
                 other => panic!("{other:?}"),
             }
         }
-        let share = (self.paid.len() - before) as f64 / WAVE as f64;
-        self.lead_us += match share {
-            0.0 => STEP_US,
-            1.0 => -STEP_US,
-            share => (0.5 - share) * STEP_US,
-        };
+        self.aim((self.paid.len() - before) as f64 / WAVE as f64);
+    }
+
+    /// Learns from a wave of which this share was paid. Who has won less often so far is favoured.
+    fn aim(&mut self, share: f64) {
+        let all = (self.paid.len() + self.lapsed.len()) as f64;
+        let wanted = 1.0 - self.paid.len() as f64 / all;
+        if share > 0.0 && share < 1.0 {
+            self.step_us = STEP_US;
+            self.lead_us += (wanted - share) * 2.0 * STEP_US;
+        } else {
+            // All were too late, or all too early: nobody knows by how much.
+            self.lead_us += if share > 0.0 {
+                -self.step_us
+            } else {
+                self.step_us
+            };
+            self.step_us *= 1.5;
+        }
         let most_us = HOLD_MS as f64 * 500.0;
         self.lead_us = self.lead_us.clamp(-most_us, most_us);
     }
@@ -159,7 +173,8 @@ async fn players(hall: &mut Hall) -> Vec<Player> {
             schedule: ScheduleId(schedule),
             payers: buyers.iter().map(|buyer| UserId(buyer.user_id)).collect(),
             next_seat: 0,
-            lead_us: 20_000.0,
+            lead_us: 50_000.0,
+            step_us: STEP_US,
             paid: Vec::new(),
             lapsed: Vec::new(),
         });

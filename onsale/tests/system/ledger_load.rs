@@ -128,11 +128,15 @@ async fn decides(hall: &Hall, worker: usize) {
     let lane = format!("lane=\"{}\"", Lane::Ledger);
     let decided = async {
         loop {
-            let page = reqwest::get(&url).await.expect("metrics").text().await;
-            let page = page.expect("text");
             let is_decided =
                 |line: &str| line.starts_with(metric::COMMANDS_DECIDED) && line.contains(&lane);
-            if page.lines().any(is_decided) {
+            // One that has just been started does not tell yet.
+            if let Ok(page) = reqwest::get(&url).await
+                && page
+                    .text()
+                    .await
+                    .is_ok_and(|page| page.lines().any(is_decided))
+            {
                 return;
             }
             tokio::time::sleep(AGAIN).await;
