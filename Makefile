@@ -6,10 +6,10 @@ CARGO ?= cargo
 BINS := -p onsale -p onsale-ingress -p onsale-workers
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench openapi
+.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench bench-money openapi
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 preflight: # what this machine lacks, and the command that mends it
 	@deploy/tools/preflight.sh
@@ -31,6 +31,9 @@ down: ## stop the running system
 
 bench: build ## measure holds against the direct designs
 	@exec target/release/onsale bench seats $(ARGS)
+
+bench-money: build ## measure charges and payments against row locks
+	@exec target/release/onsale bench money $(ARGS)
 
 test: tools ## all tests, on real servers
 	$(CARGO) build --workspace --bins --features onsale-testkit/api

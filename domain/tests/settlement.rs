@@ -302,6 +302,12 @@ fn two_payments_of_one_user_spend_no_point_twice() {
     assert!(matches!(first, Outcome::Paid(_)));
     assert_eq!(second, refused(Refusal::InsufficientPoints));
     assert_eq!(changes.paid, [reservation_id(1)]);
+    let failed = &changes.payments[1];
+    assert_eq!(failed.reservation_id, reservation_id(2));
+    assert_eq!(failed.status, PaymentStatus::Failed);
+    assert_eq!(failed.fail_code, Some(INSUFFICIENT_POINTS));
+    assert_eq!(failed.transfer_id, None);
+    assert_eq!(changes.ledger.transfers.len(), 1);
     let balance = changes.ledger.balances[&AccountId::of_user(user(1))];
     assert_eq!(balance, Money::won(200));
 }

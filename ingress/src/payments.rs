@@ -25,7 +25,8 @@ use onsale_schema::{Money, PaymentId, ReservationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-const ROUTE: &str = "/api/v1/payments";
+/// Where reservations are paid.
+pub const ROUTE: &str = "/api/v1/payments";
 
 /// How a reservation is paid at once; through the gateway it is by an order.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]

@@ -23,7 +23,8 @@ use onsale_schema::{AccountId, Money, Timestamp, TransferId, tables};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-const ROUTE_CHARGES: &str = "/api/v1/users/me/points/charges";
+/// Where points are charged.
+pub const ROUTE_CHARGES: &str = "/api/v1/users/me/points/charges";
 
 /// A user's points.
 #[derive(Serialize, ToSchema)]

@@ -14,6 +14,19 @@ fn number(value: &Value, key: &str) -> f64 {
         .unwrap_or_else(|| panic!("{key} is no number in {value}"))
 }
 
+/// Nothing is wrong with a report but that it is of a debug build.
+fn assert_only_slow(report: &Value, told: &str) {
+    for fault in report["faults"].as_array().unwrap() {
+        let kind = fault["kind"].as_str().unwrap();
+        assert!(["speed", "build"].contains(&kind), "{fault}\n{told}");
+    }
+    assert_eq!(report["audit"]["ok"], true, "{told}");
+    assert_eq!(report["postgresSettings"]["fsync"], "on");
+    assert_eq!(report["postgresSettings"]["synchronous_commit"], "on");
+    assert!(number(&report["machine"], "cores") >= 1.0);
+    assert!(number(&report["echoAnswersPerS"], "256") > 0.0);
+}
+
 /// Runs a benchmark; its report, and what it said meanwhile.
 fn bench(arguments: &[&str]) -> (Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_onsale"))
@@ -86,15 +99,7 @@ fn a_run_of_streams_tells_all_of_every_change_and_ends_them_in_good_order() {
 #[test]
 fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
     let (report, told) = bench(&["seats", "--quick", "--rivals=cte,row-lock"]);
-    for fault in report["faults"].as_array().unwrap() {
-        let kind = fault["kind"].as_str().unwrap();
-        assert!(["speed", "build"].contains(&kind), "{fault}\n{told}");
-    }
-    assert_eq!(report["audit"]["ok"], true, "{told}");
-    assert_eq!(report["postgresSettings"]["fsync"], "on");
-    assert_eq!(report["postgresSettings"]["synchronous_commit"], "on");
-    assert!(number(&report["machine"], "cores") >= 1.0);
-    assert!(number(&report["echoAnswersPerS"], "256") > 0.0);
+    assert_only_slow(&report, &told);
 
     let cases = report["cases"].as_array().unwrap();
     let expected = [
@@ -123,5 +128,40 @@ fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
         assert!(number(times, "commits") >= 1.0, "{times}");
         assert!(number(times, "commandsPerCommit") >= 1.0, "{times}");
         assert_eq!(number(times, "deadLetters"), 0.0, "{times}");
+    }
+}
+
+#[test]
+fn a_quick_run_of_money_measures_every_case_and_finds_every_transfer() {
+    let (report, told) = bench(&["money", "--quick"]);
+    assert_only_slow(&report, &told);
+    assert_eq!(report["bench"], "money");
+    let cases = report["cases"].as_array().unwrap();
+    let names = ["charges", "hot-account", "payments"];
+    let expected: Vec<_> = names
+        .iter()
+        .flat_map(|name| [(name, 64), (name, 256)])
+        .collect();
+    assert_eq!(cases.len(), expected.len());
+    for (case, (name, connections)) in cases.iter().zip(expected) {
+        assert_eq!(case["case"], *name);
+        assert_eq!(case["connections"], connections);
+        let ratio = number(&report["ratios"], &format!("{name}-{connections}"));
+        assert!(ratio > 0.0);
+        for design in ["pipeline", "row-lock"] {
+            let median = &case["designs"][design]["median"];
+            assert_eq!(median["statuses"]["201"], 2_000, "{design}: {median}");
+            assert_eq!(median["refusalsPerS"], 0.0);
+            assert!(number(median, "winsPerS") > 0.0 && number(median, "commitsPerS") > 0.0);
+            assert!(number(median, "p50Ms") <= number(median, "p99Ms"));
+        }
+        let times = &case["designs"]["pipeline"]["median"]["pipeline"];
+        assert!(number(times, "commandsPerCommit") >= 1.0, "{times}");
+        assert_eq!(number(times, "deadLetters"), 0.0, "{times}");
+    }
+    for connections in [64, 256] {
+        let beside = &report["beside"][&format!("hot-account-{connections}")];
+        assert_eq!(beside["case"], format!("charges-{connections}"));
+        assert!(number(beside, "ratio") > 0.0);
     }
 }

@@ -11,13 +11,16 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_ingress::auth::{Tokens, User};
 use onsale_platform::clock;
 use onsale_schema::status::{Role, SaleState};
-use onsale_schema::{ConcertId, ScheduleId, SessionId, UserId, partition};
+use onsale_schema::{ConcertId, Lane, ScheduleId, SessionId, UserId, partition};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use uuid::Uuid;
 
+use super::contest::{Contested, Field};
 use super::load::Script;
+use super::run::{Design, Track};
+use super::verify;
 use crate::seed::{Layout, NewConcert, NewSchedule, Policy, concert_create, schedule_create};
 
 /// Partitions of the seats lane; a field of all-win has a schedule on each.
@@ -25,10 +28,10 @@ pub const PARTITIONS: u16 = 16;
 /// Seats of the hot schedule.
 const HOT_SEATS: u32 = 500;
 /// Requests of one user, on average.
-const REQUESTS_PER_USER: usize = 5;
+pub const REQUESTS_PER_USER: usize = 5;
 /// No limit that anybody reaches.
 const SEATS_PER_USER: i32 = 100_000;
-const PRICE_WON: i64 = 99_000;
+pub const PRICE_WON: i64 = 99_000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// What everybody wants.
@@ -40,29 +43,65 @@ pub enum Case {
     Hot,
 }
 
-impl Case {
-    /// Its name in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
             Self::AllWin => "all-win",
             Self::Hot => "hot",
-        }
+        })
+    }
+}
+
+impl Contested for Case {
+    const BENCH: &'static str = "seats";
+    type Ground = Vec<ScheduleId>;
+
+    fn lane(self) -> Lane {
+        Lane::Seats
     }
 
-    /// How many of so many requests must win.
-    #[must_use]
-    pub fn wins(self, requests: usize) -> u64 {
+    fn wins(self, requests: usize) -> u64 {
         match self {
             Self::AllWin => requests as u64,
             Self::Hot => requests.min(HOT_SEATS as usize) as u64,
         }
     }
-}
 
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+    async fn field(
+        self,
+        track: &mut Track,
+        size: Size,
+        seed: u64,
+        addr: SocketAddr,
+    ) -> anyhow::Result<Field<Self::Ground>> {
+        let (field, _) = track.grounds.field(self, size, seed, addr).await?;
+        Ok(field)
+    }
+
+    async fn complaint(
+        track: &mut Track,
+        design: Design,
+        schedules: &Vec<ScheduleId>,
+        answered: u64,
+    ) -> anyhow::Result<Option<String>> {
+        let rows = verify::rows(&mut track.conn, design, schedules).await?;
+        Ok(rows.complaint(answered))
+    }
+
+    /// On 2 cores with Postgres 18. There is no such figure for hot seats and 64 connections.
+    fn yardstick_then(self, connections: usize) -> Option<f64> {
+        match (self, connections) {
+            (Self::AllWin, 64) => Some(10_500.0),
+            (Self::AllWin, 256) => Some(10_200.0),
+            (Self::Hot, 256) => Some(21_600.0),
+            (Self::AllWin | Self::Hot, _) => None,
+        }
+    }
+
+    fn beside(self) -> Option<Self> {
+        match self {
+            Self::AllWin | Self::Hot => None,
+        }
     }
 }
 
@@ -75,15 +114,13 @@ pub struct Size {
     pub warm_up: usize,
 }
 
-/// The ground for one run.
-#[derive(Debug)]
-pub struct Field {
-    /// Its schedules; nobody else uses them.
-    pub schedules: Vec<ScheduleId>,
-    /// To be played first.
-    pub warm_up: Script,
-    /// To be played against the clock.
-    pub counted: Script,
+/// A user who is signed in.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who.
+    pub user_id: UserId,
+    /// The access token.
+    pub token: String,
 }
 
 /// Dates to be sold seat by seat.
@@ -138,7 +175,8 @@ impl Grounds {
         })
     }
 
-    /// Makes a field for a server at `addr`. The same seed gives the same order of seats.
+    /// Makes a field for a server at `addr`, and its buyers. The same seed gives the same order of
+    /// seats.
     ///
     /// # Errors
     /// When the database refuses.
@@ -148,9 +186,8 @@ impl Grounds {
         size: Size,
         seed: u64,
         addr: SocketAddr,
-    ) -> anyhow::Result<Field> {
-        self.runs += 1;
-        let run = self.runs;
+    ) -> anyhow::Result<(Field<Vec<ScheduleId>>, Vec<Member>)> {
+        let run = self.next_run();
         let schedules = schedule_ids(case);
         // All schedules of a field are alike.
         let (wanted, spare) = (wanted_seats(case, size), spare_seats(size, schedules.len()));
@@ -168,7 +205,7 @@ impl Grounds {
             .collect();
         let request = |prefix: &str, number: usize, schedule: usize, seat: usize| Request {
             addr,
-            token: &users[number % users.len()],
+            token: &users[number % users.len()].token,
             key: format!("{prefix}-{run}-{number:08}"),
             schedule: schedules[schedule],
             label: labels[seat].clone(),
@@ -184,11 +221,18 @@ impl Grounds {
             let request = request("hold", number, schedule, seat);
             counted.push(|bytes| request.write(bytes));
         }
-        Ok(Field {
-            schedules,
+        let field = Field {
+            ground: schedules,
             warm_up,
             counted,
-        })
+        };
+        Ok((field, users))
+    }
+
+    /// A number that no other run has.
+    pub fn next_run(&mut self) -> u64 {
+        self.runs += 1;
+        self.runs
     }
 
     /// Makes a date on each partition, with so many seats, and buyers who are signed in.
@@ -213,12 +257,12 @@ impl Grounds {
             self.schedule(*schedule_id, &layout).await?;
         }
         let buyers = layout.seats.len().div_ceil(REQUESTS_PER_USER);
-        let tokens = self.users(buyers).await?;
+        let buyers = self.users(buyers).await?;
         let seats = layout.seats.iter();
         Ok(Dates {
             schedules,
             labels: seats.map(crate::seed::layout::Seat::label).collect(),
-            tokens,
+            tokens: buyers.into_iter().map(|buyer| buyer.token).collect(),
         })
     }
 
@@ -245,7 +289,10 @@ impl Grounds {
     }
 
     /// Creates users who can't sign in, and signs them in.
-    async fn users(&mut self, count: usize) -> anyhow::Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn users(&mut self, count: usize) -> anyhow::Result<Vec<Member>> {
         let ids: Vec<UserId> = (0..count).map(|_| UserId(Uuid::now_v7())).collect();
         let emails: Vec<String> = ids.iter().map(|id| format!("{id}@example.com")).collect();
         diesel::sql_query(
@@ -257,15 +304,16 @@ impl Grounds {
         .execute(&mut self.conn)
         .await
         .context("creating users")?;
-        let token = |id: &UserId| {
+        let sign_in = |user_id: UserId| {
             let user = User {
-                id: *id,
+                id: user_id,
                 session: SessionId(Uuid::now_v7()),
                 role: Role::Buyer,
             };
-            self.tokens.issue(user).0
+            let (token, ..) = self.tokens.issue(user);
+            Member { user_id, token }
         };
-        Ok(ids.iter().map(token).collect())
+        Ok(ids.into_iter().map(sign_in).collect())
     }
 }
 
@@ -336,14 +384,25 @@ impl Request<'_> {
             label,
         } = self;
         let body = format!(r#"{{"scheduleId":"{schedule}","seats":["{label}"]}}"#);
-        let head = format!(
-            "POST /api/v1/reservations HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {token}\r\n\
-             Idempotency-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(body.as_bytes());
+        post(out, *addr, "/api/v1/reservations", (token, key), &body);
     }
+}
+
+/// Writes a POST as it goes over the wire, by the user who has this token, with this key.
+pub fn post(
+    out: &mut Vec<u8>,
+    addr: SocketAddr,
+    path: &str,
+    (token, key): (&str, &str),
+    body: &str,
+) {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {token}\r\n\
+         Idempotency-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(body.as_bytes());
 }
 
 /// So many requests to the endpoint that answers what it is sent.

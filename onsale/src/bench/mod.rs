@@ -4,12 +4,14 @@
 //! HTTP stack, with the same Postgres settings, and every answer is held against the rows.
 
 mod case;
+mod contest;
 mod cpu;
 pub mod direct;
 pub mod failover;
 mod histogram;
 mod load;
 mod machine;
+pub mod money;
 mod process;
 mod progress;
 mod report;
@@ -35,6 +37,7 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum What {
     Seats(seats::Args),
+    Money(money::Args),
     Failover(failover::Args),
     Streams(streams::Args),
 }
@@ -46,6 +49,7 @@ enum What {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Seats(args) => seats::run(args).await,
+        What::Money(args) => money::run(args).await,
         What::Failover(args) => failover::run(args).await,
         What::Streams(args) => streams::run(args).await,
     }

@@ -6,21 +6,16 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::case::{Case, Size};
+use super::case::Size;
+use super::contest::Contested;
 use super::direct::Rival;
 use super::run::{Design, Fault, Run, median};
 use crate::audit;
 
-/// What the yardstick and the plain echo of the same stack did when they were measured before, on 2
-/// cores with Postgres 18 (answers per second). The yardstick must have a like share of the echo now,
-/// or something is wrong with the machine or the harness, and no baseline was at its best. There is
-/// no such figure for hot seats and 64 connections: only [`CTE_MIN`] holds there.
+/// What the plain echo of the stack did when the yardsticks were measured before, on 2 cores with
+/// Postgres 18 (answers per second). A yardstick must have a like share of the echo now, or something
+/// is wrong with the machine or the harness, and no baseline was at its best.
 const ECHO_THEN: f64 = 74_000.0;
-const LEAN_CTE_THEN: [(Case, usize, f64); 3] = [
-    (Case::AllWin, 64, 10_500.0),
-    (Case::AllWin, 256, 10_200.0),
-    (Case::Hot, 256, 21_600.0),
-];
 /// "Far below": less than this part of that share.
 const SHARE_MIN: f64 = 0.6;
 /// The least part of the yardstick's rate that the best rival must have beside it: it does more work
@@ -29,20 +24,20 @@ const CTE_MIN: f64 = 0.4;
 
 /// One case at one number of connections.
 #[derive(Debug)]
-pub struct Group {
+pub struct Group<C> {
     /// What was wanted.
-    pub case: Case,
+    pub case: C,
     /// By how many at once.
     pub connections: usize,
     /// The pool of each rival.
     pub pools: BTreeMap<Rival, u16>,
     /// All runs, in their order.
-    pub runs: Vec<Run>,
+    pub runs: Vec<Run<C>>,
 }
 
 /// Everything.
 #[derive(Debug)]
-pub struct Report {
+pub struct Report<C> {
     /// What it was measured on.
     pub machine: Value,
     /// Postgres' settings.
@@ -54,14 +49,14 @@ pub struct Report {
     /// Echoes per second, by connections.
     pub echo: BTreeMap<usize, f64>,
     /// All cases.
-    pub groups: Vec<Group>,
+    pub groups: Vec<Group<C>>,
     /// The whole database afterwards.
     pub audit: audit::Report,
     /// How long it took.
     pub took: Duration,
 }
 
-impl Group {
+impl<C: Contested> Group<C> {
     fn name(&self) -> String {
         format!("{}-{}", self.case, self.connections)
     }
@@ -71,12 +66,12 @@ impl Group {
         std::iter::once(Design::Pipeline).chain(rivals)
     }
 
-    fn of(&self, design: Design) -> Vec<&Run> {
+    fn of(&self, design: Design) -> Vec<&Run<C>> {
         let runs = self.runs.iter();
         runs.filter(|run| run.course.design == design).collect()
     }
 
-    fn median(&self, design: Design) -> Option<&Run> {
+    fn median(&self, design: Design) -> Option<&Run<C>> {
         median(&self.of(design))
     }
 
@@ -104,10 +99,7 @@ impl Group {
 
     /// Whether the yardstick was as fast as it must be on this machine.
     fn yardstick_too_slow(&self, echo: Option<f64>) -> Option<Fault> {
-        let then = LEAN_CTE_THEN
-            .iter()
-            .find(|(case, connections, _)| (*case, *connections) == (self.case, self.connections));
-        let (&(.., then), echo) = (then?, echo?);
+        let (then, echo) = (self.case.yardstick_then(self.connections)?, echo?);
         let least = SHARE_MIN * then * echo / ECHO_THEN;
         let now = self.rate(Design::Direct(Rival::LeanCte));
         (now < least).then(|| Fault {
@@ -152,7 +144,7 @@ impl Group {
                 .collect()
         };
         json!({
-            "case": self.case.name(),
+            "case": self.case.to_string(),
             "connections": self.connections,
             "pools": by_rival(&|_, pool| pool.into()),
             "ratios": by_rival(&|rival, _| self.ratio(rival).into()),
@@ -161,7 +153,7 @@ impl Group {
     }
 }
 
-impl Report {
+impl<C: Contested> Report<C> {
     /// Whether the figures don't count.
     #[must_use]
     pub fn is_void(&self) -> bool {
@@ -223,7 +215,7 @@ impl Report {
             .map(|(connections, rate)| (connections.to_string(), *rate))
             .collect();
         json!({
-            "bench": "seats",
+            "bench": C::BENCH,
             "version": env!("CARGO_PKG_VERSION"),
             "revision": self.revision,
             "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -234,6 +226,7 @@ impl Report {
             "echoAnswersPerS": echo,
             "cases": self.groups.iter().map(Group::json).collect::<Vec<_>>(),
             "ratios": ratios,
+            "beside": self.beside_json(),
             "void": self.is_void(),
             "faults": faults,
             "audit": self.audit.json(),
@@ -241,15 +234,44 @@ impl Report {
         })
     }
 
+    /// Pairs of cases that are to be seen beside each other, with the pipeline's rate in the first
+    /// over that in the second.
+    fn beside(&self) -> Vec<(&Group<C>, &Group<C>, f64)> {
+        let groups = self.groups.iter();
+        let pairs = groups.filter_map(|group| {
+            let beside = group.case.beside()?;
+            let same =
+                |other: &&Group<C>| (other.case, other.connections) == (beside, group.connections);
+            let other = self.groups.iter().find(same)?;
+            let rate = other.rate(Design::Pipeline);
+            let ratio = group.rate(Design::Pipeline) / rate.max(1e-9);
+            Some((group, other, ratio))
+        });
+        pairs.collect()
+    }
+
+    fn beside_json(&self) -> Map<String, Value> {
+        let pairs = self.beside().into_iter();
+        pairs
+            .map(|(group, other, ratio)| {
+                (
+                    group.name(),
+                    json!({ "case": other.name(), "ratio": ratio }),
+                )
+            })
+            .collect()
+    }
+
     fn speeds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<8}{:>6}  {:<10}{:>10}{:>13}{:>9}{:>9}{:>9}{:>9}",
+            "{:<12}{:>6}  {:<10}{:>10}{:>13}{:>11}{:>9}{:>9}{:>9}{:>9}",
             "case",
             "conns",
             "design",
             "wins/s",
             "refusals/s",
+            "commits/s",
             "p50 ms",
             "p95 ms",
             "p99 ms",
@@ -269,12 +291,13 @@ impl Report {
                 };
                 writeln!(
                     f,
-                    "{:<8}{:>6}  {:<10}{:>10.0}{:>13.0}{:>9.2}{:>9.2}{:>9.2}{ratio:>9}",
+                    "{:<12}{:>6}  {:<10}{:>10.0}{:>13.0}{:>11.0}{:>9.2}{:>9.2}{:>9.2}{ratio:>9}",
                     group.case,
                     group.connections,
                     design,
                     rate(201),
                     rate(409),
+                    run.commits() / seconds,
                     percentile(50.0),
                     percentile(95.0),
                     percentile(99.0),
@@ -286,7 +309,7 @@ impl Report {
 
     fn costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const ROLES: [&str; 6] = ["postgres", "nats", "ingress", "workers", "rival", "load"];
-        write!(f, "{:<8}{:>6}  {:<10}", "CPU ms", "conns", "design")?;
+        write!(f, "{:<12}{:>6}  {:<10}", "CPU ms", "conns", "design")?;
         for role in ROLES {
             write!(f, "{role:>10}")?;
         }
@@ -298,7 +321,7 @@ impl Report {
                 };
                 write!(
                     f,
-                    "{:<8}{:>6}  {:<10}",
+                    "{:<12}{:>6}  {:<10}",
                     group.case, group.connections, design
                 )?;
                 let answers = run.tally.latency.count().max(1) as f64;
@@ -327,7 +350,7 @@ impl Report {
             ("commit ms", "commitMeanMs"),
             ("busy", "committerBusy"),
         ];
-        write!(f, "{:<8}{:>6}", "pipeline", "conns")?;
+        write!(f, "{:<12}{:>6}", "pipeline", "conns")?;
         for (title, _) in COLUMNS {
             write!(f, "{title:>12}")?;
         }
@@ -337,7 +360,7 @@ impl Report {
             let Some(times) = run.and_then(|run| run.pipeline.as_ref()) else {
                 continue;
             };
-            write!(f, "{:<8}{:>6}", group.case, group.connections)?;
+            write!(f, "{:<12}{:>6}", group.case, group.connections)?;
             for (_, key) in COLUMNS {
                 write!(f, "{:>12.2}", times[key].as_f64().unwrap_or(0.0))?;
             }
@@ -347,7 +370,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl<C: Contested> fmt::Display for Report<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         writeln!(
@@ -372,6 +395,13 @@ impl fmt::Display for Report {
             self.size.requests
         )?;
         self.speeds(f)?;
+        for (group, other, ratio) in self.beside() {
+            let (name, other) = (group.name(), other.name());
+            writeln!(
+                f,
+                "the pipeline's rate in {name} is {ratio:.2} x that in {other}"
+            )?;
+        }
         writeln!(f, "\nper 1,000 requests:")?;
         self.costs(f)?;
         writeln!(f, "\nwhere the pipeline's time goes (means):")?;
@@ -391,12 +421,13 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use super::super::case::Case;
     use super::super::load::Tally;
     use super::super::run::Course;
     use super::*;
 
     /// A run that answered so many in its one second.
-    fn run(design: Design, answers: u32) -> Run {
+    fn run(design: Design, answers: u32) -> Run<Case> {
         let mut tally = Tally {
             elapsed: Duration::from_secs(1),
             ..Tally::default()
@@ -419,6 +450,7 @@ mod tests {
             cpu: BTreeMap::new(),
             foreign_share: 0.0,
             wal_bytes: 0,
+            settled: Duration::ZERO,
             pipeline: None,
             faults: Vec::new(),
         }

@@ -353,20 +353,22 @@ async fn shares(conn: &mut AsyncPgConnection) -> anyhow::Result<Shares> {
     Ok(sql_query(query).get_result(conn).await?)
 }
 
-/// Waits until the facts of former runs are published; false when they are not in time.
+/// Waits until the facts of former runs are published and their notices applied; how long that took,
+/// or none when they are not in time.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn drained(conn: &mut AsyncPgConnection) -> anyhow::Result<bool> {
-    let deadline = Instant::now() + DRAIN_LIMIT;
-    let open = "SELECT count(*) AS count FROM outbox WHERE published_at IS NULL";
+pub async fn drained(conn: &mut AsyncPgConnection) -> anyhow::Result<Option<Duration>> {
+    let started = Instant::now();
+    let open = "SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL)
+                     + (SELECT count(*) FROM notice WHERE done_at IS NULL) AS count";
     while count(conn, open).await? > 0 {
-        if Instant::now() >= deadline {
-            return Ok(false);
+        if started.elapsed() >= DRAIN_LIMIT {
+            return Ok(None);
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(true)
+    Ok(Some(started.elapsed()))
 }
 
 /// Brings every run to the same start: no dead rows, fresh statistics, nothing left to write.
@@ -377,7 +379,7 @@ pub async fn tidy(conn: &mut AsyncPgConnection) -> anyhow::Result<()> {
     // Each by itself: VACUUM takes no transaction, and several in one text are one.
     for statement in [
         "VACUUM (ANALYZE) reservation, seat_claim, seat, sale, outcome, outbox, partition, app_user, \
-         lean_reservation, lean_seat_claim",
+         account, transfer, payment, notice, lean_reservation, lean_seat_claim",
         "CHECKPOINT",
     ] {
         conn.batch_execute(statement).await.context(statement)?;

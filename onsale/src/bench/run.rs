@@ -10,13 +10,13 @@ use anyhow::Context;
 use diesel_async::AsyncPgConnection;
 use serde_json::{Value, json};
 
-use super::case::{Case, Field, Grounds, Size};
+use super::case::{Grounds, Size};
+use super::contest::{Contested, Field};
 use super::cpu::{Cores, Times};
 use super::direct::Rival;
 use super::load::{Generator, Script, Tally};
 use super::rig::{self, Rig};
 use super::scrape::Scraped;
-use super::verify;
 
 /// Longer than any run takes that is of interest.
 const PLAY_LIMIT: Duration = Duration::from_secs(60);
@@ -49,11 +49,11 @@ impl fmt::Display for Design {
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
-pub struct Course {
+pub struct Course<C> {
     /// Who decides.
     pub design: Design,
     /// What is wanted.
-    pub case: Case,
+    pub case: C,
     /// Connections of the load generator.
     pub connections: usize,
     /// How much.
@@ -73,9 +73,9 @@ pub struct Fault {
 
 /// What came of a run.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct Run<C> {
     /// What was run.
-    pub course: Course,
+    pub course: Course<C>,
     /// Answers and latencies.
     pub tally: Tally,
     /// CPU time by process, until the last fact was published.
@@ -84,6 +84,8 @@ pub struct Run {
     pub foreign_share: f64,
     /// WAL that was written.
     pub wal_bytes: i64,
+    /// How long after the last answer the last fact was published and the last notice applied.
+    pub settled: Duration,
     /// Where the pipeline's time went.
     pub pipeline: Option<Value>,
     /// Why it does not count.
@@ -133,7 +135,11 @@ impl Track {
     ///
     /// # Errors
     /// When something breaks that is not the server's: its faults are in the run.
-    pub async fn run(&mut self, course: Course, addr: SocketAddr) -> anyhow::Result<Run> {
+    pub async fn run<C: Contested>(
+        &mut self,
+        course: Course<C>,
+        addr: SocketAddr,
+    ) -> anyhow::Result<Run<C>> {
         let Course {
             design,
             case,
@@ -142,33 +148,33 @@ impl Track {
             seed,
         } = course;
         let Field {
-            schedules,
+            ground,
             warm_up,
             counted,
-        } = self.grounds.field(case, size, seed, addr).await?;
+        } = case.field(self, size, seed, addr).await?;
         rig::tidy(&mut self.conn).await?;
 
         let generator = Generator::connect(addr, connections).context("connecting")?;
         let (generator, warmed_up) = play(generator, warm_up).await?;
         let watched = self.rig.watched();
         let metrics = self.rig.pipeline_metrics();
-        let scraped = Scraped::read(&metrics).await?;
+        let scraped = Scraped::read(&metrics, case.lane()).await?;
         let wal_bytes = rig::wal_bytes(&mut self.conn).await?;
         let (cores, times) = (Cores::read(), Times::read(&watched));
 
         let (generator, tally) = play(generator, counted).await?;
 
-        let drained = match design {
-            // What is published later is part of the work.
+        let settled = match design {
+            // What is published and applied later is part of the work.
             Design::Pipeline => rig::drained(&mut self.conn).await?,
-            Design::Direct(_) => true,
+            Design::Direct(_) => Some(Duration::ZERO),
         };
         let cpu = Times::read(&watched).since(&times);
         let foreign_share = Cores::read().foreign_share(&cores, &cpu);
         let wal_bytes = rig::wal_bytes(&mut self.conn).await? - wal_bytes;
         let pipeline = match design {
             Design::Pipeline => {
-                let now = Scraped::read(&metrics).await?;
+                let now = Scraped::read(&metrics, case.lane()).await?;
                 Some(now.since(&scraped, tally.elapsed))
             }
             Design::Direct(_) => None,
@@ -179,16 +185,13 @@ impl Track {
         let wins = case.wins(size.requests);
         let losses = size.requests as u64 - wins;
         faults.extend(complaints("run", &tally, wins, losses));
-        let rows = verify::rows(&mut self.conn, design, &schedules).await?;
         let answered = warmed_up.status(201) + tally.status(201);
-        faults.extend(
-            rows.complaint(answered)
-                .map(|why| Fault { kind: "rows", why }),
-        );
-        if !drained {
+        let complaint = C::complaint(self, design, &ground, answered).await?;
+        faults.extend(complaint.map(|why| Fault { kind: "rows", why }));
+        if settled.is_none() {
             faults.push(Fault {
                 kind: "facts",
-                why: "facts are still not published".to_owned(),
+                why: "facts or notices are still on their way".to_owned(),
             });
         }
         Ok(Run {
@@ -197,6 +200,7 @@ impl Track {
             cpu,
             foreign_share,
             wal_bytes,
+            settled: settled.unwrap_or_default(),
             pipeline,
             faults,
         })
@@ -243,7 +247,7 @@ fn complaints(part: &str, tally: &Tally, wins: u64, losses: u64) -> Vec<Fault> {
     }]
 }
 
-impl Run {
+impl<C> Run<C> {
     /// Its figures.
     #[must_use]
     pub fn json(&self) -> Value {
@@ -269,6 +273,8 @@ impl Run {
             "unanswered": self.tally.failed,
             "cpuMsPer1000": cpu,
             "foreignCpuShare": self.foreign_share,
+            "commitsPerS": self.commits() / seconds.max(1e-9),
+            "settledAfterMs": self.settled.as_secs_f64() * 1e3,
             "walBytesPerRequest": self.wal_bytes as f64 / (answers.max(1) as f64),
             "faults": faults,
         });
@@ -279,6 +285,21 @@ impl Run {
     }
 }
 
+impl<C> Run<C> {
+    /// Transactions that decided it: the pipeline counts them, a rival has one for each answer.
+    #[must_use]
+    pub fn commits(&self) -> f64 {
+        let counted = self
+            .pipeline
+            .as_ref()
+            .map(|times| times["commits"].as_f64());
+        match counted {
+            Some(counted) => counted.unwrap_or(0.0),
+            None => self.tally.latency.count() as f64,
+        }
+    }
+}
+
 /// CPU time per 1,000 requests, in milliseconds.
 fn per_1000_ms(spent: Duration, answers: u64) -> f64 {
     spent.as_secs_f64() * 1e6 / answers.max(1) as f64
@@ -286,10 +307,10 @@ fn per_1000_ms(spent: Duration, answers: u64) -> f64 {
 
 /// The run whose rate is in the middle.
 #[must_use]
-pub fn median<'a>(runs: &[&'a Run]) -> Option<&'a Run> {
+pub fn median<'a, C>(runs: &[&'a Run<C>]) -> Option<&'a Run<C>> {
     let mut runs = runs.to_vec();
     runs.sort_by(|a, b| {
-        let rate = |run: &Run| run.tally.answers_per_s();
+        let rate = |run: &Run<C>| run.tally.answers_per_s();
         rate(a).total_cmp(&rate(b))
     });
     runs.get(runs.len() / 2).copied()

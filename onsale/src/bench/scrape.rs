@@ -6,24 +6,35 @@ use std::time::Duration;
 
 use anyhow::Context;
 use onsale_platform::metric;
+use onsale_schema::Lane;
 use serde_json::{Value, json};
 
-/// Sums of all series, by name of the series without its labels. Those of the seats lane alone,
-/// where a metric has lanes.
-#[derive(Clone, Debug, Default)]
-pub struct Scraped(BTreeMap<String, f64>);
+/// Sums of all series, by name of the series without its labels. Those of one lane alone, where a
+/// metric has lanes.
+#[derive(Clone, Debug)]
+pub struct Scraped {
+    own: String,
+    sums: BTreeMap<String, f64>,
+}
 
 impl Scraped {
+    fn new(lane: Lane) -> Self {
+        Self {
+            own: format!("lane=\"{lane}\""),
+            sums: BTreeMap::new(),
+        }
+    }
+
     /// Reads the metrics of processes.
     ///
     /// # Errors
     /// When one does not answer.
-    pub async fn read(endpoints: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub async fn read(endpoints: &[SocketAddr], lane: Lane) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
             .no_proxy()
             .build()?;
-        let mut sums = Self::default();
+        let mut sums = Self::new(lane);
         for addr in endpoints {
             let url = format!("http://{addr}/metrics");
             let failed = || format!("reading {url}");
@@ -40,18 +51,18 @@ impl Scraped {
                 continue;
             };
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            if labels.contains("lane=\"") && !labels.contains("lane=\"seats\"") {
+            if labels.contains("lane=\"") && !labels.contains(&self.own) {
                 continue;
             }
             if let Ok(value) = value.parse::<f64>() {
-                *self.0.entry(name.to_owned()).or_default() += value;
+                *self.sums.entry(name.to_owned()).or_default() += value;
             }
         }
     }
 
     fn delta(&self, before: &Self, name: &str, suffix: &str) -> f64 {
         let key = format!("{name}{suffix}");
-        let of = |scraped: &Self| scraped.0.get(&key).copied().unwrap_or(0.0);
+        let of = |scraped: &Self| scraped.sums.get(&key).copied().unwrap_or(0.0);
         of(self) - of(before)
     }
 
@@ -104,7 +115,7 @@ onsale_commit_duration_seconds_sum{lane=\"ledger\"} 9.0
     #[test]
     fn means_are_of_what_came_between() {
         let scraped = |text| {
-            let mut scraped = Scraped::default();
+            let mut scraped = Scraped::new(Lane::Seats);
             scraped.add(text);
             scraped
         };

@@ -163,6 +163,19 @@ impl Hall {
         number(&mut self.conn, sql).await
     }
 
+    /// Waits until a query's number is this one.
+    pub async fn becomes(&mut self, sql: &str, expected: i64) {
+        let mut n = None;
+        let reached = async {
+            while n != Some(expected) {
+                n = Some(number(&mut self.conn, sql).await);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "{n:?}, not {expected}: {sql}");
+    }
+
     /// The letters of a date's map, by seat number.
     pub async fn map(&self, schedule: Uuid) -> String {
         let map = self

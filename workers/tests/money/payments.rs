@@ -142,6 +142,51 @@ async fn the_same_key_is_paid_once_and_answered_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_payments_in_one_batch_by_one_user_who_can_afford_one_one_fails() {
+    let mut rig = Rig::new().await;
+    let mut asker = Asker::<Outcome>::new(&rig, Lane::Settlement).await;
+    let user = rig.user(5000).await;
+    let (first, _) = rig.reservation(user, 3000, "HELD", 60_000).await;
+    let (second, _) = rig.reservation(user, 3000, "HELD", 60_000).await;
+    let worker = rig.worker(Role::Settlement).await;
+    let commands = vec![pay(user, first), pay(user, second)];
+    let message = asker.send(commands.clone()).await;
+    let outcomes = asker.outcomes(message).await;
+    assert!(matches!(&outcomes[0], Outcome::Paid(p) if p.reservation_id == first));
+    assert_eq!(outcomes[1], refused(Refusal::InsufficientPoints));
+    // The same two attempts again, as another message: nothing more happens.
+    let again = asker.send(commands).await;
+    assert_eq!(asker.outcomes(again).await, outcomes);
+    worker.stop().await;
+    for (sql, expected) in [
+        ("SELECT count(*) AS n FROM payment".to_owned(), 2),
+        (
+            format!(
+                "SELECT count(*) AS n FROM payment \
+                 WHERE status = 'FAILED' AND fail_code = 'insufficient-points' \
+                   AND reservation_id = '{second}' AND transfer_id IS NULL"
+            ),
+            1,
+        ),
+        (
+            format!(
+                "SELECT count(*) AS n FROM reservation WHERE (reservation_id, status) \
+                 IN (('{first}', 'PAID'), ('{second}', 'HELD'))"
+            ),
+            2,
+        ),
+        ("SELECT count(*) AS n FROM notice".to_owned(), 1),
+        (
+            "SELECT balance::bigint AS n FROM account WHERE balance IS NOT NULL".to_owned(),
+            2000,
+        ),
+    ] {
+        assert_eq!(rig.number(&sql).await, expected, "{sql}");
+    }
+    rig.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lapse_that_is_under_way_wins() {
     let mut rig = Rig::new().await;
     let mut asker = Asker::<Outcome>::new(&rig, Lane::Settlement).await;

@@ -1,4 +1,5 @@
-//! The rivals: a hold decided by Postgres alone, request by request, behind the same HTTP stack.
+//! The rivals: a hold, a charge or a payment decided by Postgres alone, request by request, behind the
+//! same HTTP stack.
 //!
 //! A rival must be as good as it can be, or the comparison is worth nothing. It has the ingress' own
 //! server, layers, extractors, caches and answers, the same pool, prepared statements and generic
@@ -8,6 +9,7 @@
 mod cte;
 mod holds;
 pub mod lean;
+mod money;
 mod row_lock;
 
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use onsale_ingress::auth::Tokens;
 use onsale_ingress::config::{Auth, Http};
 use onsale_ingress::extract::BodyLimits;
 use onsale_ingress::layout::Layouts;
-use onsale_ingress::{answer, server, stack};
+use onsale_ingress::{answer, payments, points, server, stack};
 use onsale_platform::config::Telemetry;
 use onsale_platform::{Clock, db, shutdown, telemetry};
 use tokio::net::TcpListener;
@@ -61,7 +63,7 @@ impl Rival {
     }
 }
 
-/// Serves holds by one of the direct designs: a rival for `onsale bench`.
+/// Serves holds by one of the direct designs, charges and payments by row locks: a rival for `onsale bench`.
 #[derive(ClapArgs, Clone)]
 pub struct Args {
     /// How a request is decided.
@@ -126,6 +128,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let router = Router::new()
         .route(holds::ROUTE, post(holds::create))
+        .route(points::ROUTE_CHARGES, post(money::charge))
+        .route(payments::ROUTE, post(money::pay))
         .route_layer(Guard::user(tokens))
         .route("/api/v1/echo", post(echo))
         .route("/readyz", get(StatusCode::OK))

@@ -285,7 +285,7 @@ impl Bench {
     }
 
     /// Holds per second on 16 busy dates, by the number of workers; the numbers take turns.
-    async fn throughput(&mut self) -> anyhow::Result<Vec<(u16, Run)>> {
+    async fn throughput(&mut self) -> anyhow::Result<Vec<(u16, Run<Case>)>> {
         let mut runs = Vec::new();
         let counts = self.args.throughput.clone();
         for round in 0..self.args.runs {

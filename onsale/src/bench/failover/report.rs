@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Args, Blow, Episode};
 use crate::audit;
+use crate::bench::case::Case;
 use crate::bench::run::{Run, median};
 
 /// What is aimed at: the longest gap, in milliseconds, that 99 of 100 kills may leave.
@@ -28,7 +29,7 @@ pub struct Report {
     /// All blows, in their order.
     pub episodes: Vec<Episode>,
     /// All runs of the throughput, with their number of workers.
-    pub runs: Vec<(u16, Run)>,
+    pub runs: Vec<(u16, Run<Case>)>,
     /// The whole database afterwards.
     pub audit: audit::Report,
     /// How long it took.
@@ -114,12 +115,12 @@ impl Report {
     }
 
     /// The median of the runs with each number of workers.
-    fn throughput(&self) -> BTreeMap<u16, &Run> {
+    fn throughput(&self) -> BTreeMap<u16, &Run<Case>> {
         let counts: std::collections::BTreeSet<u16> =
             self.runs.iter().map(|(count, _)| *count).collect();
         let of = |count: u16| {
             let runs = self.runs.iter().filter(|(workers, _)| *workers == count);
-            let runs: Vec<&Run> = runs.map(|(_, run)| run).collect();
+            let runs: Vec<&Run<Case>> = runs.map(|(_, run)| run).collect();
             median(&runs).map(|run| (count, run))
         };
         counts.into_iter().filter_map(of).collect()

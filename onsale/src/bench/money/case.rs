@@ -1,0 +1,222 @@
+//! What is measured of money: the cases, and for each run a field of its own.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use onsale_ingress::{payments, points};
+use onsale_schema::{Lane, ReservationId, ScheduleId, UserId};
+
+use super::rows;
+use crate::bench::case::{self, Member, PRICE_WON, REQUESTS_PER_USER, Size, post};
+use crate::bench::contest::{Contested, Field};
+use crate::bench::load::{Generator, Script};
+use crate::bench::rig;
+use crate::bench::run::{Design, Track, play};
+
+/// What a measured charge buys: so little that one account has room for all of them.
+const CHARGE_WON: i64 = 1;
+/// What a payer charges beforehand: the price of all that one has held.
+const FUNDS_WON: i64 = PRICE_WON * REQUESTS_PER_USER as i64;
+/// Connections that prepare.
+const PREPARERS: usize = 256;
+
+/// What everybody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Case {
+    /// Charges on many accounts, five on each.
+    Charges,
+    /// Charges on one account.
+    HotAccount,
+    /// Payments, by points, of held reservations of many users, five of each.
+    Payments,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Charges => "charges",
+            Self::HotAccount => "hot-account",
+            Self::Payments => "payments",
+        })
+    }
+}
+
+/// What a run leaves to be looked at.
+#[derive(Debug)]
+pub enum Ground {
+    /// Accounts on which nothing was but what the run charged.
+    Accounts(Vec<UserId>),
+    /// Dates of which all seats were held, and nothing paid.
+    Dates(Vec<ScheduleId>),
+}
+
+impl Contested for Case {
+    const BENCH: &'static str = "money";
+    type Ground = Ground;
+
+    fn lane(self) -> Lane {
+        match self {
+            Self::Charges | Self::HotAccount => Lane::Ledger,
+            Self::Payments => Lane::Settlement,
+        }
+    }
+
+    fn wins(self, requests: usize) -> u64 {
+        requests as u64
+    }
+
+    async fn field(
+        self,
+        track: &mut Track,
+        size: Size,
+        seed: u64,
+        addr: SocketAddr,
+    ) -> anyhow::Result<Field<Ground>> {
+        let all = size.requests + size.warm_up;
+        match self {
+            Self::Charges => charges(track, all.div_ceil(REQUESTS_PER_USER), size, addr).await,
+            Self::HotAccount => charges(track, 1, size, addr).await,
+            Self::Payments => payments(track, size, seed, addr).await,
+        }
+    }
+
+    async fn complaint(
+        track: &mut Track,
+        _design: Design,
+        ground: &Ground,
+        answered: u64,
+    ) -> anyhow::Result<Option<String>> {
+        let conn = &mut track.conn;
+        let answered = i64::try_from(answered).unwrap_or(i64::MAX);
+        Ok(match ground {
+            Ground::Accounts(users) => rows::Charged::count(conn, users).await?.complaint(answered),
+            Ground::Dates(dates) => rows::Paid::count(conn, dates).await?.complaint(answered),
+        })
+    }
+
+    fn yardstick_then(self, _connections: usize) -> Option<f64> {
+        None
+    }
+
+    fn beside(self) -> Option<Self> {
+        match self {
+            Self::HotAccount => Some(Self::Charges),
+            Self::Charges | Self::Payments => None,
+        }
+    }
+}
+
+/// Charges on so many accounts, in turns.
+async fn charges(
+    track: &mut Track,
+    accounts: usize,
+    size: Size,
+    addr: SocketAddr,
+) -> anyhow::Result<Field<Ground>> {
+    let users = track.grounds.users(accounts).await?;
+    let run = track.grounds.next_run();
+    let script = |name: &str, requests: usize| {
+        charge_script(addr, &users, requests, CHARGE_WON, &format!("{name}-{run}"))
+    };
+    Ok(Field {
+        warm_up: script("warm", size.warm_up),
+        counted: script("charge", size.requests),
+        ground: Ground::Accounts(users.iter().map(|user| user.user_id).collect()),
+    })
+}
+
+/// So many charges by these users, in turns.
+fn charge_script(
+    addr: SocketAddr,
+    users: &[Member],
+    requests: usize,
+    won: i64,
+    key: &str,
+) -> Script {
+    let body = format!(r#"{{"amount":{{"amount":{won},"currency":"KRW"}},"method":"CARD"}}"#);
+    let mut script = Script::default();
+    for number in 0..requests {
+        let user = &users[number % users.len()];
+        let key = format!("{key}-{number:08}");
+        let asker = (user.token.as_str(), key.as_str());
+        script.push(|out| post(out, addr, points::ROUTE_CHARGES, asker, &body));
+    }
+    script
+}
+
+/// Payments of reservations that were held, by users who have charged, as it is done in earnest.
+async fn payments(
+    track: &mut Track,
+    size: Size,
+    seed: u64,
+    addr: SocketAddr,
+) -> anyhow::Result<Field<Ground>> {
+    let pipeline = track.rig.pipeline();
+    let held = Size {
+        requests: size.requests + size.warm_up,
+        warm_up: 0,
+    };
+    let grounds = &mut track.grounds;
+    let (holds, users) = grounds
+        .field(case::Case::AllWin, held, seed, pipeline)
+        .await?;
+    let run = track.grounds.next_run();
+    let funds = charge_script(
+        pipeline,
+        &users,
+        users.len(),
+        FUNDS_WON,
+        &format!("fund-{run}"),
+    );
+    for script in [holds.counted, funds] {
+        let requests = script.len() as u64;
+        let generator = Generator::connect(pipeline, PREPARERS).context("connecting")?;
+        let (_, tally) = play(generator, script).await?;
+        ensure!(
+            tally.status(201) == requests,
+            "preparing: {:?} {:?}",
+            tally.statuses,
+            tally.samples
+        );
+    }
+    let settled = rig::drained(&mut track.conn).await?;
+    ensure!(
+        settled.is_some(),
+        "the facts of the holds are not published"
+    );
+    let rows = rows::held(&mut track.conn, &holds.ground).await?;
+    let (first, rest) = rows
+        .split_at_checked(size.warm_up)
+        .context("every hold has its row")?;
+    let script = |name: &str, rows: &[rows::Held]| {
+        payment_script(addr, &users, rows, &format!("{name}-{run}"))
+    };
+    Ok(Field {
+        warm_up: script("warm", first),
+        counted: script("pay", rest),
+        ground: Ground::Dates(holds.ground),
+    })
+}
+
+fn payment_script(addr: SocketAddr, users: &[Member], rows: &[rows::Held], key: &str) -> Script {
+    let tokens: std::collections::HashMap<UserId, &str> = users
+        .iter()
+        .map(|user| (user.user_id, user.token.as_str()))
+        .collect();
+    let mut script = Script::default();
+    for (number, held) in rows.iter().enumerate() {
+        let Some(token) = tokens.get(&held.user_id) else {
+            continue;
+        };
+        let key = format!("{key}-{number:08}");
+        let body = pay_body(held.reservation_id);
+        script.push(|out| post(out, addr, payments::ROUTE, (token, &key), &body));
+    }
+    script
+}
+
+fn pay_body(reservation_id: ReservationId) -> String {
+    format!(r#"{{"reservationId":"{reservation_id}","method":"POINTS"}}"#)
+}

@@ -1,0 +1,44 @@
+//! `onsale bench money`: charges and payments by the pipeline against a transaction with row locks per
+//! request, alternating, on one machine, in one run.
+
+mod case;
+mod rows;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+
+use super::contest::{self, Plan};
+use super::direct::Rival;
+use case::Case;
+
+/// Measures charges and payments by points, decided and durable, against the row lock.
+///
+/// Starts a Postgres and a nats-server of its own (fsync and synchronous_commit on), an ingress and
+/// workers with all features, and the rival: per request a transaction that locks the account, or the
+/// reservation and the account, by SELECT … FOR UPDATE and then looks and writes by one statement,
+/// behind the same HTTP stack, pool and settings. Runs alternate; the median counts. What is to be
+/// paid is held, and its payers have charged, through the pipeline, before the clock starts. Every
+/// answer is checked against Postgres afterwards, and the whole database by `onsale audit`. A figure
+/// is void when an answer was not the right one. Use a release build, on a machine that has nothing
+/// else to do.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap takes it for the command's own text")]
+    pub plan: Plan,
+
+    /// What is wanted.
+    #[arg(long, value_enum, value_delimiter = ',',
+          default_values_t = [Case::Charges, Case::HotAccount, Case::Payments])]
+    pub cases: Vec<Case>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When something does not start or breaks.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    contest::run(args.plan, args.cases, BTreeSet::from([Rival::RowLock])).await
+}

@@ -1,0 +1,190 @@
+//! Whether a run of charges or payments did what it said: rows against answers.
+
+use diesel::sql_types::{Array, BigInt, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use onsale_platform::db;
+use onsale_schema::{ReservationId, ScheduleId, UserId};
+
+/// A reservation that waits to be paid.
+#[derive(Clone, Copy, Debug, QueryableByName)]
+pub struct Held {
+    /// Which.
+    #[diesel(sql_type = SqlUuid)]
+    pub reservation_id: ReservationId,
+    /// By whom.
+    #[diesel(sql_type = SqlUuid)]
+    pub user_id: UserId,
+}
+
+/// The live holds of these dates, in the order in which they were made.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn held(
+    conn: &mut AsyncPgConnection,
+    dates: &[ScheduleId],
+) -> Result<Vec<Held>, db::Error> {
+    let rows = sql_query(
+        "SELECT reservation_id, user_id FROM reservation
+         WHERE schedule_id = ANY ($1) AND status = 'HELD' ORDER BY held_at, reservation_id",
+    )
+    .bind::<Array<SqlUuid>, _>(dates)
+    .load(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// What Postgres has of a run's accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+pub struct Charged {
+    /// Transfers to them, and none from them.
+    #[diesel(sql_type = BigInt)]
+    pub transfers: i64,
+    /// L1: accounts whose balance is not the sum of their transfers.
+    #[diesel(sql_type = BigInt)]
+    pub unbalanced: i64,
+    /// L2: causes with more than one transfer.
+    #[diesel(sql_type = BigInt)]
+    pub twice: i64,
+}
+
+impl Charged {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn count(conn: &mut AsyncPgConnection, users: &[UserId]) -> Result<Self, db::Error> {
+        let counts = sql_query(
+            "WITH moved AS (
+                 SELECT credit AS account_id, amount, cause FROM transfer WHERE credit = ANY ($1)
+                 UNION ALL
+                 SELECT debit, -amount, cause FROM transfer WHERE debit = ANY ($1)
+             ), sums AS (
+                 SELECT account_id, sum(amount) AS balance FROM moved GROUP BY account_id
+             ), kept AS (
+                 SELECT account_id, balance FROM account WHERE account_id = ANY ($1)
+             )
+             SELECT (SELECT count(*) FROM moved) AS transfers,
+                    (SELECT count(*) FROM kept FULL JOIN sums USING (account_id)
+                     WHERE kept.balance IS DISTINCT FROM coalesce(sums.balance, 0)) AS unbalanced,
+                    (SELECT count(*) FROM (SELECT FROM moved GROUP BY cause
+                                           HAVING count(*) > 1) AS x) AS twice",
+        )
+        .bind::<Array<SqlUuid>, _>(users)
+        .get_result(conn)
+        .await?;
+        Ok(counts)
+    }
+
+    /// What is wrong when so many charges were answered with 201.
+    #[must_use]
+    pub fn complaint(self, answered: i64) -> Option<String> {
+        let right = Self {
+            transfers: answered,
+            unbalanced: 0,
+            twice: 0,
+        };
+        (self != right)
+            .then(|| format!("{answered} were answered with 201, but Postgres has {self:?}"))
+    }
+}
+
+/// What Postgres has of a run's dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+pub struct Paid {
+    /// Reservations that are paid.
+    #[diesel(sql_type = BigInt)]
+    pub reservations: i64,
+    /// P1: live payments of them.
+    #[diesel(sql_type = BigInt)]
+    pub payments: i64,
+    /// P1: transfers of exactly their prices, from who pays.
+    #[diesel(sql_type = BigInt)]
+    pub captured: i64,
+    /// Seats that are marked as sold.
+    #[diesel(sql_type = BigInt)]
+    pub sold: i64,
+}
+
+impl Paid {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn count(
+        conn: &mut AsyncPgConnection,
+        dates: &[ScheduleId],
+    ) -> Result<Self, db::Error> {
+        let counts = sql_query(
+            "WITH paid AS (
+                 SELECT reservation_id, user_id, total FROM reservation
+                 WHERE schedule_id = ANY ($1) AND status = 'PAID'
+             ), live AS (
+                 SELECT p.transfer_id, paid.user_id, paid.total
+                 FROM payment p JOIN paid USING (reservation_id) WHERE p.status = 'PAID'
+             )
+             SELECT (SELECT count(*) FROM paid) AS reservations,
+                    (SELECT count(*) FROM live) AS payments,
+                    (SELECT count(*) FROM live JOIN transfer t USING (transfer_id)
+                     WHERE t.kind = 'PAYMENT' AND t.amount = live.total
+                       AND t.debit = live.user_id) AS captured,
+                    (SELECT count(*) FROM seat_claim JOIN paid USING (reservation_id)
+                     WHERE schedule_id = ANY ($1) AND state = 'S') AS sold",
+        )
+        .bind::<Array<SqlUuid>, _>(dates)
+        .get_result(conn)
+        .await?;
+        Ok(counts)
+    }
+
+    /// What is wrong when so many payments, each of one seat, were answered with 201.
+    #[must_use]
+    pub fn complaint(self, answered: i64) -> Option<String> {
+        let right = Self {
+            reservations: answered,
+            payments: answered,
+            captured: answered,
+            sold: answered,
+        };
+        (self != right)
+            .then(|| format!("{answered} were answered with 201, but Postgres has {self:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_answers_must_agree() {
+        let charged = Charged {
+            transfers: 3,
+            unbalanced: 0,
+            twice: 0,
+        };
+        assert_eq!(charged.complaint(3), None);
+        assert!(charged.complaint(4).is_some());
+        let torn = Charged {
+            unbalanced: 1,
+            ..charged
+        };
+        assert!(torn.complaint(3).is_some());
+        let paid = Paid {
+            reservations: 2,
+            payments: 2,
+            captured: 2,
+            sold: 2,
+        };
+        assert_eq!(paid.complaint(2), None);
+        let short = Paid {
+            captured: 1,
+            ..paid
+        };
+        assert!(
+            short
+                .complaint(2)
+                .is_some_and(|why| why.contains("captured: 1"))
+        );
+    }
+}
