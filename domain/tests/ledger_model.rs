@@ -101,7 +101,7 @@ impl Model {
                 if first == body { told } else { Told::KeyReused }
             }
             Asked::Charge { now_s, .. } if now_s > DEADLINE_S => Told::Late,
-            Asked::Charge { amount, .. } if amount < 1 || amount > CHARGE_MAX => {
+            Asked::Charge { amount, .. } if !(1..=CHARGE_MAX).contains(&amount) => {
                 Told::AmountInvalid
             }
             Asked::Charge { amount, .. } if *balance + amount > BALANCE_CAP => Told::OverCap,

@@ -85,8 +85,7 @@ impl Charged {
             unbalanced: 0,
             twice: 0,
         };
-        (self != right)
-            .then(|| format!("{answered} were answered with 201, but Postgres has {self:?}"))
+        differs(answered, self, right)
     }
 }
 
@@ -147,9 +146,14 @@ impl Paid {
             captured: answered,
             sold: answered,
         };
-        (self != right)
-            .then(|| format!("{answered} were answered with 201, but Postgres has {self:?}"))
+        differs(answered, self, right)
     }
+}
+
+/// What is there, if it is not what ought to be there.
+fn differs<T: PartialEq + std::fmt::Debug>(answered: i64, found: T, right: T) -> Option<String> {
+    (found != right)
+        .then(|| format!("{answered} were answered with 201, but Postgres has {found:?}"))
 }
 
 #[cfg(test)]
