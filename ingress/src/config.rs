@@ -1,5 +1,7 @@
 //! Settings of an ingress process.
 
+mod webhooks;
+
 use crate::address::Networks;
 use crate::origins::Origins;
 use base64::Engine as _;
@@ -13,6 +15,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use webhooks::{WebhookSecrets, Webhooks};
 
 /// HTTP in, commands out, replies back.
 #[derive(Parser, Clone)]
@@ -39,6 +43,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub flow: Flow,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub webhooks: Webhooks,
 }
 
 impl Settings for Config {

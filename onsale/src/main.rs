@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use onsale::{
-    audit, bench, config, demo, doctor, down, migrate, nats_users, openapi, partitions,
+    audit, bench, config, demo, doctor, down, gateway, migrate, nats_users, openapi, partitions,
     repartition, seed, up,
 };
 use onsale_platform::settings::without_credentials;
@@ -31,6 +31,7 @@ enum Command {
     Demo(demo::Args),
     Down(down::Args),
     Doctor(doctor::Args),
+    Gateway(Box<gateway::Args>),
     Migrate(Box<migrate::Args>),
     NatsUsers(nats_users::Args),
     Seed(seed::Args),
@@ -55,6 +56,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Down(args) => down::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Gateway(args) => gateway::run(*args).await,
         Command::Migrate(args) => migrate::run(*args).await,
         Command::NatsUsers(args) => nats_users::run(&args),
         Command::Seed(args) => seed::run(args).await,

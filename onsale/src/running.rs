@@ -30,6 +30,9 @@ pub struct Running {
     /// The same for who only reads; none where it has no roles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reader: Option<String>,
+    /// Address of the simulated payment gateway; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// Absolute path of the data directory.
     pub data_dir: PathBuf,
     /// Who can sign in.
@@ -73,7 +76,7 @@ pub struct Catalogue {
 /// One process of a running system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// What it does: `ingress`, `workers`, `nats` or `postgres`.
+    /// What it does: `ingress`, `workers`, `gateway`, `nats` or `postgres`.
     pub role: String,
     /// Its number among those of its role.
     pub index: u32,
@@ -237,6 +240,7 @@ mod tests {
             nats: "nats://127.0.0.1:4222".into(),
             database: "postgres://…".into(),
             reader: None,
+            gateway: None,
             data_dir: "/d".into(),
             accounts: Accounts {
                 admin: account.clone(),

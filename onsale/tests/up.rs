@@ -193,7 +193,11 @@ fn secrets_are_for_their_owner_only(data_dir: &Path) {
     let mut secrets: Vec<Vec<u8>> = made_up
         .map(|path| std::fs::read(path).unwrap().trim_ascii().to_vec())
         .collect();
-    assert_eq!(secrets.len(), 7, "of tokens, three roles, three users");
+    assert_eq!(
+        secrets.len(),
+        9,
+        "of tokens, three roles, three users, two of the gateway"
+    );
     let database = running::find(data_dir).unwrap().unwrap().database;
     let (_, password) = database.split_once("://onsale:").unwrap();
     secrets.push(password.split('@').next().unwrap().into());
@@ -238,6 +242,7 @@ fn a_life_of_a_system() {
     assert_eq!(
         roles,
         [
+            "gateway0",
             "ingress0",
             "ingress1",
             "nats0",
@@ -378,7 +383,7 @@ async fn servers_that_the_environment_names_are_used_and_left_alone() {
         .iter()
         .map(|process| process.role.as_str())
         .collect();
-    assert_eq!(roles, ["ingress", "workers"]);
+    assert_eq!(roles, ["gateway", "ingress", "workers"]);
     let fresh = up_command(&data_dir.join("other"))
         .args([
             "--fresh",

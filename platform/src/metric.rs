@@ -81,6 +81,13 @@ pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
 /// Rows published, by `kind`.
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
 
+/// Requests to the payment gateway, by `kind` and `outcome`.
+pub const GATEWAY_REQUESTS: &str = "onsale_gateway_requests_total";
+/// Time of one request to the payment gateway, in seconds, by `kind`.
+pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
+/// State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open.
+pub const GATEWAY_BREAKER: &str = "onsale_gateway_breaker_state";
+
 /// Correction of this host's clock to Postgres, in seconds.
 pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
 /// Connections to NATS lost.
@@ -188,6 +195,16 @@ pub fn describe() {
         "Age of the oldest open notice or fact"
     );
     describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
+    describe_counter!(GATEWAY_REQUESTS, "Requests to the payment gateway");
+    describe_histogram!(
+        GATEWAY_DURATION,
+        Unit::Seconds,
+        "Time of one request to the payment gateway"
+    );
+    describe_gauge!(
+        GATEWAY_BREAKER,
+        "State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open"
+    );
     describe_gauge!(
         CLOCK_OFFSET,
         Unit::Seconds,

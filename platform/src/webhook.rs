@@ -206,7 +206,7 @@ mod tests {
     fn it_signs_as_the_specification_says() {
         let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
         assert_eq!(
-            sign(&[secret.clone()], ID, AT_S, BODY),
+            sign(std::slice::from_ref(&secret), ID, AT_S, BODY),
             "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
         );
         assert_eq!(secret.expose(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");

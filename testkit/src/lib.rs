@@ -1,6 +1,6 @@
 //! Real servers for whoever needs them: tests, benchmarks and `onsale up`.
 //!
-//! Nothing is simulated here. A test talks to the same nats-server and Postgres that production
+//! Nothing is simulated here but the payment gateway, which is another company's. A test talks to the same nats-server and Postgres that production
 //! runs, started by the same code that starts them for an operator, so that what this module knows
 //! about starting, stopping and killing them is used, and tried, all day.
 
@@ -8,6 +8,7 @@
 pub mod api;
 #[cfg(feature = "api")]
 pub mod contract;
+pub mod gateway;
 pub mod links;
 pub mod nats;
 pub mod place;

@@ -2,6 +2,9 @@
 //! and a nats-server of its own, or on a pair of its own. Each process has the rights that it has in
 //! production and no others, so that every test shows that they suffice.
 
+mod gateway;
+mod options;
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,81 +26,6 @@ use crate::{
     NatsOptions, NatsServer, NatsUsers, Scratch, Servers, TestDb, TestNats, Tools, links, ports,
 };
 
-/// What to start.
-#[derive(Debug, Clone)]
-pub struct SystemOptions {
-    /// Ingress processes.
-    pub ingresses: usize,
-    /// Worker processes, each with all roles.
-    pub workers: usize,
-    /// Further settings of all processes, as environment variables.
-    pub settings: Vec<(String, String)>,
-    /// Whether each process reaches its servers through proxies that can break its links.
-    pub proxied: bool,
-    /// Whether it has servers of its own.
-    pub own_servers: bool,
-    /// Whether its processes reach both servers by TLS, verified by an authority of the test's own.
-    pub tls: bool,
-}
-
-impl Default for SystemOptions {
-    fn default() -> Self {
-        Self {
-            ingresses: 1,
-            workers: 1,
-            settings: Vec::new(),
-            proxied: false,
-            own_servers: false,
-            tls: false,
-        }
-    }
-}
-
-impl SystemOptions {
-    /// So many ingresses.
-    #[must_use]
-    pub fn ingresses(self, ingresses: usize) -> Self {
-        Self { ingresses, ..self }
-    }
-
-    /// So many workers.
-    #[must_use]
-    pub fn workers(self, workers: usize) -> Self {
-        Self { workers, ..self }
-    }
-
-    /// One more setting.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.push((name.to_owned(), value.to_string()));
-        self
-    }
-
-    /// With [`Process::links`] that can be broken.
-    #[must_use]
-    pub fn proxied(self) -> Self {
-        Self {
-            proxied: true,
-            ..self
-        }
-    }
-
-    /// With TLS to both servers.
-    #[must_use]
-    pub fn tls(self) -> Self {
-        Self { tls: true, ..self }
-    }
-
-    /// With [`System::servers`] that can be killed and restarted.
-    #[must_use]
-    pub fn own_servers(self) -> Self {
-        Self {
-            own_servers: true,
-            ..self
-        }
-    }
-}
-
 /// A running system. Dropping it kills its processes and drops its database.
 #[derive(Debug)]
 pub struct System {
@@ -107,6 +35,8 @@ pub struct System {
     pub ingresses: Vec<Process>,
     /// Its workers.
     pub workers: Vec<Process>,
+    /// Its payment gateway, if it has one.
+    pub gateway: Option<Process>,
     /// The address of its nats-server, for a user who may do anything.
     pub nats_url: String,
     /// The prefix of its subjects.
@@ -128,12 +58,14 @@ struct Tls {
 /// One process of a system.
 #[derive(Debug)]
 pub struct Process {
+    name: &'static str,
     program: PathBuf,
+    arguments: Vec<&'static str>,
     settings: Vec<(String, String)>,
     log: PathBuf,
     /// Where it tells its metrics.
     pub metrics_addr: SocketAddr,
-    /// Where it serves HTTP, if it is an ingress.
+    /// Where it serves HTTP, if it is an ingress or a gateway.
     pub http_addr: Option<SocketAddr>,
     links: Option<Links>,
     child: Child,
@@ -151,6 +83,9 @@ const UNLIMITED: [(&str, &str); 6] = [
     ("ONSALE_CONNECTIONS_PER_ADDRESS_MAX", "0"),
     ("ONSALE_EVENT_STREAMS_PER_ADDRESS_MAX", "0"),
 ];
+pub use gateway::{GATEWAY_SECRET, WEBHOOK_SECRET};
+pub use options::SystemOptions;
+
 /// Where the servers of a test are reached.
 const HOST: &str = "127.0.0.1";
 /// No process of a test may take longer to become ready.
@@ -216,6 +151,7 @@ impl System {
             db,
             ingresses: Vec::new(),
             workers: Vec::new(),
+            gateway: None,
             nats_url: String::new(),
             prefix,
             own,
@@ -225,17 +161,23 @@ impl System {
         };
         system.nats_url = system.nats_url_of(None);
         system.keep_streams().await?;
+        let addrs = (0..options.ingresses).map(|_| free_addr());
+        let addrs = addrs.collect::<Result<Vec<_>, _>>()?;
+        if options.gateway {
+            // Futures of tests are large enough.
+            let starting = gateway::start(&dir, addrs.first().copied());
+            let gateway = Box::pin(starting).await?;
+            system.gateway = Some(gateway);
+        }
         for index in 0..options.workers {
             let worker = system
                 .process("onsale-workers", index, &dir, &options, None)
                 .await?;
             system.workers.push(worker);
         }
-        for index in 0..options.ingresses {
-            let port = ports::free().map_err(io_error("finding a free port"))?;
-            let addr = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        for (index, addr) in addrs.into_iter().enumerate() {
             let ingress = system
-                .process("onsale-ingress", index, &dir, &options, addr)
+                .process("onsale-ingress", index, &dir, &options, Some(addr))
                 .await?;
             system.ingresses.push(ingress);
         }
@@ -256,8 +198,7 @@ impl System {
         options: &SystemOptions,
         http_addr: Option<SocketAddr>,
     ) -> Result<Process, Error> {
-        let port = ports::free().map_err(io_error("finding a free port"))?;
-        let metrics_addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let metrics_addr = free_addr()?;
         let (role, user) = match http_addr {
             Some(_) => (Role::Ingress, User::Ingress),
             None => (Role::Workers, User::Workers),
@@ -285,24 +226,19 @@ impl System {
             settings.push(("ONSALE_DATABASE_CA".to_owned(), ca.clone()));
             settings.push(("ONSALE_NATS_CA".to_owned(), ca));
         }
+        if let Some(gateway) = &self.gateway {
+            settings.extend(gateway::settings_for(gateway, http_addr.is_some()));
+        }
         if let Some(addr) = http_addr {
             settings.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));
             settings.push(("ONSALE_TOKEN_SECRET".to_owned(), TOKEN_SECRET.to_owned()));
             settings.extend(UNLIMITED.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
         settings.extend(options.settings.iter().cloned());
-        let program = binary(name)?;
         let log = dir.join(format!("{name}-{index}.log"));
-        let child = launch(&program, &settings, &log).await?;
-        Ok(Process {
-            program,
-            settings,
-            log,
-            metrics_addr,
-            http_addr,
-            links,
-            child,
-        })
+        let launch = Process::launch(name, &[], settings, log, metrics_addr, http_addr);
+        let process = Box::pin(launch).await?;
+        Ok(Process { links, ..process })
     }
 
     /// Its own servers. Whoever restarts one finds it at the same address.
@@ -384,6 +320,29 @@ impl System {
 }
 
 impl Process {
+    async fn launch(
+        name: &'static str,
+        arguments: &[&'static str],
+        settings: Vec<(String, String)>,
+        log: PathBuf,
+        metrics_addr: SocketAddr,
+        http_addr: Option<SocketAddr>,
+    ) -> Result<Self, Error> {
+        let program = binary(name)?;
+        let child = launch(&program, arguments, &settings, &log).await?;
+        Ok(Self {
+            name,
+            program,
+            arguments: arguments.to_vec(),
+            settings,
+            log,
+            metrics_addr,
+            http_addr,
+            links: None,
+            child,
+        })
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -430,7 +389,7 @@ impl Process {
     /// # Errors
     /// When it does not start.
     pub async fn restart(&mut self) -> Result<(), Error> {
-        self.child = launch(&self.program, &self.settings, &self.log).await?;
+        self.child = launch(&self.program, &self.arguments, &self.settings, &self.log).await?;
         if self.http_addr.is_some() {
             self.ready().await?;
         }
@@ -445,7 +404,7 @@ impl Process {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Waits until an ingress answers `/readyz` with 200.
+    /// Waits until an ingress, or a gateway, answers `/readyz` with 200.
     async fn ready(&self) -> Result<(), Error> {
         let Some(addr) = self.http_addr else {
             return Ok(());
@@ -453,7 +412,7 @@ impl Process {
         let ready = async {
             loop {
                 if let Some(status) = self.child.exit_status() {
-                    return Err(failed("onsale-ingress", status, self.log_tail()));
+                    return Err(failed(self.name, status, self.log_tail()));
                 }
                 let answer = reqwest::get(format!("http://{addr}/readyz")).await;
                 if answer.is_ok_and(|answer| answer.status().is_success()) {
@@ -464,22 +423,30 @@ impl Process {
         };
         match tokio::time::timeout(PATIENCE, ready).await {
             Ok(ready) => ready,
-            Err(_) => Err(failed(
-                "onsale-ingress",
-                "not ready in time",
-                self.log_tail(),
-            )),
+            Err(_) => Err(failed(self.name, "not ready in time", self.log_tail())),
         }
     }
 }
 
-async fn launch(program: &Path, settings: &[(String, String)], log: &Path) -> Result<Child, Error> {
+/// An address on loopback that nobody has.
+fn free_addr() -> Result<SocketAddr, Error> {
+    let port = ports::free().map_err(io_error("finding a free port"))?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+async fn launch(
+    program: &Path,
+    arguments: &[&str],
+    settings: &[(String, String)],
+    log: &Path,
+) -> Result<Child, Error> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(log)
         .map_err(io_error("opening a log"))?;
     let mut command = Tie::new(Signal::SIGKILL).command(program);
+    command.args(arguments);
     command.envs(settings.iter().map(|(name, value)| (name, value)));
     command
         .stdin(Stdio::null())

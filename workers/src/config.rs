@@ -2,7 +2,12 @@
 
 use clap::{Args, Parser, ValueEnum};
 use onsale_platform::config;
+use onsale_platform::http::Address;
 use onsale_platform::settings::{Settings, Wrong};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 
 /// Decides, pays, sweeps and publishes: any subset of the roles, so that each scales alone.
 #[derive(Parser, Clone)]
@@ -26,6 +31,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: Money,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway: Gateway,
 }
 
 impl Settings for Config {
@@ -35,6 +43,12 @@ impl Settings for Config {
             wrong.push(Wrong {
                 setting: "ONSALE_CHARGE_MAX (--charge-max)".to_owned(),
                 why: "must not exceed ONSALE_BALANCE_CAP: no such charge could be made".to_owned(),
+            });
+        }
+        if self.gateway.url.is_some() != self.gateway.secret.is_some() {
+            wrong.push(Wrong {
+                setting: "ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET".to_owned(),
+                why: "must be set together, or neither".to_owned(),
             });
         }
         wrong
@@ -94,4 +108,112 @@ pub struct Money {
     #[arg(long, env = "ONSALE_BALANCE_CAP", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     pub balance_cap: i64,
+}
+
+/// The payment gateway; without its address and secret nothing is paid through one.
+#[derive(Args, Clone, Debug)]
+pub struct Gateway {
+    /// Address of the payment gateway, in the shape of Toss Payments, as
+    /// `https://api.tosspayments.com`; `http://` on loopback only. None without it.
+    #[arg(
+        long = "gateway-url",
+        env = "ONSALE_GATEWAY_URL",
+        hide_env_values = true
+    )]
+    pub url: Option<Address>,
+
+    /// The secret key that the payment gateway knows us by.
+    #[arg(
+        long = "gateway-secret",
+        env = "ONSALE_GATEWAY_SECRET",
+        hide_env_values = true
+    )]
+    pub secret: Option<GatewaySecret>,
+
+    /// File with the certificate authorities (PEM) that the payment gateway is verified by; those of
+    /// the system without it.
+    #[arg(long = "gateway-ca", env = "ONSALE_GATEWAY_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// How long one request to the payment gateway may take, in milliseconds.
+    #[arg(long = "gateway-timeout-ms", env = "ONSALE_GATEWAY_TIMEOUT_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub timeout_ms: u64,
+
+    /// How often the same is asked of the payment gateway, at most, before it is left for later.
+    #[arg(long = "gateway-attempts", env = "ONSALE_GATEWAY_ATTEMPTS", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub attempts: u32,
+
+    /// Failures in a row after which nobody asks the payment gateway for a while.
+    #[arg(long = "gateway-breaker-failures", env = "ONSALE_GATEWAY_BREAKER_FAILURES",
+          default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub breaker_failures: u32,
+
+    /// How long nobody asks the payment gateway then, in milliseconds, before one tries again.
+    #[arg(long = "gateway-breaker-open-ms", env = "ONSALE_GATEWAY_BREAKER_OPEN_MS",
+          default_value_t = 5000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub breaker_open_ms: u64,
+}
+
+/// A key that is shown by [`GatewaySecret::expose`] only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GatewaySecret(Arc<str>);
+
+impl GatewaySecret {
+    /// As it is sent.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for GatewaySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GatewaySecret")
+    }
+}
+
+/// Text that is no such key. It is not repeated here.
+#[derive(Debug, thiserror::Error)]
+#[error("must be 16 to 200 visible ASCII characters without a colon")]
+pub struct InvalidSecret;
+
+impl FromStr for GatewaySecret {
+    type Err = InvalidSecret;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSecret> {
+        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+        match (16..=200).contains(&text.len()) && text.bytes().all(fits) {
+            true => Ok(Self(text.into())),
+            false => Err(InvalidSecret),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn the_secret_of_the_gateway_is_silent() {
+        let secret: GatewaySecret = "test_sk_0123456789".parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "GatewaySecret");
+        assert_eq!(secret.expose(), "test_sk_0123456789");
+        for bad in [
+            "",
+            "short",
+            "with a space in it",
+            "with:a-colon-in-it",
+            &"x".repeat(201),
+        ] {
+            assert!(bad.parse::<GatewaySecret>().is_err(), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What every role of a worker process shares.
 
 use crate::config::Config;
+use crate::gateway::{Gateway, toss};
 use crate::runtime::world::Publish;
 use async_nats::connection::State;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub struct Context {
     pub subjects: Subjects,
     /// The clock, corrected to Postgres.
     pub clock: Clock,
+    /// The payment gateway, if one is configured.
+    pub gateway: Option<Arc<dyn Gateway>>,
     /// All settings.
     pub config: Arc<Config>,
     /// Bounds the connections on which schedules are read.
@@ -48,6 +51,9 @@ pub enum Error {
     /// A task panicked.
     #[error("a task panicked: {0}")]
     Task(String),
+    /// The payment gateway.
+    #[error("the payment gateway: {0}")]
+    Gateway(#[from] toss::Unfit),
     /// The subject prefix.
     #[error(transparent)]
     Prefix(#[from] onsale_schema::subjects::InvalidPrefix),
@@ -60,6 +66,7 @@ impl Context {
     /// When a server can't be reached or the settings don't fit the database.
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let subjects = Subjects::new(&config.common.subject_prefix)?;
+        let gateway = toss::Toss::of_settings(&config.gateway)?;
         let pool = db::pool(
             &config.common.servers.database_url(),
             usize::from(config.common.db_pool),
@@ -78,6 +85,7 @@ impl Context {
             jetstream,
             subjects,
             clock,
+            gateway: gateway.map(|gateway| Arc::new(gateway) as Arc<dyn Gateway>),
             config: Arc::new(config),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
         })

@@ -5,6 +5,7 @@ pub mod compete;
 pub mod config;
 pub mod context;
 pub mod expiry;
+pub mod gateway;
 pub mod ledger;
 pub mod outbox;
 pub mod process;

@@ -25,6 +25,9 @@ pub(super) fn text(running: &Running, place: Option<&Place>, ready_after_s: f64)
             sign_in(&accounts.admin.email, &accounts.admin.password),
         ),
     ];
+    if let Some(gateway) = &running.gateway {
+        lines.push(row("Gateway", format!("{gateway}, simulated")));
+    }
     if let [first, .., last] = accounts.buyers.as_slice() {
         let emails = format!("{} to {}", first.email, last.email);
         lines.push(row("Buyers", sign_in(&emails, &first.password)));

@@ -33,8 +33,8 @@ use steps::{Steps, say};
 ///
 /// Starts Postgres and nats-server on loopback (the pinned ones from `make tools`; or those that
 /// ONSALE_POSTGRES_BIN and ONSALE_NATS_SERVER name; none, where DATABASE_URL or NATS_URL names a
-/// running one), migrates, seeds a demo catalogue, and starts ingresses and workers, which are
-/// started again when they die. The first start on a data directory plays the demo. Ctrl-C stops
+/// running one), migrates, seeds a demo catalogue, and starts a simulated payment gateway, ingresses
+/// and workers, which are started again when they die. The first start on a data directory plays the demo. Ctrl-C stops
 /// all in good order, a second one at once; the data stays.
 #[derive(ClapArgs, Debug, Clone)]
 #[command(max_term_width = 100)]
@@ -48,7 +48,7 @@ pub struct Args {
     pub data_dir: PathBuf,
 
     /// Take any free ports. Without it: API 8080 and following, metrics 9601 and following,
-    /// Postgres 5433, NATS 4222.
+    /// Postgres 5433, NATS 4222, the simulated payment gateway 8090.
     #[arg(long)]
     pub random_ports: bool,
 
@@ -59,6 +59,10 @@ pub struct Args {
     /// How many worker processes.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub workers: u16,
+
+    /// Start no simulated payment gateway: nothing can be paid through one then.
+    #[arg(long)]
+    pub no_gateway: bool,
 
     /// No demo and no banner.
     #[arg(long)]
@@ -154,14 +158,19 @@ impl DataDir {
     fn secrets(&self) -> PathBuf {
         self.0.join("secrets")
     }
+    /// The book of the simulated payment gateway.
+    fn gateway(&self) -> PathBuf {
+        self.0.join("gateway")
+    }
     fn demo_was_played(&self) -> PathBuf {
         self.0.join("demo-was-played")
     }
     /// Everything that a run leaves. The directory itself may hold what is not ours.
-    fn contents(&self) -> [PathBuf; 6] {
+    fn contents(&self) -> [PathBuf; 7] {
         [
             self.postgres(),
             self.nats(),
+            self.gateway(),
             self.logs(),
             self.token_secret(),
             self.secrets(),

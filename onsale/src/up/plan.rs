@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Args;
 
 const API_PORT: u16 = 8080;
+const GATEWAY_PORT: u16 = 8090;
 const METRICS_PORT: u16 = 9601;
 const NATS_PORT: u16 = 4222;
 /// Not Postgres' own 5432, which a Postgres of the machine is likely to have.
@@ -29,6 +30,8 @@ pub struct Plan {
     pub postgres: Option<u16>,
     /// Of nats-server; `None` when another server is used, or any free one.
     pub nats: Option<u16>,
+    /// Of the simulated payment gateway; `None` when there is none.
+    pub gateway: Option<u16>,
     /// Of the ingresses.
     pub api: Vec<u16>,
     /// Of the metrics of the ingresses, then of the workers.
@@ -43,14 +46,16 @@ impl Plan {
     pub async fn make(args: &Args) -> anyhow::Result<Self> {
         let (ingresses, workers) = (usize::from(args.ingresses), usize::from(args.workers));
         if args.random_ports {
-            let free = std::iter::repeat_with(ports::free).take(2 * ingresses + workers);
+            let free = std::iter::repeat_with(ports::free).take(2 * ingresses + workers + 1);
             let mut free: Vec<u16> = free
                 .collect::<io::Result<_>>()
                 .context("looking for free ports")?;
+            let gateway = free.pop().filter(|_| !args.no_gateway);
             let metrics = free.split_off(ingresses);
             return Ok(Self {
                 postgres: None,
                 nats: None,
+                gateway,
                 api: free,
                 metrics,
             });
@@ -58,6 +63,9 @@ impl Plan {
         let mut plan = Self::default_ports(ingresses, workers);
         if args.database_url.is_some() {
             plan.postgres = None;
+        }
+        if args.no_gateway {
+            plan.gateway = None;
         }
         if args.nats_url.is_some() {
             plan.nats = None;
@@ -79,6 +87,7 @@ impl Plan {
         Self {
             postgres: Some(POSTGRES_PORT),
             nats: Some(NATS_PORT),
+            gateway: Some(GATEWAY_PORT),
             api: (API_PORT..).take(ingresses).collect(),
             metrics: (METRICS_PORT..).take(ingresses + workers).collect(),
         }
@@ -88,6 +97,7 @@ impl Plan {
         let all = [
             ("the API", self.api.as_slice()),
             ("metrics", self.metrics.as_slice()),
+            ("the payment gateway", self.gateway.as_slice()),
             ("NATS", self.nats.as_slice()),
             ("Postgres", self.postgres.as_slice()),
         ];

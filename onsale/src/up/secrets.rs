@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use onsale_platform::nats_users::User;
 use onsale_platform::rights::Role;
+use onsale_platform::webhook;
 
 use super::DataDir;
 use crate::running;
@@ -17,6 +18,10 @@ pub struct Secrets {
     /// The key that signs access tokens.
     pub token: String,
     roles: [String; 3],
+    /// What the simulated payment gateway knows us by.
+    pub gateway: String,
+    /// What its notifications are signed with.
+    pub webhook: String,
     /// Of the users of NATS, in the order of [`User::ALL`].
     pub users: [String; 3],
 }
@@ -37,6 +42,8 @@ impl Secrets {
         let [a, b, c] = Role::ALL.map(|role| of("postgres", role.as_str()));
         let [x, y, z] = User::ALL.map(|user| of("nats", user.as_str()));
         Ok(Self {
+            gateway: secret(&folder.join("gateway-key"))?,
+            webhook: kept(&folder.join("gateway-webhook"), webhook_secret)?,
             token: secret(&dir.token_secret())?,
             roles: [a?, b?, c?],
             users: [x?, y?, z?],
@@ -52,15 +59,26 @@ impl Secrets {
 
 /// 32 random bytes in hexadecimal digits: made once.
 fn secret(path: &Path) -> anyhow::Result<String> {
+    let digits = || {
+        let bytes = rand::random::<[u8; 32]>();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    kept(path, digits)
+}
+
+fn webhook_secret() -> String {
+    let secret = webhook::Secret::of_bytes(&rand::random::<[u8; 32]>());
+    secret.expect("a secret may have 32 bytes").expose()
+}
+
+/// What a file has; made once.
+fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
     let failed = || format!("keeping a secret in {}", path.display());
     if path.exists() {
         let text = fs::read_to_string(path).with_context(failed)?;
         return Ok(text.trim().to_owned());
     }
-    let secret: String = rand::random::<[u8; 32]>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let secret = make();
     let aside = path.with_extension("new");
     let mut file = running::private_file(&aside).with_context(failed)?;
     writeln!(file, "{secret}")

@@ -40,6 +40,7 @@ pub(super) struct System {
     servers: Servers,
     ingresses: Crew,
     workers: Crew,
+    gateway: Crew,
     board: Board,
     seeded: Seeded,
 }
@@ -85,6 +86,7 @@ impl System {
             servers: &servers,
             secrets: &secrets,
         };
+        let gateway = Crew::start(crews.gateway(&programs.own), &board);
         let workers = Crew::start(crews.workers(args.workers, &programs.workers), &board);
         let ingresses = Crew::start(crews.ingresses(args.ingresses, &programs.ingress), &board);
         let has_roles = servers.has_roles();
@@ -97,6 +99,7 @@ impl System {
             servers,
             ingresses,
             workers,
+            gateway,
             board,
             seeded,
         };
@@ -118,6 +121,7 @@ impl System {
             nats: self.servers.nats_url.clone(),
             database: self.servers.database_url.clone(),
             reader: self.reader.clone(),
+            gateway: self.plan.gateway.map(local),
             data_dir: self.dir.path().to_owned(),
             accounts: self.seeded.accounts.clone(),
             demo: Catalogue {
@@ -137,7 +141,7 @@ impl System {
     }
 
     fn api(&self, index: usize) -> String {
-        format!("http://127.0.0.1:{}", self.plan.api[index])
+        local(self.plan.api[index])
     }
 
     /// Plays the demo, the first time on a data directory.
@@ -186,11 +190,13 @@ impl System {
         let Self {
             ingresses,
             workers,
+            gateway,
             mut servers,
             ..
         } = self;
         steps.wait("ingress", "stopped", ingresses.stop()).await;
         steps.wait("workers", "stopped", workers.stop()).await;
+        steps.wait("gateway", "stopped", gateway.stop()).await;
         steps.wait("servers", "stopped", servers.stop()).await;
     }
 
@@ -201,7 +207,8 @@ impl System {
             .no_proxy()
             .build()?;
         let mut conn = db::connect(&self.servers.database_url).await?;
-        let readiness = (0..self.plan.api.len()).map(|index| format!("{}/readyz", self.api(index)));
+        let served = self.plan.gateway.iter().chain(&self.plan.api);
+        let readiness = served.map(|port| format!("{}/readyz", local(*port)));
         let deadline = Instant::now() + READY_LIMIT;
         for url in self.metrics_urls().into_iter().chain(readiness) {
             while !answers_ok(&client, &url).await {
@@ -253,6 +260,11 @@ impl System {
     }
 }
 
+/// A server on this machine.
+fn local(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
 async fn answers_ok(client: &reqwest::Client, url: &str) -> bool {
     client
         .get(url)
@@ -302,6 +314,7 @@ fn keep_former_logs(dir: &DataDir) -> anyhow::Result<()> {
 
 /// Our other programs.
 struct Programs {
+    own: PathBuf,
     ingress: PathBuf,
     workers: PathBuf,
 }
@@ -322,6 +335,7 @@ fn programs() -> anyhow::Result<Programs> {
     Ok(Programs {
         ingress: sibling("onsale-ingress")?,
         workers: sibling("onsale-workers")?,
+        own,
     })
 }
 
@@ -351,6 +365,7 @@ impl Crews<'_> {
             let mut environment = self.common(Role::Ingress, User::Ingress, metrics[place]);
             environment.push(("ONSALE_HTTP_ADDR", format!("127.0.0.1:{}", api[place])));
             environment.push(("ONSALE_TOKEN_SECRET", self.secrets.token.clone()));
+            environment.push(("ONSALE_WEBHOOK_SECRETS", self.secrets.webhook.clone()));
             // It listens on loopback, so that all its clients (the demo, k6, a browser) come from
             // one address. Limits of users and accounts are as they are by default.
             environment.extend(
@@ -366,6 +381,7 @@ impl Crews<'_> {
                 role: "ingress",
                 index: index.into(),
                 program: program.to_owned(),
+                arguments: Vec::new(),
                 environment,
                 log: self.dir.log(&format!("ingress-{index}")),
             }
@@ -375,13 +391,48 @@ impl Crews<'_> {
 
     fn workers(&self, count: u16, program: &Path) -> Vec<Spec> {
         let ports = &self.plan.metrics[self.plan.api.len()..];
-        let one = |index: u16| Spec {
-            role: "workers",
-            index: index.into(),
-            program: program.to_owned(),
-            environment: self.common(Role::Workers, User::Workers, ports[usize::from(index)]),
-            log: self.dir.log(&format!("workers-{index}")),
+        let one = |index: u16| {
+            let port = ports[usize::from(index)];
+            let mut environment = self.common(Role::Workers, User::Workers, port);
+            if let Some(port) = self.plan.gateway {
+                environment.push(("ONSALE_GATEWAY_URL", local(port)));
+                environment.push(("ONSALE_GATEWAY_SECRET", self.secrets.gateway.clone()));
+            }
+            Spec {
+                role: "workers",
+                index: index.into(),
+                program: program.to_owned(),
+                arguments: Vec::new(),
+                environment,
+                log: self.dir.log(&format!("workers-{index}")),
+            }
         };
         (0..count).map(one).collect()
+    }
+
+    /// One, or none. It knows the address of the first ingress, and no server of ours.
+    fn gateway(&self, program: &Path) -> Vec<Spec> {
+        let one = |port: u16| Spec {
+            role: "gateway",
+            index: 0,
+            program: program.to_owned(),
+            arguments: vec!["gateway"],
+            environment: vec![
+                ("ONSALE_GATEWAY_ADDR", format!("127.0.0.1:{port}")),
+                (
+                    "ONSALE_GATEWAY_DIR",
+                    self.dir.gateway().display().to_string(),
+                ),
+                ("ONSALE_GATEWAY_SECRET", self.secrets.gateway.clone()),
+                (
+                    "ONSALE_GATEWAY_WEBHOOK_URL",
+                    format!("{}/api/v1/webhooks/payments", local(self.plan.api[0])),
+                ),
+                ("ONSALE_WEBHOOK_SECRETS", self.secrets.webhook.clone()),
+                ("NO_COLOR", "1".to_owned()),
+            ],
+            log: self.dir.log("gateway-0"),
+        };
+        self.plan.gateway.map(one).into_iter().collect()
     }
 }

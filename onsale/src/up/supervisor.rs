@@ -27,12 +27,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// One process to keep running.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// `ingress` or `workers`.
+    /// `ingress`, `workers` or `gateway`.
     pub role: &'static str,
     /// Its number among those of its role.
     pub index: u32,
     /// The program.
     pub program: PathBuf,
+    /// What it is asked to do.
+    pub arguments: Vec<&'static str>,
     /// Its settings.
     pub environment: Vec<(&'static str, String)>,
     /// Where its output goes.
@@ -160,6 +162,7 @@ async fn start(spec: &Spec) -> io::Result<Child> {
         .open(&spec.log)?;
     // Killed outright when we are gone: what it has not answered it has not promised.
     let mut command = Tie::new(Signal::SIGKILL).command(&spec.program);
+    command.args(&spec.arguments);
     command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
     command
         .stdin(Stdio::null())

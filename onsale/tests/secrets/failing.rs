@@ -182,6 +182,26 @@ impl Trial {
         let address = with_user(&sound.nats.url(), "ingress", &wrong);
         trial.one(&sound, kind, "NATS_URL", &address);
         if kind == Kind::Ingress {
+            let secret = trial.canaries.plain("webhook secret");
+            for text in [format!("whsec_{secret}%"), secret] {
+                trial.one(&sound, kind, "ONSALE_WEBHOOK_SECRETS", &text);
+            }
+        }
+        if kind == Kind::Workers {
+            let secret = trial.canaries.plain("gateway secret");
+            trial.one(&sound, kind, "ONSALE_GATEWAY_SECRET", &secret);
+            trial.one(&sound, kind, "ONSALE_GATEWAY_SECRET", &format!("{secret}:"));
+            for url in [
+                "https://u:SECRET@h",
+                "http://SECRET@h",
+                "SECRET://h",
+                "https://h?SECRET",
+            ] {
+                let url = url.replace("SECRET", &secret);
+                trial.one(&sound, kind, "ONSALE_GATEWAY_URL", &url);
+            }
+        }
+        if kind == Kind::Ingress {
             for length in [24, 65] {
                 let secret = trial.canaries.plain("token secret").repeat(3);
                 trial.one(&sound, kind, "ONSALE_TOKEN_SECRET", &secret[..length]);
@@ -228,6 +248,35 @@ async fn a_worker_that_can_not_start_tells_no_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_up_that_can_not_start_tells_no_secret() {
     Trial::of(Kind::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_can_not_start_tells_no_secret() {
+    let mut trial = Trial::default();
+    let scratch = Scratch::new("secrets").unwrap();
+    let (good, bad) = (
+        trial.canaries.plain("key"),
+        trial.canaries.plain("webhook secret"),
+    );
+    let address = format!("127.0.0.1:{}", ports::free().unwrap());
+    for (secret, webhook, addr) in [
+        (format!("{good}:"), String::new(), address.as_str()),
+        (good.clone(), format!("whsec_{bad}%"), &address),
+        (good.clone(), bad, &address),
+        (good, String::new(), "203.0.113.1:1"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        command.arg("gateway").env_clear().envs(TALKATIVE);
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("ONSALE_GATEWAY_DIR", scratch.path());
+        command.env("ONSALE_GATEWAY_ADDR", addr);
+        command.env("ONSALE_GATEWAY_SECRET", secret);
+        if !webhook.is_empty() {
+            command.env("ONSALE_WEBHOOK_SECRETS", webhook);
+        }
+        trial.refuses("a gateway", &mut command);
+    }
+    assert_silent(&trial.canaries, &trial.told);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,9 @@ use onsale::running::{self, Running};
 use onsale_platform::db;
 use onsale_platform::nats_users::User;
 use onsale_platform::rights::Role;
+use onsale_platform::webhook::Secret;
 use onsale_testkit::Scratch;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::canary::Canaries;
 use crate::journey::Asker;
@@ -52,6 +53,8 @@ impl Drop for Up {
 struct Planted {
     token: String,
     roles: [String; 3],
+    gateway: String,
+    webhook: String,
 }
 
 fn plant(data_dir: &Path, canaries: &mut Canaries) -> Planted {
@@ -62,6 +65,18 @@ fn plant(data_dir: &Path, canaries: &mut Canaries) -> Planted {
         .collect();
     canaries.add("the token secret", &token);
     fs::write(data_dir.join("token-secret"), &token).unwrap();
+    // Both are sent: they must fit into a header, and be a webhook secret.
+    let (gateway, webhook) = (
+        canaries.plain("gateway-key"),
+        canaries.plain("gateway-webhook"),
+    );
+    let webhook = Secret::of_bytes(&[webhook.as_bytes(), b"12345678"].concat()).unwrap();
+    for (file, secret) in [
+        ("gateway-key", &gateway),
+        ("gateway-webhook", &webhook.expose()),
+    ] {
+        fs::write(folder.join(file), secret).unwrap();
+    }
     let mut secret = |server: &str, name: &str| {
         let file = format!("{server}-{name}");
         let secret = canaries.odd(&file);
@@ -72,7 +87,12 @@ fn plant(data_dir: &Path, canaries: &mut Canaries) -> Planted {
     for user in User::ALL {
         secret("nats", user.as_str());
     }
-    Planted { token, roles }
+    Planted {
+        token,
+        roles,
+        gateway,
+        webhook: webhook.expose(),
+    }
 }
 
 fn onsale(data_dir: &Path) -> Command {
@@ -96,6 +116,32 @@ fn output(what: &str, command: &mut Command) -> (String, Vec<u8>) {
 fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Pays at the gateway, with the key and with a wrong one; what it answered.
+async fn pay(gateway: &str, key: &str) -> Vec<(String, Vec<u8>)> {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let order = uuid::Uuid::now_v7();
+    let checkout = client
+        .post(format!("{gateway}/v1/checkout"))
+        .json(&json!({"orderId": order, "amount": 9000}));
+    let checkout: Value = checkout.send().await.unwrap().json().await.unwrap();
+    let body = json!({"paymentKey": checkout["paymentKey"], "orderId": order, "amount": 9000});
+    let confirm = client
+        .post(format!("{gateway}/v1/payments/confirm"))
+        .json(&body);
+    let mut told = Vec::new();
+    for key in ["test_sk_of_somebody_else", key] {
+        let confirm = confirm.try_clone().unwrap().basic_auth(key, Some(""));
+        let answer = confirm.send().await.unwrap();
+        let text = format!(
+            "{:?} {}",
+            answer.headers().clone(),
+            answer.text().await.unwrap()
+        );
+        told.push(("a confirmation".to_owned(), text.into_bytes()));
+    }
+    told
 }
 
 /// Kills a process of the system, and waits until another one is in its place.
@@ -160,6 +206,8 @@ async fn a_system_that_runs_tells_no_secret() {
         told.push(("an answer".to_owned(), answer.into_bytes()));
     }
 
+    let gateway = running.gateway.as_ref().unwrap();
+    told.extend(pay(gateway, &planted.gateway).await);
     for url in &running.metrics {
         let page = reqwest::get(url).await.unwrap().text().await.unwrap();
         told.push((url.clone(), page.into_bytes()));
@@ -189,7 +237,10 @@ async fn a_system_that_runs_tells_no_secret() {
             .args(arguments.split(' '))
             .env("DATABASE_URL", &running.database)
             .env("NATS_URL", &running.nats)
-            .env("ONSALE_TOKEN_SECRET", &planted.token);
+            .env("ONSALE_TOKEN_SECRET", &planted.token)
+            .env("ONSALE_GATEWAY_URL", "http://127.0.0.1:1")
+            .env("ONSALE_GATEWAY_SECRET", &planted.gateway)
+            .env("ONSALE_WEBHOOK_SECRETS", &planted.webhook);
         told.push(output(arguments, &mut config));
     }
     told.push(output("down", onsale(&data_dir).arg("down")));
@@ -210,6 +261,8 @@ async fn a_system_that_runs_tells_no_secret() {
         ("postgres.log", "ALTER ROLE"),
         ("postgres.log", "INSERT INTO \"app_user\""),
         ("nats.log", "Server is ready"),
+        ("gateway-0.log", "starting new connection"),
+        ("a confirmation", "DONE"),
         ("a command line", "onsale-workers"),
         ("a command line", "initdb"),
         ("migrate", "streams"),

@@ -1,0 +1,299 @@
+//! Asks a server that somebody else runs, over HTTP/1.1: one request on a connection of its own, with
+//! a bound on its time and on the size of the answer. It says which failures certainly left nothing
+//! behind and which may have: a shared connection could not tell, and would send again by itself.
+//!
+//! It follows no redirect, uses no proxy, and logs nothing of what it sends.
+
+use crate::tls;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Uri;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, HeaderValue};
+use hyper_util::rt::TokioIo;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+pub use hyper::Request;
+
+/// Where a server is: `https://host[:port][/path]`; `http://` on this machine only, since secrets
+/// are sent there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    is_tls: bool,
+    /// Without the brackets of IPv6.
+    host: String,
+    authority: String,
+    port: u16,
+    base: String,
+}
+
+/// No such address. It is not repeated here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be https://host[:port][/path], or http:// on loopback, without user, password or query"
+)]
+pub struct InvalidAddress;
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let uri: Uri = text.parse().map_err(|_| InvalidAddress)?;
+        let authority = uri.authority().ok_or(InvalidAddress)?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if is_loopback(&host) => false,
+            _ => return Err(InvalidAddress),
+        };
+        if host.is_empty() || authority.as_str().contains('@') || uri.query().is_some() {
+            return Err(InvalidAddress);
+        }
+        let port = match authority.port() {
+            Some(_) => authority.port_u16().ok_or(InvalidAddress)?,
+            None if is_tls => 443,
+            None => 80,
+        };
+        Ok(Self {
+            is_tls,
+            host,
+            authority: authority.as_str().to_owned(),
+            port,
+            base: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.base)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was sent.
+    NotSent(&'static str),
+    /// It was sent, at least in part, and there is no whole answer: it may have been received.
+    NotAnswered(&'static str),
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A server that is asked.
+#[derive(Clone)]
+pub struct Server {
+    address: Address,
+    host: HeaderValue,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    answer_bytes_max: usize,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Server {
+    /// Prepares to ask. With TLS the server is verified by the authorities of a PEM file, or by those
+    /// of the system without one.
+    ///
+    /// # Errors
+    /// When there is no authority to trust.
+    pub fn new(
+        address: Address,
+        ca: Option<&Path>,
+        answer_bytes_max: usize,
+    ) -> Result<Self, tls::Error> {
+        let tls = if address.is_tls {
+            let name = ServerName::try_from(address.host.clone());
+            let name = name.map_err(|error| tls::Error::System(error.to_string()))?;
+            let config = tls::client_config(ca)?;
+            Some((TlsConnector::from(Arc::new(config)), name))
+        } else {
+            None
+        };
+        let host = HeaderValue::from_str(&address.authority);
+        Ok(Self {
+            host: host.expect("an authority of an address has only visible characters"),
+            address,
+            tls,
+            answer_bytes_max,
+        })
+    }
+
+    /// A path on the server, below that of its address.
+    #[must_use]
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.address.base)
+    }
+
+    /// Asks once, for at most `limit`, connecting and reading the answer included. The request names
+    /// a path ([`Self::path`]), no host.
+    ///
+    /// # Errors
+    /// When there is no whole answer in time, or one that is too large.
+    pub async fn ask(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + limit;
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let stream = timeout_at(deadline, Box::pin(self.connect())).await;
+        let stream = stream.map_err(|_| Failure::NotSent("connecting took too long"))??;
+        let exchange = exchange(stream, request, self.answer_bytes_max);
+        let answer = timeout_at(deadline, Box::pin(exchange)).await;
+        answer.map_err(|_| Failure::NotAnswered("no answer in time"))?
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        let target = (self.address.host.as_str(), self.address.port);
+        let stream = TcpStream::connect(target).await;
+        let stream = stream.map_err(|_| Failure::NotSent("no connection"))?;
+        // Only quicker with it.
+        drop(stream.set_nodelay(true));
+        let Some((connector, name)) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let stream = connector.connect(name.clone(), stream).await;
+        let stream = stream.map_err(|_| Failure::NotSent("the TLS handshake failed"))?;
+        Ok(Box::new(stream))
+    }
+}
+
+async fn exchange(
+    stream: Box<dyn Stream>,
+    request: Request<Full<Bytes>>,
+    answer_bytes_max: usize,
+) -> Result<Answer, Failure> {
+    let broken = Failure::NotAnswered("the connection broke");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Failure::NotSent("no HTTP connection"))?;
+    let mut connection = pin!(connection);
+    let mut answer = pin!(async {
+        let response = sender.send_request(request).await.map_err(|_| broken)?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), answer_bytes_max);
+        let body = body.collect().await;
+        let body = body.map_err(|_| Failure::NotAnswered("the answer is cut off or too large"))?;
+        let body = body.to_bytes();
+        Ok(Answer { status, body })
+    });
+    let mut is_open = true;
+    loop {
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => return answer,
+            // What was read before the end may be the answer yet.
+            _ = connection.as_mut(), if is_open => is_open = false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[test]
+    fn addresses_are_safe_to_send_secrets_to() {
+        for (text, shown) in [
+            (
+                "https://api.tosspayments.com",
+                Some("https://api.tosspayments.com"),
+            ),
+            ("https://host:8443/pay/", Some("https://host:8443/pay")),
+            ("http://127.0.0.1:8090", Some("http://127.0.0.1:8090")),
+            ("http://[::1]:8090", Some("http://[::1]:8090")),
+            ("http://localhost:1", Some("http://localhost:1")),
+            ("http://api.example", None),
+            ("https://u:p@host", None),
+            ("https://host?x=y", None),
+            ("https://host:99999", None),
+            ("ftp://127.0.0.1", None),
+            ("host", None),
+            ("", None),
+        ] {
+            let found = text.parse::<Address>().map(|address| address.to_string());
+            assert_eq!(found.ok().as_deref(), shown, "{text}");
+        }
+    }
+
+    /// A server that answers one connection with these bytes, after it has read something.
+    async fn ask_one(answer: &'static [u8]) -> Result<Answer, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::new(address.parse().unwrap(), None, 8).unwrap();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            let count = stream.read(&mut asked).await.unwrap();
+            assert!(count > 0);
+            stream.write_all(answer).await.unwrap();
+        };
+        let request = Request::get(server.path("/x"))
+            .body(Full::default())
+            .unwrap();
+        let limit = Duration::from_millis(if answer.is_empty() { 50 } else { 10_000 });
+        let (answer, ()) = tokio::join!(server.ask(request, limit), serving);
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_received_is_told_apart() {
+        let whole = b"HTTP/1.1 503 x\r\ncontent-length: 2\r\n\r\nok";
+        let answer = ask_one(whole).await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (503, &b"ok"[..]));
+        let redirect = b"HTTP/1.1 302 x\r\nlocation: /y\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(ask_one(redirect).await.unwrap().status, 302);
+        for cut in [
+            &b"HTTP/1.1 200 x\r\ncontent-length: 4\r\n\r\nok"[..],
+            b"HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\nttoolarge",
+            b"HTTP/1.1 2",
+            b"nonsense\r\n\r\n",
+        ] {
+            let failed = ask_one(cut).await.unwrap_err();
+            assert!(matches!(failed, Failure::NotAnswered(_)), "{failed:?}");
+        }
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", closed.local_addr().unwrap());
+        drop(closed);
+        let server = Server::new(address.parse().unwrap(), None, 8).unwrap();
+        let request = Request::get("/").body(Full::default()).unwrap();
+        let failed = server.ask(request, Duration::from_secs(10)).await;
+        assert_eq!(failed, Err(Failure::NotSent("no connection")));
+    }
+}
