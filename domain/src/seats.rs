@@ -9,6 +9,7 @@ mod changes;
 mod decide;
 mod effects;
 mod orphans;
+mod payments;
 mod places;
 pub mod plan;
 mod policy;
@@ -21,6 +22,7 @@ pub use changes::{
     NewReservation, PolicyUpdate, TermUpdate,
 };
 pub use onsale_schema::seats::Policy;
+pub use payments::{PAYING_MS, decided_once};
 pub use term::{Term, release_delay_ms};
 
 use blocks::Blocks;
@@ -29,8 +31,11 @@ use plan::{Bits, Plan, Spot};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
-use std::collections::{BTreeSet, HashMap};
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
+    UserId,
+};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
 /// The times of a decision.
@@ -111,8 +116,15 @@ pub struct Reservation {
     pub held_at: Timestamp,
     /// How long its hold lasts.
     pub term: Term,
-    /// When it ended (business time), if it did.
+    /// When it ended (business time; settlement's, if it was cancelled), if it did.
     pub ended_at: Option<Timestamp>,
+    /// The order whose late capture made it, PAID from the beginning.
+    pub rehold_order: Option<PaymentOrderId>,
+    /// Those of its seats that were cancelled, in the order of their numbers; all when it is
+    /// CANCELLED.
+    pub cancelled: Vec<SeatNo>,
+    /// When the last of them was, by settlement's clock.
+    pub cancelled_at: Option<Timestamp>,
 }
 
 impl Reservation {
@@ -137,6 +149,11 @@ impl Reservation {
     fn given_back_at(&self) -> Option<Timestamp> {
         let is_given_back = self.term.ends_as == Some(ReservationStatus::Released);
         is_given_back.then_some(self.term.expires_at)
+    }
+
+    /// How many of its seats were not cancelled.
+    fn live_seats(&self) -> usize {
+        self.seats.len().saturating_sub(self.cancelled.len())
     }
 
     /// The answer at acceptance.
@@ -189,6 +206,8 @@ pub struct Sale {
     doubtful: Vec<ReservationId>,
     /// What decides when seats are released, see [`release_delay_ms`].
     release_seed: Uuid,
+    /// Notices that were found done, see [`Self::load_told`].
+    told: HashSet<NoticeId>,
     /// Since the last seal.
     facts: Vec<Fact>,
 }
@@ -224,6 +243,7 @@ impl Sale {
             latest: Timestamp::EPOCH,
             doubtful: Vec::new(),
             release_seed: Uuid::nil(),
+            told: HashSet::new(),
             facts: Vec::new(),
         }
     }
@@ -242,9 +262,19 @@ impl Sale {
     ///
     /// # Panics
     /// When the row contradicts itself, or its id or command is known.
-    pub fn load_reservation(&mut self, r: Reservation) {
+    pub fn load_reservation(&mut self, mut r: Reservation) {
+        // The cancellation of all that was left says so by the status and the end.
+        if r.status == ReservationStatus::Cancelled {
+            (r.cancelled, r.cancelled_at) = (r.seats.clone(), r.ended_at);
+        }
+        r.cancelled.sort_unstable();
         r.assert_valid();
-        let written = [Some(r.held_at), r.ended_at, r.given_back_at()];
+        let written = [
+            Some(r.held_at),
+            r.ended_at,
+            r.given_back_at(),
+            r.cancelled_at,
+        ];
         self.latest = written
             .into_iter()
             .flatten()

@@ -176,7 +176,11 @@ impl Settlement {
             Ok(reservation) => reservation,
             Err(outcome) => return outcome,
         };
-        let PaymentMethod::Points = method;
+        match method {
+            PaymentMethod::Points => {}
+            // Those go by orders.
+            PaymentMethod::Gateway => return Outcome::Refused(Refusal::NotFound),
+        }
         let price = Price {
             transfer_id: ids.transfer_id,
             reservation_id: *reservation_id,

@@ -231,7 +231,7 @@ impl Tables {
             let credit = sums.entry(t.credit).or_default();
             *credit = *credit + t.amount;
             let user_account = match t.kind {
-                TransferKind::Charge => t.credit,
+                TransferKind::Charge | TransferKind::Refund => t.credit,
                 TransferKind::Payment => t.debit,
             };
             assert_eq!(sums[&user_account], t.user_balance, "{t:?}");

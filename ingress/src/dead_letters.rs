@@ -124,12 +124,24 @@ impl Readable {
                         reservation_id,
                         seats,
                         ..
+                    }
+                    | K::Rehold {
+                        reservation_id,
+                        seats,
+                        ..
+                    }
+                    | K::Cancelled {
+                        reservation_id,
+                        seats,
+                        ..
                     } => (Some(*reservation_id), Some(seats.clone())),
                     K::HoldBest { reservation_id, .. }
                     | K::Release { reservation_id, .. }
                     | K::Extend { reservation_id, .. }
                     | K::Expire { reservation_id, .. }
-                    | K::Paid { reservation_id, .. } => (Some(*reservation_id), None),
+                    | K::Paid { reservation_id, .. }
+                    | K::Secure { reservation_id, .. }
+                    | K::Unsecure { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Block { seats, .. } => (None, Some(seats.clone())),
                     K::Unblock { seats, .. } => (None, seats.clone()),
                     K::Policy { .. } => (None, None),
@@ -295,7 +307,12 @@ pub async fn retry(
                 seats::Kind::Policy { .. } => Asked::Policy(schedule),
                 seats::Kind::Block { .. } => Asked::Block(schedule),
                 seats::Kind::Unblock { .. } => Asked::Unblock(schedule),
-                seats::Kind::Expire { .. } | seats::Kind::Paid { .. } => Asked::Notice,
+                seats::Kind::Expire { .. }
+                | seats::Kind::Paid { .. }
+                | seats::Kind::Secure { .. }
+                | seats::Kind::Unsecure { .. }
+                | seats::Kind::Rehold { .. }
+                | seats::Kind::Cancelled { .. } => Asked::Notice,
             };
             let batcher = app.batchers.seats(partition);
             let place = (asked, Some(partition));

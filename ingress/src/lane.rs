@@ -55,7 +55,11 @@ impl Commands for Seats {
             seats::Kind::Release { .. }
             | seats::Kind::Extend { .. }
             | seats::Kind::Expire { .. }
-            | seats::Kind::Paid { .. } => KIND_BYTES,
+            | seats::Kind::Paid { .. }
+            | seats::Kind::Secure { .. }
+            | seats::Kind::Unsecure { .. } => KIND_BYTES,
+            seats::Kind::Cancelled { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
+            seats::Kind::Rehold { seats, .. } => 2 * KIND_BYTES + SEAT_BYTES * seats.len(),
             seats::Kind::Policy { .. } => 2 * KIND_BYTES,
         }
     }

@@ -27,12 +27,28 @@ use utoipa::ToSchema;
 
 const ROUTE: &str = "/api/v1/payments";
 
+/// How a reservation is paid at once; through the gateway it is by an order.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
+enum DirectMethod {
+    /// With points.
+    #[serde(rename = "POINTS")]
+    Points,
+}
+
+impl From<DirectMethod> for PaymentMethod {
+    fn from(method: DirectMethod) -> Self {
+        match method {
+            DirectMethod::Points => Self::Points,
+        }
+    }
+}
+
 /// A reservation to be paid, and how.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewPayment {
     reservation_id: ReservationId,
-    method: PaymentMethod,
+    method: DirectMethod,
 }
 
 /// A payment, also a failed one.
@@ -89,7 +105,7 @@ pub async fn create(
         kind: Kind::Pay {
             payment_id: PaymentId(ids::new_v7(app.clock.now())),
             reservation_id: wanted.reservation_id,
-            method: wanted.method,
+            method: wanted.method.into(),
         },
         asked: Asked::Payment,
         partition: None,

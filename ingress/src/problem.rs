@@ -110,6 +110,8 @@ codes! {
     LayoutInUse = 409 "layout-in-use" "The layout is in use and can't be replaced" never;
     /// The reservation's state does not allow it.
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
+    /// A payment of the reservation is on its way; it comes to an end soon.
+    PaymentInProgress = 409 "payment-in-progress" "A payment of the reservation is on its way" again;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
     /// A dead letter of bytes that are no command.

@@ -27,6 +27,7 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
         R::OrphanSeat { seats } => {
             Problem::orphans(seats.iter().map(|&seat| label(seat)).collect())
         }
+        R::PaymentInProgress => Problem::new(Code::PaymentInProgress),
         R::ExtensionLimitReached => Problem::new(Code::ExtensionLimitReached),
         R::StateConflict { status } => Problem::state_conflict(*status),
         // Its parts were looked at before; only together with what is there they make no sense.

@@ -15,7 +15,7 @@ use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{ConcertId, NoticeId, ReservationId, ScheduleId};
+use onsale_schema::{ConcertId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use onsale_testkit::{TestDb, TestNats};
 use uuid::Uuid;
 
@@ -36,6 +36,33 @@ const HEALTHY: &str = "
         INSERT INTO seat_claim (schedule_id, seat_no, reservation_id, state)
         SELECT id(16), seat_no, id(n), CASE state WHEN 'HELD' THEN 'H' ELSE 'S' END
         FROM unnest(seats) AS seats (seat_no) WHERE state IN ('HELD', 'PAID') $$;
+    CREATE FUNCTION cancel(n integer, of integer, seats integer[], at_s integer) RETURNS void
+        LANGUAGE sql AS $$
+        INSERT INTO cancellation VALUES (id(n), id(of), id(16), id(n + 100), id(0), id(1), seats,
+                                         0, 0, 0, at(at_s)) $$;
+    CREATE FUNCTION pay_nothing(n integer, of integer, buyer integer, at_s integer) RETURNS void
+        LANGUAGE sql AS $$
+        UPDATE reservation SET total = 0 WHERE reservation_id = id(of);
+        INSERT INTO payment VALUES (id(n), id(of), id(buyer), id(n + 100), id(0), 'POINTS', 0,
+                                    'PAID', NULL, NULL, at(at_s)) $$;
+    -- One hold lapsed before the money came; its seat was still free.
+    CREATE FUNCTION late() RETURNS void LANGUAGE sql AS $$
+        SELECT reserve(1006, 3, '{6}', 'EXPIRED', 10, 40, 41);
+        SELECT reserve(1007, 3, '{6}', 'PAID', 60, 60, NULL);
+        UPDATE reservation SET rehold_order = id(901) WHERE reservation_id = id(1007);
+        INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id,
+                                   fingerprint, amount, status, payment_key, confirm_command_id,
+                                   confirm_fingerprint, rehold_id, captured, created_at, updated_at)
+        VALUES (id(901), id(1006), id(16), id(3), id(902), id(0), 1000, 'REHOLDING', 'key', id(903),
+                id(0), id(1007), 1000, at(30), at(60)) $$;
+    -- One of two seats was cancelled, and went to somebody else.
+    CREATE FUNCTION partly() RETURNS void LANGUAGE sql AS $$
+        SELECT reserve(1008, 4, '{7,8}', 'PAID', 10, 310, NULL);
+        SELECT pay_nothing(404, 1008, 4, 20);
+        SELECT cancel(921, 1008, '{7}', 30);
+        UPDATE reservation SET cancelled_seat_nos = '{7}' WHERE reservation_id = id(1008);
+        DELETE FROM seat_claim WHERE seat_no = 7;
+        SELECT reserve(1009, 5, '{7}', 'HELD', 30, 330, NULL) $$;
     INSERT INTO account VALUES (id(1), 3000), (id(2), 0);
     INSERT INTO transfer VALUES
         (id(301), id(201), id(0), 'CHARGE', '00000000-0000-0000-0000-00000000ca54', id(1), 5000,
@@ -233,6 +260,94 @@ const CASES: &[Case] = &[
         &[],
     ),
     (
+        "a lapsed hold that was sold to who had paid for it",
+        "SELECT late()",
+        &[],
+    ),
+    (
+        "a late capture beyond the limit, and holds beside it",
+        "SELECT late(); UPDATE reservation SET seat_limit = 0 WHERE reservation_id = id(1007);
+         SELECT reserve(1010, 3, '{4,5,7,8}', 'HELD', 60, 360, NULL)",
+        &[],
+    ),
+    (
+        "a late capture of no order",
+        "SELECT late(); SELECT pay_nothing(404, 1007, 3, 61); DELETE FROM payment_order",
+        &["S4"],
+    ),
+    (
+        "a late capture of an order that asked for another",
+        "SELECT late(); UPDATE payment_order SET rehold_id = id(1999)",
+        &["S4"],
+    ),
+    (
+        "a late capture that is never paid",
+        "SELECT late(); UPDATE payment_order SET status = 'CAPTURED'",
+        &["S4"],
+    ),
+    (
+        "a late capture of a seat that was not free",
+        "SELECT late(); UPDATE reservation SET ended_at = at(61) WHERE reservation_id = id(1006)",
+        &["S2"],
+    ),
+    (
+        "seats that are cancelled one by one, and sold again",
+        "SELECT partly();
+         SELECT reserve(1010, 1, '{5}', 'CANCELLED', 10, 310, 30);
+         SELECT pay_nothing(405, 1010, 1, 15); SELECT cancel(922, 1010, '{5}', 30);
+         SELECT reserve(1011, 2, '{5}', 'HELD', 30, 330, NULL)",
+        &[],
+    ),
+    (
+        "a cancelled seat that was held before",
+        "SELECT partly(); UPDATE reservation SET held_at = at(29) WHERE reservation_id = id(1009)",
+        &["S2"],
+    ),
+    (
+        "a cancelled seat that is still claimed, and nobody is told",
+        "SELECT partly();
+         UPDATE reservation SET status = 'EXPIRED', ended_at = at(330) WHERE reservation_id = id(1009);
+         UPDATE seat_claim SET reservation_id = id(1008), state = 'S' WHERE seat_no = 7",
+        &["S3"],
+    ),
+    (
+        "a seat that went although another was cancelled",
+        "SELECT partly(); DELETE FROM seat_claim WHERE seat_no = 8",
+        &["S3"],
+    ),
+    (
+        "a seat that was cancelled twice",
+        "SELECT partly(); SELECT cancel(922, 1008, '{7}', 31)",
+        &["S4"],
+    ),
+    (
+        "a cancelled seat that the reservation still has",
+        "SELECT partly(); SELECT cancel(922, 1008, '{8}', 31)",
+        &["S4"],
+    ),
+    (
+        "a cancelled reservation of which nobody cancelled all",
+        "SELECT partly(); DELETE FROM seat_claim WHERE seat_no = 8;
+         UPDATE reservation SET status = 'CANCELLED', ended_at = at(40)
+         WHERE reservation_id = id(1008)",
+        &["S4"],
+    ),
+    (
+        "a seat that was cancelled before it was held",
+        "SELECT partly(); UPDATE cancellation SET at = at(9)",
+        &["S4"],
+    ),
+    (
+        "cancelled seats that still counted",
+        "SELECT partly(); SELECT reserve(1010, 4, '{4,5,6}', 'HELD', 29, 329, NULL)",
+        &["S5"],
+    ),
+    (
+        "cancelled seats that counted no more",
+        "SELECT partly(); SELECT reserve(1010, 4, '{4,5,6}', 'HELD', 30, 330, NULL)",
+        &[],
+    ),
+    (
         "a balance out of nothing",
         "UPDATE account SET balance = 1 WHERE account_id = id(2)",
         &["L1"],
@@ -317,6 +432,16 @@ const CASES: &[Case] = &[
     (
         "a command that holds and blocks",
         "UPDATE seat_block SET command_id = id(1102) WHERE command_id = id(801)",
+        &["I1"],
+    ),
+    (
+        "a command that holds and cancels",
+        "SELECT partly(); UPDATE cancellation SET command_id = id(1101)",
+        &["I1"],
+    ),
+    (
+        "an order that was confirmed by the command that made it",
+        "SELECT late(); UPDATE payment_order SET confirm_command_id = command_id",
         &["I1"],
     ),
     (
@@ -460,6 +585,7 @@ async fn a_paid_seat_may_look_held_while_its_owner_is_being_told() {
          UPDATE seat_claim SET state = 'H' WHERE state = 'S';
          INSERT INTO seat_claim VALUES (id(16), 5, id(1010), 'S');
          SELECT reserve(1010, 1, '{{5}}', 'CANCELLED', 10, 20, 30);
+         SELECT cancel(922, 1010, '{{5}}', 30);
          INSERT INTO payment VALUES (id(403), id(1010), id(1), id(503), id(0), 'POINTS', 0, 'PAID',
              NULL, NULL, at(15));
          UPDATE reservation SET total = 0 WHERE reservation_id = id(1010)"
@@ -480,6 +606,48 @@ async fn a_paid_seat_may_look_held_while_its_owner_is_being_told() {
         .await
         .unwrap();
     assert_eq!(report(&url).await.violated(), ["S3"]);
+}
+
+/// Between a cancellation and its owner's taking note of it, the seats may still be claimed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_seat_may_be_claimed_while_its_owner_is_being_told() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    let notice = encode(&Kind::Cancelled {
+        notice_id: NoticeId(Uuid::from_u128(9)),
+        reservation_id: ReservationId(Uuid::from_u128(0x1010)),
+        schedule_id: SCHEDULE,
+        seats: vec![SeatNo(5)],
+        at: Timestamp::from_micros(1_767_225_630_000_000),
+    });
+    let payload: String = notice.iter().map(|byte| format!("{byte:02x}")).collect();
+    conn.batch_execute(&format!(
+        "SELECT reserve(4112, 1, '{{5,6}}', 'PAID', 10, 310, NULL);
+         SELECT pay_nothing(404, 4112, 1, 20);
+         SELECT cancel(921, 4112, '{{5}}', 30);
+         UPDATE reservation SET cancelled_seat_nos = '{{5}}' WHERE reservation_id = id(4112);
+         INSERT INTO notice (notice_id, lane, schedule_id, payload)
+         VALUES (id(9), 'seats', id(16), decode('{payload}', 'hex'));"
+    ))
+    .await
+    .unwrap();
+    let told = report(&url).await;
+    assert!(told.ok(), "{told}");
+    // Then the other one, too.
+    conn.batch_execute(
+        "SELECT cancel(922, 4112, '{6}', 31);
+         UPDATE reservation SET status = 'CANCELLED', ended_at = at(31)
+         WHERE reservation_id = id(4112)",
+    )
+    .await
+    .unwrap();
+    let told = report(&url).await;
+    assert!(told.ok(), "{told}");
+    conn.batch_execute("UPDATE notice SET done_at = now()")
+        .await
+        .unwrap();
+    let heard = report(&url).await;
+    assert_eq!(heard.violated(), ["S3"], "{heard}");
 }
 
 /// A sweep that finds thousands counts them all and shows a few.

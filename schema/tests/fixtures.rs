@@ -15,8 +15,8 @@ use onsale_schema::status::{
 };
 use onsale_schema::{
     BlockId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId,
-    ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId, ledger,
-    settlement,
+    PaymentOrderId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId,
+    ledger, settlement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -258,6 +258,73 @@ fn blocks() {
         facts: vec![blocked, lifted(None), lifted(Some("it is gone".into()))],
     };
     check("seats-facts-blocks", &facts);
+}
+
+/// What settlement tells the owner of seats besides that a hold is paid.
+#[test]
+fn notices_of_settlement() {
+    use seats::{Outcome, Refusal};
+    let (reservation_id, schedule_id) = (ReservationId(uuid(6)), ScheduleId(uuid(7)));
+    let (notice_id, order_id) = (NoticeId(uuid(8)), PaymentOrderId(uuid(13)));
+    let (user_id, lapsed_id) = (UserId(uuid(2)), ReservationId(uuid(14)));
+    let seats = vec![SeatNo(0), SeatNo(49_999)];
+    let kinds = [
+        seats::Kind::Secure {
+            notice_id,
+            order_id,
+            reservation_id,
+            schedule_id,
+            until: at(360_000),
+        },
+        seats::Kind::Unsecure {
+            notice_id,
+            order_id,
+            reservation_id,
+            schedule_id,
+        },
+        seats::Kind::Rehold {
+            notice_id,
+            order_id,
+            reservation_id,
+            lapsed_id,
+            schedule_id,
+            user_id,
+            seats: seats.clone(),
+            total: Money::won(264_000),
+        },
+        seats::Kind::Cancelled {
+            notice_id,
+            reservation_id,
+            schedule_id,
+            seats: seats.clone(),
+            at: at(400_000),
+        },
+    ];
+    for kind in kinds {
+        check(&format!("seats-{}", kind.name()), &message(kind));
+    }
+    let outcomes = vec![Outcome::Refused(Refusal::PaymentInProgress)];
+    check("seats-reply-payments", &reply(outcomes));
+    let cancelled = Fact::Cancelled {
+        reservation_id,
+        seats,
+        at: at(400_000),
+    };
+    let reheld = Fact::Reheld {
+        user_id,
+        order_id,
+        lapsed_id,
+        hold: Hold {
+            expires_at: at(0),
+            ..hold()
+        },
+    };
+    let facts = Facts {
+        schedule_id,
+        version: 12,
+        facts: vec![cancelled, reheld],
+    };
+    check("seats-facts-payments", &facts);
 }
 
 #[test]

@@ -289,7 +289,8 @@ impl Sale {
         }
     }
 
-    fn claim_all(
+    /// Claims seats, or frees them, that were checked to be as expected.
+    pub(super) fn claim_all(
         &mut self,
         seats: &[SeatNo],
         expected: Option<Claim>,
@@ -297,9 +298,9 @@ impl Sale {
         changes: &mut Changes,
     ) {
         for &seat in seats {
-            let at = self.seat_index(seat).expect("a block's seats are seats");
+            let at = self.seat_index(seat).expect("the seats were checked");
             let before = self.set_claim(at, claim);
-            assert_eq!(before, expected, "S3: a block has its seats, and no others");
+            assert_eq!(before, expected, "S1, S3: {seat:?} is as expected");
             let claims = &mut changes.claims;
             claims.record(self.schedule_id, seat, before, claim);
         }

@@ -30,6 +30,9 @@ pub struct Changes {
     pub facts: Vec<Facts>,
     /// Notices that were received and applied; one may be listed twice.
     pub notices_done: Vec<NoticeId>,
+    /// Those of them that must not have been done before: when one was, the update that marks it
+    /// misses and the batch has to be decided again.
+    pub notices_open: Vec<NoticeId>,
     /// Where in `reservations` one that this batch made is.
     made: HashMap<ReservationId, usize>,
     /// Where in `terms` one is that lasts for another time.
@@ -128,6 +131,7 @@ impl Changes {
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);
         self.notices_done.extend(other.notices_done);
+        self.notices_open.extend(other.notices_open);
         self.latest.extend(other.latest);
     }
 
@@ -139,6 +143,12 @@ impl Changes {
 
     pub(super) fn note_latest(&mut self, schedule_id: ScheduleId, latest: Timestamp) {
         self.latest.entry(schedule_id).or_insert(latest);
+    }
+
+    /// A time that stays known when the batch is taken back.
+    pub(super) fn learn_latest(&mut self, id: ScheduleId, latest: Timestamp, at: Timestamp) {
+        let before = self.latest.entry(id).or_insert(latest);
+        *before = at.max(*before);
     }
 
     pub(super) fn latest_before(&self, schedule_id: ScheduleId) -> Option<Timestamp> {

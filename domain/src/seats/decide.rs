@@ -2,6 +2,7 @@
 //!
 //! A refused hold changes nothing, not even what is due for others.
 
+use super::payments::Late;
 use super::plan::Wish;
 use super::{Accepted, Changes, Policy, Sale, Times, places};
 use onsale_schema::message::Command;
@@ -128,6 +129,57 @@ impl Sale {
                 }
                 Outcome::Applied
             }
+            Kind::Secure {
+                notice_id,
+                order_id,
+                reservation_id,
+                until,
+                ..
+            } => {
+                let by = (*notice_id, *order_id);
+                self.secure(command, *reservation_id, by, *until, now, changes)
+            }
+            Kind::Unsecure {
+                notice_id,
+                order_id,
+                reservation_id,
+                ..
+            } => {
+                changes.notices_done.push(*notice_id);
+                self.unsecure(*reservation_id, *order_id, changes);
+                Outcome::Applied
+            }
+            Kind::Rehold {
+                notice_id,
+                order_id,
+                reservation_id,
+                lapsed_id,
+                user_id,
+                seats,
+                total,
+                ..
+            } => {
+                let late = Late {
+                    order_id: *order_id,
+                    reservation_id: *reservation_id,
+                    lapsed_id: *lapsed_id,
+                    user_id: *user_id,
+                    seats,
+                    total: *total,
+                };
+                self.rehold(command, *notice_id, &late, now, changes)
+            }
+            Kind::Cancelled {
+                notice_id,
+                reservation_id,
+                seats,
+                at,
+                ..
+            } => {
+                changes.notices_done.push(*notice_id);
+                self.cancelled(*reservation_id, seats, *at, now, changes);
+                Outcome::Applied
+            }
             Kind::Policy { change, .. } => self.amend(command, change, now, changes),
         }
     }
@@ -248,7 +300,7 @@ impl Sale {
         for id in self.live.get(&user).into_iter().flatten() {
             let r = &self.reservations[id];
             if r.status_at(now).is_live() {
-                live_seats += r.seats.len();
+                live_seats += r.live_seats();
                 continue;
             }
             if !r.is_due(now) {
@@ -341,7 +393,8 @@ impl Sale {
         }
     }
 
-    /// A hold that is due lapses even if its owner wanted to give it back: the end was first.
+    /// A hold that is due lapses even if its owner wanted to give it back: the end was first. What a
+    /// payment on its way has secured can't be given back.
     fn release(
         &mut self,
         command: &Command<Kind>,
@@ -354,6 +407,9 @@ impl Sale {
             return Outcome::Refused(Refusal::NotFound);
         };
         let mut status = r.status_at(now);
+        if status == ReservationStatus::Held && r.term.paying_order.is_some() {
+            return Outcome::Refused(Refusal::PaymentInProgress);
+        }
         if r.is_due(now) {
             self.lapse(id, now, changes);
         } else if status == ReservationStatus::Held {
@@ -384,13 +440,6 @@ impl Sale {
             self.lapse(id, now, changes);
         }
         Outcome::Applied
-    }
-
-    /// A paid reservation that is not live here was ended by this very batch, whose conditional
-    /// update will miss; or the notice is about nothing. Neither is a reason to sell.
-    fn may_sell(&self, id: ReservationId, changes: &Changes) -> bool {
-        let r = self.reservations.get(&id);
-        r.is_some_and(|r| r.status.is_live()) && !changes.has_made(id)
     }
 }
 

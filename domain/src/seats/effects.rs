@@ -43,6 +43,9 @@ impl Sale {
             held_at: now,
             term: self.term(reservation_id, now.plus_ms(self.policy.hold_ms)),
             ended_at: None,
+            rehold_order: None,
+            cancelled: Vec::new(),
+            cancelled_at: None,
         };
         r.assert_valid();
         let hold = r.hold(self.schedule_id);
@@ -56,41 +59,6 @@ impl Sale {
         changes.make(self.schedule_id, r.clone());
         self.insert(r);
         hold
-    }
-
-    /// Turns a live reservation's seats into sold ones; its row is PAID already.
-    pub(super) fn sell(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
-        let r = self
-            .reservations
-            .get_mut(&id)
-            .expect("only known reservations are sold");
-        assert!(r.status.is_live(), "S4");
-        r.status = ReservationStatus::Paid;
-        self.due.remove(&(r.term.release_at, id));
-        let sold = Claim {
-            reservation: Some(id),
-            state: ClaimState::Sold,
-        };
-        let mut is_new = false;
-        for &seat in &r.seats {
-            let at = seat.index().expect("a reservation's seats are seats");
-            let before = self.claims[at].replace(sold);
-            assert_eq!(
-                before.and_then(|claim| claim.reservation),
-                Some(id),
-                "S3: a live reservation has its seats"
-            );
-            changes
-                .claims
-                .record(self.schedule_id, seat, before, Some(sold));
-            is_new |= before != Some(sold);
-        }
-        if is_new {
-            self.facts.push(Fact::Sold {
-                reservation_id: id,
-                at: now,
-            });
-        }
     }
 
     /// Ends a hold and frees its seats.

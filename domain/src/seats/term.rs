@@ -5,7 +5,7 @@ use super::{Changes, Reservation, Sale, TermUpdate};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
-use onsale_schema::{CommandId, ReservationId, Timestamp};
+use onsale_schema::{CommandId, PaymentOrderId, ReservationId, Timestamp};
 use uuid::Uuid;
 
 /// How long a hold lasts.
@@ -24,6 +24,8 @@ pub struct Term {
     pub extended_by: Vec<CommandId>,
     /// The command that gave it back.
     pub given_back_by: Option<CommandId>,
+    /// The order that is being captured: until that has ended, nobody gives it back.
+    pub paying_order: Option<PaymentOrderId>,
 }
 
 impl Term {
@@ -37,6 +39,7 @@ impl Term {
             ends_as: None,
             extended_by: Vec::new(),
             given_back_by: None,
+            paying_order: None,
         }
     }
 
@@ -78,10 +81,11 @@ impl Sale {
     }
 
     /// The term of a hold that lapses then and not as it was to.
-    fn term_after(&self, r: &Reservation, expires_at: Timestamp) -> Term {
+    pub(super) fn term_after(&self, r: &Reservation, expires_at: Timestamp) -> Term {
         Term {
             first_expires_at: r.term.first_expires_at,
             extended_by: r.term.extended_by.clone(),
+            paying_order: r.term.paying_order,
             ..self.term(r.reservation_id, expires_at)
         }
     }
@@ -174,7 +178,7 @@ impl Sale {
         self.last(id, after, changes);
     }
 
-    fn last(&mut self, id: ReservationId, after: Term, changes: &mut Changes) {
+    pub(super) fn last(&mut self, id: ReservationId, after: Term, changes: &mut Changes) {
         let mut r = self.reservations.remove(&id).expect("a hold that is known");
         self.due.remove(&(r.term.release_at, id));
         self.due.insert((after.release_at, id));

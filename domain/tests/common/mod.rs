@@ -4,8 +4,8 @@
 
 use onsale_schema::message::Fingerprint;
 use onsale_schema::{
-    BlockId, CommandId, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp,
-    TransferId, UserId,
+    BlockId, CommandId, NoticeId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    Timestamp, TransferId, UserId,
 };
 use uuid::Uuid;
 
@@ -24,6 +24,7 @@ short_ids! {
     reservation_id -> ReservationId;
     schedule_id -> ScheduleId;
     notice_id -> NoticeId;
+    order_id -> PaymentOrderId;
     block_id -> BlockId;
     payment_id -> PaymentId;
     transfer_id -> TransferId;

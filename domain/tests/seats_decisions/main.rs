@@ -8,6 +8,7 @@ mod common;
 mod ends;
 mod holds;
 mod orphans;
+mod payments;
 mod places;
 mod policies;
 mod terms;
@@ -155,6 +156,9 @@ fn row(n: u128, seats: &[i32], status: ReservationStatus, held_at_s: i64) -> Res
         held_at: at_s(held_at_s),
         term: Term::until(at_s(held_at_s + HOLD_S)),
         ended_at: (!status.is_live()).then(|| at_s(held_at_s + 1)),
+        rehold_order: None,
+        cancelled: Vec::new(),
+        cancelled_at: None,
     }
 }
 

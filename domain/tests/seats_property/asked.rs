@@ -2,8 +2,9 @@
 //! that mostly creep and sometimes jump.
 
 mod blocks;
+mod payments;
 
-use super::common::{notice_id, schedule_id, user};
+use super::common::{schedule_id, user};
 use super::model::{Foreign, SECTION};
 use super::{Step, World};
 use onsale_domain::seats::Times;
@@ -30,7 +31,7 @@ impl World {
             business: self.now,
             clock: self.now.plus_ms(self.rng.range(-100, 2000)),
         };
-        let command = match self.rng.range(1, 23) {
+        let command = match self.rng.range(1, 26) {
             1..=6 => self.new_hold(),
             7..=9 => self.new_best(),
             10..=11 => self.hold_again(),
@@ -38,7 +39,7 @@ impl World {
             14 => self.extend(),
             15..=16 => self.expire(),
             17 => self.policy(),
-            18..=20 => self.paid(),
+            18..=23 => self.notice(),
             _ => self.block_or_lift(),
         };
         Step::Command(command, times)
@@ -262,17 +263,6 @@ impl World {
         self.command(user(0), kind)
     }
 
-    fn paid(&mut self) -> Command<Kind> {
-        let known = self.rng.pick(&self.notices).copied();
-        let (notice_id, id) = known.unwrap_or((notice_id(7), ReservationId(self.rng.uuid())));
-        let kind = Kind::Paid {
-            notice_id,
-            reservation_id: id,
-            schedule_id: self.rows.schedule,
-        };
-        self.command(user(0), kind)
-    }
-
     /// Of a few values, so that some change nothing and some contradict others.
     fn policy(&mut self) -> Command<Kind> {
         let mut change = PolicyChange::default();
@@ -316,6 +306,11 @@ impl World {
 
     /// One that was asked for, whether it was accepted or not.
     fn some_reservation(&mut self) -> (ReservationId, UserId, Timestamp) {
+        if self.rng.percent(20)
+            && let Some(row) = self.any_row()
+        {
+            return row;
+        }
         let hold_ms = self.rows.policy.hold_ms;
         let Some(command) = self.rng.pick(&self.asked) else {
             return (ReservationId(self.rng.uuid()), self.somebody(), self.now);
@@ -328,6 +323,10 @@ impl World {
             | Kind::Extend { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }
+            | Kind::Secure { .. }
+            | Kind::Unsecure { .. }
+            | Kind::Rehold { .. }
+            | Kind::Cancelled { .. }
             | Kind::Policy { .. }
             | Kind::Block { .. }
             | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),

@@ -11,15 +11,17 @@ mod asked;
 mod common;
 mod model;
 mod rows;
+mod settlement;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Policy, Sale, Times};
+use onsale_domain::seats::{Changes, Policy, Sale, TermUpdate, Times, decided_once};
 use onsale_schema::message::Command;
-use onsale_schema::seats::{Kind, Outcome, Refusal};
+use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{CommandId, Money, NoticeId, ReservationId, SeatNo, Timestamp};
 use rows::{Miss, Rows, layout};
+use settlement::Order;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -48,7 +50,7 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 29] = [
+const EXPECTED: [&str; 39] = [
     "held",
     "held places",
     "held seats and places",
@@ -78,6 +80,16 @@ const EXPECTED: [&str; 29] = [
     "layout replaced",
     "payment was quicker",
     "accepted elsewhere",
+    "payment in progress",
+    "decided before",
+    "secured",
+    "secured for longer",
+    "secured in vain",
+    "let go",
+    "held anew",
+    "held anew from its own hold",
+    "held anew in vain",
+    "cancelled",
 ];
 
 fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
@@ -108,6 +120,7 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::OrphanSeat { .. } => "orphan seat",
             Refusal::ExtensionLimitReached => "extension limit reached",
+            Refusal::PaymentInProgress => "payment in progress",
         },
     }
 }
@@ -147,7 +160,9 @@ struct World {
     /// Blocks and lifts that were asked for.
     blocks: Vec<Command<Kind>>,
     /// Notices that were sent, to be sent again.
-    notices: Vec<(NoticeId, ReservationId)>,
+    notices: Vec<(NoticeId, Kind)>,
+    /// Payments through the gateway that are on their way.
+    orders: Vec<Order>,
 }
 
 impl World {
@@ -185,6 +200,8 @@ impl World {
             map_version: rng.range(0, 3),
             foreign: Default::default(),
             open_notices: Default::default(),
+            cancellations: Default::default(),
+            refunded: Default::default(),
         };
         let model = Model {
             schedule,
@@ -195,6 +212,7 @@ impl World {
             blocks: Vec::new(),
             entries: Vec::new(),
             foreign: Vec::new(),
+            decided: Default::default(),
             facts: Vec::new(),
         };
         let since = now.plus_ms(-DAY_MS);
@@ -210,12 +228,13 @@ impl World {
             asked: Vec::new(),
             blocks: Vec::new(),
             notices: Vec::new(),
+            orders: Vec::new(),
         }
     }
 
     fn batch(&mut self, seen: &mut Seen) {
         self.batch_at = self.now;
-        if self.rng.percent(30) {
+        for _ in 0..self.rng.range(0, 2) {
             self.settle();
         }
         if self.rng.percent(30) {
@@ -231,7 +250,11 @@ impl World {
             let mut changes = Changes::default();
             let ours = self.run(&steps, &mut changes);
             let theirs = self.run_model(&steps);
-            assert_eq!(ours, theirs, "{steps:#?}");
+            // The model knows which notices are done; the owner learns it by a miss.
+            let is_open = |id| self.rows.open_notices.contains_key(id);
+            if changes.notices_open.iter().all(is_open) {
+                assert_eq!(ours, theirs, "{steps:#?}");
+            }
             if std::mem::take(&mut is_racing) && !self.replace_layout() {
                 self.settle();
             }
@@ -243,10 +266,11 @@ impl World {
                         *seen.entry(name(outcome, self.batch_at)).or_default() += 1;
                     }
                     self.see_places(&ours, &changes, seen);
+                    see_payments(&steps, &changes, seen);
                     return;
                 }
                 Err(miss) => {
-                    self.model = model_before;
+                    let decided = std::mem::replace(&mut self.model, model_before);
                     let why = match miss {
                         Miss::Conditional => "payment was quicker",
                         Miss::Known(commands) => {
@@ -254,11 +278,13 @@ impl World {
                             "accepted elsewhere"
                         }
                         Miss::Layout => "layout replaced",
+                        Miss::Told => "decided before",
                     };
                     *seen.entry(why).or_default() += 1;
-                    self.take_back(&changes, &steps);
+                    self.take_back(&changes, &decided);
                     self.follow_layout();
-                    self.tell(&known);
+                    self.tell_known(&known);
+                    self.tell_done(&steps);
                 }
             }
         }
@@ -316,15 +342,27 @@ impl World {
 
     /// After a commit: rows, facts, map and memory all say the same.
     fn compare(&self, changes: &Changes) {
-        let mut has_unseen_payment = false;
+        let mut has_unseen = false;
         assert_eq!(self.rows.reservations.len(), self.model.entries.len());
         for entry in &self.model.entries {
             let row = &self.rows.reservations[&entry.hold.reservation_id];
-            let is_unseen =
-                row.status == ReservationStatus::Paid && entry.status == ReservationStatus::Held;
-            has_unseen_payment |= is_unseen;
+            let is_unseen = match row.status {
+                ReservationStatus::Paid => entry.status == ReservationStatus::Held,
+                ReservationStatus::Cancelled => entry.status.is_live(),
+                _ => false,
+            };
             assert!(is_unseen || row.status == entry.status, "{row:?} {entry:?}");
-            assert_eq!(row.ended_at, entry.ended_at);
+            assert!(is_unseen || row.ended_at == entry.ended_at);
+            let is_part_unseen = row.cancelled != entry.cancelled;
+            assert!(
+                entry
+                    .cancelled
+                    .iter()
+                    .all(|seat| row.cancelled.contains(seat))
+            );
+            has_unseen |= is_unseen || is_part_unseen && entry.known;
+            assert_eq!(row.term.paying_order, entry.paying);
+            assert_eq!(row.rehold_order, entry.rehold);
             assert_eq!(row.seats, entry.hold.seats);
             assert_eq!(row.total, entry.hold.total);
             assert_eq!(row.term.expires_at, entry.expires_at);
@@ -346,32 +384,38 @@ impl World {
             return;
         }
         assert_eq!(self.rows.shown, self.model.map());
-        if !has_unseen_payment && !self.has_pruned && !self.model.foreign.iter().any(|f| f.known) {
+        if !has_unseen && !self.has_pruned && !self.model.foreign.iter().any(|f| f.known) {
             assert_eq!(self.sale, self.rows.load(self.since), "rows say it all");
         }
     }
 
     /// A batch that was not stored is undone, and what it ended is looked up.
     /// What it learned from notices stays known.
-    fn take_back(&mut self, changes: &Changes, steps: &[Step]) {
+    fn take_back(&mut self, changes: &Changes, decided: &Model) {
         self.sale.undo(changes);
-        let mut learned = self.sale.doubtful().to_vec();
-        for id in &learned {
-            assert!(self.sale.assure(*id, self.rows.reservations[id].status));
+        let doubtful = self.sale.doubtful().to_vec();
+        let follows = |id: &ReservationId| {
+            let status = self.rows.reservations[id].status;
+            self.sale.assure(*id, status)
+        };
+        if !doubtful.iter().all(follows) {
+            self.reload();
+            return;
         }
-        learned.extend(steps.iter().filter_map(|step| match step {
-            Step::Command(command, _) => match command.kind {
-                Kind::Paid { reservation_id, .. } => Some(reservation_id),
-                _ => None,
-            },
-            Step::Tick { .. } => None,
-        }));
         for entry in &mut self.model.entries {
             let id = entry.hold.reservation_id;
-            let row = &self.rows.reservations[&id];
-            if learned.contains(&id) && row.status == ReservationStatus::Paid {
+            let mut after = decided.entries.iter();
+            let after = after.find(|after| after.hold.reservation_id == id);
+            let after = after.expect("nothing is forgotten");
+            let is_looked_up = doubtful.contains(&id) && entry.status == ReservationStatus::Held;
+            if is_looked_up && self.rows.reservations[&id].status == ReservationStatus::Paid {
                 entry.status = ReservationStatus::Paid;
             }
+            if let ReservationStatus::Paid | ReservationStatus::Cancelled = after.status {
+                (entry.status, entry.ended_at) = (after.status, after.ended_at);
+            }
+            entry.cancelled.clone_from(&after.cancelled);
+            entry.cancelled_at = after.cancelled_at;
         }
     }
 
@@ -406,9 +450,11 @@ impl World {
         self.sale = self.rows.load(self.since);
         for entry in &mut self.model.entries {
             let row = &self.rows.reservations[&entry.hold.reservation_id];
-            if row.status == ReservationStatus::Paid {
-                entry.status = ReservationStatus::Paid;
+            if let ReservationStatus::Paid | ReservationStatus::Cancelled = row.status {
+                (entry.status, entry.ended_at) = (row.status, row.ended_at);
             }
+            entry.cancelled.clone_from(&row.cancelled);
+            entry.cancelled_at = row.cancelled_at;
             entry.known = row.ended_at.is_none_or(|ended_at| ended_at >= self.since);
         }
         self.model
@@ -432,7 +478,7 @@ impl World {
     }
 
     /// Conflicts have shown that these were accepted before.
-    fn tell(&mut self, commands: &[CommandId]) {
+    fn tell_known(&mut self, commands: &[CommandId]) {
         for command in commands {
             let (fingerprint, hold) = self.rows.accepted(*command).expect("it conflicted");
             self.sale.load_foreign(*command, fingerprint, hold.clone());
@@ -453,23 +499,66 @@ impl World {
         }
     }
 
-    /// Settlement makes a held row PAID, and sends a notice that comes later or twice.
-    fn settle(&mut self) {
-        let clock = self.now.plus_ms(self.rng.range(-3, 3) * 1000);
-        let rows = self.rows.reservations.values_mut();
-        let payable: Vec<_> = rows
-            .filter(|r| {
-                r.status == ReservationStatus::Held
-                    && r.term.ends_as.is_none()
-                    && r.term.expires_at > clock
-            })
-            .map(|r| r.reservation_id)
-            .collect();
-        if let Some(&id) = self.rng.pick(&payable) {
-            self.rows.reservations.get_mut(&id).unwrap().status = ReservationStatus::Paid;
-            let notice = NoticeId(self.rng.uuid());
-            self.rows.open_notices.insert(notice);
-            self.notices.push((notice, id));
+    /// A look has shown which notices are done.
+    fn tell_done(&mut self, steps: &[Step]) {
+        for step in steps {
+            if let Step::Command(command, _) = step
+                && let Some(notice) = decided_once(&command.kind)
+                && !self.rows.open_notices.contains_key(&notice)
+            {
+                self.sale.load_told(notice);
+            }
         }
+    }
+}
+
+/// What settlement's words came to.
+fn see_payments(steps: &[Step], changes: &Changes, seen: &mut Seen) {
+    let mut see = |what, is_so| *seen.entry(what).or_default() += u64::from(is_so);
+    let terms = &changes.terms;
+    let has_ended = |id| changes.ended.iter().any(|ended| ended.reservation_id == id);
+    let kinds = steps.iter().filter_map(|step| match step {
+        Step::Command(command, _) => Some(&command.kind),
+        Step::Tick { .. } => None,
+    });
+    for kind in kinds {
+        match kind {
+            Kind::Secure {
+                order_id,
+                reservation_id,
+                ..
+            } => {
+                let of = terms.iter().find(|u| u.reservation_id == *reservation_id);
+                let of = of.filter(|u| u.after.paying_order == Some(*order_id));
+                see("secured", of.is_some());
+                let is_longer = of.is_some_and(|u| u.after.expires_at > u.before.expires_at);
+                see("secured for longer", is_longer);
+                see("secured in vain", of.is_none());
+            }
+            Kind::Unsecure { order_id, .. } => {
+                let is_of = |u: &&TermUpdate| u.before.paying_order == Some(*order_id);
+                see("let go", terms.iter().any(|u| is_of(&u)));
+            }
+            Kind::Rehold {
+                reservation_id,
+                lapsed_id,
+                ..
+            } => {
+                let is_made = changes.has_made(*reservation_id);
+                see("held anew", is_made);
+                let is_own = is_made && has_ended(*lapsed_id);
+                see("held anew from its own hold", is_own);
+                see("held anew in vain", !is_made);
+            }
+            _ => {}
+        }
+    }
+    for delete in changes.claims.net().deletes {
+        let mut facts = changes.facts.iter().flat_map(|facts| &facts.facts);
+        let is_of = |fact: &Fact| match fact {
+            Fact::Cancelled { reservation_id, .. } => Some(*reservation_id) == delete.from,
+            _ => false,
+        };
+        see("cancelled", facts.any(is_of));
     }
 }

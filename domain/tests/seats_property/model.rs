@@ -3,6 +3,7 @@
 
 mod blocks;
 mod choice;
+mod payments;
 
 use crate::rows::RELEASE_SEED;
 use blocks::Accepted;
@@ -10,7 +11,11 @@ use onsale_domain::seats::{Policy, Times, release_delay_ms};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
-use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
+    UserId,
+};
+use std::collections::BTreeSet;
 
 /// The section of places, if there are any.
 pub const SECTION: &str = "F";
@@ -29,6 +34,15 @@ pub struct Entry {
     pub ends_as: Option<ReservationStatus>,
     pub extended_by: Vec<CommandId>,
     pub given_back_by: Option<CommandId>,
+    /// The order that has secured it.
+    pub paying: Option<PaymentOrderId>,
+    /// The order that came too late for another.
+    pub rehold: Option<PaymentOrderId>,
+    /// What of it was cancelled, and when, as far as the owner has learned.
+    pub cancelled: Vec<SeatNo>,
+    pub cancelled_at: Option<Timestamp>,
+    /// The seats that are on sale again.
+    pub gone: Vec<SeatNo>,
     /// Whether the map shows its seats as sold.
     pub sold: bool,
     /// Whether the owner has it in memory: it forgets old ones.
@@ -62,6 +76,8 @@ pub struct Model {
     pub blocks: Vec<Accepted>,
     pub entries: Vec<Entry>,
     pub foreign: Vec<Foreign>,
+    /// Notices that were decided, of those that are decided once.
+    pub decided: BTreeSet<NoticeId>,
     /// Of the current batch.
     pub facts: Vec<Fact>,
 }
@@ -150,6 +166,8 @@ impl Model {
                 let jitter_ms = self.policy.release_jitter_ms;
                 if self.is_due(at, now) {
                     self.end_due(at, now);
+                } else if self.entries[at].paying.is_some() {
+                    // It is not given back.
                 } else if self.shown(at, now) == ReservationStatus::Held && jitter_ms == 0 {
                     self.end(at, ReservationStatus::Released, now);
                     self.entries[at].given_back_by = Some(command.id);
@@ -163,6 +181,7 @@ impl Model {
                     });
                 }
                 match self.shown(at, now) {
+                    ReservationStatus::Held => Outcome::Refused(Refusal::PaymentInProgress),
                     ReservationStatus::Released => Outcome::Released {
                         reservation_id: *reservation_id,
                     },
@@ -188,20 +207,12 @@ impl Model {
                 }
                 None => Outcome::Applied,
             },
-            Kind::Paid { reservation_id, .. } => {
-                if let Some(at) = self.find(*reservation_id)
-                    && self.entries[at].ended_at.is_none()
-                {
-                    let entry = &mut self.entries[at];
-                    entry.status = ReservationStatus::Paid;
-                    if !entry.sold {
-                        entry.sold = true;
-                        self.facts.push(Fact::Sold {
-                            reservation_id: *reservation_id,
-                            at: now,
-                        });
-                    }
-                }
+            Kind::Paid { .. }
+            | Kind::Secure { .. }
+            | Kind::Unsecure { .. }
+            | Kind::Rehold { .. }
+            | Kind::Cancelled { .. } => {
+                self.told(command, now);
                 Outcome::Applied
             }
             Kind::Policy { change, .. } => self.amend(command, change, now),
@@ -402,21 +413,8 @@ impl Model {
             held_at: now,
             expires_at: now.plus_ms(self.policy.hold_ms),
         };
-        self.entries.push(Entry {
-            user: command.user,
-            command: command.id,
-            fingerprint: command.fingerprint,
-            hold: hold.clone(),
-            status: ReservationStatus::Held,
-            ended_at: None,
-            expires_at: hold.expires_at,
-            release_at: hold.expires_at,
-            ends_as: None,
-            extended_by: Vec::new(),
-            given_back_by: None,
-            sold: false,
-            known: true,
-        });
+        self.entries
+            .push(Entry::new(command, command.user, hold.clone()));
         self.last_until(self.entries.len() - 1, hold.expires_at);
         self.facts.push(Fact::Held {
             user_id: command.user,
@@ -517,10 +515,14 @@ impl Model {
 
     /// Time as it is written never goes back.
     fn time(&self, time: Timestamp) -> Timestamp {
-        let times = self
-            .entries
-            .iter()
-            .flat_map(|e| [Some(e.hold.held_at), e.ended_at, e.given_back_at()]);
+        let times = self.entries.iter().flat_map(|e| {
+            [
+                Some(e.hold.held_at),
+                e.ended_at,
+                e.given_back_at(),
+                e.cancelled_at,
+            ]
+        });
         let blocks = self.blocks.iter().map(|accepted| accepted.at);
         times.flatten().chain(blocks).fold(time, Timestamp::max)
     }
@@ -549,7 +551,7 @@ impl Model {
         (0..self.entries.len())
             .filter(|at| self.entries[*at].user == user && self.entries[*at].ended_at.is_none())
             .filter(|at| self.shown(*at, now).is_live())
-            .map(|at| self.entries[at].hold.seats.len())
+            .map(|at| self.entries[at].hold.seats.len() - self.entries[at].cancelled.len())
             .sum()
     }
 }
@@ -573,5 +575,6 @@ fn is_of_another_layout(command: &Command<Kind>, layout: i64) -> bool {
 }
 
 fn has_seat(entry: &Entry, seat: SeatNo) -> bool {
-    entry.ended_at.is_none() && entry.hold.seats.contains(&seat)
+    let has_all = entry.ended_at.is_none() || entry.status == ReservationStatus::Cancelled;
+    has_all && entry.hold.seats.contains(&seat) && !entry.gone.contains(&seat)
 }

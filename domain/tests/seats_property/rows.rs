@@ -3,11 +3,15 @@
 
 use crate::model::SECTION;
 use onsale_domain::seats::plan::Spot;
-use onsale_domain::seats::{BlockRow, Changes, Claim, Layout, Policy, Reservation, Sale};
+use onsale_domain::seats::{
+    BlockRow, Changes, Claim, Layout, Policy, Reservation, Sale, Term, TermUpdate,
+};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::seats::{Hold, MapChange};
+use onsale_schema::seats::{Hold, Kind, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{CommandId, Money, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -28,7 +32,11 @@ pub struct Rows {
     pub map_version: i64,
     /// Accepted commands of other schedules.
     pub foreign: HashMap<CommandId, (Fingerprint, Hold)>,
-    pub open_notices: BTreeSet<NoticeId>,
+    pub open_notices: BTreeMap<NoticeId, Kind>,
+    /// When seats were cancelled.
+    pub cancellations: BTreeMap<(ReservationId, SeatNo), Timestamp>,
+    /// Orders whose money went back for want of seats.
+    pub refunded: BTreeSet<PaymentOrderId>,
     /// The map of somebody who follows the broadcasts.
     pub shown: Vec<Option<ClaimState>>,
 }
@@ -59,6 +67,8 @@ pub enum Miss {
     Known(Vec<CommandId>),
     /// The layout was replaced.
     Layout,
+    /// What a notice says was decided before.
+    Told,
 }
 
 impl Rows {
@@ -129,13 +139,17 @@ impl Rows {
         }
         let is_as_expected =
             |e: &onsale_domain::seats::Ended| self.reservations[&e.reservation_id].status == e.from;
-        let lasts = |u: &onsale_domain::seats::TermUpdate| {
+        let lasts = |u: &TermUpdate| {
             let row = &self.reservations[&u.reservation_id];
             assert_eq!(row.term, u.before, "only its owner changes it");
             row.status == ReservationStatus::Held
         };
         if !changes.ended.iter().all(is_as_expected) || !changes.terms.iter().all(lasts) {
             return Err(Miss::Conditional);
+        }
+        let is_open = |id| self.open_notices.contains_key(id);
+        if !changes.notices_open.iter().all(is_open) {
+            return Err(Miss::Told);
         }
         for update in &changes.terms {
             let row = self.reservations.get_mut(&update.reservation_id).unwrap();
@@ -152,7 +166,8 @@ impl Rows {
         for new in &changes.reservations {
             let row = new.reservation.clone();
             assert_eq!(new.schedule_id, self.schedule);
-            assert_ne!(row.status, ReservationStatus::Paid, "S4");
+            let is_reheld = row.rehold_order.is_some();
+            assert_eq!(row.status == ReservationStatus::Paid, is_reheld, "S4");
             assert!(self.reservations.insert(row.reservation_id, row).is_none());
         }
         for update in &changes.policies {
@@ -197,7 +212,16 @@ impl Rows {
         assert_eq!(changes.maps.len(), changes.facts.len());
         let Some(map) = changes.maps.first() else {
             assert!(changes.reservations.is_empty() && changes.ended.is_empty());
-            assert!(changes.terms.is_empty());
+            let is_unsaid = |update: &TermUpdate| {
+                let paying_order = update.before.paying_order;
+                let after = update.after.clone();
+                update.before
+                    == Term {
+                        paying_order,
+                        ..after
+                    }
+            };
+            assert!(changes.terms.iter().all(is_unsaid));
             assert!(changes.policies.is_empty() && changes.blocks.is_empty());
             return;
         };
@@ -219,6 +243,7 @@ impl Rows {
         self.check_owners_never_overlapped();
         self.check_claims_agree();
         self.check_limits_were_kept();
+        self.check_late_captures();
         let mut commands: BTreeSet<_> = self.reservations.values().map(|r| r.command_id).collect();
         commands.extend(self.blocks.iter().map(|row| row.command_id));
         let accepted = self.reservations.len() + self.blocks.len();
@@ -233,10 +258,14 @@ impl Rows {
     fn check_owners_never_overlapped(&self) {
         let mut spans = Vec::new();
         for r in self.reservations.values() {
-            let end = r.ended_at.map_or(i64::MAX, Timestamp::micros);
-            assert!(r.held_at.micros() <= end, "S2: {r:?}");
-            if r.held_at.micros() < end {
-                spans.extend(r.seats.iter().map(|seat| (*seat, r.held_at.micros(), end)));
+            for seat in &r.seats {
+                let cancelled_at = self.cancelled_at(r, *seat);
+                let end = cancelled_at.or(r.ended_at);
+                let end = end.map_or(i64::MAX, Timestamp::micros);
+                assert!(r.held_at.micros() <= end, "S2: {r:?}");
+                if r.held_at.micros() < end {
+                    spans.push((*seat, r.held_at.micros(), end));
+                }
             }
         }
         for block in self.blocks.iter().filter(|row| !row.lifts) {
@@ -259,18 +288,22 @@ impl Rows {
         let mut claimed = 0;
         for r in self.reservations.values() {
             assert_eq!(r.status.is_live(), r.ended_at.is_none());
-            if !r.status.is_live() {
-                continue;
-            }
             for seat in &r.seats {
-                let claim = self.claims.get(seat).expect("S3: a live seat is claimed");
-                assert_eq!(claim.reservation, Some(r.reservation_id), "S1, S3");
-                assert!(
-                    claim.state == ClaimState::Held
-                        || (claim.state == ClaimState::Sold && r.status == ReservationStatus::Paid),
-                    "S3: {claim:?} {r:?}"
-                );
-                claimed += 1;
+                let claim = self.claims.get(seat);
+                let claim = claim.filter(|claim| claim.reservation == Some(r.reservation_id));
+                if self.cancelled_at(r, *seat).is_some() {
+                    let is_told = !self.is_to_be_told(r.reservation_id, *seat);
+                    assert!(claim.is_none() || !is_told, "S3: {seat:?} {r:?}");
+                } else if !r.status.is_live() {
+                    assert!(claim.is_none(), "S3: {seat:?} {r:?}");
+                } else {
+                    let claim = claim.expect("S1, S3: a live seat is claimed");
+                    assert!(
+                        claim.state == ClaimState::Held || r.status == ReservationStatus::Paid,
+                        "S3: {claim:?} {r:?}"
+                    );
+                }
+                claimed += usize::from(claim.is_some());
             }
         }
         for block in self.blocks.iter().filter(|row| !row.lifts) {
@@ -288,6 +321,33 @@ impl Rows {
         assert_eq!(self.claims.len(), claimed, "S3: nobody's claims");
     }
 
+    fn cancelled_at(&self, r: &Reservation, seat: SeatNo) -> Option<Timestamp> {
+        let cancelled = self.cancellations.get(&(r.reservation_id, seat)).copied();
+        assert_eq!(cancelled.is_some(), r.cancelled.contains(&seat));
+        cancelled
+    }
+
+    /// Whether its owner does not know yet that a seat is cancelled.
+    fn is_to_be_told(&self, id: ReservationId, seat: SeatNo) -> bool {
+        self.open_notices.values().any(|kind| match kind {
+            Kind::Cancelled {
+                reservation_id,
+                seats,
+                ..
+            } => *reservation_id == id && seats.contains(&seat),
+            _ => false,
+        })
+    }
+
+    /// P2. Who got the money back has no seats for it.
+    fn check_late_captures(&self) {
+        let mut sold = BTreeSet::new();
+        for order in self.reservations.values().filter_map(|r| r.rehold_order) {
+            assert!(sold.insert(order), "seats are given once");
+            assert!(!self.refunded.contains(&order), "or the money goes back");
+        }
+    }
+
     fn lifted_at(&self, block: &BlockRow, seat: SeatNo) -> Option<Timestamp> {
         let lifts = self.blocks.iter().filter(|row| row.lifts);
         let mut of_block = lifts.filter(|row| row.block_id == block.block_id);
@@ -302,10 +362,19 @@ impl Rows {
             let lasts = r.term.ends_as.is_none() || at < r.term.expires_at;
             r.held_at <= at && lasts && r.ended_at.is_none_or(|ended_at| at < ended_at)
         };
-        for r in self.reservations.values() {
-            let all = self.reservations.values();
+        // Who has paid gets the seats whatever limit there is.
+        let is_asked = |r: &&Reservation| r.rehold_order.is_none();
+        for r in self.reservations.values().filter(is_asked) {
+            let all = self.reservations.values().filter(is_asked);
             let live = all.filter(|o| o.user_id == r.user_id && is_live_at(o, r.held_at));
-            let seats: usize = live.clone().map(|o| o.seats.len()).sum();
+            let seats_of = |o: &Reservation| {
+                let cancelled = o
+                    .seats
+                    .iter()
+                    .filter_map(|seat| self.cancelled_at(o, *seat));
+                o.seats.len() - cancelled.filter(|at| *at <= r.held_at).count()
+            };
+            let seats: usize = live.clone().map(seats_of).sum();
             let limits = live.filter(|o| o.held_at == r.held_at);
             let limit = limits.map(|o| o.seat_limit).fold(r.seat_limit, u32::max);
             assert!(seats <= limit as usize, "S5: {r:?}");

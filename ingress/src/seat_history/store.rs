@@ -1,4 +1,4 @@
-//! Reading what became of a seat from the rows of reservations, payments and blocks.
+//! Reading what became of a seat from the rows of reservations, payments, cancellations and blocks.
 
 use crate::page::PageStart;
 use diesel::QueryableByName;
@@ -33,7 +33,8 @@ pub struct Row {
 
 /// Whoever had the seat had it from `since` until just before `until`. In one moment the one before
 /// ends first, then come those that ended as they began, then the one that stays: `step` says so. A
-/// payment has the time of settlement's clock, which may be a little behind that of the hold.
+/// payment has the time of settlement's clock, which may be a little behind that of the hold. What a
+/// late capture was given was sold from the beginning, and never held.
 ///
 /// It is long for one connection of the pool, and has one of its own.
 pub async fn list(
@@ -45,11 +46,17 @@ pub async fn list(
     let mut conn = pool.own_connection().await?;
     let rows = statement(
         "WITH had AS MATERIALIZED ( \
-             SELECT reservation_id, user_id, command_id, status, given_back_by, \
-                    held_at AS since, \
-                    CASE ends_as WHEN 'RELEASED' THEN expires_at ELSE ended_at END AS until, \
-                    coalesce(ends_as, status) AS end_event \
-             FROM reservation WHERE schedule_id = $1 AND $2 = ANY (seat_nos)), \
+             SELECT r.reservation_id, r.user_id, r.command_id, rehold_order, held_at AS since, \
+                    CASE WHEN c.at IS NOT NULL THEN c.at \
+                         WHEN ends_as = 'RELEASED' THEN expires_at ELSE ended_at END AS until, \
+                    CASE WHEN c.at IS NOT NULL THEN 'CANCELLED' \
+                         ELSE coalesce(ends_as, status) END AS end_event, \
+                    CASE WHEN c.at IS NOT NULL THEN c.user_id ELSE r.user_id END AS ended_by, \
+                    CASE WHEN c.at IS NOT NULL THEN c.command_id ELSE given_back_by END AS end_command \
+             FROM reservation AS r \
+                  LEFT JOIN cancellation AS c \
+                  ON c.reservation_id = r.reservation_id AND $2 = ANY (c.seat_nos) \
+             WHERE r.schedule_id = $1 AND $2 = ANY (r.seat_nos)), \
          blocks AS MATERIALIZED ( \
              SELECT block_id, lifts, user_id, command_id, reason, at, \
                     count(*) OVER of_block = 2 AND min(at) OVER of_block = max(at) OVER of_block \
@@ -57,18 +64,20 @@ pub async fn list(
              FROM seat_block WHERE schedule_id = $1 AND $2 = ANY (seat_nos) \
              WINDOW of_block AS (PARTITION BY block_id)), \
          events AS ( \
-             SELECT 'HELD' AS event, since AS at, \
+             SELECT CASE WHEN rehold_order IS NULL THEN 'HELD' ELSE 'SOLD' END AS event, \
+                    since AS at, \
                     CASE WHEN until = since THEN 1 ELSE 2 END AS step, 0 AS part, user_id, \
                     reservation_id, NULL::uuid AS block_id, command_id, NULL::text AS reason \
              FROM had \
              UNION ALL \
              SELECT 'SOLD', greatest(p.at, since), 3, 0, p.user_id, p.reservation_id, NULL, \
                     p.command_id, NULL \
-             FROM had JOIN payment AS p USING (reservation_id) WHERE p.status = 'PAID' \
+             FROM had JOIN payment AS p USING (reservation_id) \
+             WHERE p.status = 'PAID' AND rehold_order IS NULL \
              UNION ALL \
              SELECT end_event, until, CASE WHEN until = since THEN 1 ELSE 0 END, 1, \
-                    CASE end_event WHEN 'EXPIRED' THEN NULL ELSE user_id END, reservation_id, NULL, \
-                    given_back_by, NULL \
+                    CASE end_event WHEN 'EXPIRED' THEN NULL ELSE ended_by END, reservation_id, NULL, \
+                    end_command, NULL \
              FROM had WHERE until IS NOT NULL \
              UNION ALL \
              SELECT CASE WHEN lifts THEN 'UNBLOCKED' ELSE 'BLOCKED' END, at, \

@@ -5,9 +5,13 @@ use crate::hall::{Hall, open_policy, reservation, soon};
 use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale_ingress::problem::Code;
+use onsale_schema::message::encode;
+use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
+use onsale_schema::{CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId};
 use onsale_testkit::spawn::Signal;
 use onsale_testkit::{Answer, Buyer, SystemOptions};
+use onsale_workers::outbox::system;
 use reqwest::Method;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -49,6 +53,7 @@ async fn every_code_is_met_over_http() {
     requests(&mut hall, &mut met).await;
     identity(&mut hall, &mut met).await;
     seats(&mut hall, &mut met).await;
+    payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
     layouts(&mut hall, &mut met).await;
     dead_letters(&mut hall, &mut met).await;
@@ -227,6 +232,41 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
         api.delete(&buyer, &path).await,
         "reservation-state-conflict",
     );
+}
+
+/// A hold that a payment through the gateway has secured; settlement's word for it is put in by hand.
+async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(5).await;
+    let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
+    let id = reservation(&held.body);
+    let notice = uuid::Uuid::now_v7();
+    let kind = Kind::Secure {
+        notice_id: NoticeId(notice),
+        order_id: PaymentOrderId(uuid::Uuid::now_v7()),
+        reservation_id: ReservationId(id),
+        schedule_id: ScheduleId(date),
+        until: soon(60),
+    };
+    let command = system::command(CommandId(notice), kind);
+    let payload: String = encode(&command)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    hall.sql(&format!(
+        "INSERT INTO notice (notice_id, lane, schedule_id, payload) \
+         VALUES ('{notice}', 'seats', '{date}', decode('{payload}', 'hex'))"
+    ))
+    .await;
+    let heard = "SELECT count(*) AS n FROM reservation WHERE paying_order IS NOT NULL";
+    let is_secured = tokio::time::timeout(crate::hall::PATIENCE, async {
+        while hall.number(heard).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    is_secured.await.expect("the owner has heard");
+    let path = format!("/reservations/{id}");
+    met.expect(api.delete(&buyer, &path).await, "payment-in-progress");
 }
 
 /// What can't be paid.

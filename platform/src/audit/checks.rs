@@ -31,14 +31,20 @@ FROM seat_claim
 GROUP BY schedule_id, seat_no
 HAVING count(*) > 1";
 
-/// A reservation owns its seats from `held_at` until just before `ended_at`, a block each of its
-/// seats until that is lifted. One that ended in the moment of its beginning owned nothing, so that
+/// A reservation owns its seats from `held_at` until just before `ended_at`, or until one is
+/// cancelled, and a block each of its seats until that is lifted. One that ended in the moment of its beginning owned nothing, so that
 /// it sorts before whoever followed it.
 const S2: &str = "
-WITH owned AS (
+WITH cancelled AS (
+    SELECT reservation_id, seat_no, min(at) AS at
+    FROM cancellation CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+    GROUP BY reservation_id, seat_no
+), owned AS (
     SELECT schedule_id, seat_no, 'reservation' AS what, reservation_id AS id, held_at AS since,
-           coalesce(ended_at, 'infinity') AS until
-    FROM reservation CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+           coalesce(cancelled.at, ended_at, 'infinity') AS until
+    FROM reservation
+         CROSS JOIN unnest(seat_nos) AS seats (seat_no)
+         LEFT JOIN cancelled USING (reservation_id, seat_no)
     UNION ALL
     SELECT schedule_id, seat_no, 'block', block_id, min(at) FILTER (WHERE NOT lifts),
            coalesce(min(at) FILTER (WHERE lifts), 'infinity')
@@ -57,13 +63,15 @@ SELECT format('seat %s of schedule %s went to %s %s at %s, but was taken until %
 FROM in_order
 WHERE since < taken_until";
 
-/// Settlement makes a reservation PAID and tells the owner by a notice; until that is done the
-/// claims may still say H (and, of a cancelled one, may still be there).
+/// Settlement makes a reservation PAID, or cancels seats of it, and tells the owner by a notice;
+/// until that is done the claims may still say H (and those of cancelled seats may still be there).
 const S3: &str = "
 WITH told AS (
     SELECT DISTINCT reservation_id
     FROM seat_claim JOIN reservation AS r USING (reservation_id)
-    WHERE (r.status = 'CANCELLED' OR r.status = 'PAID' AND seat_claim.state = 'H')
+    WHERE (r.status = 'CANCELLED'
+           OR r.status = 'PAID' AND (seat_claim.state = 'H'
+                                     OR seat_claim.seat_no = ANY (r.cancelled_seat_nos)))
       AND EXISTS (SELECT FROM notice AS n
                   WHERE n.done_at IS NULL AND n.lane = 'seats' AND n.schedule_id = r.schedule_id
                     AND position(uuid_send(r.reservation_id) IN n.payload) > 0)
@@ -83,12 +91,14 @@ FROM reservation AS r
      CROSS JOIN unnest(r.seat_nos) AS seats (seat_no)
      LEFT JOIN seat_claim AS c USING (schedule_id, seat_no, reservation_id)
 WHERE r.status IN ('HELD', 'PAID') AND c.state IS NULL
+  AND (r.cancelled_seat_nos IS NULL OR seat_no <> ALL (r.cancelled_seat_nos))
 UNION ALL
 SELECT format('seat %s of schedule %s is claimed (%s) by reservation %s, which %s',
               c.seat_no, c.schedule_id, c.state, c.reservation_id,
               CASE WHEN r.reservation_id IS NULL THEN 'does not exist'
                    WHEN r.schedule_id <> c.schedule_id THEN 'is for another schedule'
                    WHEN c.seat_no <> ALL (r.seat_nos) THEN 'has other seats'
+                   WHEN c.seat_no = ANY (r.cancelled_seat_nos) THEN 'has given it up'
                    ELSE 'is ' || r.status END)
 FROM seat_claim AS c
      LEFT JOIN reservation AS r USING (reservation_id)
@@ -99,7 +109,9 @@ WHERE c.reservation_id IS NOT NULL
        OR c.seat_no <> ALL (r.seat_nos)
        OR NOT CASE r.status
               WHEN 'HELD' THEN c.state = 'H'
-              WHEN 'PAID' THEN c.state = 'S' OR told.reservation_id IS NOT NULL
+              WHEN 'PAID' THEN told.reservation_id IS NOT NULL
+                               OR c.state = 'S' AND (r.cancelled_seat_nos IS NULL
+                                                     OR c.seat_no <> ALL (r.cancelled_seat_nos))
               WHEN 'CANCELLED' THEN told.reservation_id IS NOT NULL
               ELSE false END)
 UNION ALL
@@ -126,7 +138,8 @@ SELECT format('seat %s of schedule %s was lifted from block %s, which never had 
 FROM (SELECT * FROM lifted EXCEPT SELECT * FROM once_blocked) AS never";
 
 /// What a row can tell of the way that it went: its end fits its status, a hold was paid before it
-/// lapsed, and who was paid stayed paid. The amount is P1's.
+/// lapsed, and who was paid stayed paid or was cancelled, a seat at a time. What a late capture was
+/// given was never held, and is paid as soon as settlement has seen it. The amount is P1's.
 const S4: &str = "
 SELECT format('reservation %s is %s, held %s, due %s, ended %s', reservation_id, status, held_at,
               expires_at, coalesce(ended_at::text, 'never'))
@@ -148,27 +161,71 @@ SELECT format('reservation %s is %s and has %s payment', reservation_id, status,
 FROM (SELECT reservation_id, status,
              EXISTS (SELECT FROM payment
                      WHERE payment.reservation_id = reservation.reservation_id
-                       AND payment.status = 'PAID') AS is_paid
+                       AND payment.status = 'PAID') AS is_paid,
+             EXISTS (SELECT FROM payment_order AS o
+                     WHERE o.order_id = rehold_order AND o.status = 'REHOLDING') AS is_awaited
       FROM reservation) AS r
-WHERE is_paid <> (status IN ('PAID', 'CANCELLED'))
+WHERE is_paid <> (status IN ('PAID', 'CANCELLED')) AND NOT (status = 'PAID' AND is_awaited)
 UNION ALL
 SELECT format('reservation %s was paid at %s, but was due %s', reservation_id, at, expires_at)
 FROM payment JOIN reservation USING (reservation_id)
-WHERE payment.status = 'PAID' AND at >= expires_at";
+WHERE payment.status = 'PAID' AND at >= expires_at AND rehold_order IS NULL
+UNION ALL
+SELECT format('reservation %s (%s, held %s until %s) was sold for order %s, which %s',
+              r.reservation_id, r.status, held_at, expires_at, rehold_order,
+              CASE WHEN o.order_id IS NULL THEN 'is not there'
+                   ELSE 'asked for ' || coalesce(o.rehold_id::text, 'none') END)
+FROM reservation AS r LEFT JOIN payment_order AS o ON o.order_id = r.rehold_order
+WHERE rehold_order IS NOT NULL
+  AND (o.rehold_id IS DISTINCT FROM r.reservation_id OR held_at <> expires_at
+       OR r.status NOT IN ('PAID', 'CANCELLED'))
+UNION ALL
+SELECT format('%s reservation %s of seats %s has given up %s, its cancellations say %s', status,
+              reservation_id, seat_nos, coalesce(given_up, '{}'), coalesce(cancelled, '{}'))
+FROM (SELECT status, reservation_id, seat_nos,
+             (SELECT array_agg(seat_no ORDER BY seat_no)
+              FROM unnest(CASE status WHEN 'CANCELLED' THEN seat_nos ELSE cancelled_seat_nos END)
+                   AS seats (seat_no)) AS given_up,
+             (SELECT array_agg(seat_no ORDER BY seat_no)
+              FROM cancellation AS c CROSS JOIN unnest(c.seat_nos) AS seats (seat_no)
+              WHERE c.reservation_id = r.reservation_id) AS cancelled
+      FROM reservation AS r
+      WHERE status = 'CANCELLED' OR cancelled_seat_nos IS NOT NULL
+         OR EXISTS (SELECT FROM cancellation AS c WHERE c.reservation_id = r.reservation_id)) AS r
+WHERE given_up IS DISTINCT FROM cancelled OR NOT seat_nos @> coalesce(given_up, '{}')
+   OR status NOT IN ('PAID', 'CANCELLED')
+UNION ALL
+SELECT format('seats %s of reservation %s, held %s, ended %s, were cancelled at %s', c.seat_nos,
+              reservation_id, held_at, coalesce(ended_at::text, 'never'), c.at)
+FROM cancellation AS c JOIN reservation USING (reservation_id)
+WHERE c.at < held_at OR c.at > ended_at";
 
 /// Seats are added at `held_at` and taken off when they count no more, all of one moment together:
 /// what is left then was live together. Where a limit changed within that moment, the higher one
 /// counts. A hold that is settled to end counts until it lapsed, and its seats may be kept longer.
+/// What is cancelled counts until then, and what was sold for a late capture not at all: who has
+/// paid gets the seats whatever limit there is.
 const S5: &str = "
 WITH counted AS (
     SELECT *, CASE WHEN ends_as IS NULL THEN ended_at ELSE expires_at END AS until
     FROM reservation
+    WHERE rehold_order IS NULL
+), cancelled AS (
+    SELECT reservation_id, c.at, cardinality(c.seat_nos) AS seats
+    FROM cancellation AS c
 ), changes AS (
     SELECT schedule_id, user_id, held_at AS at, cardinality(seat_nos) AS seats, seat_limit
     FROM counted WHERE until IS DISTINCT FROM held_at
     UNION ALL
-    SELECT schedule_id, user_id, until, -cardinality(seat_nos), NULL
+    SELECT schedule_id, user_id, until,
+           coalesce((SELECT sum(seats) FROM cancelled AS c
+                     WHERE c.reservation_id = counted.reservation_id), 0) - cardinality(seat_nos),
+           NULL
     FROM counted WHERE until <> held_at
+    UNION ALL
+    SELECT schedule_id, user_id, at, -seats, NULL
+    FROM cancelled JOIN counted USING (reservation_id)
+    WHERE until IS DISTINCT FROM held_at
 ), live AS (
     SELECT DISTINCT schedule_id, user_id, at,
            sum(seats) OVER (of_user ORDER BY at) AS seats,
@@ -184,7 +241,7 @@ UNION ALL
 SELECT format('reservation %s has %s seats, when the limit was %s', reservation_id,
               cardinality(seat_nos), seat_limit)
 FROM reservation
-WHERE ended_at = held_at AND cardinality(seat_nos) > seat_limit";
+WHERE ended_at = held_at AND cardinality(seat_nos) > seat_limit AND rehold_order IS NULL";
 
 /// The three accounts without a balance are the system's: card, cash and sales.
 const L1: &str = "
@@ -251,7 +308,8 @@ WHERE t.kind = 'PAYMENT'
   AND NOT EXISTS (SELECT FROM payment AS p
                   WHERE p.transfer_id = t.transfer_id AND p.status = 'PAID')";
 
-/// Twice in one table or once in two. Two transfers of one cause are L2's.
+/// Twice in one table or once in two. Two transfers of one cause are L2's. A payment by an order has
+/// no command of its own.
 const I1: &str = "
 SELECT format('command %s was accepted %s times: %s', command_id, count(*),
               string_agg(what, ', ' ORDER BY what))
@@ -259,7 +317,15 @@ FROM (SELECT command_id, 'reservation ' || reservation_id AS what FROM reservati
       UNION ALL
       SELECT unnest(extended_by), 'extension ' || reservation_id FROM reservation
       UNION ALL
-      SELECT command_id, 'payment ' || payment_id FROM payment WHERE status = 'PAID'
+      SELECT command_id, 'payment ' || payment_id FROM payment
+      WHERE status = 'PAID' AND order_id IS NULL
+      UNION ALL
+      SELECT command_id, 'order ' || order_id FROM payment_order
+      UNION ALL
+      SELECT confirm_command_id, 'confirmation of order ' || order_id FROM payment_order
+      WHERE confirm_command_id IS NOT NULL
+      UNION ALL
+      SELECT command_id, 'cancellation ' || cancellation_id FROM cancellation
       UNION ALL
       SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE'
       UNION ALL

@@ -14,8 +14,11 @@ use onsale_platform::{db, tx};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::Hold;
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
-use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
-use std::collections::HashMap;
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
+    UserId,
+};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 #[derive(QueryableByName)]
@@ -114,6 +117,14 @@ struct ReservationRow {
     given_back_by: Option<CommandId>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     first_expires_at: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    paying_order: Option<PaymentOrderId>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    rehold_order: Option<PaymentOrderId>,
+    #[diesel(sql_type = Nullable<Array<Integer>>)]
+    cancelled_seat_nos: Option<Vec<SeatNo>>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    cancelled_at: Option<Timestamp>,
 }
 
 /// Reads [`ReservationRow`]s.
@@ -122,7 +133,11 @@ macro_rules! reservations {
         concat!(
             "SELECT reservation_id, schedule_id, user_id, command_id, fingerprint, seat_nos, \
              total, seat_limit, status, held_at, expires_at, ended_at, release_at, ends_as, \
-             extended_by, given_back_by, first_expires_at FROM reservation WHERE ",
+             extended_by, given_back_by, first_expires_at, paying_order, rehold_order, \
+             cancelled_seat_nos, CASE WHEN cancelled_seat_nos IS NOT NULL THEN \
+                 (SELECT max(at) FROM cancellation AS c \
+                  WHERE c.reservation_id = reservation.reservation_id) END AS cancelled_at \
+             FROM reservation WHERE ",
             $where
         )
     };
@@ -199,6 +214,21 @@ impl Rows for Context {
         .await?;
         let pairs = rows.into_iter().map(|row| (row.reservation_id, row.status));
         Ok(pairs.collect())
+    }
+
+    async fn open_notices(&self, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db::Error> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = SqlUuid)]
+            notice_id: NoticeId,
+        }
+        let mut conn = self.pool.get().await?;
+        let rows: Vec<Row> =
+            statement("SELECT notice_id FROM notice WHERE notice_id = ANY($1) AND done_at IS NULL")
+                .bind::<Array<SqlUuid>, _>(ids)
+                .load(&mut conn)
+                .await?;
+        Ok(rows.into_iter().map(|row| row.notice_id).collect())
     }
 
     async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {
@@ -304,7 +334,11 @@ impl ReservationRow {
                 ends_as: self.ends_as,
                 extended_by: self.extended_by.unwrap_or_default(),
                 given_back_by: self.given_back_by,
+                paying_order: self.paying_order,
             },
+            rehold_order: self.rehold_order,
+            cancelled: self.cancelled_seat_nos.unwrap_or_default(),
+            cancelled_at: self.cancelled_at,
             ended_at: self.ended_at,
         }
     }

@@ -1,7 +1,7 @@
 //! The seats lane: its commands, decided by [`onsale_domain::seats`], loaded and stored here.
 //!
 //! This module alone inserts, changes and deletes claims, versions maps, changes policies, and
-//! inserts reservations and blocks; settlement alone makes one PAID. The ingress alone replaces layouts, while
+//! inserts reservations and blocks; settlement alone makes a hold PAID, and cancels what is. The ingress alone replaces layouts, while
 //! there never was a claim; what was decided by another layout misses when it is stored.
 
 mod blocks;
@@ -17,8 +17,8 @@ use onsale_platform::{db, metric};
 use onsale_schema::message::{Command, Fingerprint, encode};
 use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
-use onsale_schema::{CommandId, Lane, ReservationId, ScheduleId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use onsale_schema::{CommandId, Lane, NoticeId, ReservationId, ScheduleId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 
 /// Holds that one tick lapses per schedule, at most, so that the committer stays free for others.
@@ -77,6 +77,14 @@ pub trait Rows: Sync {
         &self,
         ids: &[ReservationId],
     ) -> impl Future<Output = Result<HashMap<ReservationId, ReservationStatus>, db::Error>> + Send;
+    /// Which of these notices are there and not done.
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn open_notices(
+        &self,
+        ids: &[NoticeId],
+    ) -> impl Future<Output = Result<HashSet<NoticeId>, db::Error>> + Send;
     /// Which of these commands were accepted already, at whatever schedule.
     ///
     /// # Errors
@@ -116,6 +124,11 @@ impl State {
             let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
             self.tell(commands, rows.accepted(&ids).await?);
         }
+        let kinds = commands.iter().map(|command| &command.kind);
+        let notices: Vec<NoticeId> = kinds.filter_map(seats::decided_once).collect();
+        if thorough && !notices.is_empty() {
+            self.tell_done(commands, &rows.open_notices(&notices).await?);
+        }
         Ok(())
     }
 
@@ -135,6 +148,10 @@ impl State {
                 | Kind::Extend { .. }
                 | Kind::Expire { .. }
                 | Kind::Paid { .. }
+                | Kind::Secure { .. }
+                | Kind::Unsecure { .. }
+                | Kind::Rehold { .. }
+                | Kind::Cancelled { .. }
                 | Kind::Policy { .. }
                 | Kind::Unblock { .. } => false,
             })
@@ -204,6 +221,18 @@ impl State {
                 loaded
                     .sale
                     .load_foreign(command.id, *fingerprint, hold.clone());
+            }
+        }
+    }
+
+    /// Makes the schedules of these commands know which of them are of notices that are done.
+    fn tell_done(&mut self, commands: &[&Command<Kind>], open: &HashSet<NoticeId>) {
+        for command in commands {
+            if let Some(notice) = seats::decided_once(&command.kind)
+                && !open.contains(&notice)
+                && let Some(loaded) = self.sales.get_mut(&command.kind.schedule_id())
+            {
+                loaded.sale.load_told(notice);
             }
         }
     }
@@ -371,6 +400,7 @@ fn refusal_label(refusal: &Refusal) -> &'static str {
         Refusal::ExtensionLimitReached => "extension-limit-reached",
         Refusal::NotDue => "not-due",
         Refusal::LayoutChanged => "layout-changed",
+        Refusal::PaymentInProgress => "payment-in-progress",
         Refusal::PolicyInvalid => "policy-invalid",
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn changes(
         inserted,
         amended,
         blocked,
-        told,
+        published,
         noted,
     ) = tokio::join!(
         biased;
@@ -82,6 +82,7 @@ pub(super) async fn changes(
         lasting: lasting?,
         ended: stayed?,
         made: made_ids?,
+        told: noted?,
     };
     stored.missed = found.missed(changes);
     // After a miss everything is rolled back, and the other counts mean nothing.
@@ -92,8 +93,7 @@ pub(super) async fn changes(
         expect("claims to insert", inserts.len(), inserted?)?;
         expect("policies", policies.len(), amended?)?;
         expect("blocks", blocks.len(), blocked?)?;
-        told?;
-        noted?;
+        published?;
     }
     Ok(stored)
 }
@@ -118,11 +118,13 @@ struct Found {
     lasting: HashSet<ReservationId>,
     ended: HashSet<ReservationId>,
     made: HashSet<ReservationId>,
+    /// Notices that were open.
+    told: HashSet<NoticeId>,
 }
 
 impl Found {
-    /// The partitions of which a row was not as expected: a payment was quicker than an expiry, or
-    /// a key was accepted elsewhere.
+    /// The partitions of which a row was not as expected: a payment was quicker than an expiry, a key
+    /// was accepted elsewhere, or what a notice says was decided before.
     fn missed(&self, changes: &[&Changes]) -> HashSet<usize> {
         let has_missed = |c: &Changes| {
             let mut lasting = c.terms.iter().map(|term| term.reservation_id);
@@ -132,6 +134,7 @@ impl Found {
             lasting.any(|id| !self.lasting.contains(&id))
                 || ended.any(|id| !self.ended.contains(&id))
                 || made.any(|id| !self.made.contains(&id))
+                || c.notices_open.iter().any(|id| !self.told.contains(id))
         };
         let all = changes.iter().enumerate();
         all.filter(|(_, c)| has_missed(c))
@@ -190,16 +193,16 @@ async fn reservations_insert(
     let inserted = statement(
         "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, \
-             ends_as, extended_by, given_back_by, first_expires_at) \
+             ends_as, extended_by, given_back_by, first_expires_at, rehold_order) \
          SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
                 expires, ended, release, ends_as, extended::uuid[], given_back_by, \
-                first \
+                first, rehold \
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
                      $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
                      $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[], \
-                     $15::text[], $16::uuid[], $17::timestamptz[]) \
+                     $15::text[], $16::uuid[], $17::timestamptz[], $18::uuid[]) \
               AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
-                   ended, release, ends_as, extended, given_back_by, first) \
+                   ended, release, ends_as, extended, given_back_by, first, rehold) \
          ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
@@ -221,6 +224,7 @@ async fn reservations_insert(
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.reservation.term)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.term.given_back_by))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.reservation.term)))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.rehold_order))
     .load(&mut conn)
     .await?;
     Ok(ids(inserted))
@@ -255,15 +259,17 @@ async fn reservations_last(
         "WITH x AS MATERIALIZED ( \
              SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], \
                                   $4::timestamptz[], $5::text[], $6::text[], $7::uuid[], \
-                                  $8::timestamptz[]) \
-                  AS x(id, old, expires, release, ends_as, extended, given_back_by, first)), \
+                                  $8::timestamptz[], $9::uuid[]) \
+                  AS x(id, old, expires, release, ends_as, extended, given_back_by, first, \
+                       paying)), \
          locked AS MATERIALIZED ( \
              SELECT reservation_id FROM reservation \
-             WHERE reservation_id IN (SELECT id FROM x) OR reservation_id = ANY($9) \
+             WHERE reservation_id IN (SELECT id FROM x) OR reservation_id = ANY($10) \
              ORDER BY reservation_id FOR UPDATE) \
          UPDATE reservation r SET expires_at = x.expires, release_at = x.release, \
              ends_as = x.ends_as, extended_by = x.extended::uuid[], \
-             given_back_by = x.given_back_by, first_expires_at = x.first FROM x, locked \
+             given_back_by = x.given_back_by, first_expires_at = x.first, \
+             paying_order = x.paying FROM x, locked \
          WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = 'HELD' \
            AND r.expires_at = x.old \
          RETURNING r.reservation_id",
@@ -276,6 +282,7 @@ async fn reservations_last(
     .bind::<Array<Nullable<Text>>, Vec<_>>(column(rows, |r| commands(&r.after)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.after.given_back_by))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.after)))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.after.paying_order))
     .bind::<Array<SqlUuid>, Vec<_>>(column(ended, |r| r.reservation_id))
     .load(&mut conn)
     .await?;
@@ -458,15 +465,25 @@ async fn facts_insert(mut conn: &AsyncPgConnection, rows: &[&Facts]) -> Result<u
     .await?)
 }
 
-async fn notices_done(mut conn: &AsyncPgConnection, rows: &[NoticeId]) -> Result<usize, db::Error> {
-    if rows.is_empty() {
-        return Ok(0);
+/// Marks notices done; says which of them were not.
+async fn notices_done(
+    mut conn: &AsyncPgConnection,
+    rows: &[NoticeId],
+) -> Result<HashSet<NoticeId>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        notice_id: NoticeId,
     }
-    Ok(statement(
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let done: Vec<Row> = statement(
         "UPDATE notice SET done_at = clock_timestamp() \
-         WHERE notice_id = ANY($1) AND done_at IS NULL",
+         WHERE notice_id = ANY($1) AND done_at IS NULL RETURNING notice_id",
     )
     .bind::<Array<SqlUuid>, _>(rows)
-    .execute(&mut conn)
-    .await?)
+    .load(&mut conn)
+    .await?;
+    Ok(done.into_iter().map(|row| row.notice_id).collect())
 }

@@ -5,6 +5,7 @@ mod catalogue;
 mod clocks;
 mod loads;
 mod paused;
+mod payments;
 mod rig;
 
 use diesel::sql_types::{BigInt, Text};

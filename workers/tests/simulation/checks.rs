@@ -1,6 +1,6 @@
 //! What must be true: of the tables at any moment, and of the whole when all is quiet.
 
-use crate::rows::Rows;
+use crate::rows::{ReservationRow, Rows};
 use crate::sim::{Sim, Violation, lock};
 use onsale_domain::seats::{BlockRow, Reservation};
 use onsale_schema::invariant::Invariant;
@@ -39,12 +39,15 @@ fn check_owners_never_overlapped(rows: &Rows, found: &mut Vec<Violation>) {
     let mut spans = Vec::new();
     for row in rows.reservations.values() {
         let r = &row.reservation;
-        let end = r.ended_at.map_or(i64::MAX, Timestamp::micros);
-        if r.held_at.micros() > end {
-            found.push(Violation::of(Invariant::S2, format!("{r:?}")));
-        } else if r.held_at.micros() < end {
-            let span = |seat: &SeatNo| ((row.schedule, *seat), r.held_at.micros(), end);
-            spans.extend(r.seats.iter().map(span));
+        for seat in &r.seats {
+            let cancelled_at = rows.cancellations.get(&(r.reservation_id, *seat)).copied();
+            let end = cancelled_at.or(r.ended_at);
+            let end = end.map_or(i64::MAX, Timestamp::micros);
+            if r.held_at.micros() > end {
+                found.push(Violation::of(Invariant::S2, format!("{r:?}")));
+            } else if r.held_at.micros() < end {
+                spans.push(((row.schedule, *seat), r.held_at.micros(), end));
+            }
         }
     }
     for (block, seat, lifted_at) in blocked_seats(rows) {
@@ -65,15 +68,30 @@ fn check_owners_never_overlapped(rows: &Rows, found: &mut Vec<Violation>) {
     }
 }
 
-/// S1 and S3. Each seat of a live reservation is claimed by it, and nothing else is claimed.
+/// S1 and S3. Each seat of a live reservation is claimed by it, and nothing else is claimed; those
+/// that were cancelled may be until their owner has heard of it.
 fn check_claims_agree(rows: &Rows, found: &mut Vec<Violation>) {
     let mut claimed = 0;
     for row in rows.reservations.values() {
         let r = &row.reservation;
-        if !r.status.is_live() {
-            continue;
-        }
         for seat in &r.seats {
+            if rows.cancellations.contains_key(&(r.reservation_id, *seat)) {
+                let mut open = rows.notices.values().filter(|notice| !notice.is_done);
+                let is_its = rows.is_claimed_by(row, *seat);
+                claimed += usize::from(is_its);
+                if is_its
+                    && !open.any(|notice| {
+                        notice.reservation == r.reservation_id && notice.cancels.contains(seat)
+                    })
+                {
+                    let text = format!("nobody tells of {seat:?}: {r:?}");
+                    found.push(Violation::of(Invariant::S3, text));
+                }
+                continue;
+            }
+            if !r.status.is_live() {
+                continue;
+            }
             claimed += 1;
             let claim = rows.claims.get(&(row.schedule, *seat));
             let agrees = claim.is_some_and(|claim| {
@@ -117,9 +135,11 @@ fn blocked_seats(rows: &Rows) -> Vec<(&BlockRow, SeatNo, Option<Timestamp>)> {
 
 /// S5. Of what began in one moment the order is not known, so that its highest limit counts.
 fn check_limits_were_kept(rows: &Rows, found: &mut Vec<Violation>) {
-    for row in rows.reservations.values() {
+    // Who has paid gets the seats whatever limit there is.
+    let is_asked = |row: &&ReservationRow| row.reservation.rehold_order.is_none();
+    for row in rows.reservations.values().filter(is_asked) {
         let (r, at) = (&row.reservation, row.reservation.held_at);
-        let others = rows.reservations.values();
+        let others = rows.reservations.values().filter(is_asked);
         let others = others.filter(|o| o.schedule == row.schedule);
         let others = others.map(|other| &other.reservation).filter(|o| {
             o.user_id == r.user_id
@@ -127,7 +147,15 @@ fn check_limits_were_kept(rows: &Rows, found: &mut Vec<Violation>) {
                 && o.ended_at.is_none_or(|ended_at| at < ended_at)
                 && (o.term.ends_as.is_none() || at < o.term.expires_at)
         });
-        let seats: usize = others.clone().map(|o| o.seats.len()).sum();
+        let is_cancelled = |o: &Reservation, seat: &SeatNo| {
+            let cancelled_at = rows.cancellations.get(&(o.reservation_id, *seat));
+            cancelled_at.is_some_and(|cancelled_at| *cancelled_at <= at)
+        };
+        let seats = others.clone().map(|o| {
+            let cancelled = o.seats.iter().filter(|seat| is_cancelled(o, seat));
+            o.seats.len() - cancelled.count()
+        });
+        let seats: usize = seats.sum();
         let limits = others.filter(|o| o.held_at == at).map(|o| o.seat_limit);
         let limit = limits.max().unwrap_or(r.seat_limit);
         if seats > limit as usize {
@@ -138,9 +166,10 @@ fn check_limits_were_kept(rows: &Rows, found: &mut Vec<Violation>) {
 
 /// What is still to come; none when all is quiet.
 pub fn unfinished(sim: &Sim, ingresses: usize) -> Option<Violation> {
-    let (done, open) = {
+    let (done, open, orders) = {
         let people = lock(&sim.people);
-        (people.done, people.open.values().next().cloned())
+        let open = people.open.values().next().cloned();
+        (people.done, open, people.orders)
     };
     let stream = lock(&sim.stream);
     let database = lock(&sim.database);
@@ -157,6 +186,10 @@ pub fn unfinished(sim: &Sim, ingresses: usize) -> Option<Violation> {
     if done < ingresses {
         let text = format!("requests are open: {open:?}");
         return Some(Violation::promise("every request is answered", text));
+    }
+    if orders > 0 {
+        let text = format!("{orders} are on their way");
+        return Some(Violation::promise("every payment comes to an end", text));
     }
     let open = rows.notices.iter().find(|(_, row)| !row.is_done);
     if let Some((id, row)) = open {
@@ -180,11 +213,29 @@ pub fn at_the_end(sim: &Sim) {
             let row = &database.rows.reservations[id];
             let sold = row.reservation.seats.iter().all(|seat| {
                 let claim = database.rows.claims.get(&(row.schedule, *seat));
-                claim.is_some_and(|claim| claim.state == ClaimState::Sold)
+                let is_sold = claim.is_some_and(|claim| claim.state == ClaimState::Sold);
+                let is_its = database.rows.is_claimed_by(row, *seat);
+                match row.reservation.cancelled.contains(seat) {
+                    true => !is_its,
+                    false => is_its && is_sold,
+                }
             });
-            if row.reservation.status != ReservationStatus::Paid || !sold {
+            let is_paid = match row.reservation.status {
+                ReservationStatus::Paid | ReservationStatus::Cancelled => true,
+                ReservationStatus::Held
+                | ReservationStatus::Expired
+                | ReservationStatus::Released => false,
+            };
+            if !is_paid || !sold {
                 let text = format!("paid, but not sold: {:?}", row.reservation);
                 found.push(Violation::of(Invariant::S3, text));
+            }
+        }
+        for row in database.rows.reservations.values() {
+            let order = row.reservation.rehold_order;
+            if order.is_some_and(|order| database.ghost.refunded.contains(&order)) {
+                let text = format!("sold for money that went back: {:?}", row.reservation);
+                found.push(Violation::promise("seats or the money", text));
             }
         }
         for (schedule, sale) in &database.rows.sales {
@@ -234,8 +285,9 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             Outcome::Held(hold) => {
                 let row = rows.reservations.get(&hold.reservation_id);
                 row.is_some_and(|row| {
+                    let is_over = database.ghost.is_over(hold.reservation_id);
                     row.hold() == *hold
-                        && lasts(&row.reservation, hold.expires_at)
+                        && (is_over || lasts(&row.reservation, hold.expires_at))
                         && row.reservation.user_id == command.user
                 })
             }
@@ -246,8 +298,9 @@ fn check_answers_are_true(sim: &Sim, found: &mut Vec<Violation>) {
             } => {
                 let row = rows.reservations.get(reservation_id);
                 row.is_some_and(|row| {
+                    let is_over = database.ghost.is_over(*reservation_id);
                     row.reservation.term.extended_by.contains(&command.id)
-                        && lasts(&row.reservation, *expires_at)
+                        && (is_over || lasts(&row.reservation, *expires_at))
                 })
             }
             Outcome::Released { reservation_id } => {

@@ -26,7 +26,9 @@ pub type Transaction = u64;
 /// What a transaction does when it commits.
 pub enum Work {
     Batch(Vec<Staged>),
-    Pay(ReservationId, NoticeId, NoticeRow),
+    Pay((NoticeId, NoticeRow)),
+    Cancel(Vec<SeatNo>, Timestamp, (NoticeId, NoticeRow)),
+    Tell((NoticeId, NoticeRow)),
 }
 
 struct Open {
@@ -152,16 +154,15 @@ impl Database {
         }
     }
 
-    /// A payment's statements, on a session of its own; none when the hold is not payable.
-    pub fn begin_payment(
+    /// Statements of settlement, on a session of their own; none when there is none to be had.
+    pub fn begin_settlement(
         &mut self,
         reservation: ReservationId,
-        notice: NoticeId,
-        row: NoticeRow,
+        work: Work,
     ) -> Option<Transaction> {
         let session = self.connect(None)?;
         let keys = BTreeSet::from([Key::Reservation(reservation)]);
-        Some(self.open(session, keys, Work::Pay(reservation, notice, row)))
+        Some(self.open(session, keys, work))
     }
 
     /// COMMIT has arrived: from now on the client's end changes nothing. False when the
@@ -194,9 +195,19 @@ impl Database {
                     self.rows.apply(p);
                 }
             }
-            Work::Pay(reservation, notice, row) => {
-                self.rows.pay(reservation, notice, row);
-                self.ghost.paid.insert(reservation);
+            Work::Pay((notice, row)) => {
+                self.rows.pay(row.reservation);
+                self.ghost.paid.insert(row.reservation);
+                self.rows.notices.insert(notice, row);
+                self.sessions.remove(&open.session);
+            }
+            Work::Cancel(seats, at, (notice, row)) => {
+                self.rows.cancel(row.reservation, &seats, at);
+                self.rows.notices.insert(notice, row);
+                self.sessions.remove(&open.session);
+            }
+            Work::Tell((notice, row)) => {
+                self.rows.notices.insert(notice, row);
                 self.sessions.remove(&open.session);
             }
         }

@@ -2,8 +2,9 @@
 //! just before it becomes visible.
 
 mod blocks;
+mod payments;
 
-use crate::rows::{Rows, Staged};
+use crate::rows::{ReservationRow, Rows, Staged};
 use crate::sim::Violation;
 use onsale_schema::invariant::Invariant;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint};
@@ -12,7 +13,8 @@ use onsale_schema::seats::{
 };
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    CommandId, MessageId, Money, PartitionNo, ReservationId, ScheduleId, SeatNo, Timestamp,
+    CommandId, MessageId, Money, PartitionNo, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    Timestamp,
 };
 use onsale_workers::runtime::core::Fence;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,9 @@ pub struct Ghost {
     /// Keys that have a reservation.
     accepted: BTreeMap<CommandId, ReservationId>,
     pub paid: BTreeSet<ReservationId>,
+    /// Orders whose money went back for want of seats.
+    pub refunded: BTreeSet<PaymentOrderId>,
+    late: payments::Late,
     /// Commands of which somebody was told that nothing will come of them.
     given_up: BTreeSet<(MessageId, usize)>,
     /// The last commit of each partition.
@@ -63,6 +68,7 @@ impl Ghost {
     pub fn send(&mut self, message: &Arc<CommandMessage<Kind>>) {
         for command in &message.commands {
             self.blocks.send(command);
+            self.late.send(command);
             let (reservation_id, layout_no, wanted) = match &command.kind {
                 Kind::Hold {
                     reservation_id,
@@ -179,6 +185,8 @@ impl Ghost {
                     | Fact::GivenBack { .. }
                     | Fact::Ended { .. }
                     | Fact::Sold { .. }
+                    | Fact::Cancelled { .. }
+                    | Fact::Reheld { .. }
                     | Fact::Blocked { .. }
                     | Fact::Unblocked { .. } => None,
                 }),
@@ -210,6 +218,10 @@ impl Ghost {
         }
         for new in &p.changes.reservations {
             let r = &new.reservation;
+            if r.rehold_order.is_some() {
+                self.late.check(r, found);
+                continue;
+            }
             let Some(&attempt) = self.attempts.get(&r.reservation_id) else {
                 found.push(Violation::promise("only what is asked", format!("{r:?}")));
                 continue;
@@ -416,7 +428,12 @@ impl Ghost {
                 let of_user = rows.reservations.values().filter(|row| {
                     row.schedule == *schedule_id && row.reservation.user_id == command.user
                 });
-                let live = of_user.filter(|row| row.reservation.status.is_live());
+                // Cancelled ones count until their owner has heard of it.
+                let has_some = |row: &&ReservationRow| {
+                    let mut seats = row.reservation.seats.iter();
+                    seats.any(|seat| rows.is_claimed_by(row, *seat))
+                };
+                let live = of_user.filter(has_some);
                 let live: usize = live.map(|row| row.reservation.seats.len()).sum();
                 let made = made.filter(|new| new.reservation.user_id == command.user);
                 let made: usize = made.map(|new| new.reservation.seats.len()).sum();
@@ -460,6 +477,7 @@ impl Ghost {
             | Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
+            | Refusal::PaymentInProgress
             | Refusal::NotFound
             | Refusal::StateConflict { .. }
             | Refusal::PolicyInvalid

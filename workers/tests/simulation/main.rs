@@ -22,6 +22,7 @@ mod rng;
 mod rows;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
+mod settlement;
 mod sim;
 mod store;
 mod stream;
@@ -45,15 +46,19 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 47] = [
+const EXPECTED: [&str; 55] = [
     "aged",
     "blocked",
+    "cancelled",
+    "captured",
+    "captured late",
     "clock jump",
     "command expired",
     "commit",
     "cut",
     "expired",
     "held",
+    "held anew",
     "held up",
     "idle in transaction",
     "key reused",
@@ -62,6 +67,7 @@ const EXPECTED: [&str; 47] = [
     "layout missed",
     "layout replaced",
     "left",
+    "let go",
     "look up",
     "looked up",
     "nats restart",
@@ -70,8 +76,10 @@ const EXPECTED: [&str; 47] = [
     "outbox restart",
     "paid",
     "pause",
+    "payment in progress",
     "policy",
     "postgres restart",
+    "refunded",
     "refused",
     "release",
     "released",
@@ -82,6 +90,7 @@ const EXPECTED: [&str; 47] = [
     "reset",
     "rewind",
     "sale not open",
+    "secured",
     "seat limit exceeded",
     "seat unavailable",
     "state conflict",

@@ -1,19 +1,17 @@
-//! The other workers: settlement, which makes holds PAID while their owner may be ending them; the
-//! outbox, whose own code publishes the notices; expiry; an operator who replaces layouts.
+//! The other workers: the outbox, whose own code publishes the notices; expiry; an operator who
+//! replaces layouts. Settlement is played elsewhere.
 
 use crate::database::Key;
 use crate::people::{short, shown};
-use crate::rows::NoticeRow;
+use crate::settlement::notice_of;
 use crate::sim::{Sim, lock};
 use crate::store::unavailable;
 use crate::stream::{Body, publish};
 use onsale_platform::db;
-use onsale_schema::message::{Command, CommandMessage, encode};
+use onsale_schema::message::{Command, CommandMessage};
 use onsale_schema::seats::Kind;
 use onsale_schema::status::ReservationStatus;
-use onsale_schema::{
-    CommandId, Lane, MessageId, NoticeId, PartitionNo, ReservationId, Timestamp, UserId,
-};
+use onsale_schema::{CommandId, Lane, MessageId, NoticeId, PartitionNo};
 use onsale_workers::outbox::notices::{Notices, Post, Row};
 use onsale_workers::outbox::system::{self, message_id};
 use onsale_workers::sabotage::{self, Bug};
@@ -22,87 +20,6 @@ use std::sync::Arc;
 
 /// Holds that are due for less than this are left to their owners, in milliseconds.
 const GRACE_MS: i64 = 300;
-
-/// Pays a hold, some time before or around its end.
-pub async fn settle(
-    sim: Arc<Sim>,
-    _user: UserId,
-    reservation: ReservationId,
-    expires_at: Timestamp,
-) {
-    let left_ms = expires_at.ms_since(sim.now()).max(0);
-    if sim.percent(40) {
-        sim.sleep((left_ms - 60).max(0), left_ms + 60).await;
-    } else {
-        sim.sleep(0, left_ms).await;
-    }
-    for _ in 0..20 {
-        sim.travel().await;
-        let changed = sim.database_changed.notified();
-        match begin(&sim, reservation) {
-            Payment::Begun(transaction) => {
-                sim.travel().await;
-                lock(&sim.database).is_committing(transaction);
-                let latest = sim.latest_business();
-                let violations = lock(&sim.database).commit(transaction, latest);
-                sim.database_changed.notify_waiters();
-                if violations.is_some() {
-                    sim.note("paid", || short(reservation.0));
-                    return;
-                }
-            }
-            Payment::Refused => return,
-            Payment::Blocked => changed.await,
-            Payment::Away => sim.sleep(200, 500).await,
-        }
-    }
-}
-
-enum Payment {
-    Begun(u64),
-    Refused,
-    Blocked,
-    Away,
-}
-
-fn begin(sim: &Sim, reservation: ReservationId) -> Payment {
-    let notice = NoticeId(sim.uuid());
-    let mut database = lock(&sim.database);
-    if !database.is_up {
-        return Payment::Away;
-    }
-    if database.is_locked(Key::Reservation(reservation)) {
-        return Payment::Blocked;
-    }
-    let Some(row) = database.rows.reservations.get(&reservation) else {
-        return Payment::Refused;
-    };
-    let r = &row.reservation;
-    if r.status != ReservationStatus::Held
-        || r.term.ends_as.is_some()
-        || r.term.expires_at <= sim.now()
-    {
-        return Payment::Refused;
-    }
-    let schedule = row.schedule;
-    let id = CommandId::of_system("paid", reservation.0, 0);
-    let kind = Kind::Paid {
-        notice_id: notice,
-        reservation_id: reservation,
-        schedule_id: schedule,
-    };
-    let row = NoticeRow {
-        schedule,
-        reservation,
-        payload: encode(&system::command(id, kind)),
-        created_at: sim.now(),
-        is_done: false,
-    };
-    match database.begin_payment(reservation, notice, row) {
-        Some(transaction) => Payment::Begun(transaction),
-        None => Payment::Away,
-    }
-}
 
 /// Runs the outbox worker, which is restarted now and then and knows nothing then.
 pub async fn outbox(sim: Arc<Sim>) {
@@ -193,8 +110,8 @@ impl Office {
     fn mark(&self, commands: &[Command<Kind>]) {
         let mut database = lock(&self.0.database);
         for command in commands {
-            if let Kind::Paid { notice_id, .. } = &command.kind
-                && let Some(row) = database.rows.notices.get_mut(notice_id)
+            if let Some(notice) = notice_of(&command.kind)
+                && let Some(row) = database.rows.notices.get_mut(&notice)
             {
                 row.is_done = true;
             }

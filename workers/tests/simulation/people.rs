@@ -5,8 +5,8 @@
 mod blocks;
 
 use crate::lookers::Looker;
-use crate::neighbours::settle;
 use crate::rows::PLACES;
+use crate::settlement::{pay_by_order, settle};
 use crate::sim::{Sim, lock};
 use crate::stream::{Body, publish};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply};
@@ -34,6 +34,8 @@ pub struct People {
     asked: Vec<Request>,
     /// Blocks that were accepted, with what was asked.
     blocks: Vec<(Request, BlockId)>,
+    /// Payments through the gateway that are on their way.
+    pub orders: usize,
     /// Ingresses that have no open request, and are done.
     pub done: usize,
     /// What is still open, to be told when it stays so.
@@ -131,6 +133,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::LayoutChanged => "layout changed",
             Refusal::OrphanSeat { .. } => "orphan seat",
             Refusal::ExtensionLimitReached => "extension limit reached",
+            Refusal::PaymentInProgress => "payment in progress",
             Refusal::UnknownSchedule
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
@@ -182,6 +185,40 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
             Kind::Extend { reservation_id, .. } => format!("extend {}", short(reservation_id.0)),
             Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
             Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
+            Kind::Secure {
+                reservation_id,
+                order_id,
+                until,
+                ..
+            } => {
+                let (id, order) = (short(reservation_id.0), short(order_id.0));
+                format!("secure {id} for {order} until {until}")
+            }
+            Kind::Unsecure {
+                reservation_id,
+                order_id,
+                ..
+            } => {
+                let (id, order) = (short(reservation_id.0), short(order_id.0));
+                format!("let {order} go of {id}")
+            }
+            Kind::Rehold {
+                reservation_id,
+                lapsed_id,
+                order_id,
+                seats,
+                ..
+            } => {
+                let (id, lapsed) = (short(reservation_id.0), short(lapsed_id.0));
+                let order = short(order_id.0);
+                format!("rehold {lapsed} as {id} for {order}: {seats:?}")
+            }
+            Kind::Cancelled {
+                reservation_id,
+                seats,
+                at,
+                ..
+            } => format!("cancelled {seats:?} of {} at {at}", short(reservation_id.0)),
             Kind::Policy {
                 schedule_id,
                 change,
@@ -466,10 +503,11 @@ impl Ingress {
     }
 
     fn held(&mut self, request: &Request, hold: Hold) {
-        if self.sim.percent(40) {
-            let (sim, user) = (self.sim.clone(), request.user);
-            self.sim
-                .spawn(settle(sim, user, hold.reservation_id, hold.expires_at));
+        let (sim, user) = (self.sim.clone(), request.user);
+        match self.sim.range(1, 10) {
+            1..=3 => self.sim.spawn(settle(sim, hold.clone())),
+            4..=6 => self.sim.spawn(pay_by_order(sim, user, hold.clone())),
+            _ => {}
         }
         if self.sim.percent(40) {
             lock(&self.sim.people).holds.push((request.user, hold));

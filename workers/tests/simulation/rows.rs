@@ -79,6 +79,8 @@ pub struct OutcomeRow {
 pub struct NoticeRow {
     pub schedule: ScheduleId,
     pub reservation: ReservationId,
+    /// Seats of it that are on sale again, and their owner doesn't know.
+    pub cancels: Vec<SeatNo>,
     pub payload: Vec<u8>,
     pub created_at: Timestamp,
     pub is_done: bool,
@@ -110,6 +112,7 @@ pub struct Rows {
     pub outcomes_of: BTreeMap<MessageId, Vec<OutcomeKey>>,
     pub dead: BTreeMap<(OutcomeKey, i32), String>,
     pub notices: BTreeMap<NoticeId, NoticeRow>,
+    pub cancellations: BTreeMap<(ReservationId, SeatNo), Timestamp>,
     pub facts: BTreeSet<(ScheduleId, i64)>,
     pub workers: BTreeMap<WorkerId, WorkerRow>,
 }
@@ -196,6 +199,7 @@ impl Rows {
             outcomes_of: BTreeMap::new(),
             dead: BTreeMap::new(),
             notices: BTreeMap::new(),
+            cancellations: BTreeMap::new(),
             facts: BTreeSet::new(),
             workers: BTreeMap::new(),
         }
@@ -255,6 +259,12 @@ impl Rows {
         let rows = ids.iter().filter_map(|id| self.reservations.get(id));
         rows.map(|row| (row.reservation.reservation_id, row.reservation.status))
             .collect()
+    }
+
+    /// Which of these notices are not done.
+    pub fn open_notices(&self, ids: &[NoticeId]) -> HashSet<NoticeId> {
+        let is_open = |id: &&NoticeId| self.notices.get(id).is_some_and(|row| !row.is_done);
+        ids.iter().filter(is_open).copied().collect()
     }
 
     /// Which of these were accepted.
@@ -327,7 +337,7 @@ impl Rows {
             .collect()
     }
 
-    /// Conditional ends and inserts that affect no row.
+    /// Conditional ends, inserts and notices that affect no row.
     fn missed(&self, batch: &[Staged]) -> Result<HashSet<usize>, db::Error> {
         let mut missed = self.replaced(batch);
         if sabotage::is(Bug::NoLayoutFence) {
@@ -347,6 +357,10 @@ impl Rows {
                 {
                     missed.insert(index);
                 }
+            }
+            let is_done = |id| self.notices.get(id).is_none_or(|row| row.is_done);
+            if p.changes.notices_open.iter().any(is_done) {
+                missed.insert(index);
             }
             for ended in &p.changes.ended {
                 let row = self.reservations.get(&ended.reservation_id);
@@ -523,13 +537,33 @@ impl Rows {
         }
     }
 
-    /// Makes a hold PAID, with a notice to the owner of its seats.
-    pub fn pay(&mut self, reservation: ReservationId, notice: NoticeId, row: NoticeRow) {
+    /// Makes a hold PAID.
+    pub fn pay(&mut self, reservation: ReservationId) {
         let paid = self.reservations.get_mut(&reservation);
         let r = &mut paid.expect("it was there when locked").reservation;
         assert_eq!(r.status, ReservationStatus::Held, "it is locked");
         r.status = ReservationStatus::Paid;
-        self.notices.insert(notice, row);
+    }
+
+    /// Cancels seats of what is PAID.
+    pub fn cancel(&mut self, reservation: ReservationId, seats: &[SeatNo], at: Timestamp) {
+        let paid = self.reservations.get_mut(&reservation);
+        let r = &mut paid.expect("it was there when locked").reservation;
+        assert_eq!(r.status, ReservationStatus::Paid, "it is locked");
+        r.cancelled.extend(seats);
+        r.cancelled.sort_unstable();
+        r.cancelled_at = Some(at);
+        if r.cancelled.len() == r.seats.len() {
+            (r.status, r.ended_at) = (ReservationStatus::Cancelled, Some(at));
+        }
+        let cancelled = seats.iter().map(|seat| ((reservation, *seat), at));
+        self.cancellations.extend(cancelled);
+    }
+
+    /// Whether a seat is still a reservation's by its claim.
+    pub fn is_claimed_by(&self, row: &ReservationRow, seat: SeatNo) -> bool {
+        let claim = self.claims.get(&(row.schedule, seat));
+        claim.is_some_and(|claim| claim.reservation == Some(row.reservation.reservation_id))
     }
 }
 

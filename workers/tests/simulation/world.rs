@@ -13,11 +13,13 @@ use onsale_schema::message::{Command, Reply, decode};
 use onsale_schema::seats::{Kind, MapBroadcast, Outcome};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{CommandId, PartitionNo, ReservationId, ScheduleId, Timestamp, WorkerId};
+use onsale_schema::{
+    CommandId, NoticeId, PartitionNo, ReservationId, ScheduleId, Timestamp, WorkerId,
+};
 use onsale_workers::runtime::core::Cursor;
 use onsale_workers::runtime::world::{Publish, Settings, World};
 use onsale_workers::seats::{Accepted, Rows, Seats, State};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 /// The lease of production.
@@ -169,6 +171,10 @@ impl Rows for Outside {
         ids: &[ReservationId],
     ) -> Result<HashMap<ReservationId, ReservationStatus>, db::Error> {
         self.read(|rows| rows.statuses(ids)).await
+    }
+
+    async fn open_notices(&self, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db::Error> {
+        self.read(|rows| rows.open_notices(ids)).await
     }
 
     async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {
