@@ -7,7 +7,9 @@
 use onsale_schema::ledger::{CARD_ACCOUNT, CASH_ACCOUNT, Kind, Outcome, Refusal, SALES_ACCOUNT};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::status::{ChargeMethod, TransferKind};
-use onsale_schema::{AccountId, CommandId, Money, ReservationId, Timestamp, TransferId, UserId};
+use onsale_schema::{
+    AccountId, CancellationId, CommandId, Money, ReservationId, Timestamp, TransferId, UserId,
+};
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
@@ -36,6 +38,12 @@ impl Cause {
     #[must_use]
     pub fn payment(reservation: ReservationId) -> Self {
         Self(reservation.0)
+    }
+
+    /// A refund of points: by what was cancelled, so that it goes back once.
+    #[must_use]
+    pub fn cancellation(cancellation: CancellationId) -> Self {
+        Self(cancellation.0)
     }
 }
 
@@ -228,6 +236,28 @@ impl Accounts {
         Ok(())
     }
 
+    /// Moves money back from the sales account. The cap of balances never binds a refund.
+    ///
+    /// # Panics
+    /// When the payee's account was not loaded, or there is nothing to move.
+    pub fn refund(&mut self, refund: Refund, changes: &mut Changes) {
+        assert!(refund.amount.is_positive(), "a transfer moves something");
+        let account = AccountId::of_user(refund.payee);
+        let balance = self.balance(account) + refund.amount;
+        self.set_balance(account, balance, changes);
+        changes.transfers.push(NewTransfer {
+            transfer_id: refund.transfer_id,
+            cause: Cause::cancellation(refund.cancellation_id),
+            fingerprint: refund.fingerprint,
+            kind: TransferKind::Refund,
+            debit: SALES_ACCOUNT,
+            credit: account,
+            amount: refund.amount,
+            user_balance: balance,
+            at: refund.at,
+        });
+    }
+
     fn balance(&self, account: AccountId) -> Money {
         *self
             .balances
@@ -251,6 +281,23 @@ pub struct Price {
     pub reservation_id: ReservationId,
     /// By whom.
     pub payer: UserId,
+    /// More than nothing.
+    pub amount: Money,
+    /// What the command asked, as a digest.
+    pub fingerprint: Fingerprint,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Points that go back.
+#[derive(Clone, Copy, Debug)]
+pub struct Refund {
+    /// The id of the transfer.
+    pub transfer_id: TransferId,
+    /// For what.
+    pub cancellation_id: CancellationId,
+    /// To whom.
+    pub payee: UserId,
     /// More than nothing.
     pub amount: Money,
     /// What the command asked, as a digest.

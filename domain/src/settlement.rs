@@ -1,21 +1,27 @@
-//! What a payment does: a held reservation, locked and loaded, becomes a paid one, and its points
-//! move, or nothing does.
+//! What is decided about money for reservations: what one batch has locked and loaded, and what it
+//! writes. Each kind of decision has a file of its own.
 //!
-//! Payments need no order, only atomicity: what is loaded here is locked by the batch's
+//! Settlement needs no order, only atomicity: what is loaded here is locked by the batch's
 //! transaction until it commits. The time is the database's, read under those locks, because the
 //! end of a hold is compared with it.
 
-use crate::ledger::{self, Accounts, InsufficientPoints, Price};
-use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Kind, Outcome, Payment, Refusal};
-use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus};
-use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, Timestamp, TransferId, UserId,
-};
-use std::collections::{HashMap, HashSet};
+mod cancel;
+pub mod fee;
+mod pay;
 
-/// The code of an attempt that failed for lack of points, as it is stored and as clients see it.
-pub const INSUFFICIENT_POINTS: &str = "insufficient-points";
+pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
+pub use pay::{INSUFFICIENT_POINTS, NewPayment};
+
+use crate::ledger::{self, Accounts};
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::settlement::{Cancellation, Fact, Facts, Kind, Outcome, Payment};
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentId, RefundId, ReservationId, ScheduleId, Timestamp,
+    TransferId, UserId, seats,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use uuid::Uuid;
 
 /// A locked reservation row, as far as paying needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +38,21 @@ pub struct Reservation {
     pub expires_at: Timestamp,
     /// What it costs.
     pub total: Money,
+    /// Whether its show was cancelled.
+    pub show_cancelled: bool,
+    /// The number of the last batch of facts about its money.
+    pub fact_seq: i64,
 }
 
-/// Ids for what an accepted payment makes.
+/// Ids for what an accepted command makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// Of its transfer, if there is something to move.
     pub transfer_id: TransferId,
     /// Of the notice to the owner of the seats.
     pub notice_id: NoticeId,
+    /// Of its refund, if something goes back.
+    pub refund_id: RefundId,
 }
 
 /// What one batch of payments has locked and loaded. Payments that were made before are to be read
@@ -56,10 +68,15 @@ pub struct Settlement {
     paid: HashSet<ReservationId>,
     /// Attempts that failed.
     failed: HashSet<PaymentId>,
+    /// What was captured for reservations that may be cancelled.
+    captured: HashMap<ReservationId, Captured>,
+    terms: HashMap<ReservationId, Terms>,
+    /// Cancellations, by the command that made them.
+    cancellations: HashMap<CommandId, (Fingerprint, Cancellation)>,
 }
 
 /// What a batch of settlement decisions writes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
     /// Rows to insert: paid ones, and failed attempts.
     pub payments: Vec<NewPayment>,
@@ -67,8 +84,16 @@ pub struct Changes {
     pub paid: Vec<ReservationId>,
     /// Transfers and balances.
     pub ledger: ledger::Changes,
-    /// One per reservation in `paid`.
+    /// What the owners of the seats are told.
     pub notices: Vec<NewNotice>,
+    /// Rows to insert.
+    pub cancellations: Vec<NewCancellation>,
+    /// Rows to insert; the payments that they are of have given back so much more.
+    pub refunds: Vec<NewRefund>,
+    /// What of which reservations is cancelled.
+    pub cancelled: BTreeMap<ReservationId, CancelledSeats>,
+    /// What other systems are told, with its number: one row for each reservation.
+    pub facts: BTreeMap<ReservationId, (i64, Facts)>,
 }
 
 impl Changes {
@@ -79,45 +104,19 @@ impl Changes {
             && self.paid.is_empty()
             && self.ledger.is_empty()
             && self.notices.is_empty()
+            && self.cancellations.is_empty()
     }
 }
 
-/// A payment to insert.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewPayment {
-    /// Its id.
-    pub payment_id: PaymentId,
-    /// What was to be paid.
-    pub reservation_id: ReservationId,
-    /// By whom.
-    pub user_id: UserId,
-    /// The command.
-    pub command_id: CommandId,
-    /// What it asked, as a digest.
-    pub fingerprint: Fingerprint,
-    /// How.
-    pub method: PaymentMethod,
-    /// How much.
-    pub amount: Money,
-    /// Whether it succeeded.
-    pub status: PaymentStatus,
-    /// Why it failed, if it did.
-    pub fail_code: Option<&'static str>,
-    /// What moved; nothing for a failed attempt and for a price of zero.
-    pub transfer_id: Option<TransferId>,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// Word to the owner of the seats that a reservation is paid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Word to the owner of the seats.
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewNotice {
-    /// Its id.
+    /// Its id, which it says, too.
     pub notice_id: NoticeId,
-    /// Where.
-    pub schedule_id: ScheduleId,
-    /// What was paid.
-    pub reservation_id: ReservationId,
+    /// What the command is about, once for each name of a kind: its id follows from it.
+    pub subject: Uuid,
+    /// The command.
+    pub kind: seats::Kind,
 }
 
 impl Settlement {
@@ -155,11 +154,35 @@ impl Settlement {
         self.failed.insert(payment_id);
     }
 
-    /// Decides one payment, applies it and appends what must be written. `now` is the database's
-    /// clock. The checks in their order: duplicate, owner, deadline, state, points.
+    /// Adds what was captured for a reservation.
+    pub fn load_captured(&mut self, reservation_id: ReservationId, captured: Captured) {
+        self.captured.insert(reservation_id, captured);
+    }
+
+    /// Adds a fact to those of its reservation and batch.
+    fn tell(&mut self, reservation_id: ReservationId, fact: Fact, changes: &mut Changes) {
+        let reservation = self
+            .reservations
+            .get_mut(&reservation_id)
+            .expect("facts are about what is locked");
+        let (_, facts) = changes.facts.entry(reservation_id).or_insert_with(|| {
+            reservation.fact_seq += 1;
+            let facts = Facts {
+                reservation_id,
+                schedule_id: reservation.schedule_id,
+                user_id: reservation.user_id,
+                facts: Vec::new(),
+            };
+            (reservation.fact_seq, facts)
+        });
+        facts.facts.push(fact);
+    }
+
+    /// Decides one command, applies it and appends what must be written. `now` is the database's
+    /// clock.
     ///
     /// # Panics
-    /// When the payer's account was not loaded.
+    /// When an account that it needs was not loaded.
     pub fn decide(
         &mut self,
         command: &Command<Kind>,
@@ -167,124 +190,31 @@ impl Settlement {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        let Kind::Pay {
-            payment_id,
-            reservation_id,
-            method,
-        } = &command.kind;
-        let reservation = match self.may_pay(command, *payment_id, *reservation_id, now) {
-            Ok(reservation) => reservation,
-            Err(outcome) => return outcome,
-        };
-        match method {
-            PaymentMethod::Points => {}
-            // Those go by orders.
-            PaymentMethod::Gateway => return Outcome::Refused(Refusal::NotFound),
-        }
-        let price = Price {
-            transfer_id: ids.transfer_id,
-            reservation_id: *reservation_id,
-            payer: command.user,
-            amount: reservation.total,
-            fingerprint: command.fingerprint,
-            at: now,
-        };
-        let mut row = NewPayment {
-            payment_id: *payment_id,
-            reservation_id: *reservation_id,
-            user_id: command.user,
-            command_id: command.id,
-            fingerprint: command.fingerprint,
-            method: *method,
-            amount: price.amount,
-            status: PaymentStatus::Paid,
-            fail_code: None,
-            transfer_id: price.amount.is_positive().then_some(price.transfer_id),
-            at: now,
-        };
-        if price.amount.is_positive()
-            && let Err(InsufficientPoints) = self.accounts.pay(price, &mut changes.ledger)
-        {
-            row.status = PaymentStatus::Failed;
-            row.fail_code = Some(INSUFFICIENT_POINTS);
-            row.transfer_id = None;
-            changes.payments.push(row);
-            self.load_failed(*payment_id);
-            return Outcome::Refused(Refusal::InsufficientPoints);
-        }
-        changes.payments.push(row);
-        changes.paid.push(*reservation_id);
-        changes.notices.push(NewNotice {
-            notice_id: ids.notice_id,
-            schedule_id: reservation.schedule_id,
-            reservation_id: *reservation_id,
-        });
-        self.set_paid(*reservation_id);
-        let payment = Payment {
-            payment_id: *payment_id,
-            reservation_id: *reservation_id,
-            amount: price.amount,
-            paid_at: now,
-        };
-        self.load_payment(command.id, command.fingerprint, payment.clone());
-        Outcome::Paid(payment)
-    }
-
-    /// The reservation to pay, or the outcome if there is nothing to do or it may not be.
-    fn may_pay(
-        &self,
-        command: &Command<Kind>,
-        payment_id: PaymentId,
-        reservation_id: ReservationId,
-        now: Timestamp,
-    ) -> Result<Reservation, Outcome> {
-        if let Some((fingerprint, payment)) = self.payments.get(&command.id) {
-            return Err(if *fingerprint == command.fingerprint {
-                Outcome::Paid(payment.clone())
-            } else {
-                Outcome::Refused(Refusal::KeyReused)
-            });
-        }
-        if self.failed.contains(&payment_id) {
-            return Err(Outcome::Refused(Refusal::InsufficientPoints));
-        }
-        let refuse = |refusal| Err(Outcome::Refused(refusal));
-        let Some(reservation) = self
-            .reservations
-            .get(&reservation_id)
-            .filter(|reservation| reservation.user_id == command.user)
-        else {
-            return refuse(Refusal::NotFound);
-        };
-        if now > command.deadline {
-            return refuse(Refusal::CommandExpired);
-        }
-        match reservation.status {
-            ReservationStatus::Paid => refuse(Refusal::AlreadyPaid),
-            status @ (ReservationStatus::Released | ReservationStatus::Cancelled) => {
-                refuse(Refusal::StateConflict { status })
+        match &command.kind {
+            Kind::Pay {
+                payment_id,
+                reservation_id,
+                method,
+            } => {
+                let wanted = pay::Wanted {
+                    payment_id: *payment_id,
+                    reservation_id: *reservation_id,
+                    method: *method,
+                };
+                self.pay(command, wanted, ids, now, changes)
             }
-            ReservationStatus::Expired => refuse(Refusal::HoldExpired),
-            ReservationStatus::Held => {
-                assert!(
-                    !self.paid.contains(&reservation_id),
-                    "P1: {reservation_id} is HELD and has a live payment"
-                );
-                if reservation.expires_at <= now {
-                    refuse(Refusal::HoldExpired)
-                } else {
-                    Ok(reservation.clone())
-                }
+            Kind::Cancel {
+                cancellation_id,
+                reservation_id,
+                seats,
+            } => {
+                let wanted = cancel::Wanted {
+                    cancellation_id: *cancellation_id,
+                    reservation_id: *reservation_id,
+                    seats: seats.as_deref(),
+                };
+                self.cancel(command, wanted, ids, now, changes)
             }
         }
-    }
-
-    fn set_paid(&mut self, reservation_id: ReservationId) {
-        let reservation = self
-            .reservations
-            .get_mut(&reservation_id)
-            .expect("only a loaded reservation is paid");
-        assert_eq!(reservation.status, ReservationStatus::Held, "S4");
-        reservation.status = ReservationStatus::Paid;
     }
 }

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Rng, at_s, command_id, fingerprint, for_seeds, notice_id, payment_id, reservation_id,
-    schedule_id, transfer_id, user,
+    Rng, at_s, command_id, fingerprint, for_seeds, notice_id, payment_id, refund_id,
+    reservation_id, schedule_id, transfer_id, user,
 };
 use onsale_domain::ledger::Cause;
 use onsale_domain::settlement::{
@@ -15,7 +15,7 @@ use onsale_schema::ledger::SALES_ACCOUNT;
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus, TransferKind};
-use onsale_schema::{AccountId, Money, Timestamp};
+use onsale_schema::{AccountId, Money, Timestamp, seats};
 use std::collections::BTreeMap;
 
 const EXPIRES_S: i64 = 50;
@@ -41,6 +41,7 @@ fn ids(n: u128) -> Ids {
     Ids {
         transfer_id: transfer_id(n),
         notice_id: notice_id(n),
+        refund_id: refund_id(n),
     }
 }
 
@@ -52,6 +53,8 @@ fn reservation(n: u128, status: ReservationStatus, total: i64) -> Reservation {
         status,
         expires_at: at_s(EXPIRES_S),
         total: Money::won(total),
+        show_cancelled: false,
+        fact_seq: 0,
     }
 }
 
@@ -102,8 +105,12 @@ fn a_payment_moves_points_and_tells_the_owner_of_the_seats() {
     assert_eq!(changes.paid, [reservation_id(1)]);
     let notice = NewNotice {
         notice_id: notice_id(7),
-        schedule_id: schedule_id(5),
-        reservation_id: reservation_id(1),
+        subject: reservation_id(1).0,
+        kind: seats::Kind::Paid {
+            notice_id: notice_id(7),
+            reservation_id: reservation_id(1),
+            schedule_id: schedule_id(5),
+        },
     };
     assert_eq!(changes.notices, [notice]);
     let transfer = &changes.ledger.transfers[0];
@@ -341,7 +348,9 @@ fn what_is_paid_is_captured_once() {
                 } else {
                     balance -= row.total.to_won();
                     row.status = ReservationStatus::Paid;
-                    let Kind::Pay { payment_id, .. } = asked.kind;
+                    let Kind::Pay { payment_id, .. } = asked.kind else {
+                        unreachable!("only payments are asked");
+                    };
                     let payment = Payment {
                         payment_id,
                         ..payment(0, n, row.total.to_won(), now)

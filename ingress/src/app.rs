@@ -17,7 +17,7 @@ use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
 use crate::users::Successors;
-use crate::{revocations, routes, seat_history, server, users};
+use crate::{revocations, routes, seat_history, server, users, webhooks};
 use async_nats::Subscriber;
 use axum::Router;
 use onsale_platform::{Clock, db, nats};
@@ -127,6 +127,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// The way to the owners.
     pub batchers: Batchers,
+    /// How webhook subscribers may be.
+    pub webhooks: webhooks::Settings,
     /// One audit at a time.
     pub audits: Semaphore,
     /// Some histories of seats at a time.
@@ -356,6 +358,10 @@ fn app(
         flow: config.flow.clone(),
         body_limits: BodyLimits::from(&config.http),
         sales: config.sales,
+        webhooks: webhooks::Settings {
+            private_targets: config.webhooks.common.private_targets,
+            secret_overlap_s: config.webhooks.secret_overlap_s,
+        },
         refresh_token_ttl_s: config.auth.refresh_token_ttl_s,
         pool,
         nats,

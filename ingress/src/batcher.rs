@@ -289,8 +289,8 @@ mod tests {
     use onsale_schema::seats::{BLOCK_SEATS_MAX, REASON_CHARS};
     use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus, SaleState};
     use onsale_schema::{
-        BlockId, CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId,
-        ledger, seats, settlement,
+        BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId,
+        SeatNo, UserId, ledger, seats, settlement,
     };
     use uuid::Uuid;
 
@@ -395,6 +395,11 @@ mod tests {
             payment_id: PaymentId(Uuid::max()),
             reservation_id,
             method: PaymentMethod::Points,
+        });
+        assert_fits::<Settlement>(settlement::Kind::Cancel {
+            cancellation_id: CancellationId(Uuid::max()),
+            reservation_id,
+            seats: Some(vec![SeatNo(i32::MAX); 100]),
         });
         let empty = encode(&CommandMessage::<seats::Kind> {
             id: MessageId(Uuid::max()),

@@ -1,6 +1,7 @@
 //! Concerts and their dates, for everybody. What was read counts for a moment; how many seats are
 //! left comes from the seat map in memory.
 
+mod cancellation;
 pub mod edit;
 mod store;
 
@@ -14,6 +15,7 @@ use axum::extract::State;
 use axum::response::Response;
 use chrono::{Datelike, NaiveDate};
 use onsale_platform::db::Pool;
+use onsale_schema::cancellation::Rules;
 use onsale_schema::status::SaleState;
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use quick_cache::sync::Cache;
@@ -21,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
+pub(crate) use cancellation::WantedRules;
 pub(crate) use edit::{Wrong, check_day};
+pub(crate) use store::ScheduleEdit;
 pub use store::{ConcertRow, ScheduleRow};
 
 /// Questions of each kind whose answers are kept for a moment.
@@ -309,6 +313,8 @@ pub struct ScheduleDetail {
     /// hold.
     #[schema(minimum = 0)]
     release_jitter_seconds: i64,
+    /// Until when buyers may cancel, and what it costs.
+    cancellation: Rules,
     /// Names the version of the layout.
     layout_hash: String,
     queue: QueueView,
@@ -385,6 +391,7 @@ pub(crate) async fn detail(app: &App, row: &ScheduleRow) -> Result<ScheduleDetai
         hold_total_seconds: row.hold_total_ms / 1000,
         prevent_orphan_seats: row.prevents_orphans,
         release_jitter_seconds: row.release_jitter_ms / 1000,
+        cancellation: row.cancellation_rules.clone(),
         layout_hash: row.layout_hash.clone(),
         queue: QueueView {
             mode: QueueMode::Off,
@@ -393,13 +400,13 @@ pub(crate) async fn detail(app: &App, row: &ScheduleRow) -> Result<ScheduleDetai
     })
 }
 
-/// Moves a date to another time; false when there is no such date.
-pub(crate) async fn move_schedule(
+/// Edits what of a date is no rule of its sale; false when there is no such date.
+pub(crate) async fn edit_schedule(
     app: &App,
     id: ScheduleId,
-    starts_at: Timestamp,
+    edit: &ScheduleEdit,
 ) -> Result<bool, Problem> {
-    Ok(store::schedule_move(&app.pool, id, starts_at).await?)
+    Ok(store::schedule_update(&app.pool, id, edit).await?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::points::{self, Charge};
 use crate::policy;
 use crate::problem::{self, Code, Problem};
 use crate::refusal;
-use crate::reservations::{self, Extension, ReservationView};
+use crate::reservations::{self, CancellationView, Extension, ReservationView};
 use crate::submit::{self, pending};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
@@ -79,6 +79,7 @@ enum DecidedBody {
     Block(BlockView),
     Lift(LiftView),
     Extension(Extension),
+    Cancellation(CancellationView<'static>),
     Problem(problem::Document<'static>),
 }
 
@@ -180,6 +181,9 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         }
         (Asked::Charge, Told::Ledger(outcome)) => points::charged(&outcome),
         (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome),
+        (Asked::Cancellation, Told::Settlement(outcome)) => {
+            reservations::cancelled(app, &outcome).await
+        }
         (
             Asked::Hold(_)
             | Asked::Release
@@ -189,7 +193,8 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Block(_)
             | Asked::Unblock(_)
             | Asked::Charge
-            | Asked::Payment,
+            | Asked::Payment
+            | Asked::Cancellation,
             Told::Seats(_) | Told::Ledger(_) | Told::Settlement(_),
         ) => {
             tracing::error!("a lane has answered for another");

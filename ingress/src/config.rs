@@ -63,6 +63,19 @@ impl Settings for Config {
     }
 }
 
+/// What webhook subscribers may be, and how their secrets change.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Webhooks {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: config::WebhookTargets,
+
+    /// How long the secret of a webhook subscriber still signs after another one was made, in seconds.
+    #[arg(long = "webhook-secret-overlap-s", env = "ONSALE_WEBHOOK_SECRET_OVERLAP_S",
+          default_value_t = 86_400, value_parser = clap::value_parser!(i64).range(0..=2_592_000))]
+    pub secret_overlap_s: i64,
+}
+
 /// The HTTP server and its bounds.
 #[derive(Args, Clone, Debug)]
 pub struct Http {

@@ -161,10 +161,19 @@ impl Readable {
                 }
             }
             Self::Settlement(command) => {
-                let settlement::Kind::Pay { reservation_id, .. } = &command.kind;
+                use settlement::Kind as K;
+                let (name, reservation_id, seat_nos) = match &command.kind {
+                    K::Pay { reservation_id, .. } => ("pay", reservation_id, None),
+                    K::Cancel {
+                        reservation_id,
+                        seats,
+                        ..
+                    } => ("cancel", reservation_id, seats.clone()),
+                };
                 CommandView {
                     reservation_id: Some(*reservation_id),
-                    ..CommandView::of(command, "pay")
+                    seat_nos,
+                    ..CommandView::of(command, name)
                 }
             }
         }
@@ -330,7 +339,11 @@ pub async fn retry(
         }
         Readable::Settlement(command) => {
             let in_flight = app.gate.admit_payment()?;
-            let place = (Asked::Payment, None);
+            let asked = match command.kind {
+                settlement::Kind::Pay { .. } => Asked::Payment,
+                settlement::Kind::Cancel { .. } => Asked::Cancellation,
+            };
+            let place = (asked, None);
             let batcher = &app.batchers.settlement;
             retry
                 .send(batcher, command, place, in_flight, Told::Settlement)

@@ -62,6 +62,33 @@ where
     }
 }
 
+/// The same where a body is not needed: none is as good as an empty object.
+#[derive(Clone, Debug)]
+pub struct OptionalJsonBody(pub JsonBody);
+
+impl<S> FromRequest<S> for OptionalJsonBody
+where
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limits = BodyLimits::from_ref(state);
+        let is_said = request.headers().contains_key(header::CONTENT_TYPE);
+        let body = if is_said {
+            json(request, limits.bytes_max, limits.timeout).await?
+        } else {
+            whole(request, limits.bytes_max, limits.timeout).await?
+        };
+        match (body.is_empty(), is_said) {
+            (true, _) => Ok(Self(JsonBody(Bytes::from_static(b"{}")))),
+            (false, true) => Ok(Self(JsonBody(body))),
+            (false, false) => Err(Problem::new(Code::UnsupportedMediaType)),
+        }
+    }
+}
+
 /// The same with the bounds of a layout, for what names the seats of a hall.
 #[derive(Clone, Debug)]
 pub struct LongJsonBody(pub JsonBody);

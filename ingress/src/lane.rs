@@ -91,6 +91,9 @@ impl Commands for Settlement {
     fn kind_bytes_max(kind: &settlement::Kind) -> usize {
         match kind {
             settlement::Kind::Pay { .. } => KIND_BYTES,
+            settlement::Kind::Cancel { seats, .. } => {
+                KIND_BYTES + SEAT_BYTES * seats.as_ref().map_or(0, Vec::len)
+            }
         }
     }
 }

@@ -52,11 +52,13 @@ pub mod routes;
 pub mod seat_history;
 pub mod seat_map;
 pub mod server;
+pub mod shows;
 pub mod stack;
 pub mod submit;
 pub mod token;
 pub mod trace;
 pub mod users;
+pub mod webhooks;
 
 pub use app::{App, Error, Ingress};
 pub use config::Config;

@@ -60,6 +60,8 @@ pub struct PaymentView {
     reservation_id: ReservationId,
     method: PaymentMethod,
     amount: Money,
+    /// What of it came back, or is on its way.
+    refunded: Money,
     status: PaymentStatus,
     /// Of a paid one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +83,7 @@ pub struct PaymentView {
 #[utoipa::path(post, path = "/payments", operation_id = "createPayment", tag = "Payments",
     params(IdempotencyKey, Prefer), request_body = NewPayment,
     extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,
-        Code::ReservationStateConflict, Code::InsufficientPoints]))),
+        Code::ReservationStateConflict, Code::InsufficientPoints, Code::SaleClosed]))),
     responses((status = 201, description = "Paid", body = PaymentView,
         headers(("Location" = String, description = "The payment")))))]
 pub async fn create(
@@ -132,12 +134,17 @@ pub fn paid(outcome: &Outcome) -> Result<Answer, Problem> {
                 reservation_id: payment.reservation_id,
                 method: PaymentMethod::Points,
                 amount: payment.amount,
+                refunded: Money::ZERO,
                 status: PaymentStatus::Paid,
                 paid_at: Some(payment.paid_at),
                 failed_at: None,
                 fail_code: None,
             },
         ),
+        Outcome::Cancelled(_) => {
+            tracing::error!("a command was answered as another kind");
+            Err(Problem::internal())
+        }
         Outcome::Refused(refusal) => Err(refusal.into()),
         Outcome::DeadLettered => Err(Problem::unavailable()),
     }
@@ -152,6 +159,7 @@ struct Row {
     status: PaymentStatus,
     fail_code: Option<String>,
     at: Timestamp,
+    refunded: Money,
 }
 
 type Columns = (
@@ -162,6 +170,7 @@ type Columns = (
     table::status,
     table::fail_code,
     table::at,
+    table::refunded,
 );
 const COLUMNS: Columns = (
     table::payment_id,
@@ -171,6 +180,7 @@ const COLUMNS: Columns = (
     table::status,
     table::fail_code,
     table::at,
+    table::refunded,
 );
 
 impl From<Row> for PaymentView {
@@ -183,6 +193,7 @@ impl From<Row> for PaymentView {
             reservation_id: row.reservation_id,
             method: row.method,
             amount: row.amount,
+            refunded: row.refunded,
             status: row.status,
             fail_code: row.fail_code,
         }

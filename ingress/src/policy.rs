@@ -4,13 +4,14 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::catalogue::{self, ScheduleDetail, Wrong};
+use crate::catalogue::{self, ScheduleDetail, ScheduleEdit, WantedRules, Wrong};
 use crate::extract::{Id, JsonBody, not_null};
 use crate::idempotency::fingerprint;
 use crate::ids;
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::refusal;
+use crate::shows;
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
@@ -69,6 +70,15 @@ struct SchedulePatch {
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false, minimum = 0, maximum = 600)]
     release_jitter_seconds: Option<i64>,
+    /// Until when buyers may cancel, and what it costs, from now on; all of it anew. No rule of the
+    /// sale either.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    cancellation: Option<WantedRules>,
 }
 
 impl SchedulePatch {
@@ -84,8 +94,12 @@ impl SchedulePatch {
             self.hold_total_seconds,
             self.release_jitter_seconds,
         );
-        let is_alone = self.starts_at.is_none() || self.change() == PolicyChange::default();
+        wrong.cancellation(self.cancellation.as_ref());
+        let is_apart = self.change() == PolicyChange::default();
+        let is_alone = self.starts_at.is_none() || is_apart;
         wrong.unless(is_alone, "/startsAt", "not-alone");
+        let is_alone = self.cancellation.is_none() || is_apart;
+        wrong.unless(is_alone, "/cancellation", "not-alone");
         wrong.check()
     }
 
@@ -108,11 +122,12 @@ impl SchedulePatch {
 ///
 /// Open, pause or close its sale, move its booking window, change how long holds last, how many
 /// seats a user may have and which. The next hold goes by it. What is not said stays as it is; `startsAt` is
-/// changed alone.
+/// changed alone, and `cancellation` without rules of the sale.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),
     request_body = SchedulePatch,
+    extensions(("x-problems" = json!([Code::SaleClosed]))),
     responses((status = 200, description = "The date as it is now", body = ScheduleDetail)))]
 pub async fn edit(
     State(app): State<App>,
@@ -128,10 +143,17 @@ pub async fn edit(
         let date = app.catalogue.schedule(schedule).await?;
         let concert = app.catalogue.concert(date.concert_id).await?;
         catalogue::check_day(starts_at, &concert)?;
-        if !catalogue::move_schedule(&app, schedule, starts_at).await? {
-            return Err(Problem::new(Code::NotFound));
-        }
     }
+    let catalogued = ScheduleEdit {
+        starts_at: patch.starts_at,
+        cancellation_rules: patch.cancellation.as_ref().map(WantedRules::rules),
+    };
+    if catalogued != ScheduleEdit::default()
+        && !catalogue::edit_schedule(&app, schedule, &catalogued).await?
+    {
+        return Err(Problem::new(Code::NotFound));
+    }
+    may_sell(&app, schedule, patch.sale_state).await?;
     let change = patch.change();
     if change == PolicyChange::default() {
         let row = app.catalogue.refresh(schedule).await?;
@@ -161,6 +183,24 @@ pub async fn edit(
         changed(&app, schedule, outcome).await
     })
     .await
+}
+
+/// A show that is cancelled is never on sale again.
+async fn may_sell(
+    app: &App,
+    schedule: ScheduleId,
+    state: Option<SaleState>,
+) -> Result<(), Problem> {
+    match state {
+        None | Some(SaleState::Closed) => Ok(()),
+        Some(SaleState::Open | SaleState::Paused) => {
+            if shows::is_cancelled(&app.pool, schedule).await? {
+                Err(Problem::new(Code::SaleClosed))
+            } else {
+                Ok(())
+            }
+        }
+    }
 }
 
 /// What a decided change is answered with.

@@ -112,6 +112,8 @@ codes! {
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// A payment of the reservation is on its way; it comes to an end soon.
     PaymentInProgress = 409 "payment-in-progress" "A payment of the reservation is on its way" again;
+    /// It is too late to cancel, or cancelling was never allowed.
+    CancellationClosed = 409 "cancellation-closed" "It can't be cancelled any more" never;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
     /// A dead letter of bytes that are no command.

@@ -67,6 +67,9 @@ impl From<&settlement::Refusal> for Problem {
             R::HoldExpired => Self::new(Code::HoldExpired),
             R::StateConflict { status } => Self::state_conflict(*status),
             R::InsufficientPoints => Self::new(Code::InsufficientPoints),
+            R::CancellationClosed => Self::new(Code::CancellationClosed),
+            R::UnknownSeat => Self::new(Code::UnknownSeat),
+            R::ShowCancelled => Self::new(Code::SaleClosed),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Reservations: hold seats, look at one's own, give a hold back.
 
+mod cancellation;
 mod extension;
 mod places;
 mod store;
@@ -21,6 +22,7 @@ use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use cancellation::CancelledView;
 use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, partition};
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use wish::NewReservation;
 
+pub use cancellation::{__path_cancel, CancellationView, cancel, cancelled};
 pub use extension::{__path_extend, Extension, extend, extended};
 
 const ROUTE: &str = "/api/v1/reservations";
@@ -54,6 +57,10 @@ pub struct ReservationView<'a> {
     /// What they cost together.
     total: Money,
     status: ReservationStatus,
+    /// What of it was cancelled; left out where nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cancelled: Option<CancelledView<'a>>,
     held_at: Timestamp,
     /// When a hold lapses.
     expires_at: Timestamp,
@@ -120,6 +127,7 @@ fn held_answer(app: &App, layout: &Layout, hold: &Hold) -> Result<Answer, Proble
         together: layout.are_together(&hold.seats),
         total: hold.total,
         status: ReservationStatus::Held,
+        cancelled: None,
         held_at: hold.held_at,
         expires_at: hold.expires_at,
         server_time: app.clock.now(),
@@ -263,8 +271,15 @@ fn shown_status(row: &store::Row, now: Timestamp) -> ReservationStatus {
     }
 }
 
-fn view(row: store::Row, layout: &Layout, now: Timestamp) -> ReservationView<'_> {
+fn view<'a>(
+    row: store::Row,
+    sums: &[store::Sums],
+    layout: &'a Layout,
+    now: Timestamp,
+) -> ReservationView<'a> {
+    let sums = sums.iter().find(|s| s.reservation_id == row.reservation_id);
     ReservationView {
+        cancelled: sums.map(|sums| CancelledView::of(row.cancelled(), *sums, layout)),
         status: shown_status(&row, now),
         reservation_id: row.reservation_id,
         schedule_id: row.schedule_id,
@@ -294,7 +309,10 @@ pub async fn get(
     let row = store::reservation_find(&app.pool, user.id, id).await?;
     let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
     let layout = app.layouts.settled(row.schedule_id).await?;
-    answer::ok(&view(row, &layout, app.clock.now()))
+    let rows = [row];
+    let sums = store::cancellation_sum(&app.pool, &rows).await?;
+    let [row] = rows;
+    answer::ok(&view(row, &sums, &layout, app.clock.now()))
 }
 
 /// My reservations
@@ -310,6 +328,7 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     let start = query.read()?;
     let rows = store::reservation_list(&app.pool, user.id, &start).await?;
+    let sums = store::cancellation_sum(&app.pool, &rows).await?;
     let mut layouts: Vec<Arc<Layout>> = Vec::new();
     for row in &rows {
         if layouts.iter().all(|l| l.schedule_id() != row.schedule_id) {
@@ -323,7 +342,8 @@ pub async fn list(
     };
     let page = start.page(rows, cursor, |row| {
         let layout = layouts.iter().find(|l| l.schedule_id() == row.schedule_id);
-        view(row, layout.expect("each row's layout was just loaded"), now)
+        let layout = layout.expect("each row's layout was just loaded");
+        view(row, &sums, layout, now)
     });
     answer::ok(&page)
 }

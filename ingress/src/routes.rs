@@ -7,7 +7,7 @@ use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
     audit, blocks, commands, dead_letters, docs, events, health, layout, payments, points, policy,
-    reservations, seat_history, seat_map, users,
+    reservations, seat_history, seat_map, shows, users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -46,6 +46,7 @@ fn user(group: Group) -> Group {
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::get, reservations::release))
         .routes(routes!(reservations::extend))
+        .routes(routes!(reservations::cancel))
         .routes(routes!(payments::create, payments::list))
         .routes(routes!(payments::get))
         .routes(routes!(commands::get))
@@ -58,12 +59,16 @@ fn admin(group: Group) -> Group {
         .routes(routes!(edit::concert_edit))
         .routes(routes!(edit::schedule_create))
         .routes(routes!(policy::edit))
+        .routes(routes!(shows::create, shows::get))
         .routes(routes!(layout::put))
         .routes(routes!(blocks::create, blocks::list))
         .routes(routes!(blocks::lift))
         .routes(routes!(seat_history::get))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::retry))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::edit, webhooks::delete))
+        .routes(routes!(webhooks::rotate))
         .routes(routes!(audit::get))
 }
 

@@ -37,6 +37,8 @@ pub enum Asked {
     Unblock(ScheduleId),
     /// More time for a hold.
     Extension,
+    /// To cancel what was paid.
+    Cancellation,
 }
 
 impl Asked {
@@ -52,7 +54,7 @@ impl Asked {
             | Self::Block(_)
             | Self::Unblock(_) => Lane::Seats,
             Self::Charge => Lane::Ledger,
-            Self::Payment => Lane::Settlement,
+            Self::Payment | Self::Cancellation => Lane::Settlement,
         }
     }
 }
@@ -110,6 +112,7 @@ impl Signer {
             Asked::Block(schedule) => (6, schedule.0),
             Asked::Unblock(schedule) => (7, schedule.0),
             Asked::Extension => (8, Uuid::nil()),
+            Asked::Cancellation => (9, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -161,6 +164,7 @@ impl Signer {
                 6 => Asked::Block(schedule),
                 7 => Asked::Unblock(schedule),
                 8 => Asked::Extension,
+                9 => Asked::Cancellation,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -205,6 +209,7 @@ mod tests {
         for (asked, partition) in [
             (Asked::Payment, None),
             (Asked::Charge, None),
+            (Asked::Cancellation, None),
             (Asked::Release, Some(PartitionNo(0))),
             (Asked::Notice, Some(PartitionNo(7))),
             (

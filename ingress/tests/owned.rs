@@ -177,7 +177,10 @@ async fn money_goes_its_way() {
         payment_id,
         reservation_id,
         ..
-    } = message.commands[0].kind;
+    } = message.commands[0].kind
+    else {
+        panic!("{:?}", message.commands[0].kind)
+    };
     let paid = settlement::Payment {
         payment_id,
         reservation_id,

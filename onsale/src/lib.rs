@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod down;
+pub mod events;
 pub mod gateway;
 pub mod migrate;
 pub mod nats_users;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use onsale::{
-    audit, bench, config, demo, doctor, down, gateway, migrate, nats_users, openapi, partitions,
-    repartition, seed, up,
+    audit, bench, config, demo, doctor, down, events, gateway, migrate, nats_users, openapi,
+    partitions, repartition, seed, up,
 };
 use onsale_platform::settings::without_credentials;
 
@@ -36,6 +36,7 @@ enum Command {
     NatsUsers(nats_users::Args),
     Seed(seed::Args),
     Audit(audit::Args),
+    Events(events::Args),
     Config(config::Args),
     Openapi(openapi::Args),
     Partitions(partitions::Args),
@@ -61,6 +62,7 @@ async fn main() -> ExitCode {
         Command::NatsUsers(args) => nats_users::run(&args),
         Command::Seed(args) => seed::run(args).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Events(args) => events::run(args).await,
         Command::Config(args) => config::run(&args),
         Command::Openapi(args) => openapi::run(&args),
         Command::Partitions(args) => partitions::run(args).await,

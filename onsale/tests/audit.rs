@@ -89,6 +89,20 @@ const HEALTHY: &str = "
         ('seats', 0, 0, 1, 1, 7, id(601), '', at(10)), ('seats', 0, 0, 2, 1, 7, id(602), '', at(10)),
         ('seats', 0, 0, 3, 2, 9, id(603), '', at(30)),
         ('ledger', -1, 0, 5, 0, 0, id(604), '', at(30)), ('ledger', -1, 0, 6, 0, 0, id(605), '', at(20));
+    -- One seat of the paid reservation is given up.
+    CREATE FUNCTION cancel_one(price integer, fee integer) RETURNS void LANGUAGE sql AS $$
+        DELETE FROM seat_claim WHERE seat_no = 1;
+        UPDATE reservation SET cancelled_seat_nos = '{1}' WHERE reservation_id = id(1001);
+        INSERT INTO cancellation VALUES (id(901), id(1001), id(16), id(911), id(0), id(1), '{1}',
+            price, fee, price - fee, at(30));
+        INSERT INTO transfer VALUES (id(303), id(901), id(0), 'REFUND',
+            '00000000-0000-0000-0000-000000005a1e', id(1), price - fee, 3000 + price - fee, at(30));
+        UPDATE account SET balance = 3000 + price - fee WHERE account_id = id(1);
+        UPDATE payment SET refunded = price - fee WHERE status = 'PAID';
+        INSERT INTO refund (refund_id, key, user_id, payment_id, method, amount, status, transfer_id,
+                            created_at, done_at)
+        VALUES (id(921), id(901), id(1), id(402), 'POINTS', price - fee, 'DONE', id(303), at(30),
+                at(30)) $$;
     INSERT INTO notice VALUES (id(701), 'seats', id(16), '', at(20), at(21));
     INSERT INTO outbox VALUES ('seats', id(16), 1, '', at(20), at(21));";
 
@@ -419,6 +433,45 @@ const CASES: &[Case] = &[
         &["P1"],
     ),
     (
+        "a payment that gave back more than it says",
+        "UPDATE payment SET refunded = 1 WHERE status = 'PAID'",
+        &["P3"],
+    ),
+    (
+        "points that come back for nothing",
+        "INSERT INTO transfer VALUES (id(303), id(203), id(0), 'REFUND',
+             '00000000-0000-0000-0000-000000005a1e', id(1), 1, 3001, at(30));
+         UPDATE account SET balance = 3001 WHERE account_id = id(1)",
+        &["P3"],
+    ),
+    (
+        "half a reservation that was cancelled for a fee",
+        "SELECT cancel_one(1000, 100)",
+        &[],
+    ),
+    (
+        "a cancellation at another price",
+        "SELECT cancel_one(999, 99)",
+        &["P3"],
+    ),
+    (
+        "a refund that moved something else",
+        "SELECT cancel_one(1000, 100); UPDATE refund SET transfer_id = id(302)",
+        &["P3"],
+    ),
+    (
+        "a show that was cancelled, but for one buyer",
+        "INSERT INTO show_cancellation VALUES (id(16), id(951), id(0), id(9), 'ill', at(40), at(50),
+             NULL)",
+        &["P3"],
+    ),
+    (
+        "a command that cancels and charges",
+        "SELECT cancel_one(1000, 100);
+         UPDATE cancellation SET command_id = id(201)",
+        &["I1"],
+    ),
+    (
         "a command that bought two things",
         "UPDATE payment SET command_id = id(1101) WHERE status = 'PAID'",
         &["I1"],
@@ -680,7 +733,7 @@ async fn every_message_up_to_the_cursor_has_its_outcome() {
         .unwrap();
     let options = Options::new(&url).with_nats(server.url(), "x");
     let audit = async || audit::audit(&options).await.unwrap();
-    let f2 = |report: &Report| report.checks[10].note.clone().unwrap();
+    let f2 = |report: &Report| report.checks[11].note.clone().unwrap();
 
     // A stream that was emptied can't contradict anything.
     let report = audit().await;

@@ -32,6 +32,11 @@ const TROUBLE: &[&str] = &[
     metric::TAIL_LOST,
     metric::CLAMPED,
     metric::EXPIRY_PUBLISHED,
+    // And these only somebody who subscribes.
+    metric::WEBHOOK_DELIVERIES,
+    metric::WEBHOOK_DURATION,
+    metric::WEBHOOK_DEATHS,
+    metric::WEBHOOK_MISSED,
 ];
 
 /// One query of a dashboard.

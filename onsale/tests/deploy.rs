@@ -17,7 +17,7 @@ use onsale_testkit::Tools;
 use serde_yaml_ng::Value;
 
 /// Names of variables, each with a value that will do.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 10] = [
     "ONSALE_TOKEN_SECRET",
     "POSTGRES_PASSWORD",
     "GRAFANA_PASSWORD",
@@ -27,6 +27,7 @@ const SECRETS: [&str; 9] = [
     "NATS_INGRESS_PASSWORD",
     "NATS_WORKERS_PASSWORD",
     "NATS_OPERATOR_PASSWORD",
+    "NATS_CONSUMER_PASSWORD",
 ];
 
 fn room() -> PathBuf {

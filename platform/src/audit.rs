@@ -2,6 +2,7 @@
 //! administer. Whoever checks needs to read, and nothing else.
 
 mod checks;
+mod orders;
 
 use crate::db::Error;
 use diesel::sql_types::{BigInt, Text};
@@ -12,6 +13,9 @@ use onsale_schema::invariant::Invariant;
 /// How long a notice or fact may be open, in milliseconds, where nothing else is said: longer than
 /// a takeover after a crash.
 pub const OPEN_LIMIT_MS: u32 = 10_000;
+/// How long captured money may be without a sale or on its way back, in milliseconds, where nothing
+/// else is said: longer than the retries of a refund while the gateway is away for a moment.
+pub const REFUND_LIMIT_MS: u32 = 600_000;
 /// So many violations of one invariant are shown.
 pub const EXAMPLES_MAX: usize = 5;
 
@@ -20,12 +24,15 @@ pub const EXAMPLES_MAX: usize = 5;
 pub struct Limits {
     /// How long a notice or fact may be open, in milliseconds.
     pub open_ms: u32,
+    /// How long captured money may be without a sale or on its way back, in milliseconds.
+    pub refund_ms: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             open_ms: OPEN_LIMIT_MS,
+            refund_ms: REFUND_LIMIT_MS,
         }
     }
 }

@@ -123,6 +123,12 @@ pub struct Streams {
     #[arg(long = "stream-bytes-max", env = "ONSALE_STREAM_BYTES_MAX", default_value_t = 1 << 30,
           value_parser = clap::value_parser!(i64).range(1_048_576..))]
     pub bytes_max: i64,
+
+    /// How long the events stream keeps facts, in hours: so far back can a consumer begin. The disk
+    /// may hold less.
+    #[arg(long = "events-keep-hours", env = "ONSALE_EVENTS_KEEP_HOURS", default_value_t = 72,
+          value_parser = clap::value_parser!(u32).range(24..=87_600))]
+    pub events_keep_h: u32,
 }
 
 impl Default for Streams {
@@ -130,8 +136,20 @@ impl Default for Streams {
         Self {
             replicas: 1,
             bytes_max: 1 << 30,
+            events_keep_h: 72,
         }
     }
+}
+
+/// Who may get facts over HTTP.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct WebhookTargets {
+    /// Whether subscribers may have addresses that are not public: of this host, or of a private
+    /// network. The same for all ingresses and workers. Who may make subscribers could otherwise
+    /// reach, by way of us, what only we can reach.
+    #[arg(long = "webhook-private-targets", env = "ONSALE_WEBHOOK_PRIVATE_TARGETS",
+          default_value_t = false, action = clap::ArgAction::Set)]
+    pub private_targets: bool,
 }
 
 /// What is told about the process while it runs.

@@ -10,6 +10,7 @@ pub mod http;
 pub mod metric;
 pub mod nats;
 pub mod nats_users;
+pub mod outward;
 mod pool;
 pub mod rights;
 pub mod settings;

@@ -80,6 +80,18 @@ pub const OUTBOX_OPEN: &str = "onsale_outbox_open";
 pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
 /// Rows published, by `kind`.
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
+/// Webhook subscribers, by `kind` (`active`, `dead`).
+pub const WEBHOOKS: &str = "onsale_webhooks";
+/// Attempts to deliver a fact to a webhook subscriber, by `outcome` (`delivered`, `failed`).
+pub const WEBHOOK_DELIVERIES: &str = "onsale_webhook_deliveries_total";
+/// Time of such an attempt, in seconds.
+pub const WEBHOOK_DURATION: &str = "onsale_webhook_delivery_duration_seconds";
+/// Age of the oldest fact that an active subscriber has not got, in seconds.
+pub const WEBHOOK_OLDEST: &str = "onsale_webhook_oldest_seconds";
+/// Subscribers that were given up.
+pub const WEBHOOK_DEATHS: &str = "onsale_webhook_deaths_total";
+/// Times that facts were purged before a subscriber got them.
+pub const WEBHOOK_MISSED: &str = "onsale_webhook_missed_total";
 
 /// Requests to the payment gateway, by `kind` and `outcome`.
 pub const GATEWAY_REQUESTS: &str = "onsale_gateway_requests_total";
@@ -87,6 +99,9 @@ pub const GATEWAY_REQUESTS: &str = "onsale_gateway_requests_total";
 pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
 /// State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open.
 pub const GATEWAY_BREAKER: &str = "onsale_gateway_breaker_state";
+
+/// Reservations that were cancelled with their show.
+pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
 
 /// Correction of this host's clock to Postgres, in seconds.
 pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
@@ -204,6 +219,30 @@ pub fn describe() {
     describe_gauge!(
         GATEWAY_BREAKER,
         "State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open"
+    );
+    describe_gauge!(WEBHOOKS, "Webhook subscribers");
+    describe_counter!(
+        WEBHOOK_DELIVERIES,
+        "Attempts to deliver a fact to a webhook subscriber"
+    );
+    describe_histogram!(
+        WEBHOOK_DURATION,
+        Unit::Seconds,
+        "Time of an attempt to deliver a fact"
+    );
+    describe_gauge!(
+        WEBHOOK_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest fact that an active subscriber has not got"
+    );
+    describe_counter!(WEBHOOK_DEATHS, "Webhook subscribers that were given up");
+    describe_counter!(
+        WEBHOOK_MISSED,
+        "Times that facts were purged before a subscriber got them"
+    );
+    describe_counter!(
+        SHOW_CANCELLED,
+        "Reservations that were cancelled with their show"
     );
     describe_gauge!(
         CLOCK_OFFSET,

@@ -38,8 +38,8 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 16;
 const CLIENT_CAPACITY: usize = 1 << 14;
 /// How long a publish waits for its PubAck.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the stream keeps commands and events. It protects the disk; the cursor in Postgres is
-/// what acknowledges.
+/// How long a stream keeps commands. It protects the disk; the cursor in Postgres is what
+/// acknowledges.
 const STREAM_MAX_AGE: Duration = Duration::from_secs(48 * 3600);
 /// How long the server remembers message ids.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -245,7 +245,9 @@ fn stream_configs(subjects: &Subjects, settings: &config::Streams) -> Vec<stream
         allow_direct: true,
         ..Default::default()
     };
-    let mut configs = vec![base(subjects.events_stream(), subjects.events_filter())];
+    let mut events = base(subjects.events_stream(), subjects.events_filter());
+    events.max_age = Duration::from_secs(u64::from(settings.events_keep_h) * 3600);
+    let mut configs = vec![events];
     for lane in Lane::ALL {
         let mut config = base(subjects.stream(lane), subjects.lane_filter(lane));
         match lane {

@@ -22,11 +22,13 @@ pub enum User {
     Workers,
     /// The `onsale` command: keeps the streams and looks at them.
     Operator,
+    /// Another system: reads facts from the events stream, and nothing else.
+    Consumer,
 }
 
 impl User {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Ingress, Self::Workers, Self::Operator];
+    pub const ALL: [Self; 4] = [Self::Ingress, Self::Workers, Self::Operator, Self::Consumer];
 
     /// The kind of process.
     #[must_use]
@@ -35,6 +37,7 @@ impl User {
             Self::Ingress => "ingress",
             Self::Workers => "workers",
             Self::Operator => "operator",
+            Self::Consumer => "consumer",
         }
     }
 
@@ -106,11 +109,18 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
             }
             // What looks into a queue would take from it.
             publish.extend(reading(&subjects.stream(Lane::Seats)));
+            publish.extend(reading(&subjects.events_stream()));
             publish.extend([
                 api("STREAM.INFO", &subjects.stream(Lane::Ledger)),
                 api("STREAM.INFO", &subjects.stream(Lane::Settlement)),
-                api("STREAM.INFO", &subjects.events_stream()),
             ]);
+        }
+        User::Consumer => {
+            let events = subjects.events_stream();
+            publish.extend(reading(&events));
+            // A durable consumer is looked for, and acknowledges.
+            publish.push(format!("{}.*", api("CONSUMER.INFO", &events)));
+            publish.push(format!("$JS.ACK.{events}.>"));
         }
     }
     Rights { publish, subscribe }

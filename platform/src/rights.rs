@@ -93,6 +93,7 @@ pub const TABLES: &[Table] = &[
     table("cancellation",   "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("concert",        "SELECT, INSERT, UPDATE",         "",                               "SELECT"),
     table("dead_letter",    "SELECT, UPDATE (retries, retried_at, retried_by)", "SELECT, INSERT, UPDATE (error)", "SELECT"),
+    table("fact_feed",      "SELECT",                         "SELECT, UPDATE",                 "SELECT"),
     table("notice",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outbox",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outcome",        "SELECT",                         "SELECT, INSERT, DELETE",         "SELECT"),
@@ -107,9 +108,11 @@ pub const TABLES: &[Table] = &[
     table("seat_block",     "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("seat_claim",     "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("session",        "SELECT, INSERT, UPDATE, DELETE", "",                               ""),
+    table("show_cancellation", "SELECT, INSERT",              "SELECT, UPDATE",                 "SELECT"),
     table("stream_token",   "SELECT, INSERT, DELETE",         "",                               ""),
     table("system",         "SELECT, INSERT",                 "SELECT, INSERT",                 "SELECT"),
     table("transfer",       "SELECT",                         "SELECT, INSERT",                 "SELECT"),
+    table("webhook",        "SELECT, INSERT, UPDATE (url, topics, secret, previous_secret, previous_secret_until, rotation_id, state, attempts, failing_since, next_at), DELETE", "SELECT, UPDATE (state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at, recent)", "SELECT (webhook_id, topics, created_at, created_by, state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at)"),
     table("worker",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
 ];
 

@@ -232,6 +232,7 @@ fn unit_of(variable: &str) -> &'static str {
         _ if name.ends_with("_PER_MIN") => "per minute",
         _ if name.ends_with("_MS") => "milliseconds",
         _ if name.ends_with("_S") => "seconds",
+        _ if name.ends_with("_HOURS") => "hours",
         _ if name.ends_with("_BYTES") => "bytes",
         _ => "",
     }

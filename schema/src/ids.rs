@@ -89,6 +89,8 @@ uuid_id! {
     DeadLetterId;
     /// A notice from one worker to another, done when its receiver says so.
     NoticeId;
+    /// Somebody who gets facts over HTTP.
+    WebhookId;
     /// One start of a worker process.
     WorkerId;
     /// One start of an ingress process.

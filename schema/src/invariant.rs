@@ -46,6 +46,10 @@ invariants! {
     L2 = "one transfer per cause, and transfers never change",
     /// Last line of defence: the partial unique index of live payments.
     P1 = "at most one live payment per reservation, and PAID ⇔ captured = price",
+    /// Found by the audit, together with the gateway's book.
+    P2 = "money captured without a sale is refunded within the limit",
+    /// Last line of defence: the checks of payments and orders, and the unique key of refunds.
+    P3 = "refunded ≤ captured, each refund is there once, and is what was cancelled but for the fee",
     /// Last line of defence: the unique keys of command ids.
     I1 = "a command id has at most one accepted outcome",
     /// Last line of defence: the fence.

@@ -5,6 +5,8 @@
 //! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
 //! `schema/fixtures/` that must still decode.
 
+pub mod cancellation;
+pub mod facts;
 pub mod ids;
 pub mod invariant;
 pub mod layout;
@@ -24,7 +26,7 @@ pub mod time;
 pub use ids::{
     AccountId, BlockId, CancellationId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId,
     NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId,
-    TransferId, UserId, WorkerId,
+    TransferId, UserId, WebhookId, WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;

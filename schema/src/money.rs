@@ -5,8 +5,8 @@ use diesel::expression::AsExpression;
 use diesel::pg::{Pg, PgValue};
 use diesel::serialize::{self, Output, ToSql};
 use diesel::sql_types;
-use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::iter::Sum;
@@ -42,6 +42,15 @@ impl Money {
         } else {
             i64::MAX
         })
+    }
+
+    /// So many percent of it, rounded to `unit` won and never more than the whole.
+    #[must_use]
+    pub fn share(self, percent: u32, unit: u32, strategy: RoundingStrategy) -> Self {
+        let unit = Decimal::from(unit.max(1));
+        let exact = self.0 * Decimal::from(percent) / Decimal::ONE_HUNDRED;
+        let rounded = (exact / unit).round_dp_with_strategy(0, strategy) * unit;
+        Self(rounded.min(self.0))
     }
 
     /// Whether it is more than nothing.

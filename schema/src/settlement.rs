@@ -1,12 +1,15 @@
-//! What is said about payments.
+//! What is said about payments and cancellations: commands, outcomes, and facts.
 
-use crate::ids::{PaymentId, ReservationId};
+use crate::ids::{CancellationId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId};
 use crate::money::Money;
-use crate::status::{PaymentMethod, ReservationStatus};
+use crate::status::{PaymentMethod, RefundStatus, ReservationStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A command to settlement. The command's user pays.
+/// The topic of facts about money.
+pub const TOPIC: &str = "payments";
+
+/// A command to settlement. The command's user pays, or has paid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
     /// Pay a held reservation.
@@ -18,6 +21,16 @@ pub enum Kind {
         /// How.
         method: PaymentMethod,
     },
+    /// Give up seats of a paid reservation.
+    Cancel {
+        /// The id that the cancellation gets if this is accepted.
+        cancellation_id: CancellationId,
+        /// What.
+        reservation_id: ReservationId,
+        /// Which of its seats, each once; all that are left if not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seats: Option<Vec<SeatNo>>,
+    },
 }
 
 /// What became of a command.
@@ -25,6 +38,8 @@ pub enum Kind {
 pub enum Outcome {
     /// Paid; the reservation is sold.
     Paid(Payment),
+    /// Cancelled; the money is back or on its way.
+    Cancelled(Cancellation),
     /// No, and why. No money moved.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -42,6 +57,36 @@ pub struct Payment {
     pub amount: Money,
     /// When.
     pub paid_at: Timestamp,
+}
+
+/// An accepted cancellation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// The cancellation.
+    pub cancellation_id: CancellationId,
+    /// What was cancelled.
+    pub reservation_id: ReservationId,
+    /// Where.
+    pub schedule_id: ScheduleId,
+    /// Which seats.
+    pub seats: Vec<SeatNo>,
+    /// What stays with the seller.
+    pub fee: Money,
+    /// What goes back: their price but for the fee.
+    pub refunded: Money,
+    /// The way back; none where nothing goes back.
+    pub refund: Option<Refund>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How money goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refund {
+    /// As it was paid.
+    pub method: PaymentMethod,
+    /// How far it is.
+    pub status: RefundStatus,
 }
 
 /// Why not.
@@ -64,4 +109,69 @@ pub enum Refusal {
     },
     /// Too few points.
     InsufficientPoints,
+    /// Too late, or never allowed.
+    CancellationClosed,
+    /// The reservation has no such seat.
+    UnknownSeat,
+    /// The show was cancelled: nothing is sold any more.
+    ShowCancelled,
+}
+
+/// Facts of one reservation's money and one batch, for other systems.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The reservation.
+    pub reservation_id: ReservationId,
+    /// Where its seats are.
+    pub schedule_id: ScheduleId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// In the order in which they became true.
+    pub facts: Vec<Fact>,
+}
+
+/// Something that became true.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// The reservation was paid.
+    Paid {
+        /// The payment.
+        payment_id: PaymentId,
+        /// How.
+        method: PaymentMethod,
+        /// How much.
+        amount: Money,
+        /// When.
+        at: Timestamp,
+    },
+    /// Seats of it were given up.
+    Cancelled {
+        /// The cancellation.
+        cancellation_id: CancellationId,
+        /// By whom: its owner, or who cancelled the show.
+        by: UserId,
+        /// Whether the show was cancelled.
+        of_show: bool,
+        /// Which of its seats.
+        seats: Vec<SeatNo>,
+        /// Whether these were the last ones.
+        is_whole: bool,
+        /// What stays with the seller.
+        fee: Money,
+        /// What goes back.
+        refunded: Money,
+        /// The way back; none where nothing goes back.
+        refund: Option<Refund>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A refund that was pending is done.
+    Refunded {
+        /// What it is for; none for a capture that came too late.
+        cancellation_id: Option<CancellationId>,
+        /// How much.
+        amount: Money,
+        /// When.
+        at: Timestamp,
+    },
 }

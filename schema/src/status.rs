@@ -234,3 +234,13 @@ text_enum! {
         Admin = "admin",
     }
 }
+
+text_enum! {
+    /// State of a webhook subscriber.
+    WebhookState {
+        /// Facts are delivered.
+        Active = "ACTIVE",
+        /// Deliveries failed for too long; nothing is delivered until it is activated again.
+        Dead = "DEAD",
+    }
+}

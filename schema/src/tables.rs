@@ -42,6 +42,21 @@ diesel::table! {
     outbox (topic, aggregate_id, seq) {
         topic -> Text, aggregate_id -> Uuid, seq -> BigInt, payload -> Binary,
         created_at -> Timestamptz, published_at -> Nullable<Timestamptz>,
+        feed_no -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    fact_feed (singleton) { singleton -> Bool, last_no -> BigInt, purged_no -> BigInt, }
+}
+diesel::table! {
+    webhook (webhook_id) {
+        webhook_id -> Uuid, url -> Text, topics -> Nullable<Array<Text>>, fingerprint -> Uuid,
+        created_at -> Timestamptz, created_by -> Uuid, secret -> Binary,
+        previous_secret -> Nullable<Binary>, previous_secret_until -> Nullable<Timestamptz>,
+        rotation_id -> Nullable<Uuid>, state -> Text, cursor_no -> BigInt, sequence -> BigInt,
+        attempts -> Integer, failing_since -> Nullable<Timestamptz>, next_at -> Timestamptz,
+        delivered_at -> Nullable<Timestamptz>, missed_at -> Nullable<Timestamptz>,
+        recent -> Text,
     }
 }
 diesel::table! {
@@ -72,7 +87,7 @@ diesel::table! {
 diesel::table! {
     schedule (schedule_id) {
         schedule_id -> Uuid, concert_id -> Uuid, starts_at -> Timestamptz, layout_hash -> Text,
-        fingerprint -> Nullable<Uuid>,
+        fingerprint -> Nullable<Uuid>, cancellation_rules -> Jsonb,
     }
 }
 diesel::table! {
@@ -99,7 +114,7 @@ diesel::table! {
         first_expires_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
         extended_by -> Nullable<Array<Uuid>>, given_back_by -> Nullable<Uuid>,
         cancelled_seat_nos -> Nullable<Array<Integer>>, paying_order -> Nullable<Uuid>,
-        rehold_order -> Nullable<Uuid>,
+        rehold_order -> Nullable<Uuid>, fact_seq -> BigInt,
     }
 }
 diesel::table! {
@@ -146,7 +161,14 @@ diesel::table! {
     cancellation (cancellation_id) {
         cancellation_id -> Uuid, reservation_id -> Uuid, schedule_id -> Uuid, command_id -> Uuid,
         fingerprint -> Uuid, user_id -> Uuid, seat_nos -> Array<Integer>, price -> Numeric,
-        fee -> Numeric, refunded -> Numeric, at -> Timestamptz,
+        fee -> Numeric, refunded -> Numeric, at -> Timestamptz, of_show -> Bool,
+    }
+}
+diesel::table! {
+    show_cancellation (schedule_id) {
+        schedule_id -> Uuid, command_id -> Uuid, fingerprint -> Uuid, user_id -> Uuid,
+        reason -> Text, started_at -> Timestamptz, finished_at -> Nullable<Timestamptz>,
+        next_at -> Nullable<Timestamptz>, done -> BigInt, refunded -> Numeric,
     }
 }
 diesel::table! {

@@ -38,6 +38,7 @@ fn kinds_read(bytes: &[u8]) -> usize {
         is_read::<Vec<settlement::Outcome>>(bytes),
         is_read::<MapBroadcast>(bytes),
         is_read::<Facts>(bytes),
+        is_read::<settlement::Facts>(bytes),
         is_read::<Lag>(bytes),
         is_read::<Revocation>(bytes),
     ];

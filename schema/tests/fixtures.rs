@@ -11,12 +11,12 @@ use onsale_schema::seats::{
     self, Fact, Facts, Hold, MapBroadcast, MapChange, Policy, PolicyChange,
 };
 use onsale_schema::status::{
-    ChargeMethod, ClaimState, PaymentMethod, ReservationStatus, SaleState,
+    ChargeMethod, ClaimState, PaymentMethod, RefundStatus, ReservationStatus, SaleState,
 };
 use onsale_schema::{
-    BlockId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo, PaymentId,
-    PaymentOrderId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId, UserId,
-    ledger, settlement,
+    BlockId, CancellationId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo,
+    PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId,
+    UserId, ledger, settlement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -341,6 +341,74 @@ fn money_commands() {
         method: PaymentMethod::Points,
     };
     check("settlement-pay", &message(pay));
+}
+
+#[test]
+fn cancellations() {
+    use settlement::{Cancellation, Fact, Facts, Kind, Outcome, Refund, Refusal};
+    let (cancellation_id, reservation_id) = (CancellationId(uuid(15)), ReservationId(uuid(6)));
+    let (schedule_id, user_id, seats) = (ScheduleId(uuid(7)), UserId(uuid(2)), vec![SeatNo(3)]);
+    let cancel = |seats| Kind::Cancel {
+        cancellation_id,
+        reservation_id,
+        seats,
+    };
+    check("settlement-cancel", &message(cancel(Some(seats.clone()))));
+    check("settlement-cancel-all", &message(cancel(None)));
+    let refund = |method, status| Some(Refund { method, status });
+    let cancelled = |refund| {
+        Outcome::Cancelled(Cancellation {
+            cancellation_id,
+            reservation_id,
+            schedule_id,
+            seats: seats.clone(),
+            fee: Money::won(9_900),
+            refunded: Money::won(89_100),
+            refund,
+            at: at(1000),
+        })
+    };
+    let outcomes = vec![
+        cancelled(None),
+        cancelled(refund(PaymentMethod::Points, RefundStatus::Done)),
+        cancelled(refund(PaymentMethod::Gateway, RefundStatus::Pending)),
+        cancelled(refund(PaymentMethod::Gateway, RefundStatus::Stuck)),
+        Outcome::Refused(Refusal::CancellationClosed),
+        Outcome::Refused(Refusal::UnknownSeat),
+        Outcome::Refused(Refusal::ShowCancelled),
+    ];
+    check("settlement-reply-cancellations", &reply(outcomes));
+    let facts = vec![
+        Fact::Paid {
+            payment_id: PaymentId(uuid(9)),
+            method: PaymentMethod::Gateway,
+            amount: Money::won(99_000),
+            at: at(0),
+        },
+        Fact::Cancelled {
+            cancellation_id,
+            by: user_id,
+            of_show: false,
+            seats,
+            is_whole: true,
+            fee: Money::won(9_900),
+            refunded: Money::won(89_100),
+            refund: refund(PaymentMethod::Gateway, RefundStatus::Pending),
+            at: at(1000),
+        },
+        Fact::Refunded {
+            cancellation_id: Some(cancellation_id),
+            amount: Money::won(89_100),
+            at: at(2000),
+        },
+    ];
+    let facts = Facts {
+        reservation_id,
+        schedule_id,
+        user_id,
+        facts,
+    };
+    check("settlement-facts", &facts);
 }
 
 #[test]

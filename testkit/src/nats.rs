@@ -25,7 +25,7 @@ pub struct NatsUsers {
     /// The names of the subjects that they may use.
     pub subjects: Subjects,
     /// Their passwords, in the order of [`User::ALL`].
-    pub passwords: [String; 3],
+    pub passwords: [String; 4],
     /// The password of one more user, `test`, that may do anything: for tests, which break things.
     pub test_password: Option<String>,
 }

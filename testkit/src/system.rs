@@ -220,6 +220,11 @@ impl System {
             ("NATS_URL".to_owned(), nats_url),
             ("ONSALE_SUBJECT_PREFIX".to_owned(), self.prefix.clone()),
             ("ONSALE_METRICS_ADDR".to_owned(), metrics_addr.to_string()),
+            // A test's subscribers are on this host.
+            (
+                "ONSALE_WEBHOOK_PRIVATE_TARGETS".to_owned(),
+                "true".to_owned(),
+            ),
         ];
         if let Some(tls) = &self.tls {
             let ca = tls.authority.file().display().to_string();

@@ -90,7 +90,7 @@ impl Session {
 /// Who may publish to a subject, for every family of subjects that there is and every request that
 /// JetStream takes. `P` stands for the prefix with its dot, `S` for the stream SEATS, and so on.
 const PUBLISH: &[(&str, &[User])] = {
-    use User::{Ingress, Operator, Workers};
+    use User::{Consumer, Ingress, Operator, Workers};
     &[
         ("{p}cmd.seats.3", &[Ingress, Workers]),
         ("{p}cmd.ledger", &[Ingress]),
@@ -121,7 +121,9 @@ const PUBLISH: &[(&str, &[User])] = {
         ("$JS.API.STREAM.UPDATE.{n}LEDGER", &[Operator]),
         ("$JS.API.STREAM.UPDATE.MINE", &[]),
         ("$JS.API.STREAM.INFO.{n}SEATS", &[Workers, Operator]),
-        ("$JS.API.STREAM.INFO.{n}EVENTS", &[Operator]),
+        ("$JS.API.STREAM.INFO.{n}EVENTS", &[Operator, Consumer]),
+        ("$JS.API.STREAM.MSG.GET.{n}EVENTS", &[Operator, Consumer]),
+        ("$JS.API.STREAM.UPDATE.{n}EVENTS", &[Operator]),
         ("$JS.API.STREAM.PURGE.{n}SEATS", &[]),
         ("$JS.API.STREAM.PURGE.{n}LEDGER", &[]),
         ("$JS.API.STREAM.PURGE.{n}SETTLEMENT", &[]),
@@ -146,14 +148,25 @@ const PUBLISH: &[(&str, &[User])] = {
             "$JS.API.CONSUMER.CREATE.{n}SETTLEMENT.settlement",
             &[Workers],
         ),
-        ("$JS.API.CONSUMER.CREATE.{n}EVENTS.c", &[]),
+        ("$JS.API.CONSUMER.CREATE.{n}EVENTS.c", &[Operator, Consumer]),
+        (
+            "$JS.API.CONSUMER.CREATE.{n}EVENTS.c.evt.x",
+            &[Operator, Consumer],
+        ),
+        ("$JS.API.CONSUMER.INFO.{n}EVENTS.c", &[Consumer]),
+        ("$JS.API.CONSUMER.INFO.{n}SEATS.c", &[]),
+        ("$JS.API.CONSUMER.DELETE.{n}EVENTS.c", &[]),
         ("$JS.API.CONSUMER.CREATE.MINE.c", &[]),
         ("$JS.API.CONSUMER.DURABLE.CREATE.{n}LEDGER.c", &[]),
         ("$JS.API.CONSUMER.DELETE.{n}LEDGER.ledger", &[]),
         ("$JS.API.CONSUMER.PAUSE.{n}LEDGER.ledger", &[]),
         ("$JS.API.CONSUMER.MSG.NEXT.{n}SEATS.c", &[Workers, Operator]),
         ("$JS.API.CONSUMER.MSG.NEXT.{n}LEDGER.ledger", &[Workers]),
-        ("$JS.API.CONSUMER.MSG.NEXT.{n}EVENTS.c", &[]),
+        (
+            "$JS.API.CONSUMER.MSG.NEXT.{n}EVENTS.c",
+            &[Operator, Consumer],
+        ),
+        ("$JS.ACK.{n}EVENTS.c.1.2.3.4.5", &[Consumer]),
         ("$JS.ACK.{n}LEDGER.ledger.1.2.3.4.5", &[Workers]),
         ("$JS.ACK.{n}SETTLEMENT.settlement.1.2.3.4.5", &[Workers]),
         ("$JS.ACK.{n}SEATS.c.1.2.3.4.5", &[]),
@@ -161,7 +174,7 @@ const PUBLISH: &[(&str, &[User])] = {
 };
 
 const SUBSCRIBE: &[(&str, &[User])] = {
-    use User::{Ingress, Operator, Workers};
+    use User::{Consumer, Ingress, Operator, Workers};
     &[
         ("{p}rsp.0123.*", &[Ingress]),
         ("{p}lag.*.*", &[Ingress]),
@@ -172,6 +185,7 @@ const SUBSCRIBE: &[(&str, &[User])] = {
         ("_INBOX.{u}ingress.x.*", &[Ingress]),
         ("_INBOX.{u}workers.x.*", &[Workers]),
         ("_INBOX.{u}operator.x.*", &[Operator]),
+        ("_INBOX.{u}consumer.x.*", &[Consumer]),
         ("_INBOX.>", &[]),
         ("{p}cmd.>", &[]),
         ("{p}cmd.seats.3", &[]),

@@ -172,6 +172,10 @@ async fn what_nobody_may_is_refused() {
         "INSERT INTO seat DEFAULT VALUES",
         "DELETE FROM seat",
         "UPDATE concert SET title = ''",
+        "INSERT INTO webhook DEFAULT VALUES",
+        "DELETE FROM webhook",
+        "UPDATE webhook SET url = ''",
+        "UPDATE webhook SET secret = ''",
     ] {
         refused.push((Role::Workers, sql.to_owned()));
     }
@@ -183,6 +187,10 @@ async fn what_nobody_may_is_refused() {
         Role::Reader,
         "SELECT refresh_digest FROM session".to_owned(),
     ));
+    for column in ["secret", "previous_secret", "url", "recent"] {
+        refused.push((Role::Reader, format!("SELECT {column} FROM webhook")));
+    }
+    refused.push((Role::Ingress, "UPDATE webhook SET cursor_no = 0".to_owned()));
     for role in Role::ALL {
         let client = connect(&db.url_of(role)).await;
         for (_, sql) in refused.iter().filter(|(whose, _)| *whose == role) {

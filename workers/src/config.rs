@@ -34,6 +34,12 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gateway: Gateway,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub facts: Facts,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub webhooks: Webhooks,
 }
 
 impl Settings for Config {
@@ -49,6 +55,20 @@ impl Settings for Config {
             wrong.push(Wrong {
                 setting: "ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET".to_owned(),
                 why: "must be set together, or neither".to_owned(),
+            });
+        }
+        if self.webhooks.retry_min_ms > self.webhooks.retry_max_ms {
+            wrong.push(Wrong {
+                setting: "ONSALE_WEBHOOK_RETRY_MIN_MS (--webhook-retry-min-ms)".to_owned(),
+                why: "must not exceed ONSALE_WEBHOOK_RETRY_MAX_MS".to_owned(),
+            });
+        }
+        if self.webhooks.give_up_s / 3600 >= self.facts.keep_h {
+            wrong.push(Wrong {
+                setting: "ONSALE_FACTS_KEEP_HOURS (--facts-keep-hours)".to_owned(),
+                why: "must be longer than ONSALE_WEBHOOK_GIVE_UP_S: a subscriber that is still \
+                      tried would miss facts"
+                    .to_owned(),
             });
         }
         wrong
@@ -189,6 +209,55 @@ impl FromStr for GatewaySecret {
             false => Err(InvalidSecret),
         }
     }
+}
+
+/// How long facts for other systems are kept in Postgres.
+#[derive(Args, Clone)]
+pub struct Facts {
+    /// Age at which facts that were published are purged from Postgres, in hours. A webhook
+    /// subscriber that was dead for longer misses facts; the events stream has an age of its own.
+    #[arg(long = "facts-keep-hours", env = "ONSALE_FACTS_KEEP_HOURS", default_value_t = 72,
+          value_parser = clap::value_parser!(u32).range(24..=87_600))]
+    pub keep_h: u32,
+}
+
+/// How facts are delivered to webhook subscribers.
+#[derive(Args, Clone)]
+pub struct Webhooks {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: config::WebhookTargets,
+
+    /// File with the certificate authorities (PEM) that subscribers with https are verified by; those
+    /// of the system without it.
+    #[arg(long = "webhook-ca", env = "ONSALE_WEBHOOK_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// How long a subscriber may take to answer, in milliseconds.
+    #[arg(long = "webhook-timeout-ms", env = "ONSALE_WEBHOOK_TIMEOUT_MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    pub timeout_ms: u32,
+
+    /// The pause after the first failed attempt, in milliseconds; it doubles with each further one.
+    #[arg(long = "webhook-retry-min-ms", env = "ONSALE_WEBHOOK_RETRY_MIN_MS",
+          default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=3_600_000))]
+    pub retry_min_ms: u32,
+
+    /// The longest pause between two attempts, in milliseconds. Up to a half of each pause is left
+    /// out at random.
+    #[arg(long = "webhook-retry-max-ms", env = "ONSALE_WEBHOOK_RETRY_MAX_MS",
+          default_value_t = 900_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
+    pub retry_max_ms: u32,
+
+    /// Failed attempts to deliver one fact after which its subscriber is dead.
+    #[arg(long = "webhook-attempts-max", env = "ONSALE_WEBHOOK_ATTEMPTS_MAX",
+          default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub attempts_max: u32,
+
+    /// How long attempts to deliver one fact may fail before its subscriber is dead, in seconds.
+    #[arg(long = "webhook-give-up-s", env = "ONSALE_WEBHOOK_GIVE_UP_S", default_value_t = 86_400,
+          value_parser = clap::value_parser!(u32).range(1..=2_592_000))]
+    pub give_up_s: u32,
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 
 use onsale_schema::message::Fingerprint;
 use onsale_schema::{
-    BlockId, CommandId, NoticeId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
-    Timestamp, TransferId, UserId,
+    BlockId, CancellationId, CommandId, NoticeId, PaymentId, PaymentOrderId, RefundId,
+    ReservationId, ScheduleId, SeatNo, Timestamp, TransferId, UserId,
 };
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ short_ids! {
     block_id -> BlockId;
     payment_id -> PaymentId;
     transfer_id -> TransferId;
+    refund_id -> RefundId;
+    cancellation_id -> CancellationId;
 }
 
 /// Seconds since the Unix epoch.

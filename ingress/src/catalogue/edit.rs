@@ -1,6 +1,7 @@
 //! Making and editing concerts and their dates, for those who administer. Readers see an edit at
 //! once here, and elsewhere when what was read before counts no more.
 
+use super::cancellation::WantedRules;
 use super::store::{self, ConcertEdit, ConcertRow, NewScheduleRow};
 use crate::answer::{self, Answer};
 use crate::app::App;
@@ -12,6 +13,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta};
 use onsale_platform::db;
+use onsale_schema::cancellation::Rules;
 use onsale_schema::seats::{EXTENSIONS_MAX, HOLD_MS, RELEASE_JITTER_MS, SEATS_PER_USER};
 use onsale_schema::status::SaleState;
 use onsale_schema::{ConcertId, ScheduleId, Timestamp};
@@ -69,6 +71,11 @@ impl Wrong {
         self.unless(is_right, "/holdTotalSeconds", "invalid-value");
         let is_right = jitter_s.is_none_or(|seconds| JITTER_S.contains(&seconds));
         self.unless(is_right, "/releaseJitterSeconds", "invalid-value");
+    }
+
+    pub fn cancellation(&mut self, rules: Option<&WantedRules>) {
+        self.0
+            .extend(rules.into_iter().flat_map(WantedRules::errors));
     }
 
     fn name(&mut self, text: Option<&str>, pointer: &'static str) {
@@ -337,6 +344,15 @@ struct NewSchedule {
     )]
     #[schema(nullable = false, minimum = 0, maximum = 600)]
     release_jitter_seconds: Option<i64>,
+    /// Until when buyers may cancel, and what it costs; free of charge until the beginning if not
+    /// said.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    cancellation: Option<WantedRules>,
 }
 
 /// How long a hold lasts with all its extensions, if nobody says otherwise.
@@ -355,6 +371,7 @@ impl NewSchedule {
             self.hold_total_seconds,
             self.release_jitter_seconds,
         );
+        wrong.cancellation(self.cancellation.as_ref());
         wrong.check()
     }
 }
@@ -385,6 +402,8 @@ struct MadeSchedule {
     /// Within so many seconds after a hold its seats are on sale again.
     #[schema(minimum = 0)]
     release_jitter_seconds: i64,
+    /// Until when buyers may cancel, and what it costs.
+    cancellation: Rules,
 }
 
 /// Make a date of a concert
@@ -421,6 +440,9 @@ pub async fn schedule_create(
         hold_total_seconds: wanted.hold_total_seconds.unwrap_or(HOLD_TOTAL_S),
         prevent_orphan_seats: wanted.prevent_orphan_seats.unwrap_or(false),
         release_jitter_seconds: wanted.release_jitter_seconds.unwrap_or(0),
+        cancellation: (wanted.cancellation.as_ref())
+            .map(WantedRules::rules)
+            .unwrap_or_default(),
     };
     let row = NewScheduleRow {
         schedule_id: made.schedule_id,
@@ -435,6 +457,7 @@ pub async fn schedule_create(
         hold_total_ms: made.hold_total_seconds * 1000,
         prevents_orphans: made.prevent_orphan_seats,
         release_jitter_ms: made.release_jitter_seconds * 1000,
+        cancellation_rules: made.cancellation.clone(),
         fingerprint: fingerprint(&path, &wanted),
     };
     let known = store::schedule_fingerprint(&app.pool, row.schedule_id).await?;
@@ -532,6 +555,7 @@ mod tests {
             hold_total_seconds: None,
             prevent_orphan_seats: None,
             release_jitter_seconds: None,
+            cancellation: None,
         };
         let later = at.plus_ms(1);
         assert_eq!(

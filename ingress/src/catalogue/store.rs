@@ -5,7 +5,7 @@ use super::{Grade, Search};
 use chrono::NaiveDate;
 use diesel::dsl::{exists, not};
 use diesel::prelude::{AsChangeset, Queryable};
-use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, PgTextExpressionMethods, QueryDsl,
     QueryableByName,
@@ -13,6 +13,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
 use onsale_platform::sql::statement;
+use onsale_schema::cancellation::Rules;
 use onsale_schema::layout;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::Policy;
@@ -79,6 +80,8 @@ pub struct ScheduleRow {
     pub release_jitter_ms: i64,
     /// How often its layout was replaced.
     pub layout_no: i64,
+    /// Until when buyers may cancel, and what it costs.
+    pub cancellation_rules: Rules,
 }
 
 impl ScheduleRow {
@@ -142,6 +145,7 @@ type ScheduleColumns = (
     sale::prevents_orphans,
     sale::release_jitter_ms,
     sale::layout_no,
+    schedule::cancellation_rules,
 );
 const SCHEDULE_COLUMNS: ScheduleColumns = (
     schedule::schedule_id,
@@ -158,6 +162,7 @@ const SCHEDULE_COLUMNS: ScheduleColumns = (
     sale::prevents_orphans,
     sale::release_jitter_ms,
     sale::layout_no,
+    schedule::cancellation_rules,
 );
 
 /// The text anywhere in a column, with nothing in it that means more than itself.
@@ -380,6 +385,8 @@ pub struct NewScheduleRow {
     pub prevents_orphans: bool,
     /// Within so many milliseconds after a hold its seats are on sale again.
     pub release_jitter_ms: i64,
+    /// Until when buyers may cancel, and what it costs.
+    pub cancellation_rules: Rules,
     /// What was asked.
     pub fingerprint: Fingerprint,
 }
@@ -395,8 +402,9 @@ pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, 
     let mut conn = pool.get().await?;
     let answer: Made = statement(
         "WITH made AS ( \
-             INSERT INTO schedule (schedule_id, concert_id, starts_at, layout_hash, fingerprint) \
-             SELECT $1, concert_id, $3, $4, $5 FROM concert WHERE concert_id = $2 \
+             INSERT INTO schedule (schedule_id, concert_id, starts_at, layout_hash, fingerprint, \
+                                   cancellation_rules) \
+             SELECT $1, concert_id, $3, $4, $5, $15 FROM concert WHERE concert_id = $2 \
              ON CONFLICT DO NOTHING RETURNING schedule_id), \
          on_sale AS ( \
              INSERT INTO sale (schedule_id, state, booking_opens_at, booking_closes_at, hold_ms, \
@@ -419,6 +427,7 @@ pub async fn schedule_insert(pool: &Pool, row: &NewScheduleRow) -> Result<bool, 
     .bind::<BigInt, _>(row.hold_total_ms)
     .bind::<Bool, _>(row.prevents_orphans)
     .bind::<BigInt, _>(row.release_jitter_ms)
+    .bind::<Jsonb, _>(&row.cancellation_rules)
     .get_result(&mut conn)
     .await?;
     Ok(answer.made == 1)
@@ -439,18 +448,28 @@ pub async fn schedule_fingerprint(
     Ok(print.map(|print| print.map(Fingerprint)))
 }
 
-/// Moves a date to another time, if it is there; whether it is.
-pub async fn schedule_move(
+/// What changes on a date, besides the rules of its sale.
+#[derive(AsChangeset, Debug, Default, PartialEq)]
+#[diesel(table_name = schedule)]
+pub struct ScheduleEdit {
+    /// When it begins.
+    pub starts_at: Option<Timestamp>,
+    /// Until when buyers may cancel, and what it costs.
+    pub cancellation_rules: Option<Rules>,
+}
+
+/// Edits a date, if it is there; whether it is.
+pub async fn schedule_update(
     pool: &Pool,
     id: ScheduleId,
-    starts_at: Timestamp,
+    edit: &ScheduleEdit,
 ) -> Result<bool, Error> {
     let mut conn = pool.get().await?;
-    let moved = diesel::update(schedule::table.find(id))
-        .set(schedule::starts_at.eq(starts_at))
+    let edited = diesel::update(schedule::table.find(id))
+        .set(edit)
         .execute(&mut conn)
         .await?;
-    Ok(moved == 1)
+    Ok(edited == 1)
 }
 
 #[cfg(test)]

@@ -28,6 +28,18 @@ pub(super) struct WantedPlaces<'a> {
     count: u32,
 }
 
+impl WantedPlaces<'_> {
+    /// The section.
+    pub(super) fn section(&self) -> &str {
+        self.section.text()
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+}
+
 /// Places of a section, and the price of each.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReservedPlaces)]

@@ -2,9 +2,13 @@
 
 use crate::page::PageStart;
 use diesel::prelude::Queryable;
-use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl};
+use diesel::sql_types::{Array, Numeric, Uuid as SqlUuid};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
+};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
+use onsale_platform::sql::statement;
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::tables::reservation::{self as table, dsl};
 use onsale_schema::{Money, ReservationId, ScheduleId, SeatNo, Timestamp, UserId};
@@ -21,6 +25,46 @@ pub struct Row {
     pub expires_at: Timestamp,
     /// What a hold that lasts no longer ends as, if that is settled.
     pub ends_as: Option<ReservationStatus>,
+    /// Those of its seats that were cancelled, if any were.
+    pub cancelled_seat_nos: Option<Vec<SeatNo>>,
+}
+
+impl Row {
+    /// Those of its seats that were cancelled.
+    pub fn cancelled(&self) -> &[SeatNo] {
+        self.cancelled_seat_nos.as_deref().unwrap_or_default()
+    }
+}
+
+/// What the cancellations of a reservation came to.
+#[derive(Clone, Copy, Debug, QueryableByName)]
+pub struct Sums {
+    #[diesel(sql_type = SqlUuid)]
+    pub reservation_id: ReservationId,
+    #[diesel(sql_type = Numeric)]
+    pub fee: Money,
+    #[diesel(sql_type = Numeric)]
+    pub refunded: Money,
+}
+
+/// What the cancellations of these reservations came to.
+pub async fn cancellation_sum(pool: &Pool, rows: &[Row]) -> Result<Vec<Sums>, Error> {
+    let ids: Vec<ReservationId> = (rows.iter())
+        .filter(|row| row.cancelled_seat_nos.is_some())
+        .map(|row| row.reservation_id)
+        .collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut conn = pool.get().await?;
+    let sums = statement(
+        "SELECT reservation_id, sum(fee) AS fee, sum(refunded) AS refunded FROM cancellation \
+         WHERE reservation_id = ANY($1) GROUP BY reservation_id",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(&mut conn)
+    .await?;
+    Ok(sums)
 }
 
 type Columns = (
@@ -32,6 +76,7 @@ type Columns = (
     table::held_at,
     table::expires_at,
     table::ends_as,
+    table::cancelled_seat_nos,
 );
 const COLUMNS: Columns = (
     table::reservation_id,
@@ -42,6 +87,7 @@ const COLUMNS: Columns = (
     table::held_at,
     table::expires_at,
     table::ends_as,
+    table::cancelled_seat_nos,
 );
 
 /// A user's reservation.

@@ -105,6 +105,17 @@ impl Label<'_> {
     }
 }
 
+/// The first label that makes no sense.
+pub(super) fn check_labels(labels: &[Label<'_>]) -> Option<FieldError> {
+    match labels.len() {
+        0 => Some(FieldError::at("/seats", "too-few")),
+        1..=SEATS_MAX => (1..labels.len())
+            .find(|&at| labels[..at].contains(&labels[at]))
+            .map(|at| seat_error(at, "duplicate")),
+        _ => Some(FieldError::at("/seats", "too-many")),
+    }
+}
+
 impl NewReservation<'_> {
     /// What is wanted, if it makes sense.
     pub(super) fn wish(&self) -> Result<Wish<'_>, Problem> {
@@ -115,13 +126,7 @@ impl NewReservation<'_> {
             (_, Some(_), Some(_)) => wrong(FieldError::at("/bestAvailable", "not-with-places")),
             (seats, places, None) => {
                 let (seats, places) = (seats.as_deref(), places.as_deref());
-                let error = seats.and_then(|seats| match seats.len() {
-                    0 => Some(FieldError::at("/seats", "too-few")),
-                    1..=SEATS_MAX => (1..seats.len())
-                        .find(|&at| seats[..at].contains(&seats[at]))
-                        .map(|at| seat_error(at, "duplicate")),
-                    _ => Some(FieldError::at("/seats", "too-many")),
-                });
+                let error = seats.and_then(check_labels);
                 let error = error.or_else(|| places.and_then(places::check));
                 let (seats, places) = (seats.unwrap_or_default(), places.unwrap_or_default());
                 error.map_or(Ok(Wish::Named(seats, places)), wrong)
@@ -222,7 +227,7 @@ fn seat_nos(labels: &[Label<'_>], layout: &Layout) -> Result<Vec<SeatNo>, Vec<Fi
     })
 }
 
-fn seat_error(at: usize, code: &'static str) -> FieldError {
+pub(super) fn seat_error(at: usize, code: &'static str) -> FieldError {
     FieldError {
         pointer: Cow::Owned(format!("/seats/{at}")),
         code,

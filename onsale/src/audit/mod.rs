@@ -8,10 +8,14 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use onsale_platform::audit::{self as tables, Check, EXAMPLES_MAX, Limits, OPEN_LIMIT_MS};
+use onsale_platform::audit::{
+    self as tables, Check, EXAMPLES_MAX, Limits, OPEN_LIMIT_MS, REFUND_LIMIT_MS,
+};
 use onsale_platform::db;
 use onsale_schema::invariant::Invariant;
+use onsale_workers::config;
 
+mod gateway;
 mod report;
 mod stream;
 
@@ -23,7 +27,8 @@ use crate::target::Target;
 /// Checks every invariant and shows what breaks it; exit status 1 if anything does.
 ///
 /// It reads one snapshot of the database, so that it is right also while the system runs under
-/// load, and changes nothing. With NATS it also compares the decided commands with the stream.
+/// load, and changes nothing. With NATS it also compares the decided commands with the stream, and
+/// with the payment gateway's address and secret what was captured and given back with its book.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -37,6 +42,14 @@ pub struct Args {
     /// How long a notice or a fact may be open (O1), in milliseconds.
     #[arg(long, default_value_t = OPEN_LIMIT_MS, value_name = "MS")]
     pub open_limit_ms: u32,
+
+    /// How long captured money may be without a sale or a refund on its way (P2), in milliseconds.
+    #[arg(long, default_value_t = REFUND_LIMIT_MS, value_name = "MS")]
+    pub refund_limit_ms: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap takes it for the command's own text")]
+    pub gateway: config::Gateway,
 
     /// Print one JSON object instead of the table.
     #[arg(long)]
@@ -52,6 +65,10 @@ pub struct Options {
     pub nats: Option<Nats>,
     /// How long a notice or fact may be open, in milliseconds.
     pub open_limit_ms: u32,
+    /// How long a refund may take, in milliseconds.
+    pub refund_limit_ms: u32,
+    /// The payment gateway; without it P2 is checked by the tables alone.
+    pub gateway: Option<config::Gateway>,
 }
 
 impl Options {
@@ -62,6 +79,8 @@ impl Options {
             database_url: database_url.into(),
             nats: None,
             open_limit_ms: OPEN_LIMIT_MS,
+            refund_limit_ms: REFUND_LIMIT_MS,
+            gateway: None,
         }
     }
 
@@ -81,6 +100,13 @@ impl Options {
             Some(url) => options.with_nats(url, subject_prefix),
             None => options,
         })
+    }
+
+    /// And the payment gateway's book, where the settings name a gateway.
+    #[must_use]
+    pub fn with_gateway(self, gateway: config::Gateway) -> Self {
+        let gateway = gateway.url.is_some().then_some(gateway);
+        Self { gateway, ..self }
     }
 
     /// And its stream.
@@ -104,7 +130,8 @@ impl Options {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = Options {
         open_limit_ms: args.open_limit_ms,
-        ..Options::of(&args.target, &args.subject_prefix)?
+        refund_limit_ms: args.refund_limit_ms,
+        ..Options::of(&args.target, &args.subject_prefix)?.with_gateway(args.gateway)
     };
     let report = audit(&options).await?;
     if args.json {
@@ -122,7 +149,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Checks everything.
 ///
 /// # Errors
-/// When Postgres or, if it is asked for, NATS can't be reached, or the database is not migrated.
+/// When Postgres or, if they are asked for, NATS or the payment gateway can't be reached, or the
+/// database is not migrated.
 pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     let started = Instant::now();
     let mut conn = db::connect(&options.database_url)
@@ -131,11 +159,12 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     tables::prepare(&mut conn)
         .await
         .context("preparing the session")?;
-    let with_stream = options.nats.is_some();
+    let (with_stream, with_gateway) = (options.nats.is_some(), options.gateway.is_some());
     let limits = Limits {
         open_ms: options.open_limit_ms,
+        refund_ms: options.refund_limit_ms,
     };
-    let (mut checks, decided) = conn
+    let (mut checks, decided, ours) = conn
         .build_transaction()
         .read_only()
         .repeatable_read()
@@ -146,20 +175,37 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
             } else {
                 None
             };
-            Ok::<_, db::Error>((checks, decided))
+            let ours = if with_gateway {
+                Some(gateway::Ours::load(conn).await?)
+            } else {
+                None
+            };
+            Ok::<_, db::Error>((checks, decided, ours))
         })
         .await
         .context("auditing (is the database migrated? `onsale migrate`)")?;
     drop(conn);
 
-    let f2 = checks
-        .iter_mut()
-        .find(|check| check.invariant == Invariant::F2);
-    if let Some(f2) = f2 {
-        match (&options.nats, decided) {
-            (Some(nats), Some(decided)) => add(f2, decided.compare(nats).await?),
-            _ => f2.note = Some("not compared with the stream: no NATS was named".into()),
+    let f2 = of(&mut checks, Invariant::F2);
+    match (&options.nats, decided) {
+        (Some(nats), Some(decided)) => {
+            let found = decided.compare(nats).await?;
+            let what = format!("compared with {} messages on the stream", found.messages);
+            add(f2, found.missing, what);
         }
+        _ => f2.note = Some("not compared with the stream: no NATS was named".into()),
+    }
+    let p2 = of(&mut checks, Invariant::P2);
+    match (&options.gateway, ours) {
+        (Some(gateway), Some(ours)) => {
+            let found = ours.compare(gateway).await?;
+            let what = format!(
+                "compared with {} entries of the gateway's book",
+                found.entries
+            );
+            add(p2, found.differences, what);
+        }
+        _ => p2.note = Some("not compared with the gateway's book: no gateway was named".into()),
     }
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Report {
@@ -168,12 +214,16 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     })
 }
 
-fn add(f2: &mut Check, found: stream::Found) {
-    f2.violations += found.missing.len() as u64;
-    let room = EXAMPLES_MAX.saturating_sub(f2.examples.len());
-    f2.examples.extend(found.missing.into_iter().take(room));
-    f2.note = Some(format!(
-        "compared with {} messages on the stream",
-        found.messages
-    ));
+fn of(checks: &mut [Check], invariant: Invariant) -> &mut Check {
+    let mut all = checks.iter_mut();
+    let found = all.find(|check| check.invariant == invariant);
+    found.expect("every invariant is checked")
+}
+
+/// Adds what was found elsewhere than in the tables.
+fn add(check: &mut Check, found: Vec<String>, note: String) {
+    check.violations += found.len() as u64;
+    let room = EXAMPLES_MAX.saturating_sub(check.examples.len());
+    check.examples.extend(found.into_iter().take(room));
+    check.note = Some(note);
 }

@@ -23,7 +23,7 @@ pub struct Secrets {
     /// What its notifications are signed with.
     pub webhook: String,
     /// Of the users of NATS, in the order of [`User::ALL`].
-    pub users: [String; 3],
+    pub users: [String; 4],
 }
 
 impl Secrets {
@@ -40,13 +40,13 @@ impl Secrets {
         made.with_context(|| format!("creating {}", folder.display()))?;
         let of = |server: &str, name: &str| secret(&folder.join(format!("{server}-{name}")));
         let [a, b, c] = Role::ALL.map(|role| of("postgres", role.as_str()));
-        let [x, y, z] = User::ALL.map(|user| of("nats", user.as_str()));
+        let [w, x, y, z] = User::ALL.map(|user| of("nats", user.as_str()));
         Ok(Self {
             gateway: secret(&folder.join("gateway-key"))?,
             webhook: kept(&folder.join("gateway-webhook"), webhook_secret)?,
             token: secret(&dir.token_secret())?,
             roles: [a?, b?, c?],
-            users: [x?, y?, z?],
+            users: [w?, x?, y?, z?],
         })
     }
 

@@ -353,6 +353,8 @@ impl Crews<'_> {
             ("DATABASE_URL", self.servers.database_of(role, self.secrets)),
             ("NATS_URL", self.servers.nats_of(user)),
             ("ONSALE_METRICS_ADDR", format!("127.0.0.1:{metrics_port}")),
+            // Who tries it out has subscribers on this machine.
+            ("ONSALE_WEBHOOK_PRIVATE_TARGETS", "true".to_owned()),
             // Its output goes to a file.
             ("NO_COLOR", "1".to_owned()),
         ]

@@ -55,6 +55,11 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/reservations/{reservationId}/extension",
         For::Owner,
     ),
+    (
+        "POST",
+        "/api/v1/reservations/{reservationId}/cancellation",
+        For::Owner,
+    ),
     ("GET", "/api/v1/payments", For::User),
     ("POST", "/api/v1/payments", For::User),
     ("GET", "/api/v1/payments/{paymentId}", For::Owner),
@@ -67,6 +72,16 @@ const TABLE: &[(&str, &str, For)] = &[
         For::Admin,
     ),
     ("PATCH", "/api/v1/admin/schedules/{scheduleId}", For::Admin),
+    (
+        "POST",
+        "/api/v1/admin/schedules/{scheduleId}/cancellation",
+        For::Admin,
+    ),
+    (
+        "GET",
+        "/api/v1/admin/schedules/{scheduleId}/cancellation",
+        For::Admin,
+    ),
     (
         "PUT",
         "/api/v1/admin/schedules/{scheduleId}/layout",
@@ -96,6 +111,16 @@ const TABLE: &[(&str, &str, For)] = &[
     (
         "POST",
         "/api/v1/admin/dead-letters/{deadLetterId}/retry",
+        For::Admin,
+    ),
+    ("GET", "/api/v1/admin/webhooks", For::Admin),
+    ("POST", "/api/v1/admin/webhooks", For::Admin),
+    ("GET", "/api/v1/admin/webhooks/{webhookId}", For::Admin),
+    ("PATCH", "/api/v1/admin/webhooks/{webhookId}", For::Admin),
+    ("DELETE", "/api/v1/admin/webhooks/{webhookId}", For::Admin),
+    (
+        "POST",
+        "/api/v1/admin/webhooks/{webhookId}/secret",
         For::Admin,
     ),
     ("GET", "/api/v1/admin/audit", For::Admin),
@@ -132,6 +157,9 @@ struct Things {
     token: String,
     dead_letter: Uuid,
     block: Uuid,
+    webhook: Uuid,
+    /// One that may be deleted.
+    doomed_webhook: Uuid,
 }
 
 impl Things {
@@ -164,6 +192,15 @@ impl Things {
         let body = json!({ "seats": ["A-1-9"], "reason": "x" });
         let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
         let block = block.expect(201).body;
+        let subscriber = async |key: &str| {
+            let body = json!({ "url": "http://127.0.0.1:9/" });
+            let made = api.post(&hall.admin(), "/admin/webhooks", key, &body).await;
+            id(&made.expect(201).body["webhookId"])
+        };
+        let (webhook, doomed_webhook) = (
+            subscriber("a-subscriber").await,
+            subscriber("another-one").await,
+        );
         let location = open.headers["location"].to_str().expect("ASCII");
         let (_, token) = location.rsplit_once('/').expect("a path");
         Self {
@@ -174,6 +211,8 @@ impl Things {
             token: token.to_owned(),
             dead_letter,
             block: id(&block["blockId"]),
+            webhook,
+            doomed_webhook,
         }
     }
 
@@ -190,6 +229,19 @@ impl Things {
             token,
             dead_letter: Uuid::now_v7(),
             block: Uuid::now_v7(),
+            webhook: Uuid::now_v7(),
+            doomed_webhook: Uuid::now_v7(),
+        }
+    }
+
+    /// The path of an operation: one that removes something has its own.
+    fn path(&self, operation: &Operation) -> String {
+        match operation.method {
+            Method::DELETE => {
+                let doomed = self.doomed_webhook.to_string();
+                self.fill(&operation.path.replace("{webhookId}", &doomed))
+            }
+            _ => self.fill(&operation.path),
         }
     }
 
@@ -202,6 +254,7 @@ impl Things {
             .replace("{token}", &self.token)
             .replace("{deadLetterId}", &self.dead_letter.to_string())
             .replace("{blockId}", &self.block.to_string())
+            .replace("{webhookId}", &self.webhook.to_string())
             .replace("{label}", "A-1-1")
             .replace("{file}", "start.js");
         assert!(!path.contains('{'), "nothing for {template}");
@@ -267,7 +320,7 @@ async fn every_operation_by_everybody() {
             .iter()
             .find(|(method, path, _)| operation.method == *method && operation.path == *path)
             .expect("it was listed");
-        let path = things.fill(&operation.path);
+        let path = things.path(operation);
         let open = call(&api, operation, &path, None).await.status;
         for (kind, token, code) in &refused {
             let answer = call(&api, operation, &path, token.as_deref()).await;

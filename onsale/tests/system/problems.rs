@@ -232,6 +232,15 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
         api.delete(&buyer, &path).await,
         "reservation-state-conflict",
     );
+    let never = json!({ "cancellation": { "untilSecondsBefore": null } });
+    let date = format!("/admin/schedules/{date}");
+    crate::catalogue::patch(&api, &hall.admin(), &date, &never)
+        .await
+        .expect(200);
+    let path = format!("{path}/cancellation");
+    let body = json!({});
+    let answer = api.post(&buyer, &path, "cancel-key", &body).await;
+    met.expect(answer, "cancellation-closed");
 }
 
 /// A hold that a payment through the gateway has secured; settlement's word for it is put in by hand.

@@ -3,7 +3,7 @@
 //! They look at all history, not only at what is live, and at nothing but committed rows of one
 //! snapshot, so that they are as true under load as at rest.
 
-use super::Limits;
+use super::{Limits, orders};
 use onsale_schema::invariant::Invariant;
 
 /// The query of an invariant: one column of text, one row per violation.
@@ -17,7 +17,9 @@ pub(super) fn query(invariant: Invariant, limits: Limits) -> String {
         Invariant::S5 => S5.to_owned(),
         Invariant::L1 => L1.to_owned(),
         Invariant::L2 => L2.to_owned(),
-        Invariant::P1 => P1.to_owned(),
+        Invariant::P1 => format!("{P1} UNION ALL {}", orders::P1),
+        Invariant::P2 => orders::P2.replace("{refund_ms}", &limits.refund_ms.to_string()),
+        Invariant::P3 => P3.to_owned(),
         Invariant::I1 => I1.to_owned(),
         Invariant::F1 => F1.to_owned(),
         Invariant::F2 => F2.to_owned(),
@@ -297,7 +299,7 @@ UNION ALL
 SELECT format('payment %s of %s has transfer %s: %s of %s from %s to %s', payment_id, p.amount,
               coalesce(transfer_id::text, 'none'), t.kind, t.amount, t.debit, t.credit)
 FROM payment AS p LEFT JOIN transfer AS t USING (transfer_id)
-WHERE p.status = 'PAID' AND (p.amount > 0 OR transfer_id IS NOT NULL)
+WHERE p.status = 'PAID' AND p.method = 'POINTS' AND (p.amount > 0 OR transfer_id IS NOT NULL)
   AND (t.amount, t.kind, t.debit, t.credit)
       IS DISTINCT FROM (p.amount, 'PAYMENT', p.user_id,
                         '00000000-0000-0000-0000-000000005a1e'::uuid)
@@ -307,6 +309,54 @@ FROM transfer AS t
 WHERE t.kind = 'PAYMENT'
   AND NOT EXISTS (SELECT FROM payment AS p
                   WHERE p.transfer_id = t.transfer_id AND p.status = 'PAID')";
+
+/// A refund counts against its payment when it is written, and against its order when the gateway
+/// has paid it back.
+const P3: &str = "
+WITH of_payment AS (
+    SELECT payment_id, sum(amount) AS refunds FROM refund GROUP BY payment_id
+), of_order AS (
+    SELECT order_id, sum(amount) AS refunds, sum(amount) FILTER (WHERE status = 'DONE') AS done
+    FROM refund GROUP BY order_id
+)
+SELECT format('%s payment %s of %s gave back %s, its refunds make %s', p.status, p.payment_id,
+              p.amount, p.refunded, coalesce(refunds, 0))
+FROM payment AS p LEFT JOIN of_payment USING (payment_id)
+WHERE p.refunded > p.amount OR p.refunded <> coalesce(refunds, 0)
+   OR p.status = 'FAILED' AND p.refunded <> 0
+UNION ALL
+SELECT format('order %s captured %s and paid back %s; its refunds make %s, done %s', o.order_id,
+              o.captured, o.refunded, coalesce(refunds, 0), coalesce(done, 0))
+FROM payment_order AS o LEFT JOIN of_order USING (order_id)
+WHERE o.refunded > o.captured OR o.refunded <> coalesce(done, 0)
+   OR coalesce(refunds, 0) > o.captured
+UNION ALL
+SELECT format('%s has %s refunds', key, count(*)) FROM refund GROUP BY key HAVING count(*) > 1
+UNION ALL
+SELECT format('cancellation %s of %s: %s but for %s, of which %s is refunded', cancellation_id,
+              seat_nos, price, fee, coalesce(f.amount, 0))
+FROM cancellation AS c LEFT JOIN refund AS f ON f.key = c.cancellation_id
+WHERE c.refunded <> coalesce(f.amount, 0) OR c.refunded <> price - fee OR fee > price
+   OR price <> (SELECT coalesce(sum(seat.price), 0) FROM seat
+                WHERE seat.schedule_id = c.schedule_id AND seat.seat_no = ANY (c.seat_nos))
+UNION ALL
+SELECT format('refund %s of %s to %s has transfer %s: %s of %s from %s to %s', refund_id, f.amount,
+              user_id, coalesce(transfer_id::text, 'none'), t.kind, t.amount, t.debit, t.credit)
+FROM refund AS f LEFT JOIN transfer AS t USING (transfer_id)
+WHERE f.method = 'POINTS'
+  AND (t.amount, t.kind, t.debit, t.credit)
+      IS DISTINCT FROM (f.amount, 'REFUND', '00000000-0000-0000-0000-000000005a1e'::uuid,
+                        f.user_id)
+UNION ALL
+SELECT format('transfer %s of %s came back for nothing', transfer_id, t.amount)
+FROM transfer AS t
+WHERE t.kind = 'REFUND'
+  AND NOT EXISTS (SELECT FROM refund AS f WHERE f.transfer_id = t.transfer_id)
+UNION ALL
+SELECT format('reservation %s is %s, and its show was cancelled until %s', reservation_id, status,
+              finished_at)
+FROM show_cancellation JOIN reservation USING (schedule_id)
+WHERE finished_at IS NOT NULL AND status = 'PAID'";
 
 /// Twice in one table or once in two. Two transfers of one cause are L2's. A payment by an order has
 /// no command of its own.
@@ -386,12 +436,20 @@ mod tests {
         for account in [CARD_ACCOUNT, CASH_ACCOUNT, SALES_ACCOUNT] {
             assert!(L1.contains(&format!("'{account}'")), "{account}");
         }
-        assert!(P1.contains(&format!("'{SALES_ACCOUNT}'")));
+        for query in [P1, P3] {
+            assert!(query.contains(&format!("'{SALES_ACCOUNT}'")));
+        }
     }
 
     #[test]
     fn the_limit_is_in_the_query() {
-        let sql = query(Invariant::O1, Limits { open_ms: 1234 });
+        let sql = query(
+            Invariant::O1,
+            Limits {
+                open_ms: 1234,
+                ..Limits::default()
+            },
+        );
         assert!(sql.contains("1234 * interval") && !sql.contains('{'));
     }
 }

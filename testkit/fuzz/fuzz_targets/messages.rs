@@ -27,6 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     try_as::<Vec<seats::Outcome>>(bytes);
     try_as::<MapBroadcast>(bytes);
     try_as::<Facts>(bytes);
+    try_as::<settlement::Facts>(bytes);
     try_as::<Lag>(bytes);
     try_as::<Revocation>(bytes);
 });

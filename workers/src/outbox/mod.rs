@@ -3,7 +3,8 @@
 //! [`notices`] are word from one worker to another, published until their receiver marks them done
 //! in the transaction that applies them. [`facts`] are for other systems, published at least once,
 //! in order per aggregate. Both take what is *open*, never what is "greater than the last", because
-//! transactions become visible in another order than they began.
+//! transactions become visible in another order than they began. What was published has a number in
+//! the order in which it became visible; [`webhooks`] go by that.
 //!
 //! One replica publishes at a time, the one that holds an advisory lock; the others wait to take
 //! over, also from one that has lost NATS. Two at once would be harmless: receivers know every id.
@@ -14,6 +15,7 @@ pub mod pace;
 pub mod parcels;
 pub mod purge;
 pub mod system;
+pub mod webhooks;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
@@ -25,6 +27,7 @@ use onsale_platform::sql::statement;
 use onsale_platform::{db, metric};
 use std::convert::Infallible;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The advisory lock of the publisher.
@@ -70,12 +73,15 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
         tokio::time::sleep(LOCK_RETRY).await;
     }
     tracing::info!("this replica publishes notices and facts");
+    let numbered = Notify::new();
     let result = tokio::select! {
         lost = keep(ctx, &mut conn) => lost,
         never = notices::run(ctx) => match never {},
-        never = facts::run(ctx) => match never {},
+        never = facts::run(ctx, &numbered) => match never {},
+        never = webhooks::run(ctx, &numbered) => match never {},
         never = purge::run(ctx) => match never {},
     };
+    webhooks::forget_metrics();
     for kind in ["notice", "fact"] {
         metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(0);
         metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(0);

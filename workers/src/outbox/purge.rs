@@ -1,8 +1,14 @@
-//! Removes what has served: outcomes, done notices, published facts and the rows of processes that
-//! are gone, a day after their time and in pieces, so that no transaction is long.
+//! Removes what has served, in pieces, so that no transaction is long: outcomes, done notices and the
+//! rows of processes that are gone a day after their time, published facts after an age that is set.
+//!
+//! Facts go whether or not every webhook subscriber has them, or one that is dead would fill the
+//! disk. Up to which number some are gone is written with it, so that a subscriber that is behind
+//! learns that it has missed facts.
 
 use crate::compete::patience::Patience;
 use crate::context::Context;
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Integer};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db;
 use onsale_platform::sql::{Statement, statement};
@@ -31,24 +37,30 @@ const PIECES: &[(&str, &str)] = &[
          ORDER BY created_at LIMIT 1000))",
     ),
     (
-        "outbox",
-        "DELETE FROM outbox WHERE ctid = ANY (ARRAY (SELECT ctid FROM outbox \
-         WHERE created_at < now() - interval '24 hours' AND published_at IS NOT NULL \
-         ORDER BY created_at LIMIT 1000))",
-    ),
-    (
         "worker",
         "DELETE FROM worker WHERE worker_id = ANY (ARRAY (SELECT worker_id FROM worker \
          WHERE heartbeat_at < now() - interval '24 hours' LIMIT 1000))",
     ),
 ];
 
+/// What is removed.
+#[derive(Clone, Copy)]
+enum What {
+    /// Of a table, by a statement that has no arguments.
+    Rows(&'static str, Statement),
+    /// Published facts.
+    Facts,
+}
+
 /// Purges for ever.
 pub async fn run(ctx: &Context) -> Infallible {
     let mut patience = Patience::new("purge");
     loop {
-        for (table, sql) in PIECES {
-            match purge(ctx, table, statement(sql)).await {
+        let rows = PIECES
+            .iter()
+            .map(|(table, sql)| What::Rows(table, statement(sql)));
+        for what in rows.chain([What::Facts]) {
+            match purge(ctx, what).await {
                 Ok(()) => patience.healed(),
                 Err(error) => patience.wait(error).await,
             }
@@ -57,12 +69,40 @@ pub async fn run(ctx: &Context) -> Infallible {
     }
 }
 
-async fn purge(ctx: &Context, table: &str, piece: Statement) -> Result<(), db::Error> {
-    let mut total = 0;
+#[derive(QueryableByName)]
+struct Gone {
+    #[diesel(sql_type = BigInt)]
+    gone: i64,
+}
+
+async fn fact_purge(ctx: &Context) -> Result<usize, db::Error> {
+    let keep_h = i32::try_from(ctx.config.facts.keep_h).unwrap_or(i32::MAX);
+    let mut conn = ctx.pool.get().await?;
+    let row: Gone = statement(
+        "WITH gone AS (DELETE FROM outbox WHERE ctid = ANY (ARRAY (SELECT ctid FROM outbox \
+             WHERE created_at < now() - make_interval(hours => $1) AND published_at IS NOT NULL \
+             ORDER BY created_at LIMIT 1000)) RETURNING feed_no), \
+         noted AS (UPDATE fact_feed \
+             SET purged_no = greatest(purged_no, (SELECT max(feed_no) FROM gone)) \
+             WHERE EXISTS (SELECT FROM gone WHERE feed_no IS NOT NULL)) \
+         SELECT count(*) AS gone FROM gone",
+    )
+    .bind::<Integer, _>(keep_h)
+    .get_result(&mut conn)
+    .await?;
+    Ok(usize::try_from(row.gone).unwrap_or_default())
+}
+
+async fn purge(ctx: &Context, what: What) -> Result<(), db::Error> {
+    let (mut total, mut table) = (0, "outbox");
     loop {
-        let deleted = {
-            let mut conn = ctx.pool.get().await?;
-            piece.execute(&mut conn).await?
+        let deleted = match what {
+            What::Rows(name, piece) => {
+                table = name;
+                let mut conn = ctx.pool.get().await?;
+                piece.execute(&mut conn).await?
+            }
+            What::Facts => fact_purge(ctx).await?,
         };
         total += deleted;
         if deleted < PIECE {

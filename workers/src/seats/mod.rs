@@ -8,6 +8,8 @@ mod blocks;
 mod load;
 mod store;
 
+pub(crate) use store::array_text;
+
 use crate::context::Context;
 use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
 use crate::sabotage::{self, Bug};

@@ -172,7 +172,7 @@ fn ids(rows: Vec<ReservationOnly>) -> HashSet<ReservationId> {
 }
 
 /// Postgres' text form of an array, because `unnest` takes no arrays of different lengths.
-pub(super) fn array_text(seats: &[SeatNo]) -> String {
+pub(crate) fn array_text(seats: &[SeatNo]) -> String {
     let mut text = String::with_capacity(2 + seats.len() * 6);
     text.push('{');
     for (index, seat) in seats.iter().enumerate() {

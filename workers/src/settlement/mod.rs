@@ -1,32 +1,44 @@
-//! The settlement worker: payments, decided by [`onsale_domain::settlement`], loaded and stored
+//! The settlement worker: payments and cancellations, decided by [`onsale_domain::settlement`], loaded and stored
 //! here.
 //!
 //! A payment locks its reservation, then its payer's account, and compares the end of the hold with
 //! the database's clock, read under those locks: of a payment and a lapse exactly one wins. The
 //! owner of the seats learns of it by a notice, written in the same transaction.
 
+mod needs;
+mod shows;
 mod store;
 
-use crate::compete::{self, Queue, store::clock_now};
+use crate::compete::{self, Queue};
 use crate::context::{self, Context};
-use crate::ledger::store::account_lock;
 use crate::runtime::world::Publish;
 use diesel_async::AsyncPgConnection;
-use onsale_domain::settlement::{Changes, Ids, Settlement as State};
+use needs::Needs;
+use onsale_domain::settlement::{Changes, Ids};
 use onsale_platform::db;
 use onsale_schema::message::{Command, MessageOutcomes};
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
-use onsale_schema::{AccountId, Lane, NoticeId, ReservationId, TransferId};
-use std::collections::BTreeSet;
+use onsale_schema::{Lane, NoticeId, RefundId, TransferId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Decides payments until `shutdown`.
+/// Decides payments and cancellations, and works off shows that are cancelled, until `shutdown`.
 ///
 /// # Errors
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
-    compete::run(ctx, Settlement, shutdown).await
+    let shows = shows::run(ctx.clone(), shutdown.clone());
+    let (queue, ()) = tokio::join!(compete::run(ctx, Settlement, shutdown), shows);
+    queue
+}
+
+/// Ids for what one accepted command makes.
+fn new_ids() -> Ids {
+    Ids {
+        transfer_id: TransferId(Uuid::now_v7()),
+        notice_id: NoticeId(Uuid::now_v7()),
+        refund_id: RefundId(Uuid::now_v7()),
+    }
 }
 
 /// The lane of payments.
@@ -42,49 +54,21 @@ impl Queue for Settlement {
         conn: &mut AsyncPgConnection,
         commands: &[&Command<Kind>],
     ) -> Result<Vec<Outcome>, db::Error> {
-        let reservations: BTreeSet<ReservationId> = commands
-            .iter()
-            .map(|command| {
-                let Kind::Pay { reservation_id, .. } = command.kind;
-                reservation_id
-            })
-            .collect();
-        let payers: BTreeSet<AccountId> = commands
-            .iter()
-            .map(|command| AccountId::of_user(command.user))
-            .collect();
-        let locked = store::reservation_lock(conn, &reservations).await?;
-        let mut state = State::default();
-        state.accounts = account_lock(conn, &payers).await?;
-        for reservation in locked {
-            state.load_reservation(reservation);
-        }
-        // Under the locks: a payment of these that is not seen now does not exist.
-        let (payments, now) = futures_util::future::join(
-            store::payment_list(conn, commands, &reservations),
-            clock_now(conn),
-        )
-        .await;
-        store::payment_load(payments?, &mut state);
-        let now = now?;
+        let needs = Needs::of(commands);
+        let (mut state, now) = store::load(conn, &needs).await?;
         let mut changes = Changes::default();
         let outcomes = commands
             .iter()
-            .map(|command| {
-                let ids = Ids {
-                    transfer_id: TransferId(Uuid::now_v7()),
-                    notice_id: NoticeId(Uuid::now_v7()),
-                };
-                state.decide(command, ids, now, &mut changes)
-            })
+            .map(|command| state.decide(command, new_ids(), now, &mut changes))
             .collect();
         store::changes(conn, &changes).await?;
         Ok(outcomes)
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {
-        let is_paid = |outcome: &Outcome| matches!(outcome, Outcome::Paid(_));
-        if outcomes.iter().any(|m| m.outcomes.iter().any(is_paid)) {
+        let has_news =
+            |outcome: &Outcome| matches!(outcome, Outcome::Paid(_) | Outcome::Cancelled(_));
+        if outcomes.iter().any(|m| m.outcomes.iter().any(has_news)) {
             ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
         }
     }
@@ -94,9 +78,12 @@ impl Queue for Settlement {
     }
 
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
-        let Kind::Pay { .. } = kind;
+        let kind = match kind {
+            Kind::Pay { .. } => "pay",
+            Kind::Cancel { .. } => "cancel",
+        };
         let outcome = match outcome {
-            Outcome::Paid(_) => "accepted",
+            Outcome::Paid(_) | Outcome::Cancelled(_) => "accepted",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",
@@ -104,8 +91,11 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::HoldExpired) => "hold-expired",
             Outcome::Refused(Refusal::StateConflict { .. }) => "reservation-state-conflict",
             Outcome::Refused(Refusal::InsufficientPoints) => "insufficient-points",
+            Outcome::Refused(Refusal::CancellationClosed) => "cancellation-closed",
+            Outcome::Refused(Refusal::UnknownSeat) => "unknown-seat",
+            Outcome::Refused(Refusal::ShowCancelled) => "sale-closed",
             Outcome::DeadLettered => "dead-lettered",
         };
-        ("pay", outcome)
+        (kind, outcome)
     }
 }

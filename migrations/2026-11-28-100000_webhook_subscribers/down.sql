@@ -1,0 +1,3 @@
+DROP TABLE webhook;
+ALTER TABLE outbox DROP COLUMN feed_no;
+DROP TABLE fact_feed;

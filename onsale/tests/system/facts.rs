@@ -1,0 +1,319 @@
+//! Facts on the events stream, as the operator sees them and as other systems count by them.
+
+use crate::hall::{Hall, PATIENCE, reservation};
+use crate::receiver::{Answers, Receiver};
+use crate::webhooks::{published, subscribe};
+use onsale_platform::nats_users::User;
+use onsale_platform::webhook::{self, Secret};
+use onsale_platform::{clock, nats};
+use onsale_schema::facts::Delivery;
+use onsale_schema::subjects::Subjects;
+use onsale_testkit::spawn::{Child, Signal, Tie, spawn};
+use onsale_testkit::{Api, Buyer, Scratch, SystemOptions, ports};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use uuid::Uuid;
+
+fn events(hall: &Hall, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onsale"));
+    command
+        .arg("events")
+        .args(args)
+        .env("NATS_URL", hall.operator_url())
+        .env("ONSALE_SUBJECT_PREFIX", &hall.system.prefix)
+        .kill_on_drop(true);
+    command
+}
+
+/// What is printed, a value a line.
+async fn printed(hall: &Hall, args: &[&str]) -> Vec<Value> {
+    let output: Output = events(hall, args).output().await.expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().expect("JSON lines")
+}
+
+fn ids(lines: &[Value]) -> Vec<&str> {
+    lines
+        .iter()
+        .map(|line| line["id"].as_str().expect("an id"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_replays_exactly_what_came_after_a_time() {
+    let mut hall = Hall::open().await;
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let (here, there) = (hall.date(10).await, hall.date(10).await);
+    assert!(printed(&hall, &[]).await.is_empty(), "nothing is no error");
+    for seat in ["A-1-1", "A-1-2"] {
+        api.hold(&buyer, here, &[seat]).await.expect(201);
+    }
+    let before = published(&mut hall).await;
+    // What was published is on the stream; the host's clock is also the stream's.
+    let since = clock::host_now().to_string();
+    for date in [here, there] {
+        api.hold(&buyer, date, &["A-1-3"]).await.expect(201);
+    }
+    let all = published(&mut hall).await;
+
+    assert_eq!(ids(&printed(&hall, &[]).await), all);
+    let after = printed(&hall, &["--since", &since]).await;
+    assert_eq!(ids(&after), all[before.len()..]);
+    assert_eq!(ids(&printed(&hall, &["--since", "1h"]).await), all);
+    let first = printed(&hall, &["--limit", "1"]).await;
+    assert_eq!(ids(&first), all[..1]);
+    assert_eq!(first[0]["type"], "seats");
+    assert_eq!(first[0]["data"]["facts"][0]["type"], "Held");
+    assert_eq!(first[0]["aggregateSeq"], first[0]["data"]["version"]);
+    let schedule = there.to_string();
+    let one = printed(&hall, &["--topic", "seats", "--schedule", &schedule]).await;
+    assert_eq!(one.len(), 1);
+    assert_eq!(one[0]["aggregateId"], schedule.as_str());
+    assert!(printed(&hall, &["--topic", "other"]).await.is_empty());
+
+    // It goes on, and Ctrl-C ends it in good order.
+    let now = clock::host_now().to_string();
+    let mut following = events(&hall, &["--since", &now, "--follow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(following.stdout.take().expect("piped")).lines();
+    api.hold(&buyer, there, &["A-1-4"]).await.expect(201);
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+    let line = line.expect("in time").expect("a line").expect("a line");
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(line["aggregateId"], schedule.as_str());
+    let pid = i32::try_from(following.id().expect("it runs")).expect("a pid");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
+    let ended = tokio::time::timeout(PATIENCE, following.wait()).await;
+    assert!(ended.expect("in time").expect("an end").success());
+}
+
+/// What the tables say of a date: seats that are sold, and what was paid for them.
+async fn sold(hall: &mut Hall, date: Uuid) -> (i64, i64) {
+    let of = format!("FROM reservation WHERE status = 'PAID' AND schedule_id = '{date}'");
+    let seats = format!("SELECT coalesce(sum(cardinality(seat_nos)), 0)::bigint AS n {of}");
+    let paid = format!("SELECT coalesce(sum(total), 0)::bigint AS n {of}");
+    (hall.number(&seats).await, hall.number(&paid).await)
+}
+
+/// Sells some seats, gives some back, and leaves some held.
+async fn trade(api: &Api, buyer: &Buyer, date: Uuid, row: u32) {
+    api.charge(buyer, 100_000).await.expect(201);
+    let label = |seat: u32| format!("A-1-{}", row * 5 + seat);
+    let (a, b) = (label(1), label(2));
+    let held = api.hold(buyer, date, &[&a, &b]).await.expect(201);
+    api.pay(buyer, reservation(&held.body)).await.expect(201);
+    let held = api.hold(buyer, date, &[&label(3)]).await.expect(201);
+    let path = format!("/reservations/{}", reservation(&held.body));
+    api.delete(buyer, &path).await.expect(204);
+    api.hold(buyer, date, &[&label(4)]).await.expect(201);
+}
+
+/// Waits until a report says of every date what the tables say.
+async fn until_it_agrees(
+    hall: &mut Hall,
+    dates: &[Uuid],
+    report: impl AsyncFn(Uuid) -> Option<(i64, i64)>,
+) {
+    for date in dates {
+        let mut last = None;
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                // The owner learns of a sale a moment after the table.
+                let expected = sold(hall, *date).await;
+                last = report(*date).await;
+                if last == Some(expected) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{date}: {last:?}");
+    }
+}
+
+fn stream_report(path: &Path, date: Uuid) -> Option<(i64, i64)> {
+    let report: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let sales = &report["schedules"][date.to_string()];
+    Some((sales["seatsSold"].as_i64()?, sales["revenue"].as_i64()?))
+}
+
+fn example() -> PathBuf {
+    let own = std::env::current_exe().expect("a path");
+    let folder = own.ancestors().nth(2).expect("target/debug");
+    folder.join("examples/sales_report")
+}
+
+async fn run_consumer(hall: &Hall, file: &Path) -> Child {
+    let mut command = Tie::new(Signal::SIGKILL).command(&example());
+    command
+        .arg(file)
+        .env("NATS_URL", hall.system.nats_url_of(Some(User::Consumer)))
+        .env("ONSALE_SUBJECT_PREFIX", &hall.system.prefix);
+    spawn(command).await.expect("it starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_the_stream_that_is_killed_counts_nothing_twice() {
+    let mut hall = Hall::open().await;
+    let (api, scratch) = (
+        hall.api.clone(),
+        Scratch::new("consumer").expect("a folder"),
+    );
+    let file = scratch.path().join("report.json");
+    let dates = [hall.date(40).await, hall.date(40).await];
+    let buyers = hall.buyers(6);
+    let mut consumer = run_consumer(&hall, &file).await;
+    for (row, buyer) in (0..).zip(&buyers) {
+        for date in dates {
+            trade(&api, buyer, date, row).await;
+        }
+        if row % 2 == 1 {
+            consumer.stop(Signal::SIGKILL, PATIENCE).await;
+            consumer = run_consumer(&hall, &file).await;
+        }
+    }
+    let report = async |date| stream_report(&file, date);
+    until_it_agrees(&mut hall, &dates, report).await;
+
+    // The stream has everything a second time, under other ids.
+    let subjects = Subjects::new(&hall.system.prefix).expect("a prefix");
+    let client = nats::connect(&hall.system.nats_url, "test").await;
+    let jetstream = nats::jetstream(client.expect("NATS"));
+    let stream = jetstream.get_stream(subjects.events_stream()).await;
+    let mut stream = stream.expect("the stream");
+    let last = stream.info().await.expect("its state").state.last_sequence;
+    for sequence in 1..=last {
+        let raw = stream.get_raw_message(sequence).await.expect("a message");
+        let stored = jetstream
+            .publish(raw.subject.to_string(), raw.payload)
+            .await;
+        stored.expect("sent").await.expect("stored");
+    }
+    trade(&api, &hall.buyer(), dates[0], 7).await;
+    until_it_agrees(&mut hall, &dates, report).await;
+    let read = |name: &str| -> Value {
+        let bytes = std::fs::read(&file).expect("a file");
+        serde_json::from_slice::<Value>(&bytes).expect("JSON")[name].clone()
+    };
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while read("streamSequence").as_u64() < Some(2 * last) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.expect("it reads the repetitions, too");
+    until_it_agrees(&mut hall, &dates, report).await;
+    consumer.stop(Signal::SIGKILL, PATIENCE).await;
+}
+
+async fn run_subscriber(port: u16, database: &Path, secret: &str) -> Child {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/consumers/sales_report.py");
+    let mut command = Tie::new(Signal::SIGKILL).command(Path::new("python3"));
+    command
+        .arg(script)
+        .arg("--listen")
+        .arg(format!("127.0.0.1:{port}"))
+        .arg("--database")
+        .arg(database)
+        .env("WEBHOOK_SECRET", secret);
+    spawn(command).await.expect("it starts")
+}
+
+async fn subscriber_report(port: u16) -> Option<Value> {
+    let answer = reqwest::get(format!("http://127.0.0.1:{port}/report")).await;
+    answer.ok()?.json().await.ok()
+}
+
+fn of_date(report: &Value, date: Uuid) -> Option<(i64, i64)> {
+    let all = report["schedules"].as_array()?;
+    let sales = all
+        .iter()
+        .find(|sales| sales["scheduleId"] == date.to_string())?;
+    Some((sales["seatsSold"].as_i64()?, sales["revenue"].as_i64()?))
+}
+
+/// The status that a delivery is answered with, signed at a time.
+async fn post(port: u16, secret: &str, at_s: i64, id: &str, body: &[u8]) -> u16 {
+    let secret: Secret = secret.parse().expect("a secret");
+    let at_s = u64::try_from(at_s).expect("after 1970");
+    let signature = webhook::sign(&[secret], id, at_s, body);
+    let request = reqwest::Client::new()
+        .post(format!("http://127.0.0.1:{port}/"))
+        .header(webhook::ID, id)
+        .header(webhook::TIMESTAMP, at_s.to_string())
+        .header(webhook::SIGNATURE, signature)
+        .body(body.to_vec());
+    request.send().await.expect("an answer").status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_is_killed_counts_nothing_twice() {
+    let options = SystemOptions::default()
+        .setting("ONSALE_WEBHOOK_RETRY_MIN_MS", 50)
+        .setting("ONSALE_WEBHOOK_RETRY_MAX_MS", 200);
+    let mut hall = Hall::open_with(options).await;
+    let (api, admin) = (hall.api.clone(), hall.admin());
+    let scratch = Scratch::new("subscriber").expect("a folder");
+    let database = scratch.path().join("report.db");
+    let dates = [hall.date(40).await, hall.date(40).await];
+    let port = ports::free().expect("a port");
+    let url = format!("http://127.0.0.1:{port}/");
+    let subscription = subscribe(&api, &admin, &url).await;
+    let secret = subscription.secret.as_str();
+    // Somebody else who gets the same, to send it again.
+    let witness = Receiver::start(Answers::Status(204)).await;
+    subscribe(&api, &admin, &witness.url()).await;
+
+    let buyers = hall.buyers(6);
+    let mut subscriber = run_subscriber(port, &database, secret).await;
+    for (row, buyer) in (0..).zip(&buyers) {
+        for date in dates {
+            trade(&api, buyer, date, row).await;
+        }
+        if row % 2 == 1 {
+            subscriber.stop(Signal::SIGKILL, PATIENCE).await;
+            subscriber = run_subscriber(port, &database, secret).await;
+        }
+    }
+    let report = async |date| of_date(&subscriber_report(port).await?, date);
+    until_it_agrees(&mut hall, &dates, report).await;
+
+    // Everything comes a second time, in another order.
+    let facts = published(&mut hall).await.len();
+    let seen = witness
+        .until("all", |received| received.len() >= facts)
+        .await;
+    let now_s = clock::host_now().micros() / 1_000_000;
+    for one in seen.iter().rev() {
+        let id = one.header(webhook::ID);
+        assert_eq!(post(port, secret, now_s, id, &one.body).await, 204);
+    }
+    // And what is not genuine is not counted.
+    let mut forged: Delivery = seen[0].delivery();
+    forged.aggregate_seq += 1_000_000;
+    let body = serde_json::to_vec(&forged).expect("JSON");
+    let other = Secret::of_bytes(&[7; 32]).expect("a secret").expose();
+    assert_eq!(post(port, &other, now_s, &forged.id, &body).await, 401);
+    assert_eq!(
+        post(port, secret, now_s - 400, &forged.id, &body).await,
+        401
+    );
+    assert_eq!(
+        post(port, secret, now_s + 400, &forged.id, &body).await,
+        401
+    );
+    trade(&api, &hall.buyer(), dates[1], 7).await;
+    until_it_agrees(&mut hall, &dates, report).await;
+    let whole = subscriber_report(port).await.expect("a report");
+    assert_eq!(whole["gaps"], 0, "{whole}");
+    subscriber.stop(Signal::SIGKILL, PATIENCE).await;
+}

@@ -1,0 +1,46 @@
+//! What must be true of payments through the gateway.
+
+/// A payment is of an order that was captured for what it sold, and a captured order has its payment
+/// or gives its money back. That a paymentKey serves one order is its unique key.
+pub(super) const P1: &str = "
+SELECT format('payment %s of %s for reservation %s has order %s: %s, %s captured for %s',
+              payment_id, p.amount, p.reservation_id, coalesce(p.order_id::text, 'none'), o.status,
+              o.captured, coalesce(o.rehold_id, o.reservation_id))
+FROM payment AS p LEFT JOIN payment_order AS o USING (order_id)
+WHERE p.status = 'PAID' AND p.method = 'GATEWAY'
+  AND (o.status, o.captured, coalesce(o.rehold_id, o.reservation_id), o.user_id)
+      IS DISTINCT FROM ('PAID', p.amount, p.reservation_id, p.user_id)
+UNION ALL
+SELECT format('order %s is PAID, but has no live payment', order_id)
+FROM payment_order AS o
+WHERE status = 'PAID'
+  AND NOT EXISTS (SELECT FROM payment AS p
+                  WHERE p.order_id = o.order_id AND p.status = 'PAID' AND p.method = 'GATEWAY')
+UNION ALL
+SELECT format('order %s of %s is %s with %s captured and %s refunded', order_id, amount, status,
+              captured, refunded)
+FROM payment_order
+WHERE NOT CASE
+          WHEN status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED')
+              THEN captured = 0 AND refunded = 0
+          WHEN status = 'REFUNDED' THEN captured = amount AND refunded = amount
+          WHEN status = 'PAID' THEN captured = amount
+          ELSE captured = amount AND refunded = 0 END";
+
+/// Ages count from the beginning of the snapshot's transaction. What somebody has to see to is late
+/// as well: it stays a violation until somebody has.
+pub(super) const P2: &str = "
+SELECT format('order %s of reservation %s is %s with %s captured since %s', order_id,
+              reservation_id, status, captured, updated_at)
+FROM payment_order
+WHERE status IN ('CAPTURED', 'REHOLDING')
+  AND updated_at < now() - {refund_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('refund %s of %s is %s since %s', refund_id, amount, status, created_at)
+FROM refund
+WHERE status <> 'DONE' AND created_at < now() - {refund_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('order %s is REFUNDING, but has no refund', order_id)
+FROM payment_order AS o
+WHERE status = 'REFUNDING'
+  AND NOT EXISTS (SELECT FROM refund AS r WHERE r.order_id = o.order_id)";

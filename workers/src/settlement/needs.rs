@@ -1,0 +1,54 @@
+//! What the commands of a batch need: rows to lock, in the order that all workers keep
+//! (reservation, account), and what was made of them before.
+
+use onsale_schema::message::Command;
+use onsale_schema::settlement::Kind;
+use onsale_schema::{AccountId, CommandId, PaymentId, ReservationId};
+use std::collections::BTreeSet;
+
+/// Of a batch.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// The commands themselves: what was accepted of them before is known by their ids.
+    pub commands: Vec<CommandId>,
+    /// To be locked first.
+    pub reservations: BTreeSet<ReservationId>,
+    /// Those of them that are to be cancelled.
+    pub cancelled: BTreeSet<ReservationId>,
+    /// To be locked last.
+    pub accounts: BTreeSet<AccountId>,
+    /// Attempts to pay that may have failed before.
+    pub attempts: Vec<PaymentId>,
+}
+
+impl Needs {
+    /// What these commands need.
+    #[must_use]
+    pub fn of(commands: &[&Command<Kind>]) -> Self {
+        let mut needs = Self::default();
+        for command in commands {
+            needs.commands.push(command.id);
+            needs.add(command);
+        }
+        needs
+    }
+
+    fn add(&mut self, command: &Command<Kind>) {
+        match &command.kind {
+            Kind::Pay {
+                payment_id,
+                reservation_id,
+                ..
+            } => {
+                self.reservations.insert(*reservation_id);
+                self.accounts.insert(AccountId::of_user(command.user));
+                self.attempts.push(*payment_id);
+            }
+            Kind::Cancel { reservation_id, .. } => {
+                self.reservations.insert(*reservation_id);
+                self.cancelled.insert(*reservation_id);
+                self.accounts.insert(AccountId::of_user(command.user));
+            }
+        }
+    }
+}
