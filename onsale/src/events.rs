@@ -82,7 +82,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let signals = JoinSet::from_iter([shutdown::on_signal(stop.clone())]);
-    let printed = stop.run_until_cancelled(print(&args)).await;
+    let printed = stop.run_until_cancelled(Box::pin(print(&args))).await;
     drop(signals);
     printed.unwrap_or(Ok(()))?;
     Ok(ExitCode::SUCCESS)

@@ -39,7 +39,8 @@ const HEALTHY: &str = "
     CREATE FUNCTION cancel(n integer, of integer, seats integer[], at_s integer) RETURNS void
         LANGUAGE sql AS $$
         INSERT INTO cancellation VALUES (id(n), id(of), id(16), id(n + 100), id(0), id(1), seats,
-                                         0, 0, 0, at(at_s)) $$;
+                                         1000 * cardinality(seats), 1000 * cardinality(seats), 0,
+                                         at(at_s)) $$;
     CREATE FUNCTION pay_nothing(n integer, of integer, buyer integer, at_s integer) RETURNS void
         LANGUAGE sql AS $$
         UPDATE reservation SET total = 0 WHERE reservation_id = id(of);
@@ -54,7 +55,29 @@ const HEALTHY: &str = "
                                    fingerprint, amount, status, payment_key, confirm_command_id,
                                    confirm_fingerprint, rehold_id, captured, created_at, updated_at)
         VALUES (id(901), id(1006), id(16), id(3), id(902), id(0), 1000, 'REHOLDING', 'key', id(903),
-                id(0), id(1007), 1000, at(30), at(60)) $$;
+                id(0), id(1007), 1000, at(30), now()) $$;
+    -- A reservation that was paid through the gateway.
+    CREATE FUNCTION captured() RETURNS void LANGUAGE sql AS $$
+        SELECT reserve(1012, 3, '{4}', 'PAID', 10, 310, NULL);
+        INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id,
+                                   fingerprint, amount, status, payment_key, confirm_command_id,
+                                   confirm_fingerprint, captured, created_at, updated_at)
+        VALUES (id(931), id(1012), id(16), id(3), id(932), id(0), 1000, 'PAID', 'k1', id(933), id(0),
+                1000, at(12), at(20));
+        INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, method,
+                             amount, status, at, order_id)
+        VALUES (id(406), id(1012), id(3), id(933), id(0), 'GATEWAY', 1000, 'PAID', at(20),
+                id(931)) $$;
+    -- One whose money came too late, and is on its way back.
+    CREATE FUNCTION too_late() RETURNS void LANGUAGE sql AS $$
+        SELECT reserve(1013, 3, '{5}', 'EXPIRED', 10, 40, 41);
+        INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id,
+                                   fingerprint, amount, status, payment_key, confirm_command_id,
+                                   confirm_fingerprint, captured, created_at, updated_at)
+        VALUES (id(941), id(1013), id(16), id(3), id(942), id(0), 1000, 'REFUNDING', 'k2', id(943),
+                id(0), 1000, at(12), now());
+        INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, created_at)
+        VALUES (id(944), id(941), id(3), id(941), 'GATEWAY', 1000, 'PENDING', now()) $$;
     -- One of two seats was cancelled, and went to somebody else.
     CREATE FUNCTION partly() RETURNS void LANGUAGE sql AS $$
         SELECT reserve(1008, 4, '{7,8}', 'PAID', 10, 310, NULL);
@@ -431,6 +454,49 @@ const CASES: &[Case] = &[
              '00000000-0000-0000-0000-000000005a1e', 1, 2999, at(1));
          UPDATE account SET balance = 2999 WHERE account_id = id(1)",
         &["P1"],
+    ),
+    (
+        "a reservation that was paid through the gateway",
+        "SELECT captured()",
+        &[],
+    ),
+    (
+        "a payment of an order that captured nothing",
+        "SELECT captured(); UPDATE payment_order SET status = 'UNKNOWN', captured = 0",
+        &["P1"],
+    ),
+    (
+        "a paid order whose payment is gone",
+        "SELECT captured(); DELETE FROM payment WHERE order_id IS NOT NULL",
+        &["S4", "P1"],
+    ),
+    (
+        "an order that failed with money captured",
+        "SELECT too_late(); UPDATE payment_order SET status = 'FAILED'",
+        &["P1"],
+    ),
+    ("money on its way back", "SELECT too_late()", &[]),
+    (
+        "money that is on its way back for too long",
+        "SELECT too_late(); UPDATE refund SET created_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "money that somebody has to see to",
+        "SELECT too_late();
+         UPDATE refund SET status = 'STUCK', created_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "money that nobody gives back",
+        "SELECT too_late(); DELETE FROM refund",
+        &["P2"],
+    ),
+    (
+        "a capture that nobody sells",
+        "SELECT too_late(); DELETE FROM refund;
+         UPDATE payment_order SET status = 'CAPTURED', updated_at = now() - interval '11 min'",
+        &["P2"],
     ),
     (
         "a payment that gave back more than it says",

@@ -154,7 +154,7 @@ fn example() -> PathBuf {
 }
 
 async fn run_consumer(hall: &Hall, file: &Path) -> Child {
-    let mut command = Tie::new(Signal::SIGKILL).command(&example());
+    let mut command = Tie::new(Signal::SIGKILL).command(example());
     command
         .arg(file)
         .env("NATS_URL", hall.system.nats_url_of(Some(User::Consumer)))

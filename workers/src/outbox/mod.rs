@@ -78,7 +78,7 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
         lost = keep(ctx, &mut conn) => lost,
         never = notices::run(ctx) => match never {},
         never = facts::run(ctx, &numbered) => match never {},
-        never = webhooks::run(ctx, &numbered) => match never {},
+        never = Box::pin(webhooks::run(ctx, &numbered)) => match never {},
         never = purge::run(ctx) => match never {},
     };
     webhooks::forget_metrics();
