@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use webhooks::{WebhookSecrets, Webhooks};
+pub use webhooks::{WebhookSecrets, Webhooks as Notifications};
 
 /// HTTP in, commands out, replies back.
 #[derive(Parser, Clone)]
@@ -46,6 +46,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub webhooks: Webhooks,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub notifications: Notifications,
 }
 
 impl Settings for Config {

@@ -10,6 +10,7 @@ const SECRETS_MAX: usize = 8;
 
 /// Notifications of the payment gateway.
 #[derive(Args, Clone, Debug)]
+#[group(id = "notifications")]
 pub struct Webhooks {
     /// The secrets that notifications of the payment gateway may be signed with (Standard Webhooks),
     /// separated by commas, each `whsec_` and 24 to 64 bytes in base64; up to 8. None is believed
