@@ -7,9 +7,13 @@
 
 mod cancel;
 pub mod fee;
+pub mod order;
+mod ordering;
 mod pay;
 
 pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
+pub use order::Order;
+pub use ordering::Ordering;
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
 
 use crate::ledger::{self, Accounts};
@@ -17,8 +21,8 @@ use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::settlement::{Cancellation, Fact, Facts, Kind, Outcome, Payment};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentId, RefundId, ReservationId, ScheduleId, Timestamp,
-    TransferId, UserId, seats,
+    CommandId, Money, NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId,
+    Timestamp, TransferId, UserId, seats,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
@@ -75,6 +79,8 @@ pub struct Settlement {
     terms: HashMap<ReservationId, Terms>,
     /// Cancellations, by the command that made them.
     cancellations: HashMap<CommandId, (Fingerprint, Cancellation)>,
+    /// Orders of payments through the gateway, and what is known of them.
+    pub ordering: Ordering,
 }
 
 /// What a batch of settlement decisions writes.
@@ -96,6 +102,12 @@ pub struct Changes {
     pub cancelled: BTreeMap<ReservationId, CancelledSeats>,
     /// What other systems are told, with its number: one row for each reservation.
     pub facts: BTreeMap<ReservationId, (i64, Facts)>,
+    /// Orders to insert.
+    pub orders: Vec<Order>,
+    /// Orders that were confirmed, as they are now.
+    pub confirmed: Vec<Order>,
+    /// Notifications of the gateway to insert, with the orders to look up.
+    pub events: Vec<(String, PaymentOrderId)>,
 }
 
 impl Changes {
@@ -107,6 +119,9 @@ impl Changes {
             && self.ledger.is_empty()
             && self.notices.is_empty()
             && self.cancellations.is_empty()
+            && self.orders.is_empty()
+            && self.confirmed.is_empty()
+            && self.events.is_empty()
     }
 }
 
@@ -216,6 +231,25 @@ impl Settlement {
                     seats: seats.as_deref(),
                 };
                 self.cancel(command, wanted, ids, now, changes)
+            }
+            Kind::Order {
+                order_id,
+                reservation_id,
+            } => self.order(command, *order_id, *reservation_id, now, changes),
+            Kind::Confirm {
+                order_id,
+                payment_key,
+                amount,
+            } => {
+                let wanted = ordering::Wanted {
+                    order_id: *order_id,
+                    payment_key,
+                    amount: *amount,
+                };
+                self.confirm(command, wanted, ids.notice_id, now, changes)
+            }
+            Kind::GatewayEvent { event_id, order_id } => {
+                self.ordering.note(event_id, *order_id, changes)
             }
         }
     }

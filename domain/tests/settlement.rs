@@ -100,6 +100,7 @@ fn a_payment_moves_points_and_tells_the_owner_of_the_seats() {
         status: PaymentStatus::Paid,
         fail_code: None,
         transfer_id: Some(transfer_id(7)),
+        order_id: None,
         at: at_s(30),
     };
     assert_eq!(changes.payments, [row]);

@@ -3,7 +3,7 @@
 use crate::auth::Tokens;
 use crate::batcher::{Batcher, Link};
 use crate::catalogue::Catalogue;
-use crate::config::{Config, Flow, Sales};
+use crate::config::{Config, Flow, GatewayWebhooks, Sales};
 use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
 use crate::fresh::Fresh;
@@ -129,6 +129,8 @@ pub struct Parts {
     pub batchers: Batchers,
     /// How webhook subscribers may be.
     pub webhooks: webhooks::Settings,
+    /// What the payment gateway's notifications are verified by.
+    pub notifications: GatewayWebhooks,
     /// One audit at a time.
     pub audits: Semaphore,
     /// Some histories of seats at a time.
@@ -358,6 +360,7 @@ fn app(
         flow: config.flow.clone(),
         body_limits: BodyLimits::from(&config.http),
         sales: config.sales,
+        notifications: config.gateway_webhooks.clone(),
         webhooks: webhooks::Settings {
             private_targets: config.webhooks.common.private_targets,
             secret_overlap_s: config.webhooks.secret_overlap_s,

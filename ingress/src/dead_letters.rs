@@ -163,15 +163,18 @@ impl Readable {
             Self::Settlement(command) => {
                 use settlement::Kind as K;
                 let (name, reservation_id, seat_nos) = match &command.kind {
-                    K::Pay { reservation_id, .. } => ("pay", reservation_id, None),
+                    K::Pay { reservation_id, .. } => ("pay", Some(reservation_id), None),
+                    K::Order { reservation_id, .. } => ("order", Some(reservation_id), None),
+                    K::Confirm { .. } => ("confirm", None, None),
+                    K::GatewayEvent { .. } => ("gateway-event", None, None),
                     K::Cancel {
                         reservation_id,
                         seats,
                         ..
-                    } => ("cancel", reservation_id, seats.clone()),
+                    } => ("cancel", Some(reservation_id), seats.clone()),
                 };
                 CommandView {
-                    reservation_id: Some(*reservation_id),
+                    reservation_id: reservation_id.copied(),
                     seat_nos,
                     ..CommandView::of(command, name)
                 }
@@ -340,7 +343,10 @@ pub async fn retry(
         Readable::Settlement(command) => {
             let in_flight = app.gate.admit_payment()?;
             let asked = match command.kind {
-                settlement::Kind::Pay { .. } => Asked::Payment,
+                settlement::Kind::Pay { .. }
+                | settlement::Kind::Order { .. }
+                | settlement::Kind::Confirm { .. }
+                | settlement::Kind::GatewayEvent { .. } => Asked::Payment,
                 settlement::Kind::Cancel { .. } => Asked::Cancellation,
             };
             let place = (asked, None);

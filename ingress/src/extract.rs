@@ -108,6 +108,24 @@ where
     }
 }
 
+/// The bytes of a body as they were sent, within bounds: for what is signed.
+#[derive(Clone, Debug)]
+pub struct RawBody(pub Bytes);
+
+impl<S> FromRequest<S> for RawBody
+where
+    S: Send + Sync,
+    BodyLimits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limits = BodyLimits::from_ref(state);
+        let body = whole(request, limits.bytes_max, limits.timeout).await;
+        body.map(Self)
+    }
+}
+
 impl From<Bytes> for JsonBody {
     fn from(bytes: Bytes) -> Self {
         Self(bytes)

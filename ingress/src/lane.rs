@@ -90,7 +90,9 @@ impl Commands for Settlement {
 
     fn kind_bytes_max(kind: &settlement::Kind) -> usize {
         match kind {
-            settlement::Kind::Pay { .. } => KIND_BYTES,
+            settlement::Kind::Pay { .. } | settlement::Kind::Order { .. } => KIND_BYTES,
+            settlement::Kind::Confirm { payment_key, .. } => KIND_BYTES + payment_key.len(),
+            settlement::Kind::GatewayEvent { event_id, .. } => KIND_BYTES + event_id.len(),
             settlement::Kind::Cancel { seats, .. } => {
                 KIND_BYTES + SEAT_BYTES * seats.as_ref().map_or(0, Vec::len)
             }

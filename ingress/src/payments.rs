@@ -6,6 +6,7 @@ use crate::auth::User;
 use crate::extract::{Id, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
+use crate::orders;
 use crate::page::{Cursor, Page, PageQuery, PageStart};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
@@ -142,6 +143,9 @@ pub fn paid(outcome: &Outcome) -> Result<Answer, Problem> {
                 fail_code: None,
             },
         ),
+        Outcome::Ordered(order) => orders::ordered(order),
+        Outcome::Confirmed(order) => orders::open(order),
+        Outcome::Noted => Ok(Answer::done()),
         Outcome::Cancelled(_) => {
             tracing::error!("a command was answered as another kind");
             Err(Problem::internal())

@@ -88,6 +88,10 @@ codes! {
     TokenExpired = 401 "token-expired" "The access token has expired" never;
     /// Unknown email or wrong password; which of them is not said.
     CredentialsInvalid = 401 "credentials-invalid" "Email or password is wrong" never;
+    /// A notification that is not by the gateway, or not of now; which of them is not said.
+    WebhookSignatureInvalid = 401 "webhook-signature-invalid" "The notification's signature is not valid" never;
+    /// The gateway would not capture it.
+    PaymentDeclined = 402 "payment-declined" "The payment was declined" never;
     /// Signed in, but not as somebody who may do this.
     ForbiddenRole = 403 "forbidden-role" "The role of the user does not allow this" never;
     /// No such thing, or somebody else's.
@@ -112,6 +116,10 @@ codes! {
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// A payment of the reservation is on its way; it comes to an end soon.
     PaymentInProgress = 409 "payment-in-progress" "A payment of the reservation is on its way" again;
+    /// The state of the order does not allow it.
+    OrderStateConflict = 409 "order-state-conflict" "The state of the order does not allow this" never;
+    /// The gateway's payment is another order's.
+    PaymentKeyUsed = 409 "payment-key-used" "The payment serves another order" never;
     /// It is too late to cancel, or cancelling was never allowed.
     CancellationClosed = 409 "cancellation-closed" "It can't be cancelled any more" never;
     /// The reservation is paid.
@@ -140,6 +148,8 @@ codes! {
     InsufficientPoints = 422 "insufficient-points" "There are too few points" never;
     /// Not within what one charge may buy.
     AmountInvalid = 422 "amount-invalid" "The amount is not allowed" never;
+    /// Not what the order costs.
+    AmountMismatch = 422 "amount-mismatch" "The amount is not the order's" never;
     /// The balance would be over the cap.
     BalanceCapExceeded = 422 "balance-cap-exceeded" "The balance would exceed its cap" never;
     /// The key was used for another request.
@@ -152,6 +162,8 @@ codes! {
     HeadersTooLarge = 431 "headers-too-large" "The request head is too large" never;
     /// A fault of ours.
     InternalError = 500 "internal-error" "Something went wrong on our side" never;
+    /// The gateway could not be asked while there was time; nothing was captured.
+    PaymentGatewayUnavailable = 502 "payment-gateway-unavailable" "The payment gateway is unavailable" never;
     /// Too much is waiting already; nothing was changed.
     Overloaded = 503 "overloaded" "Too many requests are waiting" again;
     /// A server that we need is away.

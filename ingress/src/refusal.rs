@@ -70,6 +70,11 @@ impl From<&settlement::Refusal> for Problem {
             R::CancellationClosed => Self::new(Code::CancellationClosed),
             R::UnknownSeat => Self::new(Code::UnknownSeat),
             R::ShowCancelled => Self::new(Code::SaleClosed),
+            R::PaymentInProgress => Self::new(Code::PaymentInProgress),
+            R::AmountMismatch => Self::new(Code::AmountMismatch),
+            R::NothingToPay => Self::new(Code::AmountInvalid),
+            R::OrderConflict { .. } => Self::new(Code::OrderStateConflict),
+            R::PaymentKeyUsed => Self::new(Code::PaymentKeyUsed),
         }
     }
 }

@@ -6,8 +6,8 @@ use crate::app::App;
 use crate::catalogue::{self, edit};
 use crate::openapi;
 use crate::{
-    audit, blocks, commands, dead_letters, docs, events, health, layout, payments, points, policy,
-    reservations, seat_history, seat_map, shows, users, webhooks,
+    audit, blocks, commands, dead_letters, docs, events, health, layout, notifications, orders,
+    payments, points, policy, reservations, seat_history, seat_map, shows, users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -32,6 +32,7 @@ fn anyone(group: Group) -> Group {
         .routes(routes!(layout::get))
         .routes(routes!(seat_map::get))
         .routes(routes!(events::follow))
+        .routes(routes!(notifications::take))
 }
 
 /// For those who are signed in; what they see and change is their own.
@@ -49,6 +50,9 @@ fn user(group: Group) -> Group {
         .routes(routes!(reservations::cancel))
         .routes(routes!(payments::create, payments::list))
         .routes(routes!(payments::get))
+        .routes(routes!(orders::create))
+        .routes(routes!(orders::get))
+        .routes(routes!(orders::confirm))
         .routes(routes!(commands::get))
 }
 

@@ -99,6 +99,11 @@ pub const GATEWAY_REQUESTS: &str = "onsale_gateway_requests_total";
 pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
 /// State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open.
 pub const GATEWAY_BREAKER: &str = "onsale_gateway_breaker_state";
+/// Steps of payment orders, by `outcome`: the status that they came to.
+pub const ORDERS: &str = "onsale_payment_orders_total";
+/// Refunds through the gateway that ended, by `outcome` (`done`, `stuck`). One that is stuck has to
+/// be seen to by somebody.
+pub const REFUNDS: &str = "onsale_gateway_refunds_total";
 
 /// Reservations that were cancelled with their show.
 pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
@@ -211,6 +216,8 @@ pub fn describe() {
     );
     describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
     describe_counter!(GATEWAY_REQUESTS, "Requests to the payment gateway");
+    describe_counter!(ORDERS, "Steps of payment orders");
+    describe_counter!(REFUNDS, "Refunds through the gateway that ended");
     describe_histogram!(
         GATEWAY_DURATION,
         Unit::Seconds,

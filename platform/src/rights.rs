@@ -94,6 +94,7 @@ pub const TABLES: &[Table] = &[
     table("concert",        "SELECT, INSERT, UPDATE",         "",                               "SELECT"),
     table("dead_letter",    "SELECT, UPDATE (retries, retried_at, retried_by)", "SELECT, INSERT, UPDATE (error)", "SELECT"),
     table("fact_feed",      "SELECT",                         "SELECT, UPDATE",                 "SELECT"),
+    table("gateway_event",  "",                               "SELECT, INSERT, DELETE",         "SELECT"),
     table("notice",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outbox",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     table("outcome",        "SELECT",                         "SELECT, INSERT, DELETE",         "SELECT"),

@@ -1,8 +1,10 @@
 //! What is said about payments and cancellations: commands, outcomes, and facts.
 
-use crate::ids::{CancellationId, PaymentId, ReservationId, ScheduleId, SeatNo, UserId};
+use crate::ids::{
+    CancellationId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
+};
 use crate::money::Money;
-use crate::status::{PaymentMethod, RefundStatus, ReservationStatus};
+use crate::status::{OrderStatus, PaymentMethod, RefundStatus, ReservationStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,30 @@ pub enum Kind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seats: Option<Vec<SeatNo>>,
     },
+    /// Pay a held reservation through the gateway, in a while.
+    Order {
+        /// The id that the order gets if this is accepted.
+        order_id: PaymentOrderId,
+        /// What.
+        reservation_id: ReservationId,
+    },
+    /// The buyer has agreed to an order at the gateway: capture it.
+    Confirm {
+        /// Which order.
+        order_id: PaymentOrderId,
+        /// What the gateway calls the payment.
+        payment_key: String,
+        /// What the buyer agreed to.
+        amount: Money,
+    },
+    /// The gateway says that something about an order is new: look it up. Nothing else that a
+    /// notification says is believed.
+    GatewayEvent {
+        /// The notification's id; each has an effect once.
+        event_id: String,
+        /// Which order.
+        order_id: PaymentOrderId,
+    },
 }
 
 /// What became of a command.
@@ -40,6 +66,12 @@ pub enum Outcome {
     Paid(Payment),
     /// Cancelled; the money is back or on its way.
     Cancelled(Cancellation),
+    /// Ordered; it may be confirmed.
+    Ordered(Order),
+    /// Confirmed; its row says how far it is.
+    Confirmed(Order),
+    /// The order is looked up, if there is such a one; or this was known.
+    Noted,
     /// No, and why. No money moved.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -57,6 +89,17 @@ pub struct Payment {
     pub amount: Money,
     /// When.
     pub paid_at: Timestamp,
+}
+
+/// What is to be paid through the gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// The order.
+    pub order_id: PaymentOrderId,
+    /// What is paid by it.
+    pub reservation_id: ReservationId,
+    /// How much.
+    pub amount: Money,
 }
 
 /// An accepted cancellation.
@@ -115,6 +158,19 @@ pub enum Refusal {
     UnknownSeat,
     /// The show was cancelled: nothing is sold any more.
     ShowCancelled,
+    /// A payment of the reservation through the gateway is on its way.
+    PaymentInProgress,
+    /// The amount is not the order's.
+    AmountMismatch,
+    /// There is nothing to pay.
+    NothingToPay,
+    /// The order's state doesn't allow it, or its payment is another one.
+    OrderConflict {
+        /// That state.
+        status: OrderStatus,
+    },
+    /// The payment serves another order.
+    PaymentKeyUsed,
 }
 
 /// Facts of one reservation's money and one batch, for other systems.

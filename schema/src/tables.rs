@@ -172,6 +172,9 @@ diesel::table! {
     }
 }
 diesel::table! {
+    gateway_event (event_id) { event_id -> Text, at -> Timestamptz, }
+}
+diesel::table! {
     refund (refund_id) {
         refund_id -> Uuid, key -> Uuid, user_id -> Uuid, payment_id -> Nullable<Uuid>,
         order_id -> Nullable<Uuid>, method -> Text, amount -> Numeric, status -> Text,

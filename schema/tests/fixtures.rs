@@ -344,6 +344,50 @@ fn money_commands() {
 }
 
 #[test]
+fn orders() {
+    use settlement::{Kind, Order, Outcome, Refusal};
+    let (order_id, reservation_id) = (PaymentOrderId(uuid(16)), ReservationId(uuid(6)));
+    let amount = Money::won(154_000);
+    let order = Kind::Order {
+        order_id,
+        reservation_id,
+    };
+    check("settlement-order", &message(order));
+    let confirm = Kind::Confirm {
+        order_id,
+        payment_key: "tviva20240929".into(),
+        amount,
+    };
+    check("settlement-confirm", &message(confirm));
+    let event = Kind::GatewayEvent {
+        event_id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
+        order_id,
+    };
+    check("settlement-gateway-event", &message(event));
+    let order = Order {
+        order_id,
+        reservation_id,
+        amount,
+    };
+    let mut outcomes = vec![
+        Outcome::Ordered(order.clone()),
+        Outcome::Confirmed(order),
+        Outcome::Noted,
+    ];
+    let refused = [
+        Refusal::PaymentInProgress,
+        Refusal::AmountMismatch,
+        Refusal::NothingToPay,
+        Refusal::OrderConflict {
+            status: onsale_schema::status::OrderStatus::Failed,
+        },
+        Refusal::PaymentKeyUsed,
+    ];
+    outcomes.extend(refused.map(Outcome::Refused));
+    check("settlement-reply-orders", &reply(outcomes));
+}
+
+#[test]
 fn cancellations() {
     use settlement::{Cancellation, Fact, Facts, Kind, Outcome, Refund, Refusal};
     let (cancellation_id, reservation_id) = (CancellationId(uuid(15)), ReservationId(uuid(6)));

@@ -80,7 +80,8 @@ impl Settings for Config {
 pub struct Roles {
     /// Roles of this process.
     #[arg(long, env = "ONSALE_ROLES", value_enum, value_delimiter = ',',
-          default_values_t = [Role::Seats, Role::Ledger, Role::Settlement, Role::Expiry, Role::Outbox])]
+          default_values_t = [Role::Seats, Role::Ledger, Role::Settlement, Role::Gateway,
+                              Role::Expiry, Role::Outbox])]
     pub roles: Vec<Role>,
 }
 
@@ -93,6 +94,8 @@ pub enum Role {
     Ledger,
     /// Pays reservations.
     Settlement,
+    /// Has payments captured and refunded by the payment gateway.
+    Gateway,
     /// Finds what is due and asks its owner to end it.
     Expiry,
     /// Publishes notices and facts.

@@ -27,6 +27,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), Error>
             Role::Seats => tasks.spawn(seats(ctx, stop)),
             Role::Ledger => tasks.spawn(crate::ledger::run(ctx, stop)),
             Role::Settlement => tasks.spawn(crate::settlement::run(ctx, stop)),
+            Role::Gateway => tasks.spawn(crate::settlement::orders::run(ctx, stop)),
             Role::Expiry => tasks.spawn(crate::expiry::run(ctx, stop)),
             Role::Outbox => tasks.spawn(crate::outbox::run(ctx, stop)),
         };

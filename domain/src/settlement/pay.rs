@@ -7,7 +7,8 @@ use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::settlement::{Fact, Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus};
 use onsale_schema::{
-    CommandId, Money, PaymentId, ReservationId, Timestamp, TransferId, UserId, seats,
+    CommandId, Money, PaymentId, PaymentOrderId, ReservationId, Timestamp, TransferId, UserId,
+    seats,
 };
 
 /// The code of an attempt that failed for lack of points, as it is stored and as clients see it.
@@ -36,6 +37,8 @@ pub struct NewPayment {
     pub fail_code: Option<&'static str>,
     /// What moved; nothing for a failed attempt and for a price of zero.
     pub transfer_id: Option<TransferId>,
+    /// Of which order, through the gateway.
+    pub order_id: Option<PaymentOrderId>,
     /// When.
     pub at: Timestamp,
 }
@@ -91,6 +94,7 @@ impl Settlement {
             status: PaymentStatus::Paid,
             fail_code: None,
             transfer_id: price.amount.is_positive().then_some(price.transfer_id),
+            order_id: None,
             at: now,
         };
         if price.amount.is_positive()
@@ -184,6 +188,8 @@ impl Settlement {
                     refuse(Refusal::HoldExpired)
                 } else if reservation.show_cancelled {
                     refuse(Refusal::ShowCancelled)
+                } else if self.ordering.is_paying(reservation_id) {
+                    refuse(Refusal::PaymentInProgress)
                 } else {
                     Ok(reservation.clone())
                 }

@@ -236,7 +236,9 @@ pub async fn cancelled(app: &App, outcome: &Outcome) -> Result<Answer, Problem> 
         Outcome::Cancelled(made) => made,
         Outcome::Refused(refusal) => return Err(refusal.into()),
         Outcome::DeadLettered => return Err(Problem::unavailable()),
-        Outcome::Paid(_) => return Err(super::misanswered()),
+        Outcome::Paid(_) | Outcome::Ordered(_) | Outcome::Confirmed(_) | Outcome::Noted => {
+            return Err(super::misanswered());
+        }
     };
     let layout = app.layouts.settled(made.schedule_id).await?;
     Ok(Answer {

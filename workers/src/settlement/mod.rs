@@ -6,6 +6,7 @@
 //! owner of the seats learns of it by a notice, written in the same transaction.
 
 mod needs;
+pub mod orders;
 mod shows;
 mod store;
 
@@ -66,8 +67,12 @@ impl Queue for Settlement {
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {
-        let has_news =
-            |outcome: &Outcome| matches!(outcome, Outcome::Paid(_) | Outcome::Cancelled(_));
+        let has_news = |outcome: &Outcome| {
+            matches!(
+                outcome,
+                Outcome::Paid(_) | Outcome::Cancelled(_) | Outcome::Confirmed(_)
+            )
+        };
         if outcomes.iter().any(|m| m.outcomes.iter().any(has_news)) {
             ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
         }
@@ -81,9 +86,21 @@ impl Queue for Settlement {
         let kind = match kind {
             Kind::Pay { .. } => "pay",
             Kind::Cancel { .. } => "cancel",
+            Kind::Order { .. } => "order",
+            Kind::Confirm { .. } => "confirm",
+            Kind::GatewayEvent { .. } => "gateway-event",
         };
         let outcome = match outcome {
-            Outcome::Paid(_) | Outcome::Cancelled(_) => "accepted",
+            Outcome::Paid(_)
+            | Outcome::Cancelled(_)
+            | Outcome::Ordered(_)
+            | Outcome::Confirmed(_)
+            | Outcome::Noted => "accepted",
+            Outcome::Refused(Refusal::PaymentInProgress) => "payment-in-progress",
+            Outcome::Refused(Refusal::AmountMismatch) => "amount-mismatch",
+            Outcome::Refused(Refusal::NothingToPay) => "nothing-to-pay",
+            Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
+            Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",

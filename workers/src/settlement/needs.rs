@@ -3,7 +3,7 @@
 
 use onsale_schema::message::Command;
 use onsale_schema::settlement::Kind;
-use onsale_schema::{AccountId, CommandId, PaymentId, ReservationId};
+use onsale_schema::{AccountId, CommandId, PaymentId, PaymentOrderId, ReservationId};
 use std::collections::BTreeSet;
 
 /// Of a batch.
@@ -19,6 +19,14 @@ pub struct Needs {
     pub accounts: BTreeSet<AccountId>,
     /// Attempts to pay that may have failed before.
     pub attempts: Vec<PaymentId>,
+    /// Orders that are to be confirmed; their reservations are locked first, too.
+    pub orders: BTreeSet<PaymentOrderId>,
+    /// What the gateway calls their payments.
+    pub payment_keys: BTreeSet<String>,
+    /// Notifications of the gateway.
+    pub events: BTreeSet<String>,
+    /// Whether orders are made or confirmed.
+    pub has_orders: bool,
 }
 
 impl Needs {
@@ -48,6 +56,22 @@ impl Needs {
                 self.reservations.insert(*reservation_id);
                 self.cancelled.insert(*reservation_id);
                 self.accounts.insert(AccountId::of_user(command.user));
+            }
+            Kind::Order { reservation_id, .. } => {
+                self.reservations.insert(*reservation_id);
+                self.has_orders = true;
+            }
+            Kind::Confirm {
+                order_id,
+                payment_key,
+                ..
+            } => {
+                self.orders.insert(*order_id);
+                self.payment_keys.insert(payment_key.clone());
+                self.has_orders = true;
+            }
+            Kind::GatewayEvent { event_id, .. } => {
+                self.events.insert(event_id.clone());
             }
         }
     }

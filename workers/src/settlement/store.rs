@@ -4,9 +4,14 @@
 mod cancellations;
 mod facts;
 mod notices;
+mod orders;
 mod payments;
 mod reservations;
 
+pub use facts::facts_insert;
+pub use notices::notice_insert;
+pub use orders::OrderRow;
+pub use payments::payment_insert;
 pub use reservations::reservation_lock;
 
 use super::needs::Needs;
@@ -34,7 +39,10 @@ pub async fn load(
     needs: &Needs,
 ) -> Result<(Settlement, Timestamp), db::Error> {
     let mut state = Settlement::default();
-    let locked = reservation_lock(conn, &needs.reservations).await?;
+    let mut reservations = needs.reservations.clone();
+    reservations.extend(orders::order_list_reservations(conn, &needs.orders).await?);
+    let locked = reservation_lock(conn, &reservations).await?;
+    orders::load(conn, needs, &reservations, &mut state.ordering).await?;
     state.accounts = account_lock(conn, &needs.accounts).await?;
     for reservation in locked {
         state.load_reservation(reservation);
@@ -77,6 +85,7 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
     // Payments refer to transfers, refunds to both. Everything else is locked already, so that order
     // is free.
     ledger::store::changes(conn, &changes.ledger).await?;
+    orders::changes(conn, changes).await?;
     let (payments, paid, notices, facts, cancellations) = join5(
         payments::payment_insert(conn, &changes.payments),
         reservations::reservation_set_paid(conn, &paid),

@@ -106,10 +106,10 @@ pub async fn payment_insert(
     }
     statement(
         "INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, \
-                              method, amount, status, fail_code, transfer_id, at) \
+                              method, amount, status, fail_code, transfer_id, at, order_id) \
          SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], \
                               $6::text[], $7::numeric[], $8::text[], $9::text[], $10::uuid[], \
-                              $11::timestamptz[])",
+                              $11::timestamptz[], $12::uuid[])",
     )
     .bind::<Array<SqlUuid>, _>(rows.iter().map(|p| p.payment_id).collect::<Vec<_>>())
     .bind::<Array<SqlUuid>, _>(rows.iter().map(|p| p.reservation_id).collect::<Vec<_>>())
@@ -126,6 +126,7 @@ pub async fn payment_insert(
     .bind::<Array<Nullable<Text>>, _>(rows.iter().map(|p| p.fail_code).collect::<Vec<_>>())
     .bind::<Array<Nullable<SqlUuid>>, _>(rows.iter().map(|p| p.transfer_id).collect::<Vec<_>>())
     .bind::<Array<Timestamptz>, _>(rows.iter().map(|p| p.at).collect::<Vec<_>>())
+    .bind::<Array<Nullable<SqlUuid>>, _>(rows.iter().map(|p| p.order_id).collect::<Vec<_>>())
     .execute(&mut conn)
     .await?;
     Ok(())

@@ -1,0 +1,250 @@
+//! What is decided when an order is made and when it is confirmed. How it goes on after that is said
+//! in [`super::order`]; here no gateway was asked yet.
+
+use super::order::{Order, SECURE_MS};
+use super::{Changes, NewNotice, Reservation, Settlement};
+use onsale_schema::message::Command;
+use onsale_schema::settlement::{self, Kind, Outcome, Refusal};
+use onsale_schema::status::{OrderStatus, ReservationStatus};
+use onsale_schema::{CommandId, Money, NoticeId, PaymentOrderId, ReservationId, Timestamp, seats};
+use std::collections::{HashMap, HashSet};
+
+/// What a batch has locked and loaded of orders.
+#[derive(Clone, Debug, Default)]
+pub struct Ordering {
+    /// Those that are to be confirmed, and those that the batch's commands made.
+    orders: HashMap<PaymentOrderId, Order>,
+    /// By the command that made them.
+    made: HashMap<CommandId, PaymentOrderId>,
+    /// By the command that confirmed them.
+    confirmed: HashMap<CommandId, PaymentOrderId>,
+    /// Which order a payment of the gateway serves.
+    keys: HashMap<String, PaymentOrderId>,
+    /// Reservations that an order is paying, or that their owner keeps for one.
+    paying: HashSet<ReservationId>,
+    /// Notifications that had their effect.
+    events: HashSet<String>,
+}
+
+impl Ordering {
+    /// Adds an order.
+    pub fn load(&mut self, order: Order) {
+        self.made.insert(order.command_id, order.order_id);
+        if let Some((command, _)) = order.confirmed_by {
+            self.confirmed.insert(command, order.order_id);
+        }
+        if let Some(key) = &order.payment_key {
+            self.keys.insert(key.clone(), order.order_id);
+        }
+        self.orders.insert(order.order_id, order);
+    }
+
+    /// Adds that an order is paying a reservation.
+    pub fn load_paying(&mut self, reservation_id: ReservationId) {
+        self.paying.insert(reservation_id);
+    }
+
+    /// Adds a notification that had its effect.
+    pub fn load_event(&mut self, event_id: String) {
+        self.events.insert(event_id);
+    }
+
+    /// Whether an order is paying it.
+    pub(super) fn is_paying(&self, reservation_id: ReservationId) -> bool {
+        self.paying.contains(&reservation_id)
+    }
+
+    /// Has an order looked up, once for each notification.
+    pub(super) fn note(
+        &mut self,
+        event_id: &str,
+        order_id: PaymentOrderId,
+        changes: &mut Changes,
+    ) -> Outcome {
+        if self.events.insert(event_id.to_owned()) {
+            changes.events.push((event_id.to_owned(), order_id));
+        }
+        Outcome::Noted
+    }
+
+    fn known(&self, by: &HashMap<CommandId, PaymentOrderId>, command: CommandId) -> Option<&Order> {
+        self.orders.get(by.get(&command)?)
+    }
+}
+
+/// What a command wants to be captured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub order_id: PaymentOrderId,
+    pub payment_key: &'a str,
+    pub amount: Money,
+}
+
+impl From<&Order> for settlement::Order {
+    fn from(order: &Order) -> Self {
+        Self {
+            order_id: order.order_id,
+            reservation_id: order.reservation_id,
+            amount: order.amount,
+        }
+    }
+}
+
+impl Settlement {
+    /// The checks in their order: duplicate, owner, deadline, state, price.
+    pub(super) fn order(
+        &mut self,
+        command: &Command<Kind>,
+        order_id: PaymentOrderId,
+        reservation_id: ReservationId,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        if let Some(known) = self.ordering.known(&self.ordering.made, command.id) {
+            return same(known.fingerprint == command.fingerprint, || {
+                Outcome::Ordered(known.into())
+            });
+        }
+        let reservation = match self.may_order(command, reservation_id, now) {
+            Ok(reservation) => reservation,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        if !reservation.total.is_positive() {
+            return Outcome::Refused(Refusal::NothingToPay);
+        }
+        let order = Order {
+            order_id,
+            reservation_id,
+            schedule_id: reservation.schedule_id,
+            user_id: command.user,
+            command_id: command.id,
+            fingerprint: command.fingerprint,
+            amount: reservation.total,
+            status: OrderStatus::Ready,
+            step_no: 0,
+            attempts: 0,
+            payment_key: None,
+            confirmed_by: None,
+            notice_id: None,
+            rehold_id: None,
+            fail_code: None,
+            captured: Money::ZERO,
+            created_at: now,
+        };
+        let outcome = Outcome::Ordered((&order).into());
+        changes.orders.push(order.clone());
+        self.ordering.load(order);
+        outcome
+    }
+
+    /// The checks in their order: duplicate, owner, deadline, amount, state of the order, of its
+    /// payment, of the reservation.
+    pub(super) fn confirm(
+        &mut self,
+        command: &Command<Kind>,
+        wanted: Wanted<'_>,
+        notice_id: NoticeId,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        if let Some(known) = self.ordering.known(&self.ordering.confirmed, command.id) {
+            let print = known.confirmed_by.map(|(_, print)| print);
+            return same(print == Some(command.fingerprint), || {
+                Outcome::Confirmed(known.into())
+            });
+        }
+        let mut order = match self.may_confirm(command, wanted, now) {
+            Ok(order) => order,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        order.status = OrderStatus::Securing;
+        order.step_no += 1;
+        order.attempts = 0;
+        order.payment_key = Some(wanted.payment_key.to_owned());
+        order.confirmed_by = Some((command.id, command.fingerprint));
+        order.notice_id = Some(notice_id);
+        changes.notices.push(NewNotice {
+            notice_id,
+            subject: order.order_id.0,
+            kind: seats::Kind::Secure {
+                notice_id,
+                order_id: order.order_id,
+                reservation_id: order.reservation_id,
+                schedule_id: order.schedule_id,
+                until: now.plus_ms(SECURE_MS),
+            },
+        });
+        let outcome = Outcome::Confirmed((&order).into());
+        changes.confirmed.push(order.clone());
+        self.ordering.load_paying(order.reservation_id);
+        self.ordering.load(order);
+        outcome
+    }
+
+    fn may_confirm(
+        &self,
+        command: &Command<Kind>,
+        wanted: Wanted<'_>,
+        now: Timestamp,
+    ) -> Result<Order, Refusal> {
+        let order = self.ordering.orders.get(&wanted.order_id);
+        let order = order
+            .filter(|order| order.user_id == command.user)
+            .ok_or(Refusal::NotFound)?;
+        if now > command.deadline {
+            return Err(Refusal::CommandExpired);
+        }
+        if order.amount != wanted.amount {
+            return Err(Refusal::AmountMismatch);
+        }
+        if order.status != OrderStatus::Ready {
+            return Err(Refusal::OrderConflict {
+                status: order.status,
+            });
+        }
+        let serves = self.ordering.keys.get(wanted.payment_key);
+        if serves.is_some_and(|&other| other != wanted.order_id) {
+            return Err(Refusal::PaymentKeyUsed);
+        }
+        self.may_order(command, order.reservation_id, now)?;
+        Ok(order.clone())
+    }
+
+    /// The reservation, if its user may begin to pay it.
+    fn may_order(
+        &self,
+        command: &Command<Kind>,
+        reservation_id: ReservationId,
+        now: Timestamp,
+    ) -> Result<&Reservation, Refusal> {
+        let reservation = self.reservations.get(&reservation_id);
+        let reservation = reservation
+            .filter(|reservation| reservation.user_id == command.user)
+            .ok_or(Refusal::NotFound)?;
+        if now > command.deadline {
+            return Err(Refusal::CommandExpired);
+        }
+        match reservation.status {
+            ReservationStatus::Paid => Err(Refusal::AlreadyPaid),
+            status @ (ReservationStatus::Released | ReservationStatus::Cancelled) => {
+                Err(Refusal::StateConflict { status })
+            }
+            ReservationStatus::Expired => Err(Refusal::HoldExpired),
+            ReservationStatus::Held if reservation.expires_at <= now => Err(Refusal::HoldExpired),
+            ReservationStatus::Held if reservation.show_cancelled => Err(Refusal::ShowCancelled),
+            ReservationStatus::Held if self.ordering.is_paying(reservation_id) => {
+                Err(Refusal::PaymentInProgress)
+            }
+            ReservationStatus::Held => Ok(reservation),
+        }
+    }
+}
+
+/// What was answered to the same command, if it asks the same.
+fn same(is_same: bool, answer: impl FnOnce() -> Outcome) -> Outcome {
+    if is_same {
+        answer()
+    } else {
+        Outcome::Refused(Refusal::KeyReused)
+    }
+}

@@ -1,0 +1,187 @@
+//! What follows for a payment through the gateway from what was learned of it.
+
+use onsale_domain::settlement::order::{
+    ALREADY_PAID, GATEWAY_UNAVAILABLE, HOLD_EXPIRED, Learned, MARGIN_MS, Order, PAYMENT_DECLINED,
+    Step, World, pause_ms, step,
+};
+use onsale_schema::message::Fingerprint;
+use onsale_schema::status::{OrderStatus, ReservationStatus};
+use onsale_schema::{
+    CommandId, Money, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
+};
+use uuid::Uuid;
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+const REHELD: ReservationId = ReservationId(Uuid::from_u128(9));
+const HELD: ReservationId = ReservationId(Uuid::from_u128(2));
+
+const ALL: [OrderStatus; 10] = [
+    OrderStatus::Ready,
+    OrderStatus::Securing,
+    OrderStatus::Capturing,
+    OrderStatus::Unknown,
+    OrderStatus::Captured,
+    OrderStatus::Reholding,
+    OrderStatus::Paid,
+    OrderStatus::Failed,
+    OrderStatus::Refunding,
+    OrderStatus::Refunded,
+];
+const LEARNED: [Learned; 6] = [
+    Learned::Nothing,
+    Learned::Captured,
+    Learned::Declined,
+    Learned::NotCaptured,
+    Learned::Unknown,
+    Learned::Unavailable,
+];
+
+fn order(status: OrderStatus) -> Order {
+    Order {
+        order_id: PaymentOrderId(Uuid::from_u128(1)),
+        reservation_id: HELD,
+        schedule_id: ScheduleId(Uuid::from_u128(3)),
+        user_id: UserId(Uuid::from_u128(4)),
+        command_id: CommandId(Uuid::from_u128(5)),
+        fingerprint: Fingerprint(Uuid::nil()),
+        amount: Money::won(100),
+        status,
+        step_no: 1,
+        attempts: 1,
+        payment_key: Some("key".to_owned()),
+        confirmed_by: Some((CommandId(Uuid::from_u128(6)), Fingerprint(Uuid::nil()))),
+        notice_id: None,
+        rehold_id: (status == OrderStatus::Reholding).then_some(REHELD),
+        fail_code: None,
+        captured: Money::ZERO,
+        created_at: NOW,
+    }
+}
+
+fn held() -> World {
+    World {
+        reservation: ReservationStatus::Held,
+        expires_at: NOW.plus_ms(60_000),
+        is_secured: true,
+        is_told: true,
+        is_reheld: false,
+        has_rival: false,
+    }
+}
+
+fn lapsed() -> World {
+    World {
+        expires_at: NOW,
+        ..held()
+    }
+}
+
+#[test]
+fn each_status_goes_on_as_the_table_says() {
+    use Learned as L;
+    use OrderStatus as S;
+    let unheard = World {
+        is_told: false,
+        ..held()
+    };
+    let stolen = World {
+        is_secured: false,
+        ..held()
+    };
+    let short = World {
+        expires_at: NOW.plus_ms(MARGIN_MS),
+        ..held()
+    };
+    let paid = World {
+        reservation: ReservationStatus::Paid,
+        is_secured: false,
+        ..held()
+    };
+    let rival = World {
+        has_rival: true,
+        ..held()
+    };
+    let reheld = World {
+        is_reheld: true,
+        ..lapsed()
+    };
+    for (status, world, learned, expected) in [
+        (S::Securing, unheard, L::Nothing, Step::Wait),
+        (S::Securing, held(), L::Nothing, Step::Capture),
+        (S::Securing, stolen, L::Nothing, Step::Fail(HOLD_EXPIRED)),
+        (S::Securing, short, L::Nothing, Step::Fail(HOLD_EXPIRED)),
+        (S::Securing, paid, L::Nothing, Step::Fail(ALREADY_PAID)),
+        (S::Capturing, held(), L::Captured, Step::Captured),
+        (
+            S::Capturing,
+            held(),
+            L::Declined,
+            Step::Fail(PAYMENT_DECLINED),
+        ),
+        (S::Capturing, held(), L::Unknown, Step::Doubt),
+        (S::Capturing, lapsed(), L::Unavailable, Step::Wait),
+        (S::Unknown, held(), L::NotCaptured, Step::Wait),
+        (
+            S::Unknown,
+            lapsed(),
+            L::NotCaptured,
+            Step::Fail(GATEWAY_UNAVAILABLE),
+        ),
+        (S::Unknown, lapsed(), L::Unknown, Step::Doubt),
+        (S::Unknown, lapsed(), L::Captured, Step::Captured),
+        (S::Captured, held(), L::Nothing, Step::Sell(HELD)),
+        (S::Captured, lapsed(), L::Nothing, Step::Rehold),
+        (S::Captured, rival, L::Nothing, Step::Refund),
+        (S::Captured, paid, L::Nothing, Step::Refund),
+        (S::Reholding, unheard, L::Nothing, Step::Wait),
+        (S::Reholding, reheld, L::Nothing, Step::Sell(REHELD)),
+        (S::Reholding, lapsed(), L::Nothing, Step::Refund),
+        (S::Ready, held(), L::NotCaptured, Step::Rest),
+        (S::Failed, held(), L::Captured, Step::Captured),
+    ] {
+        let made = step(&order(status), &world, learned, NOW);
+        assert_eq!(made, expected, "{status:?} {world:?} {learned:?}");
+    }
+}
+
+#[test]
+fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
+    for status in ALL {
+        for learned in LEARNED {
+            for bits in 0..64 {
+                let bit = |n: u32| bits & (1 << n) != 0;
+                let world = World {
+                    reservation: ReservationStatus::Held,
+                    expires_at: NOW.plus_ms(if bit(0) { 60_000 } else { 0 }),
+                    is_secured: bit(1),
+                    is_told: bit(2),
+                    is_reheld: bit(3),
+                    has_rival: bit(4),
+                };
+                let made = step(&order(status), &world, learned, NOW);
+                let is_taken = matches!(status, OrderStatus::Captured | OrderStatus::Reholding);
+                match made {
+                    Step::Fail(_) => {
+                        let certain = status == OrderStatus::Securing
+                            || matches!(learned, Learned::Declined | Learned::NotCaptured);
+                        assert!(certain && !is_taken, "{status:?} {world:?} {learned:?}");
+                    }
+                    Step::Sell(_) | Step::Refund | Step::Rehold => {
+                        assert!(is_taken, "{status:?} {world:?} {learned:?}");
+                    }
+                    Step::Wait | Step::Rest | Step::Capture | Step::Doubt | Step::Captured => {}
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pauses_are_bounded() {
+    for attempts in [-1, 0, 1, 5, 10, 1000, i32::MAX] {
+        for roll in [-1.0, 0.0, 0.5, 1.0, 2.0] {
+            let pause = pause_ms(attempts, roll);
+            assert!((50..=10_000).contains(&pause), "{attempts} {roll}: {pause}");
+        }
+    }
+}

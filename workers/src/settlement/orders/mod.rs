@@ -1,0 +1,263 @@
+//! Drives payments and refunds through the gateway, a step at a time: takes what is due, asks the
+//! gateway outside of any transaction, and writes what came of it if nobody else has written since.
+//! What to do next is [`onsale_domain::settlement::order`]'s to say.
+//!
+//! Any number of replicas do this. Whoever dies with an order in hand leaves it to whoever looks when
+//! its lease is over; that one looks the payment up before it asks for anything.
+
+mod refunds;
+mod store;
+
+use crate::compete::patience::Patience;
+use crate::context::{self, Context};
+use crate::gateway::{Confirm, Error, Gateway, IdempotencyKey, OrderId, Payment, PaymentKey};
+use crate::runtime::world::Publish;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use onsale_domain::settlement::order::{Learned, Order};
+use onsale_platform::{db, metric, tx};
+use onsale_schema::status::OrderStatus;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Claimed;
+use tokio_util::sync::CancellationToken;
+
+/// Orders, and refunds, that one process has in hand at once.
+const IN_HAND_MAX: usize = 32;
+/// How often it looks for what is due.
+const TICK: Duration = Duration::from_millis(100);
+/// How often notifications are purged.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
+/// Drives orders and refunds until `shutdown`. Without a gateway there is nothing to do.
+///
+/// # Errors
+/// Never for what heals by itself.
+pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
+    let Some(gateway) = ctx.gateway.clone() else {
+        shutdown.cancelled().await;
+        return Ok(());
+    };
+    let driver = Driver {
+        lease_ms: lease_ms(&ctx),
+        ctx,
+        gateway,
+    };
+    tokio::join!(
+        work(&driver, "payment orders", orders, &shutdown),
+        work(&driver, "refunds", refunds::take, &shutdown),
+        purge(&driver, &shutdown),
+    );
+    Ok(())
+}
+
+/// What drives.
+#[derive(Clone)]
+struct Driver {
+    ctx: Context,
+    gateway: Arc<dyn Gateway>,
+    lease_ms: i64,
+}
+
+/// How long nobody else takes what one has in hand, in milliseconds: two questions to the gateway
+/// with all their repetitions.
+fn lease_ms(ctx: &Context) -> i64 {
+    /// The longest pause between two attempts, and some time to write.
+    const SLACK_MS: u64 = 3000;
+    let gateway = &ctx.config.gateway;
+    let one = (gateway.timeout_ms + SLACK_MS) * u64::from(gateway.attempts);
+    i64::try_from(2 * one + SLACK_MS).unwrap_or(i64::MAX)
+}
+
+type Steps = Vec<BoxFuture<'static, Result<(), db::Error>>>;
+
+/// Takes what is due, bounded, and ends what it has begun when it is to stop.
+async fn work(
+    driver: &Driver,
+    what: &'static str,
+    take: fn(Driver, usize) -> BoxFuture<'static, Result<Steps, db::Error>>,
+    shutdown: &CancellationToken,
+) {
+    let mut patience = Patience::new(what);
+    let mut in_hand = FuturesUnordered::new();
+    let mut pause = Duration::ZERO;
+    while !shutdown.is_cancelled() {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(ended) = in_hand.next(), if !in_hand.is_empty() => {
+                // What it had in hand is due again when its lease is over.
+                match ended {
+                    Ok(()) => pause = Duration::ZERO,
+                    Err(error) => patience.wait(error).await,
+                }
+            }
+            () = tokio::time::sleep(pause), if in_hand.len() < IN_HAND_MAX => {
+                pause = TICK;
+                match take(driver.clone(), IN_HAND_MAX - in_hand.len()).await {
+                    Ok(steps) => {
+                        patience.healed();
+                        in_hand.extend(steps);
+                    }
+                    Err(error) => patience.wait(error).await,
+                }
+            }
+        }
+    }
+    while let Some(ended) = in_hand.next().await {
+        if let Err(error) = ended {
+            tracing::warn!(%error, worker = what, "a step is left to others");
+        }
+    }
+}
+
+async fn purge(driver: &Driver, shutdown: &CancellationToken) {
+    let mut every = tokio::time::interval(PURGE_EVERY);
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        if let Err(error) = store::event_purge(&driver.ctx.pool).await {
+            tracing::debug!(%error, "notifications are purged later");
+        }
+    }
+}
+
+fn orders(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
+    async move {
+        let due = store::order_claim(&driver.ctx.pool, most, driver.lease_ms).await?;
+        let steps = due.into_iter().map(|claimed| {
+            let driver = driver.clone();
+            async move { driver.advance(claimed).await }.boxed()
+        });
+        Ok(steps.collect())
+    }
+    .boxed()
+}
+
+/// What the gateway said, and what it calls the payment.
+struct Told {
+    learned: Learned,
+    payment_key: Option<PaymentKey>,
+}
+
+impl From<Learned> for Told {
+    fn from(learned: Learned) -> Self {
+        Self {
+            learned,
+            payment_key: None,
+        }
+    }
+}
+
+impl Driver {
+    /// One step of an order.
+    async fn advance(&self, claimed: Claimed) -> Result<(), db::Error> {
+        let told = self.ask(&claimed).await;
+        let roll = rand::random();
+        let order = claimed.order;
+        let made = tx::run(&self.ctx.pool, move |conn| {
+            let (order, key) = (order.clone(), told.payment_key.clone());
+            let learned = told.learned;
+            async move { store::apply(conn, &order, learned, key.as_ref(), roll).await }.boxed()
+        })
+        .await?;
+        let Some(status) = made else {
+            return Ok(());
+        };
+        metrics::counter!(metric::ORDERS, "outcome" => status.as_str()).increment(1);
+        self.ctx
+            .publish(self.ctx.subjects.outbox_nudge(), Vec::new())
+            .await;
+        Ok(())
+    }
+
+    /// Asks the gateway what the order's status wants asked.
+    async fn ask(&self, claimed: &Claimed) -> Told {
+        let order = &claimed.order;
+        match order.status {
+            OrderStatus::Ready | OrderStatus::Failed => self.look_up(order).await,
+            // Nobody has asked for it before: its status was written before anybody could.
+            OrderStatus::Capturing if order.attempts == 1 && claimed.may_capture => {
+                self.confirm(order).await
+            }
+            OrderStatus::Capturing | OrderStatus::Unknown => {
+                let told = self.look_up(order).await;
+                match told.learned {
+                    Learned::NotCaptured if claimed.may_capture => self.confirm(order).await,
+                    Learned::NotCaptured
+                    | Learned::Nothing
+                    | Learned::Captured
+                    | Learned::Declined
+                    | Learned::Unknown
+                    | Learned::Unavailable => told,
+                }
+            }
+            OrderStatus::Securing
+            | OrderStatus::Captured
+            | OrderStatus::Reholding
+            | OrderStatus::Paid
+            | OrderStatus::Refunding
+            | OrderStatus::Refunded => Learned::Nothing.into(),
+        }
+    }
+
+    /// Has it captured, or hears again what came of that: the key is the same each time.
+    async fn confirm(&self, order: &Order) -> Told {
+        let key = order.payment_key.as_deref().map(str::parse::<PaymentKey>);
+        let Some(Ok(payment_key)) = key else {
+            // The gateway has never given such a key to anybody.
+            return Learned::Declined.into();
+        };
+        let confirm = Confirm {
+            payment_key,
+            order_id: OrderId::from(order.order_id.0),
+            amount: order.amount,
+            idempotency_key: IdempotencyKey(order.order_id.0),
+        };
+        match self.gateway.confirm(&confirm).await {
+            Ok(payment) => judge(order, payment),
+            Err(error) => {
+                let learned = match &error {
+                    Error::Declined { .. } | Error::NotFound => Learned::Declined,
+                    Error::Unknown { .. } => Learned::Unknown,
+                    Error::Unavailable { .. } => Learned::Unavailable,
+                    Error::Rejected { .. } => {
+                        tracing::error!(%error, order = %order.order_id, "not captured");
+                        Learned::Unavailable
+                    }
+                };
+                learned.into()
+            }
+        }
+    }
+
+    async fn look_up(&self, order: &Order) -> Told {
+        let order_id = OrderId::from(order.order_id.0);
+        match self.gateway.find_by_order(&order_id).await {
+            Ok(payment) => judge(order, payment),
+            Err(Error::NotFound) => Learned::NotCaptured.into(),
+            Err(error) => {
+                tracing::debug!(%error, order = %order.order_id, "it can't be looked up");
+                Learned::Unavailable.into()
+            }
+        }
+    }
+}
+
+/// What a payment says about the order that it is for.
+fn judge(order: &Order, payment: Payment) -> Told {
+    if !payment.status.is_captured() {
+        return Learned::NotCaptured.into();
+    }
+    let is_ours = payment.order_id.uuid() == Some(order.order_id.0);
+    let is_known =
+        (order.payment_key.as_deref()).is_none_or(|key| key == payment.payment_key.as_str());
+    if !is_ours || !is_known || payment.total != order.amount || payment.balance != order.amount {
+        // Neither a sale nor a refund of ours: somebody has to look.
+        tracing::error!(order = %order.order_id, status = payment.status.as_str(),
+            "the gateway's payment is not what was ordered");
+        return Learned::Unavailable.into();
+    }
+    Told {
+        learned: Learned::Captured,
+        payment_key: Some(payment.payment_key),
+    }
+}

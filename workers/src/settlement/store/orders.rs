@@ -1,0 +1,272 @@
+//! Orders of payments through the gateway, as they are made and confirmed by commands. How they go
+//! on is written by [`crate::settlement::orders`].
+
+use crate::settlement::needs::Needs;
+use diesel::QueryableByName;
+use diesel::sql_types::{Array, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use onsale_domain::settlement::{Changes, Order, Ordering};
+use onsale_platform::db;
+use onsale_platform::sql::statement;
+use onsale_schema::message::Fingerprint;
+use onsale_schema::status::OrderStatus;
+use onsale_schema::{
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
+};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// A row of the table.
+#[derive(QueryableByName)]
+pub struct OrderRow {
+    #[diesel(sql_type = SqlUuid)]
+    order_id: PaymentOrderId,
+    #[diesel(sql_type = SqlUuid)]
+    reservation_id: ReservationId,
+    #[diesel(sql_type = SqlUuid)]
+    schedule_id: ScheduleId,
+    #[diesel(sql_type = SqlUuid)]
+    user_id: UserId,
+    #[diesel(sql_type = SqlUuid)]
+    command_id: CommandId,
+    #[diesel(sql_type = SqlUuid)]
+    fingerprint: Uuid,
+    #[diesel(sql_type = Numeric)]
+    amount: Money,
+    #[diesel(sql_type = Text)]
+    status: OrderStatus,
+    #[diesel(sql_type = Integer)]
+    step_no: i32,
+    #[diesel(sql_type = Integer)]
+    attempts: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    payment_key: Option<String>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    confirm_command_id: Option<CommandId>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    confirm_fingerprint: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    notice_id: Option<NoticeId>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    rehold_id: Option<ReservationId>,
+    #[diesel(sql_type = Nullable<Text>)]
+    fail_code: Option<String>,
+    #[diesel(sql_type = Numeric)]
+    captured: Money,
+    #[diesel(sql_type = Timestamptz)]
+    created_at: Timestamp,
+}
+
+impl From<OrderRow> for Order {
+    fn from(row: OrderRow) -> Self {
+        let print = row.confirm_fingerprint.map(Fingerprint);
+        Self {
+            order_id: row.order_id,
+            reservation_id: row.reservation_id,
+            schedule_id: row.schedule_id,
+            user_id: row.user_id,
+            command_id: row.command_id,
+            fingerprint: Fingerprint(row.fingerprint),
+            amount: row.amount,
+            status: row.status,
+            step_no: row.step_no,
+            attempts: row.attempts,
+            payment_key: row.payment_key,
+            confirmed_by: row.confirm_command_id.zip(print),
+            notice_id: row.notice_id,
+            rehold_id: row.rehold_id,
+            fail_code: row.fail_code,
+            captured: row.captured,
+            created_at: row.created_at,
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct ReservationRow {
+    #[diesel(sql_type = SqlUuid)]
+    reservation_id: ReservationId,
+}
+
+#[derive(QueryableByName)]
+struct EventRow {
+    #[diesel(sql_type = Text)]
+    event_id: String,
+}
+
+/// What orders are to pay; that never changes.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn order_list_reservations(
+    mut conn: &AsyncPgConnection,
+    orders: &BTreeSet<PaymentOrderId>,
+) -> Result<Vec<ReservationId>, db::Error> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<ReservationRow> =
+        statement("SELECT reservation_id FROM payment_order WHERE order_id = ANY($1)")
+            .bind::<Array<SqlUuid>, _>(Vec::from_iter(orders))
+            .load(&mut conn)
+            .await?;
+    Ok(rows.into_iter().map(|row| row.reservation_id).collect())
+}
+
+/// Locks orders that are to be confirmed, their reservations being locked already, and loads what is
+/// known of them and of the batch's commands.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn load(
+    mut conn: &AsyncPgConnection,
+    needs: &Needs,
+    reservations: &BTreeSet<ReservationId>,
+    state: &mut Ordering,
+) -> Result<(), db::Error> {
+    if needs.has_orders {
+        let locked: Vec<OrderRow> = statement(
+            "SELECT * FROM payment_order WHERE order_id = ANY($1) \
+             ORDER BY order_id FOR NO KEY UPDATE",
+        )
+        .bind::<Array<SqlUuid>, _>(Vec::from_iter(&needs.orders))
+        .load(&mut conn)
+        .await?;
+        // Two that want one payment for two orders have no row in common.
+        statement(
+            "SELECT pg_advisory_xact_lock(key) \
+             FROM (SELECT DISTINCT hashtextextended(k, 7091) AS key \
+                   FROM unnest($1::text[]) AS k ORDER BY 1) AS keys",
+        )
+        .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
+        .execute(&mut conn)
+        .await?;
+        let known: Vec<OrderRow> = statement(
+            "SELECT * FROM payment_order \
+             WHERE command_id = ANY($1) OR confirm_command_id = ANY($1) OR payment_key = ANY($2)",
+        )
+        .bind::<Array<SqlUuid>, _>(&needs.commands)
+        .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
+        .load(&mut conn)
+        .await?;
+        for row in locked.into_iter().chain(known) {
+            state.load(row.into());
+        }
+    }
+    if !needs.events.is_empty() {
+        let known: Vec<EventRow> =
+            statement("SELECT event_id FROM gateway_event WHERE event_id = ANY($1)")
+                .bind::<Array<Text>, _>(Vec::from_iter(&needs.events))
+                .load(&mut conn)
+                .await?;
+        for row in known {
+            state.load_event(row.event_id);
+        }
+    }
+    // After the locks, and not with them: who waited for a lock would see what was before.
+    let paying: Vec<ReservationRow> = statement(
+        "SELECT reservation_id FROM reservation \
+         WHERE reservation_id = ANY($1) AND paying_order IS NOT NULL \
+         UNION \
+         SELECT reservation_id FROM payment_order \
+         WHERE reservation_id = ANY($1) \
+           AND status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING', 'PAID')",
+    )
+    .bind::<Array<SqlUuid>, _>(Vec::from_iter(reservations))
+    .load(&mut conn)
+    .await?;
+    for row in paying {
+        state.load_paying(row.reservation_id);
+    }
+    Ok(())
+}
+
+/// Stores orders that were made or confirmed, and notifications.
+///
+/// # Errors
+/// When Postgres fails or refuses.
+pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
+    if !changes.orders.is_empty() {
+        order_insert(conn, &changes.orders).await?;
+    }
+    if !changes.confirmed.is_empty() {
+        order_set_confirmed(conn, &changes.confirmed).await?;
+    }
+    if !changes.events.is_empty() {
+        let (events, orders): (Vec<&str>, Vec<PaymentOrderId>) = (changes
+            .events
+            .iter()
+            .map(|(event, order)| (event.as_str(), *order)))
+        .unzip();
+        statement(
+            "INSERT INTO gateway_event (event_id, at) \
+             SELECT event_id, clock_timestamp() FROM unnest($1::text[]) AS x(event_id) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind::<Array<Text>, _>(events)
+        .execute(&mut conn)
+        .await?;
+        // Whoever captures looks anyway.
+        statement(
+            "UPDATE payment_order SET next_at = clock_timestamp(), attempts = 0 \
+             WHERE order_id = ANY($1) AND status IN ('READY', 'FAILED', 'UNKNOWN')",
+        )
+        .bind::<Array<SqlUuid>, _>(orders)
+        .execute(&mut conn)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn order_insert(mut conn: &AsyncPgConnection, rows: &[Order]) -> Result<(), db::Error> {
+    statement(
+        "INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id, \
+                                    fingerprint, amount, status, created_at, updated_at) \
+         SELECT id, reservation, schedule, who, command, print, amount, 'READY', at, at \
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], \
+                     $7::numeric[], $8::timestamptz[]) \
+              AS x(id, reservation, schedule, who, command, print, amount, at)",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.order_id).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.reservation_id).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.schedule_id).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.user_id).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.command_id).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.fingerprint.0).collect())
+    .bind::<Array<Numeric>, Vec<_>>(rows.iter().map(|o| o.amount).collect())
+    .bind::<Array<Timestamptz>, Vec<_>>(rows.iter().map(|o| o.created_at).collect())
+    .execute(&mut conn)
+    .await?;
+    Ok(())
+}
+
+async fn order_set_confirmed(
+    mut conn: &AsyncPgConnection,
+    rows: &[Order],
+) -> Result<(), db::Error> {
+    let by = |order: &Order| order.confirmed_by.expect("a confirmed order says by what");
+    let confirmed = statement(
+        "UPDATE payment_order o \
+         SET status = 'SECURING', step_no = o.step_no + 1, attempts = 0, \
+             next_at = clock_timestamp(), updated_at = clock_timestamp(), payment_key = x.key, \
+             confirm_command_id = x.command, confirm_fingerprint = x.print, notice_id = x.notice \
+         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[]) \
+              AS x(id, key, command, print, notice) \
+         WHERE o.order_id = x.id AND o.status = 'READY'",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.order_id).collect())
+    .bind::<Array<Nullable<Text>>, Vec<_>>(rows.iter().map(|o| o.payment_key.as_deref()).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| by(o).0).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| by(o).1.0).collect())
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(rows.iter().map(|o| o.notice_id).collect())
+    .execute(&mut conn)
+    .await?;
+    if confirmed == rows.len() {
+        Ok(())
+    } else {
+        Err(db::Error::Refused(format!(
+            "P1: {confirmed} orders of {} were ready",
+            rows.len()
+        )))
+    }
+}
