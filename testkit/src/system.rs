@@ -98,6 +98,11 @@ impl System {
     /// # Errors
     /// When something does not start; the error has the end of its log.
     pub async fn start(options: SystemOptions) -> Result<Self, Error> {
+        // On the heap: it is large, and so would be everything that waits for it.
+        Box::pin(Self::launch(options)).await
+    }
+
+    async fn launch(options: SystemOptions) -> Result<Self, Error> {
         let scratch = Scratch::new("system").map_err(io_error("making a temporary folder"))?;
         let dir = scratch.path().to_owned();
         let prefix = format!("t{:016x}", rand::random::<u64>());

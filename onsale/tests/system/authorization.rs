@@ -20,6 +20,8 @@ enum For {
     /// A user, about what is theirs; for others it is not there.
     Owner,
     Admin,
+    /// Who has signed what is said, whoever else it is.
+    Gateway,
 }
 
 /// Every operation.
@@ -63,6 +65,15 @@ const TABLE: &[(&str, &str, For)] = &[
     ("GET", "/api/v1/payments", For::User),
     ("POST", "/api/v1/payments", For::User),
     ("GET", "/api/v1/payments/{paymentId}", For::Owner),
+    ("POST", "/api/v1/payment-orders", For::User),
+    ("GET", "/api/v1/payment-orders/{orderId}", For::Owner),
+    // What it is asked comes before whose it is.
+    (
+        "POST",
+        "/api/v1/payment-orders/{orderId}/confirm",
+        For::User,
+    ),
+    ("POST", "/api/v1/webhooks/payments", For::Gateway),
     ("GET", "/api/v1/commands/{token}", For::Owner),
     ("POST", "/api/v1/admin/concerts", For::Admin),
     ("PATCH", "/api/v1/admin/concerts/{concertId}", For::Admin),
@@ -154,6 +165,7 @@ struct Things {
     date: Uuid,
     reservation: Uuid,
     payment: String,
+    order: Uuid,
     token: String,
     dead_letter: Uuid,
     block: Uuid,
@@ -172,6 +184,9 @@ impl Things {
         let held = api.hold(buyer, date, &["A-1-1"]).await.expect(201);
         let sold = api.hold(buyer, date, &["A-1-2"]).await.expect(201);
         let paid = api.pay(buyer, reservation(&sold.body)).await.expect(201);
+        let body = json!({ "reservationId": reservation(&held.body) });
+        let order = api.post(buyer, "/payment-orders", "an-order", &body).await;
+        let order = order.expect(201).body;
         // With its owner at rest the command is still open when it is answered.
         hall.system.workers[0].signal(Signal::SIGSTOP);
         let body = json!({ "scheduleId": date, "seats": ["A-1-3"] });
@@ -215,6 +230,7 @@ impl Things {
             date,
             reservation: reservation(&held.body),
             payment: text(&paid.body["paymentId"]).to_owned(),
+            order: id(&order["orderId"]),
             token: token.to_owned(),
             dead_letter,
             block: id(&block["blockId"]),
@@ -233,6 +249,7 @@ impl Things {
             date: Uuid::now_v7(),
             reservation: Uuid::now_v7(),
             payment: Uuid::now_v7().to_string(),
+            order: Uuid::now_v7(),
             token,
             dead_letter: Uuid::now_v7(),
             block: Uuid::now_v7(),
@@ -258,6 +275,7 @@ impl Things {
             .replace("{scheduleId}", &self.date.to_string())
             .replace("{reservationId}", &self.reservation.to_string())
             .replace("{paymentId}", &self.payment)
+            .replace("{orderId}", &self.order.to_string())
             .replace("{token}", &self.token)
             .replace("{deadLetterId}", &self.dead_letter.to_string())
             .replace("{blockId}", &self.block.to_string())
@@ -337,11 +355,11 @@ async fn every_operation_by_everybody() {
                 assert_eq!(answer.status, open, "{at}");
                 assert!(![401, 403].contains(&open.as_u16()), "{at}");
             } else {
-                assert_eq!(
-                    (answer.status.as_u16(), answer.code()),
-                    (401, *code),
-                    "{at}"
-                );
+                let code = match who {
+                    For::Gateway => "webhook-signature-invalid",
+                    For::Anyone | For::User | For::Owner | For::Admin => code,
+                };
+                assert_eq!((answer.status.as_u16(), answer.code()), (401, code), "{at}");
             }
         }
         for (name, user) in [
@@ -366,6 +384,7 @@ async fn every_operation_by_everybody() {
                     );
                 }
                 (For::Admin, _) => assert_eq!((status, answer.code()), (403, "forbidden-role")),
+                (For::Gateway, _) => assert_eq!(status, 401, "{at}"),
                 (For::Owner, "the owner") => assert!(![401, 403, 404].contains(&status), "{at}"),
                 (For::Owner, _) => {
                     let missing = things.missing().fill(&operation.path);

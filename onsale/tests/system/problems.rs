@@ -2,6 +2,7 @@
 //! code that is added without a way to it fails this test.
 
 use crate::hall::{Hall, open_policy, reservation, soon};
+use crate::shop::{with_gateway, won};
 use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale_ingress::problem::Code;
@@ -10,7 +11,7 @@ use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId};
 use onsale_testkit::spawn::Signal;
-use onsale_testkit::{Answer, Buyer, SystemOptions};
+use onsale_testkit::{Answer, Buyer};
 use onsale_workers::outbox::system;
 use reqwest::Method;
 use serde_json::json;
@@ -42,7 +43,7 @@ impl Met {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_code_is_met_over_http() {
-    let settings = SystemOptions::default()
+    let settings = with_gateway()
         .setting("ONSALE_REQUEST_TIMEOUT_MS", 1500)
         .setting("ONSALE_BODY_TIMEOUT_MS", 300)
         .setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 3)
@@ -55,6 +56,7 @@ async fn every_code_is_met_over_http() {
     seats(&mut hall, &mut met).await;
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
+    orders(&mut hall, &mut met).await;
     layouts(&mut hall, &mut met).await;
     dead_letters(&mut hall, &mut met).await;
     hung_worker(&mut hall, &mut met).await;
@@ -276,6 +278,38 @@ async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
     is_secured.await.expect("the owner has heard");
     let path = format!("/reservations/{id}");
     met.expect(api.delete(&buyer, &path).await, "payment-in-progress");
+}
+
+/// What the payment gateway refuses, and what is refused for its sake.
+async fn orders(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(4).await;
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let less = json!({ "paymentKey": order.payment_key, "amount": won(1) });
+    let answer = hall.confirm_as(&buyer, &order, "less-money", &less).await;
+    met.expect(answer, "amount-mismatch");
+    hall.switch(json!({ "decline": 1 })).await;
+    met.expect(hall.confirm(&buyer, &order).await, "payment-declined");
+    met.expect(hall.confirm(&buyer, &order).await, "order-state-conflict");
+    let next = hall.order(&buyer, date, &["A-1-2"]).await;
+    let used = json!({ "paymentKey": order.payment_key, "amount": won(next.amount) });
+    let answer = hall.confirm_as(&buyer, &next, "used-before", &used).await;
+    met.expect(answer, "payment-key-used");
+    // As long as its hold lasts the gateway is asked again; here it is over at once.
+    hall.switch(json!({ "error": "all" })).await;
+    hall.confirm_later(&buyer, &next, "nobody-there").await;
+    hall.sql(&format!(
+        "UPDATE payment_order SET status = 'FAILED', fail_code = 'payment-gateway-unavailable', \
+                next_at = NULL, step_no = step_no + 1 WHERE order_id = '{}'",
+        next.id
+    ))
+    .await;
+    let same = json!({ "paymentKey": next.payment_key, "amount": won(next.amount) });
+    let answer = hall.confirm_as(&buyer, &next, "nobody-there", &same).await;
+    met.expect(answer, "payment-gateway-unavailable");
+    let unsigned = api.request(Method::POST, "/webhooks/payments");
+    let answer = api.send(unsigned.json(&json!({}))).await;
+    met.expect(answer, "webhook-signature-invalid");
 }
 
 /// What can't be paid.

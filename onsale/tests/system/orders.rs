@@ -1,0 +1,276 @@
+//! Payments through the gateway: captured once and sold, or captured and given back, or not captured;
+//! whatever the gateway does, however often it is asked, and whoever dies meanwhile.
+
+use crate::hall::{Hall, open_policy};
+use crate::shop::{PRICE, with_gateway, won};
+use futures_util::future::join_all;
+use onsale_platform::webhook::{self, Secret};
+use onsale_testkit::{Answer, system};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_confirmed_sells_its_seats() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(4).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1", "A-1-2"]).await;
+    assert_eq!(order.amount, 2 * PRICE);
+    let confirmation = json!({ "paymentKey": order.payment_key, "amount": won(order.amount) });
+    let paid = hall
+        .confirm_as(&buyer, &order, "confirm-it", &confirmation)
+        .await
+        .expect(200);
+    assert_eq!(paid.body["status"], "PAID", "{paid:?}");
+    let again = hall
+        .confirm_as(&buyer, &order, "confirm-it", &confirmation)
+        .await
+        .expect(200);
+    assert_eq!(paid.body, again.body);
+    hall.map_becomes(date, "SSAA").await;
+    let payments = hall.api.get(Some(&buyer), "/payments").await.expect(200);
+    let payment = &payments.body["items"][0];
+    assert_eq!(
+        (&payment["method"], &payment["status"], &payment["amount"]),
+        (&json!("GATEWAY"), &json!("PAID"), &won(2 * PRICE))
+    );
+    // What is paid can't be ordered, nor paid with points.
+    hall.api.charge(&buyer, 100_000).await.expect(201);
+    let answer = hall.api.pay(&buyer, order.reservation).await;
+    answer.expect_problem(409, "already-paid");
+    assert_eq!(hall.book().await, [2 * PRICE]);
+    hall.assert_reconciled().await;
+
+    // And it can be cancelled: the money goes back as it came.
+    let path = format!("/reservations/{}/cancellation", order.reservation);
+    let body = json!({ "seats": ["A-1-2"] });
+    let cancelled = hall.api.post(&buyer, &path, "cancel-one", &body).await;
+    assert_eq!(cancelled.expect(200).body["refunded"], won(PRICE));
+    hall.becomes("SELECT count(*) AS n FROM refund WHERE status = 'DONE'", 1)
+        .await;
+    assert_eq!(hall.book().await, [2 * PRICE, -PRICE]);
+    hall.map_becomes(date, "SAAA").await;
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_50_confirmations_at_once_one_captures() {
+    let mut hall = Hall::open_with(with_gateway().workers(2)).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let answers = join_all((0..50).map(|_| hall.confirm(&buyer, &order))).await;
+    let paid = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(paid >= 1, "{answers:?}");
+    for answer in answers.into_iter().filter(|answer| answer.status != 200) {
+        assert!([202, 409].contains(&answer.status), "{answer:?}");
+    }
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    assert_eq!(hall.book().await, [PRICE]);
+    hall.map_becomes(date, "S").await;
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declined_costs_nothing_and_lets_go_of_the_hold() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    hall.switch(json!({ "decline": 1 })).await;
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let answer = hall.confirm(&buyer, &order).await;
+    answer.expect_problem(402, "payment-declined");
+    // The attempt is recorded, and another order may follow.
+    let payments = hall.api.get(Some(&buyer), "/payments").await.expect(200);
+    assert_eq!(payments.body["items"][0]["failCode"], "payment-declined");
+    hall.becomes(
+        "SELECT count(*) AS n FROM reservation WHERE paying_order IS NOT NULL",
+        0,
+    )
+    .await;
+    let next = hall.order_of(&buyer, order.reservation).await;
+    hall.confirm(&buyer, &next).await.expect(200);
+    assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_never_comes_is_looked_up_and_never_charged_again() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(4).await;
+    for (switch, seat) in [
+        (json!({ "timeoutAfterCapture": 1 }), "A-1-1"),
+        (json!({ "timeoutBeforeCapture": 1 }), "A-1-2"),
+        (json!({ "error": 1 }), "A-1-3"),
+        (json!({ "unavailable": 2 }), "A-1-4"),
+    ] {
+        let buyer = hall.buyer();
+        let order = hall.order(&buyer, date, &[seat]).await;
+        hall.switch(switch).await;
+        let answer = hall.confirm(&buyer, &order).await;
+        assert!([200, 202].contains(&answer.status), "{answer:?}");
+        hall.order_becomes(&buyer, &order, "PAID").await;
+    }
+    assert_eq!(hall.book().await, [PRICE; 4]);
+    hall.map_becomes(date, "SSSS").await;
+    hall.assert_reconciled().await;
+}
+
+/// An order whose money was captured while nobody heard of it, and whose hold has lapsed since. The
+/// gateway stays silent.
+async fn captured_too_late(hall: &mut Hall) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "timeoutAfterCapture": 1, "loseWebhooks": "all" }))
+        .await;
+    hall.confirm_later(&buyer, &order, "confirm-late").await;
+    while hall.book().await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    hall.switch(json!({ "error": "all" })).await;
+    hall.system.workers[0].kill9().await;
+    // As if the worker were away for as long as the hold had been made to last.
+    hall.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")
+        .await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.map_becomes(date, "AA").await;
+    (date, buyer, order)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_comes_too_late_gets_its_seats_if_they_are_free() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (date, buyer, order) = captured_too_late(&mut hall).await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    let paid = hall.order_becomes(&buyer, &order, "PAID").await;
+    assert!(paid["paidReservationId"].is_string(), "{paid}");
+    hall.map_becomes(date, "SA").await;
+    assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_comes_too_late_for_its_seats_is_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (date, buyer, order) = captured_too_late(&mut hall).await;
+    let other = hall.buyer();
+    hall.api.hold(&other, date, &["A-1-1"]).await.expect(201);
+    // Nor is a refund made twice whose answer is lost.
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.switch(json!({ "timeoutAfterRefund": 1 })).await;
+    hall.order_becomes(&buyer, &order, "REFUNDED").await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    hall.map_becomes(date, "HA").await;
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_every_order_ends_as_one_sale() {
+    let mut hall = Hall::open_with(with_gateway().workers(2)).await;
+    let date = hall.date(40).await;
+    hall.switch(json!({ "slowMs": 100 })).await;
+    let buyers = hall.buyers(40);
+    let mut orders = Vec::new();
+    for (number, buyer) in (1..).zip(&buyers) {
+        orders.push(hall.order(buyer, date, &[&format!("A-1-{number}")]).await);
+    }
+    for (round, chunk) in orders.chunks(10).enumerate() {
+        let buyers = &buyers[round * 10..];
+        let confirmations = chunk.iter().zip(buyers).map(async |(order, buyer)| {
+            let key = Uuid::now_v7().to_string();
+            hall.confirm_later(buyer, order, &key).await;
+        });
+        join_all(confirmations).await;
+        let worker = round % 2;
+        hall.system.workers[worker].kill9().await;
+        hall.system.workers[worker]
+            .restart()
+            .await
+            .expect("a worker");
+    }
+    for (order, buyer) in orders.iter().zip(&buyers) {
+        hall.order_becomes(buyer, order, "PAID").await;
+    }
+    assert_eq!(hall.book().await, [PRICE; 40]);
+    hall.map_becomes(date, &"S".repeat(40)).await;
+    hall.assert_reconciled().await;
+}
+
+/// A notification as the gateway sends it, or as somebody else does.
+async fn notify(hall: &Hall, secret: &str, event: &str, age_s: u64, order: Uuid) -> Answer {
+    let secret: Secret = secret.parse().expect("a secret");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
+    let at_s = now.as_secs() - age_s;
+    let body = json!({ "eventType": "PAYMENT_STATUS_CHANGED",
+        "data": { "orderId": order, "status": "DONE" } });
+    let body = body.to_string();
+    let signature = webhook::sign(&[secret], event, at_s, body.as_bytes());
+    let request = hall.api.request(Method::POST, "/webhooks/payments");
+    let request = request
+        .header(webhook::ID, event)
+        .header(webhook::TIMESTAMP, at_s)
+        .header(webhook::SIGNATURE, signature)
+        .header("content-type", "application/json");
+    hall.api.send(request.body(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_is_believed_if_it_is_signed_and_then_only_looked_into() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let other = "whsec_Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+    for (secret, age_s) in [(other, 0), (system::WEBHOOK_SECRET, 3600)] {
+        let answer = notify(&hall, secret, "event-1", age_s, order.id).await;
+        answer.expect_problem(401, "webhook-signature-invalid");
+    }
+    // It says that the payment is done; the gateway says that it is not.
+    for event in ["event-1", "event-1", "event-2"] {
+        let answer = notify(&hall, system::WEBHOOK_SECRET, event, 0, order.id).await;
+        answer.expect(204);
+    }
+    let unknown = notify(&hall, system::WEBHOOK_SECRET, "event-3", 0, Uuid::now_v7()).await;
+    unknown.expect(204);
+    let ready = hall.order_becomes(&buyer, &order, "READY").await;
+    assert_eq!(ready["refunded"], won(0));
+    hall.switch(json!({ "webhookCopies": 3, "lateWebhooksMs": 200 }))
+        .await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    hall.becomes(
+        "SELECT count(*) AS n FROM gateway_event WHERE event_id NOT LIKE 'event-%'",
+        1,
+    )
+    .await;
+    assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_and_a_release_wait_for_the_end_of_an_order() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date_with(1, open_policy()).await;
+    let buyer = hall.buyer();
+    hall.api.charge(&buyer, 100_000).await.expect(201);
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "slowMs": 60_000 })).await;
+    hall.confirm_later(&buyer, &order, "confirm-slow").await;
+    hall.becomes(
+        "SELECT count(*) AS n FROM reservation WHERE paying_order IS NOT NULL",
+        1,
+    )
+    .await;
+    let points = hall.api.pay(&buyer, order.reservation).await;
+    points.expect_problem(409, "payment-in-progress");
+    let path = format!("/reservations/{}", order.reservation);
+    let release = hall.api.delete(&buyer, &path).await;
+    release.expect_problem(409, "payment-in-progress");
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    let book: Value = hall.book().await.into();
+    assert_eq!(book, json!([PRICE]));
+    hall.assert_reconciled().await;
+}
