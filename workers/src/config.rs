@@ -233,11 +233,16 @@ pub struct Webhooks {
 
     /// File with the certificate authorities (PEM) that subscribers with https are verified by; those
     /// of the system without it.
-    #[arg(long = "webhook-ca", env = "ONSALE_WEBHOOK_CA", value_name = "FILE")]
+    #[arg(
+        id = "webhook_ca",
+        long = "webhook-ca",
+        env = "ONSALE_WEBHOOK_CA",
+        value_name = "FILE"
+    )]
     pub ca: Option<PathBuf>,
 
     /// How long a subscriber may take to answer, in milliseconds.
-    #[arg(long = "webhook-timeout-ms", env = "ONSALE_WEBHOOK_TIMEOUT_MS", default_value_t = 10_000,
+    #[arg(id = "webhook_timeout_ms", long = "webhook-timeout-ms", env = "ONSALE_WEBHOOK_TIMEOUT_MS", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(100..=60_000))]
     pub timeout_ms: u32,
 
