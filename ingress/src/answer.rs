@@ -8,13 +8,15 @@ use serde::Serialize;
 
 /// The content type of answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// How soon to look at what is on its way, in seconds.
+const LOOK_AGAIN_S: HeaderValue = HeaderValue::from_static("1");
 const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// A success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// 201 or 204.
+    /// 200, 201 or 204; 202 for what is on its way, at its location.
     pub status: StatusCode,
     /// Where the new resource is.
     pub location: Option<String>,
@@ -49,12 +51,16 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let has_body = !self.json.is_empty();
+        let is_open = self.status == StatusCode::ACCEPTED;
         let mut response = (self.status, [NO_STORE], self.json).into_response();
         let headers = response.headers_mut();
         if has_body {
             headers.insert(header::CONTENT_TYPE, JSON);
         } else {
             headers.remove(header::CONTENT_TYPE);
+        }
+        if is_open {
+            headers.insert(header::RETRY_AFTER, LOOK_AGAIN_S);
         }
         if let Some(location) = self.location.and_then(|l| HeaderValue::try_from(l).ok()) {
             headers.insert(header::LOCATION, location);

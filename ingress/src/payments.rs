@@ -84,7 +84,7 @@ pub struct PaymentView {
 /// Sells the seats of a hold that has not lapsed.
 #[utoipa::path(post, path = "/payments", operation_id = "createPayment", tag = "Payments",
     params(IdempotencyKey, Prefer), request_body = NewPayment,
-    extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,
+    extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired, Code::PaymentInProgress,
         Code::ReservationStateConflict, Code::InsufficientPoints, Code::SaleClosed]))),
     responses((status = 201, description = "Paid", body = PaymentView,
         headers(("Location" = String, description = "The payment")))))]

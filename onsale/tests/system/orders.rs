@@ -177,23 +177,21 @@ async fn whoever_dies_every_order_ends_as_one_sale() {
     for (number, buyer) in (1..).zip(&buyers) {
         orders.push(hall.order(buyer, date, &[&format!("A-1-{number}")]).await);
     }
-    for (round, chunk) in orders.chunks(10).enumerate() {
-        let buyers = &buyers[round * 10..];
-        let confirmations = chunk.iter().zip(buyers).map(async |(order, buyer)| {
-            let key = Uuid::now_v7().to_string();
-            hall.confirm_later(buyer, order, &key).await;
-        });
-        join_all(confirmations).await;
-        let worker = round % 2;
-        hall.system.workers[worker].kill9().await;
-        hall.system.workers[worker]
-            .restart()
-            .await
-            .expect("a worker");
-    }
-    for (order, buyer) in orders.iter().zip(&buyers) {
-        hall.order_becomes(buyer, order, "PAID").await;
-    }
+    let mut workers = std::mem::take(&mut hall.system.workers);
+    let buying = async {
+        let confirmations = orders.iter().zip(&buyers);
+        join_all(confirmations.map(|(order, buyer)| hall.insist(buyer, order))).await;
+    };
+    let killing = async {
+        for paid in [1, 10, 20, 30] {
+            while hall.book().await.len() < paid {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            workers[paid / 10 % 2].kill9().await;
+            workers[paid / 10 % 2].restart().await.expect("a worker");
+        }
+    };
+    tokio::join!(buying, killing);
     assert_eq!(hall.book().await, [PRICE; 40]);
     hall.map_becomes(date, &"S".repeat(40)).await;
     hall.assert_reconciled().await;
@@ -256,7 +254,7 @@ async fn points_and_a_release_wait_for_the_end_of_an_order() {
     let buyer = hall.buyer();
     hall.api.charge(&buyer, 100_000).await.expect(201);
     let order = hall.order(&buyer, date, &["A-1-1"]).await;
-    hall.switch(json!({ "slowMs": 60_000 })).await;
+    hall.switch(json!({ "slowMs": 3000 })).await;
     hall.confirm_later(&buyer, &order, "confirm-slow").await;
     hall.becomes(
         "SELECT count(*) AS n FROM reservation WHERE paying_order IS NOT NULL",

@@ -70,9 +70,14 @@ impl Hall {
         let path = "/v1/transactions?startDate=2020-01-01T00:00:00&endDate=2100-01-01T00:00:00";
         let book = self.gateway(Method::GET, path, None).await;
         let entries = book.as_array().expect("a list").iter();
-        entries
-            .map(|entry| entry["amount"].as_i64().expect("a number"))
-            .collect()
+        let signed = |entry: &Value| {
+            let amount = entry["amount"].as_i64().expect("a number");
+            match entry["status"] == "DONE" {
+                true => amount,
+                false => -amount,
+            }
+        };
+        entries.map(signed).collect()
     }
 
     /// Seats that are held and ordered, and agreed to at the gateway.
@@ -119,6 +124,25 @@ impl Hall {
             .send(request.header("prefer", "respond-async"))
             .await;
         answer.expect(202);
+    }
+
+    /// Confirms an order again and again under one key, as a client does whose answers are lost.
+    pub async fn insist(&self, by: &Buyer, order: &Order) {
+        let key = Uuid::now_v7().to_string();
+        let paid = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let answer = self
+                    .confirm_as(by, order, &key, &order.confirmation())
+                    .await;
+                match answer.status.as_u16() {
+                    200 => return,
+                    202 | 503 => {}
+                    _ => drop(answer.expect_problem(410, "command-expired")),
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert!(paid.await.is_ok(), "never paid\n{}", self.logs());
     }
 
     /// Waits until an order has come so far.
