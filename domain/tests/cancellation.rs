@@ -107,11 +107,11 @@ fn random_rules(rng: &mut Rng) -> Rules {
     let (mut days, mut percent) = (rng.range(0, 40), 0);
     let mut fees = Vec::new();
     while days > 0 {
-        fees.push((days, u32::try_from(percent).unwrap()));
+        fees.push((days, u32::try_from(percent).expect("a percentage")));
         days -= rng.range(1, 15);
         percent = rng.range(percent, 100);
     }
-    fees.push((0, u32::try_from(percent).unwrap()));
+    fees.push((0, u32::try_from(percent).expect("a percentage")));
     let roundings = [
         Rounding::HalfUp,
         Rounding::HalfDown,
@@ -120,8 +120,8 @@ fn random_rules(rng: &mut Rng) -> Rules {
         Rounding::Down,
     ];
     Rules {
-        rounding: *rng.pick(&roundings).unwrap(),
-        unit: *rng.pick(&[1, 10, 100, 1000]).unwrap(),
+        rounding: *rng.pick(&roundings).expect("there are some"),
+        unit: *rng.pick(&[1, 10, 100, 1000]).expect("there are some"),
         ..rules(&fees)
     }
 }

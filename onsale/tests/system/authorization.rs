@@ -462,7 +462,9 @@ async fn nobody_sets_what_is_not_theirs_to_set() {
     let mut tried = 0;
     for operation in &operations {
         let schema = &operation.description["requestBody"]["content"]["application/json"]["schema"];
-        if schema.is_null() {
+        // What is not signed is not read.
+        let is_signed = operation.path == "/api/v1/webhooks/payments";
+        if schema.is_null() || is_signed {
             continue;
         }
         let path = things.fill(&operation.path);

@@ -4,11 +4,11 @@
 use crate::hall::{Hall, open_policy};
 use crate::shop::{PRICE, with_gateway, won};
 use futures_util::future::join_all;
+use onsale_platform::clock;
 use onsale_platform::webhook::{self, Secret};
 use onsale_testkit::{Answer, system};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,8 +200,8 @@ async fn whoever_dies_every_order_ends_as_one_sale() {
 /// A notification as the gateway sends it, or as somebody else does.
 async fn notify(hall: &Hall, secret: &str, event: &str, age_s: u64, order: Uuid) -> Answer {
     let secret: Secret = secret.parse().expect("a secret");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
-    let at_s = now.as_secs() - age_s;
+    let now_s = clock::host_now().micros() / 1_000_000;
+    let at_s = u64::try_from(now_s).expect("after 1970") - age_s;
     let body = json!({ "eventType": "PAYMENT_STATUS_CHANGED",
         "data": { "orderId": order, "status": "DONE" } });
     let body = body.to_string();
