@@ -180,7 +180,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             blocks::lifted(app, schedule, &outcome).await
         }
         (Asked::Charge, Told::Ledger(outcome)) => points::charged(&outcome),
-        (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome),
+        (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome, app.clock.now()),
         (Asked::Cancellation, Told::Settlement(outcome)) => {
             reservations::cancelled(app, &outcome).await
         }

@@ -9,7 +9,7 @@ use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::prefer::Prefer;
 use crate::problem::{Code, FieldError, Problem};
-use crate::submit::{Submission, submit};
+use crate::submit::{Submission, open_at, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
@@ -117,7 +117,7 @@ pub async fn create(
         asked: Asked::Payment,
         partition: None,
     };
-    let decided = async |outcome: &_| crate::payments::paid(outcome);
+    let decided = async |outcome: &_| crate::payments::paid(outcome, app.clock.now());
     submit(&app, &app.batchers.settlement, submission, decided).await
 }
 
@@ -153,19 +153,8 @@ pub fn ordered(order: &settlement::Order) -> Result<Answer, Problem> {
 ///
 /// # Errors
 /// Never in practice; see [`answer::to_json`].
-pub fn open(order: &settlement::Order) -> Result<Answer, Problem> {
-    let made = ordered(order)?;
-    let body = OrderMade {
-        order_id: order.order_id,
-        reservation_id: order.reservation_id,
-        amount: order.amount,
-        status: OrderStatus::Securing,
-    };
-    Ok(Answer {
-        status: StatusCode::ACCEPTED,
-        json: answer::to_json(&body)?,
-        ..made
-    })
+pub fn open(order: &settlement::Order, now: Timestamp) -> Result<Answer, Problem> {
+    open_at(format!("{ROUTE}/{}", order.order_id), now)
 }
 
 /// Confirm an order
@@ -229,7 +218,7 @@ pub async fn confirm(
             let until = started + patience;
             match ended(&app.pool, user.id, order.order_id, until).await? {
                 Some(row) => end(row),
-                None => open(order),
+                None => open(order, app.clock.now()),
             }
         }
         settlement::Outcome::Paid(_)
@@ -237,7 +226,7 @@ pub async fn confirm(
         | settlement::Outcome::Ordered(_)
         | settlement::Outcome::Noted
         | settlement::Outcome::Refused(_)
-        | settlement::Outcome::DeadLettered => crate::payments::paid(outcome),
+        | settlement::Outcome::DeadLettered => crate::payments::paid(outcome, app.clock.now()),
     };
     submit(&app, &app.batchers.settlement, submission, decided).await
 }

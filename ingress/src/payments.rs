@@ -118,16 +118,16 @@ pub async fn create(
         &app,
         &app.batchers.settlement,
         submission,
-        async |outcome| paid(outcome),
+        async |outcome| paid(outcome, app.clock.now()),
     )
     .await
 }
 
-/// What a decided payment is answered with.
+/// What a decided payment is answered with; `now` is for what is still on its way.
 ///
 /// # Errors
 /// The refusal, as a problem.
-pub fn paid(outcome: &Outcome) -> Result<Answer, Problem> {
+pub fn paid(outcome: &Outcome, now: Timestamp) -> Result<Answer, Problem> {
     match outcome {
         Outcome::Paid(payment) => Answer::created(
             Some(format!("{ROUTE}/{}", payment.payment_id)),
@@ -144,7 +144,7 @@ pub fn paid(outcome: &Outcome) -> Result<Answer, Problem> {
             },
         ),
         Outcome::Ordered(order) => orders::ordered(order),
-        Outcome::Confirmed(order) => orders::open(order),
+        Outcome::Confirmed(order) => orders::open(order, now),
         Outcome::Noted => Ok(Answer::done()),
         Outcome::Cancelled(_) => {
             tracing::error!("a command was answered as another kind");

@@ -11,7 +11,7 @@ use crate::prefer::{PREFERENCE_APPLIED, Prefer};
 use crate::problem::{Code, Problem};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceParent;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use onsale_platform::metric;
 use onsale_schema::message::{Command, Fingerprint};
@@ -166,17 +166,21 @@ impl IntoResponses for Open {
 /// # Errors
 /// Never in practice; see [`answer::to_json`].
 pub fn pending(app: &App, token: &str) -> Result<Response, Problem> {
-    let answer = Answer {
+    let location = format!("/api/v1/commands/{token}");
+    Ok(open_at(location, app.clock.now())?.into_response())
+}
+
+/// 202: the outcome is open, and will be at `location`.
+///
+/// # Errors
+/// Never in practice; see [`answer::to_json`].
+pub fn open_at(location: String, now: Timestamp) -> Result<Answer, Problem> {
+    Ok(Answer {
         status: StatusCode::ACCEPTED,
-        location: Some(format!("/api/v1/commands/{token}")),
+        location: Some(location),
         json: answer::to_json(&Pending {
             state: PendingState::Pending,
-            server_time: app.clock.now(),
+            server_time: now,
         })?,
-    };
-    let mut response = answer.into_response();
-    response
-        .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    Ok(response)
+    })
 }

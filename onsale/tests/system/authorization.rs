@@ -430,7 +430,9 @@ async fn what_is_somebody_elses_is_not_there() {
     assert_eq!(foreign.status, 404, "{foreign:?}");
     assert_eq!(told(foreign), told(missing));
     // It is as it was, and its owner's.
-    api.pay(&owner, things.reservation).await.expect(201);
+    let path = format!("/reservations/{}", things.reservation);
+    let own = api.get(Some(&owner), &path).await.expect(200);
+    assert_eq!(own.body["status"], "HELD");
     hall.assert_sound().await;
 }
 
