@@ -195,8 +195,8 @@ fn secrets_are_for_their_owner_only(data_dir: &Path) {
         .collect();
     assert_eq!(
         secrets.len(),
-        9,
-        "of tokens, three roles, three users, two of the gateway"
+        10,
+        "of tokens, three roles, four users, two of the gateway"
     );
     let database = running::find(data_dir).unwrap().unwrap().database;
     let (_, password) = database.split_once("://onsale:").unwrap();

@@ -60,8 +60,10 @@ impl FromStr for Address {
         if host.is_empty() || authority.as_str().contains('@') || uri.query().is_some() {
             return Err(InvalidAddress);
         }
-        let port = match authority.port() {
-            Some(_) => authority.port_u16().ok_or(InvalidAddress)?,
+        let has_port = authority.as_str() != authority.host();
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if has_port => return Err(InvalidAddress),
             None if is_tls => 443,
             None => 80,
         };

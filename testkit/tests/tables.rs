@@ -50,6 +50,7 @@ async fn in_postgres(conn: &mut AsyncPgConnection) -> Tables {
             "bytea" => "Binary",
             "numeric" => "Numeric",
             "date" => "Date",
+            "jsonb" => "Jsonb",
             "timestamptz" => "Timestamptz",
             "_text" => "Array<Text>",
             "_int4" => "Array<Integer>",

@@ -252,12 +252,13 @@ pub async fn pay(
         payment_id: PaymentId(new_id()),
         transfer_id: TransferId(new_id()),
     });
+    let now = direct.clock.now();
     let decided: Result<_, db::Error> = tx::run(&direct.pool, move |conn| {
         let pay = Arc::clone(&pay);
         async move { pay.decide(conn).await }.boxed()
     })
     .await;
-    Ok(payments::paid(&decided?)?.into_response())
+    Ok(payments::paid(&decided?, now)?.into_response())
 }
 
 impl Pay {
