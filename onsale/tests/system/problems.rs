@@ -298,6 +298,11 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     // As long as its hold lasts the gateway is asked again; here it is over at once.
     hall.switch(json!({ "error": "all" })).await;
     hall.confirm_later(&buyer, &next, "nobody-there").await;
+    hall.becomes(
+        "SELECT count(*) AS n FROM payment_order WHERE status IN ('CAPTURING', 'UNKNOWN')",
+        1,
+    )
+    .await;
     hall.sql(&format!(
         "UPDATE payment_order SET status = 'FAILED', fail_code = 'payment-gateway-unavailable', \
                 next_at = NULL, step_no = step_no + 1 WHERE order_id = '{}'",
