@@ -2,7 +2,7 @@
 
 use onsale_domain::settlement::order::{
     ALREADY_PAID, GATEWAY_UNAVAILABLE, HOLD_EXPIRED, Learned, MARGIN_MS, Order, PAYMENT_DECLINED,
-    Step, World, pause_ms, step,
+    SALE_CLOSED, Step, World, pause_ms, step,
 };
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::{OrderStatus, ReservationStatus};
@@ -27,13 +27,14 @@ const ALL: [OrderStatus; 10] = [
     OrderStatus::Refunding,
     OrderStatus::Refunded,
 ];
-const LEARNED: [Learned; 6] = [
+const LEARNED: [Learned; 7] = [
     Learned::Nothing,
     Learned::Captured,
     Learned::Declined,
     Learned::NotCaptured,
     Learned::Unknown,
     Learned::Unavailable,
+    Learned::Odd,
 ];
 
 fn order(status: OrderStatus) -> Order {
@@ -62,16 +63,19 @@ fn held() -> World {
     World {
         reservation: ReservationStatus::Held,
         expires_at: NOW.plus_ms(60_000),
+        settles_at: NOW.plus_ms(70_000),
         is_secured: true,
         is_told: true,
         is_reheld: false,
         has_rival: false,
+        show_cancelled: false,
     }
 }
 
 fn lapsed() -> World {
     World {
         expires_at: NOW,
+        settles_at: NOW,
         ..held()
     }
 }
@@ -88,6 +92,10 @@ fn each_status_goes_on_as_the_table_says() {
         is_secured: false,
         ..held()
     };
+    let late = World {
+        settles_at: NOW.plus_ms(1),
+        ..lapsed()
+    };
     let short = World {
         expires_at: NOW.plus_ms(MARGIN_MS),
         ..held()
@@ -99,6 +107,10 @@ fn each_status_goes_on_as_the_table_says() {
     };
     let rival = World {
         has_rival: true,
+        ..held()
+    };
+    let cancelled = World {
+        show_cancelled: true,
         ..held()
     };
     let reheld = World {
@@ -121,6 +133,9 @@ fn each_status_goes_on_as_the_table_says() {
         (S::Capturing, held(), L::Unknown, Step::Doubt),
         (S::Capturing, lapsed(), L::Unavailable, Step::Wait),
         (S::Unknown, held(), L::NotCaptured, Step::Wait),
+        (S::Unknown, late, L::NotCaptured, Step::Wait),
+        (S::Unknown, held(), L::Odd, Step::Puzzle),
+        (S::Failed, lapsed(), L::Odd, Step::Rest),
         (
             S::Unknown,
             lapsed(),
@@ -131,11 +146,23 @@ fn each_status_goes_on_as_the_table_says() {
         (S::Unknown, lapsed(), L::Captured, Step::Captured),
         (S::Captured, held(), L::Nothing, Step::Sell(HELD)),
         (S::Captured, lapsed(), L::Nothing, Step::Rehold),
-        (S::Captured, rival, L::Nothing, Step::Refund),
-        (S::Captured, paid, L::Nothing, Step::Refund),
+        (S::Captured, rival, L::Nothing, Step::Refund(ALREADY_PAID)),
+        (S::Captured, paid, L::Nothing, Step::Refund(ALREADY_PAID)),
+        (
+            S::Captured,
+            cancelled,
+            L::Nothing,
+            Step::Refund(SALE_CLOSED),
+        ),
+        (S::Securing, cancelled, L::Nothing, Step::Fail(SALE_CLOSED)),
         (S::Reholding, unheard, L::Nothing, Step::Wait),
         (S::Reholding, reheld, L::Nothing, Step::Sell(REHELD)),
-        (S::Reholding, lapsed(), L::Nothing, Step::Refund),
+        (
+            S::Reholding,
+            lapsed(),
+            L::Nothing,
+            Step::Refund(HOLD_EXPIRED),
+        ),
         (S::Ready, held(), L::NotCaptured, Step::Rest),
         (S::Failed, held(), L::Captured, Step::Captured),
     ] {
@@ -148,15 +175,17 @@ fn each_status_goes_on_as_the_table_says() {
 fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
     for status in ALL {
         for learned in LEARNED {
-            for bits in 0..64 {
+            for bits in 0..128 {
                 let bit = |n: u32| bits & (1 << n) != 0;
                 let world = World {
                     reservation: ReservationStatus::Held,
                     expires_at: NOW.plus_ms(if bit(0) { 60_000 } else { 0 }),
+                    settles_at: NOW.plus_ms(if bit(5) { 70_000 } else { 0 }),
                     is_secured: bit(1),
                     is_told: bit(2),
                     is_reheld: bit(3),
                     has_rival: bit(4),
+                    show_cancelled: bit(6),
                 };
                 let made = step(&order(status), &world, learned, NOW);
                 let is_taken = matches!(status, OrderStatus::Captured | OrderStatus::Reholding);
@@ -165,11 +194,21 @@ fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
                         let certain = status == OrderStatus::Securing
                             || matches!(learned, Learned::Declined | Learned::NotCaptured);
                         assert!(certain && !is_taken, "{status:?} {world:?} {learned:?}");
+                        let is_over = learned != Learned::NotCaptured || world.settles_at <= NOW;
+                        assert!(
+                            status == OrderStatus::Securing || is_over,
+                            "{status:?} {world:?} {learned:?}"
+                        );
                     }
-                    Step::Sell(_) | Step::Refund | Step::Rehold => {
+                    Step::Sell(_) | Step::Refund(_) | Step::Rehold => {
                         assert!(is_taken, "{status:?} {world:?} {learned:?}");
                     }
-                    Step::Wait | Step::Rest | Step::Capture | Step::Doubt | Step::Captured => {}
+                    Step::Wait
+                    | Step::Rest
+                    | Step::Capture
+                    | Step::Doubt
+                    | Step::Captured
+                    | Step::Puzzle => {}
                 }
             }
         }

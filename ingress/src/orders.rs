@@ -281,6 +281,7 @@ fn end(row: Row) -> Result<Answer, Problem> {
         Code::PaymentDeclined,
         Code::HoldExpired,
         Code::AlreadyPaid,
+        Code::SaleClosed,
         Code::PaymentGatewayUnavailable,
     ];
     let why = row.fail_code.unwrap_or_default();

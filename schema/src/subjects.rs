@@ -138,6 +138,12 @@ impl Subjects {
         self.subject("nudge.outbox")
     }
 
+    /// "A payment order, or a refund, can go on": wakes who drives them (core NATS, may be lost).
+    #[must_use]
+    pub fn orders_nudge(&self) -> String {
+        self.subject("nudge.orders")
+    }
+
     /// "A partition changed hands or wants to": wakes the workers' control loops (core NATS).
     #[must_use]
     pub fn ownership_nudge(&self) -> String {

@@ -163,8 +163,9 @@ pub struct Gateway {
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub timeout_ms: u64,
 
-    /// How often the same is asked of the payment gateway, at most, before it is left for later.
-    #[arg(long = "gateway-attempts", env = "ONSALE_GATEWAY_ATTEMPTS", default_value_t = 3,
+    /// How often the same is asked of the payment gateway at once, with short pauses. Whatever fails
+    /// comes again by itself, after a pause that grows.
+    #[arg(long = "gateway-attempts", env = "ONSALE_GATEWAY_ATTEMPTS", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=10))]
     pub attempts: u32,
 

@@ -19,6 +19,13 @@ pub const MARGIN_MS: i64 = 3000;
 const PAUSE_MIN_MS: i64 = 100;
 /// The longest such pause, in milliseconds: how late, at most, the return of the gateway is noticed.
 const PAUSE_MAX_MS: i64 = 10_000;
+/// The pause before a payment that is not what was ordered is looked at again, in milliseconds: only
+/// a person at the gateway can change it.
+pub const ODD_PAUSE_MS: i64 = 600_000;
+/// When an order that failed without a word of the gateway is looked up for the last time, in
+/// milliseconds after that. Toss Payments refuses confirmations ten minutes after the buyer agreed;
+/// later than that nothing can come any more.
+pub const LAST_LOOK_MS: i64 = 900_000;
 
 /// What a gateway declined.
 pub const PAYMENT_DECLINED: &str = "payment-declined";
@@ -28,6 +35,8 @@ pub const GATEWAY_UNAVAILABLE: &str = "payment-gateway-unavailable";
 pub const HOLD_EXPIRED: &str = "hold-expired";
 /// The reservation was paid by other means.
 pub const ALREADY_PAID: &str = "already-paid";
+/// The whole show is cancelled.
+pub const SALE_CLOSED: &str = "sale-closed";
 
 /// The row of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +84,8 @@ pub struct World {
     pub reservation: ReservationStatus,
     /// When that lapses.
     pub expires_at: Timestamp,
+    /// Until then a request to capture, begun while it was held, may still be on its way.
+    pub settles_at: Timestamp,
     /// Whether its owner keeps it for this order.
     pub is_secured: bool,
     /// Whether the notice that the order waits for is done.
@@ -83,13 +94,25 @@ pub struct World {
     pub is_reheld: bool,
     /// Whether another order of the reservation is on its way, or has paid it.
     pub has_rival: bool,
+    /// Whether the whole show is cancelled.
+    pub show_cancelled: bool,
 }
 
 impl World {
     /// Whether a capture may be begun: the hold lasts long enough.
     #[must_use]
     pub fn may_capture(&self, now: Timestamp) -> bool {
-        self.is_secured && self.is_held(now.plus_ms(MARGIN_MS))
+        now < self.capture_until()
+    }
+
+    /// Until when one may be begun; the beginning of time when it may not.
+    #[must_use]
+    pub fn capture_until(&self) -> Timestamp {
+        if self.is_secured && self.reservation == ReservationStatus::Held {
+            self.expires_at.plus_ms(-MARGIN_MS)
+        } else {
+            Timestamp::EPOCH
+        }
     }
 
     fn is_held(&self, at: Timestamp) -> bool {
@@ -108,6 +131,8 @@ pub enum Learned {
     Declined,
     /// A look-up says that nothing is captured, and nobody has asked for it since.
     NotCaptured,
+    /// There is a payment, but not the one that was ordered.
+    Odd,
     /// It may have captured.
     Unknown,
     /// It was asked for nothing, or nothing came of it.
@@ -125,6 +150,8 @@ pub enum Step {
     Capture,
     /// It may have captured: look it up.
     Doubt,
+    /// Somebody has to see to it: look again much later.
+    Puzzle,
     /// The money is there.
     Captured,
     /// It ended without a capture.
@@ -134,7 +161,7 @@ pub enum Step {
     /// Its hold has lapsed: its seats are asked for again.
     Rehold,
     /// Its seats are gone: the money goes back.
-    Refund,
+    Refund(&'static str),
 }
 
 /// What to do next.
@@ -144,9 +171,13 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         OrderStatus::Ready | OrderStatus::Failed => match learned {
             Learned::Captured => Step::Captured,
             Learned::Unknown | Learned::Unavailable => Step::Wait,
-            Learned::Declined | Learned::NotCaptured | Learned::Nothing => Step::Rest,
+            // The audit of the gateway's book tells of what is odd.
+            Learned::Declined | Learned::NotCaptured | Learned::Odd | Learned::Nothing => {
+                Step::Rest
+            }
         },
         OrderStatus::Securing if !world.is_told => Step::Wait,
+        OrderStatus::Securing if world.show_cancelled => Step::Fail(SALE_CLOSED),
         OrderStatus::Securing if world.may_capture(now) => Step::Capture,
         OrderStatus::Securing => Step::Fail(match world.reservation {
             ReservationStatus::Paid => ALREADY_PAID,
@@ -158,21 +189,24 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         OrderStatus::Capturing | OrderStatus::Unknown => match learned {
             Learned::Captured => Step::Captured,
             Learned::Declined => Step::Fail(PAYMENT_DECLINED),
-            // A confirmation that is still on its way to the gateway may come as long as the hold
-            // lasts; after that, what a look-up doesn't find is not there.
-            Learned::NotCaptured if world.is_held(now) => Step::Wait,
+            // As long as a request can be on its way, what a look-up doesn't find may still come.
+            Learned::NotCaptured if now < world.settles_at => Step::Wait,
             Learned::NotCaptured => Step::Fail(GATEWAY_UNAVAILABLE),
             Learned::Unknown => Step::Doubt,
+            Learned::Odd => Step::Puzzle,
             Learned::Unavailable | Learned::Nothing => Step::Wait,
         },
-        OrderStatus::Captured if world.has_rival => Step::Refund,
+        OrderStatus::Captured if world.has_rival => Step::Refund(ALREADY_PAID),
+        OrderStatus::Captured if world.show_cancelled => Step::Refund(SALE_CLOSED),
         OrderStatus::Captured if world.is_held(now) => Step::Sell(order.reservation_id),
-        OrderStatus::Captured if world.reservation == ReservationStatus::Paid => Step::Refund,
+        OrderStatus::Captured if world.reservation == ReservationStatus::Paid => {
+            Step::Refund(ALREADY_PAID)
+        }
         OrderStatus::Captured => Step::Rehold,
         OrderStatus::Reholding if !world.is_told => Step::Wait,
         OrderStatus::Reholding => match order.rehold_id {
             Some(reheld) if world.is_reheld => Step::Sell(reheld),
-            Some(_) | None => Step::Refund,
+            Some(_) | None => Step::Refund(HOLD_EXPIRED),
         },
         OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => Step::Rest,
     }

@@ -98,6 +98,8 @@ pub enum Status {
     Ready,
     /// The buyer has agreed; nothing is captured.
     InProgress,
+    /// An account was given to the buyer, who has not paid into it yet; nothing is captured.
+    WaitingForDeposit,
     /// Captured.
     Done,
     /// Captured, and all of it given back.
@@ -116,7 +118,11 @@ impl Status {
     pub fn is_captured(self) -> bool {
         match self {
             Self::Done | Self::Canceled | Self::PartialCanceled => true,
-            Self::Ready | Self::InProgress | Self::Aborted | Self::Expired => false,
+            Self::Ready
+            | Self::InProgress
+            | Self::WaitingForDeposit
+            | Self::Aborted
+            | Self::Expired => false,
         }
     }
 
@@ -124,7 +130,7 @@ impl Status {
     #[must_use]
     pub fn is_open(self) -> bool {
         match self {
-            Self::Ready | Self::InProgress => true,
+            Self::Ready | Self::InProgress | Self::WaitingForDeposit => true,
             Self::Done | Self::Canceled | Self::PartialCanceled | Self::Aborted | Self::Expired => {
                 false
             }
@@ -137,6 +143,7 @@ impl Status {
         match self {
             Self::Ready => "READY",
             Self::InProgress => "IN_PROGRESS",
+            Self::WaitingForDeposit => "WAITING_FOR_DEPOSIT",
             Self::Done => "DONE",
             Self::Canceled => "CANCELED",
             Self::PartialCanceled => "PARTIAL_CANCELED",

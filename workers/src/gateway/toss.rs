@@ -152,6 +152,8 @@ impl Toss {
     ) -> Result<T, Error> {
         let begun = Instant::now();
         let answered = self.server.ask(self.request(call), self.limit).await;
+        // What it says of one payment says nothing against the gateway.
+        let works = matches!(&answered, Ok(answer) if answer.status < 500 && answer.status != 429);
         let found = match answered {
             Ok(answer) if answer.status == 200 => read(&answer.body).ok_or(Error::Unknown {
                 reason: "the answer can't be believed",
@@ -165,10 +167,6 @@ impl Toss {
             Error::Unknown { reason } if !call.kind.changes() => Error::Unavailable { reason },
             error => error,
         });
-        let works = found
-            .as_ref()
-            .err()
-            .is_none_or(|error| !error.is_transient());
         self.report(permit, works);
         let (kind, outcome) = (
             call.kind.as_str(),

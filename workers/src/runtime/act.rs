@@ -24,6 +24,9 @@ pub async fn committed<L: PartitionedLane>(
         let subject = world.subjects().map(proposal.partition);
         world.publish(subject, payload).await;
     }
+    if let Some(subject) = L::nudge(&proposal.changes, world.subjects()) {
+        world.publish(subject, Vec::new()).await;
+    }
     count(L::LANE, &proposal.labels);
     if !proposal.dead.is_empty() {
         metrics::counter!(metric::DEAD_LETTERS, "lane" => L::LANE.as_str())

@@ -4,6 +4,7 @@ use crate::context::Context;
 use diesel_async::AsyncPgConnection;
 use onsale_platform::db;
 use onsale_schema::message::Command;
+use onsale_schema::subjects::Subjects;
 use onsale_schema::{Lane, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +68,9 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
 
     /// What to broadcast now about committed changes: payloads for the partition's map subject.
     fn broadcast(changes: &Self::Changes, now: Timestamp) -> Option<Vec<u8>>;
+
+    /// Whom committed changes let go on: the subject of a nudge.
+    fn nudge(changes: &Self::Changes, subjects: &Subjects) -> Option<String>;
 
     /// A beat about everything that is loaded, so that a lost broadcast is noticed.
     fn beat(state: &Self::State, now: Timestamp) -> Option<Vec<u8>>;

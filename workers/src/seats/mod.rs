@@ -19,6 +19,7 @@ use onsale_platform::{db, metric};
 use onsale_schema::message::{Command, Fingerprint, encode};
 use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
+use onsale_schema::subjects::Subjects;
 use onsale_schema::{CommandId, Lane, NoticeId, ReservationId, ScheduleId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -329,6 +330,11 @@ impl PartitionedLane for Seats {
 
     fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {
         map_broadcast(changes.maps.clone(), now)
+    }
+
+    /// Payments wait for what is decided once.
+    fn nudge(changes: &Changes, subjects: &Subjects) -> Option<String> {
+        (!changes.notices_open.is_empty()).then(|| subjects.orders_nudge())
     }
 
     fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {

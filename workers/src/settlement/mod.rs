@@ -67,14 +67,17 @@ impl Queue for Settlement {
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {
-        let has_news = |outcome: &Outcome| {
+        let has = |is: fn(&Outcome) -> bool| outcomes.iter().any(|m| m.outcomes.iter().any(is));
+        if has(|outcome| {
             matches!(
                 outcome,
                 Outcome::Paid(_) | Outcome::Cancelled(_) | Outcome::Confirmed(_)
             )
-        };
-        if outcomes.iter().any(|m| m.outcomes.iter().any(has_news)) {
+        }) {
             ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
+        }
+        if has(|outcome| matches!(outcome, Outcome::Cancelled(_) | Outcome::Noted)) {
+            ctx.publish(ctx.subjects.orders_nudge(), Vec::new()).await;
         }
     }
 

@@ -19,13 +19,13 @@ pub struct Needs {
     pub accounts: BTreeSet<AccountId>,
     /// Attempts to pay that may have failed before.
     pub attempts: Vec<PaymentId>,
-    /// Orders that are to be confirmed; their reservations are locked first, too.
+    /// Orders that are to be confirmed or looked up; their reservations are locked first, too.
     pub orders: BTreeSet<PaymentOrderId>,
     /// What the gateway calls their payments.
     pub payment_keys: BTreeSet<String>,
     /// Notifications of the gateway.
     pub events: BTreeSet<String>,
-    /// Whether orders are made or confirmed.
+    /// Whether orders are made, confirmed or looked up.
     pub has_orders: bool,
 }
 
@@ -70,8 +70,10 @@ impl Needs {
                 self.payment_keys.insert(payment_key.clone());
                 self.has_orders = true;
             }
-            Kind::GatewayEvent { event_id, .. } => {
+            Kind::GatewayEvent { event_id, order_id } => {
                 self.events.insert(event_id.clone());
+                self.orders.insert(*order_id);
+                self.has_orders = true;
             }
         }
     }

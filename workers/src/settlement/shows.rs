@@ -104,7 +104,9 @@ async fn look(ctx: &Context) -> Result<bool, Error> {
         Step::Cancelled(count) => {
             metrics::counter!(metric::SHOW_CANCELLED).increment(count as u64);
             tracing::info!(schedule = %show.schedule_id, count, "reservations of a cancelled show");
-            ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
+            for nudge in [ctx.subjects.outbox_nudge(), ctx.subjects.orders_nudge()] {
+                ctx.publish(nudge, Vec::new()).await;
+            }
         }
         Step::Wait(commands) => ask(ctx, show.schedule_id, commands, round).await?,
         Step::Finished => {

@@ -10,7 +10,7 @@ mod reservations;
 
 pub use facts::facts_insert;
 pub use notices::notice_insert;
-pub use orders::OrderRow;
+pub use orders::{OWNER_PAUSE_MS, OrderRow};
 pub use payments::payment_insert;
 pub use reservations::reservation_lock;
 

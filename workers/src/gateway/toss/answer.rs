@@ -22,6 +22,8 @@ const OURS: &[&str] = &[
 /// It was done or is being done by another request, or may have been.
 const IN_DOUBT: &[&str] = &[
     "ALREADY_PROCESSED_PAYMENT",
+    "DUPLICATED_ORDER_ID",
+    "FORBIDDEN_CONSECUTIVE_REQUEST",
     "IDEMPOTENT_REQUEST_PROCESSING",
     "PROVIDER_ERROR",
     UNREADABLE,
@@ -87,6 +89,8 @@ mod tests {
             (422, "IDEMPOTENCY_KEY_REUSED", "rejected"),
             (400, "ALREADY_PROCESSED_PAYMENT", "unknown"),
             (400, "PROVIDER_ERROR", "unknown"),
+            (400, "DUPLICATED_ORDER_ID", "unknown"),
+            (403, "FORBIDDEN_CONSECUTIVE_REQUEST", "unknown"),
             (400, "no code", "unknown"),
             (409, "IDEMPOTENT_REQUEST_PROCESSING", "unknown"),
             (500, "FAILED_INTERNAL_SYSTEM_PROCESSING", "unknown"),

@@ -27,6 +27,7 @@ struct PaymentWire {
 enum StatusWire {
     Ready,
     InProgress,
+    WaitingForDeposit,
     Done,
     Canceled,
     PartialCanceled,
@@ -39,6 +40,7 @@ impl From<StatusWire> for Status {
         match status {
             StatusWire::Ready => Self::Ready,
             StatusWire::InProgress => Self::InProgress,
+            StatusWire::WaitingForDeposit => Self::WaitingForDeposit,
             StatusWire::Done => Self::Done,
             StatusWire::Canceled => Self::Canceled,
             StatusWire::PartialCanceled => Self::PartialCanceled,
@@ -118,7 +120,11 @@ fn transaction(wire: TransactionWire) -> Option<Transaction> {
     let movement = match Status::from(wire.status) {
         Status::Done => Movement::Capture,
         Status::Canceled | Status::PartialCanceled => Movement::Refund,
-        Status::Ready | Status::InProgress | Status::Aborted | Status::Expired => return None,
+        Status::Ready
+        | Status::InProgress
+        | Status::WaitingForDeposit
+        | Status::Aborted
+        | Status::Expired => return None,
     };
     Some(Transaction {
         transaction_key: wire.transaction_key.parse().ok()?,
@@ -162,7 +168,7 @@ mod tests {
             ("15000,\"balance", "15000.5,\"balance"),
             (":5000", ":15001"),
             (":5000", ":-1"),
-            ("PARTIAL_CANCELED", "WAITING_FOR_DEPOSIT"),
+            ("PARTIAL_CANCELED", "PARTIALLY_CANCELED"),
             (":10000", ":0"),
             ("AB12", "A/B"),
             ("}}", "}"),

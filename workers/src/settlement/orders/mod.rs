@@ -11,6 +11,7 @@ mod store;
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
 use crate::gateway::{Confirm, Error, Gateway, IdempotencyKey, OrderId, Payment, PaymentKey};
+use crate::outbox::pace::{Found, Pace};
 use crate::runtime::world::Publish;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -20,13 +21,12 @@ use onsale_platform::{db, metric, tx};
 use onsale_schema::status::OrderStatus;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Claimed;
+use store::{Claimed, Limits};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Orders, and refunds, that one process has in hand at once.
 const IN_HAND_MAX: usize = 32;
-/// How often it looks for what is due.
-const TICK: Duration = Duration::from_millis(100);
 /// How often notifications are purged.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -40,7 +40,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
         return Ok(());
     };
     let driver = Driver {
-        lease_ms: lease_ms(&ctx),
+        limits: limits(&ctx),
         ctx,
         gateway,
     };
@@ -57,17 +57,20 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
 struct Driver {
     ctx: Context,
     gateway: Arc<dyn Gateway>,
-    lease_ms: i64,
+    limits: Limits,
 }
 
-/// How long nobody else takes what one has in hand, in milliseconds: two questions to the gateway
-/// with all their repetitions.
-fn lease_ms(ctx: &Context) -> i64 {
+/// What is in hand is somebody else's after two questions to the gateway, with their repetitions.
+fn limits(ctx: &Context) -> Limits {
     /// The longest pause between two attempts, and some time to write.
-    const SLACK_MS: u64 = 3000;
+    const SLACK_MS: i64 = 3000;
     let gateway = &ctx.config.gateway;
-    let one = (gateway.timeout_ms + SLACK_MS) * u64::from(gateway.attempts);
-    i64::try_from(2 * one + SLACK_MS).unwrap_or(i64::MAX)
+    let once_ms = i64::try_from(gateway.timeout_ms).unwrap_or(i64::MAX / 2) + SLACK_MS;
+    let request_ms = once_ms.saturating_mul(i64::from(gateway.attempts));
+    Limits {
+        request_ms,
+        lease_ms: request_ms.saturating_mul(2).saturating_add(SLACK_MS),
+    }
 }
 
 type Steps = Vec<BoxFuture<'static, Result<(), db::Error>>>;
@@ -81,32 +84,58 @@ async fn work(
 ) {
     let mut patience = Patience::new(what);
     let mut in_hand = FuturesUnordered::new();
-    let mut pause = Duration::ZERO;
+    let hear = nudged(&driver.ctx, &mut patience);
+    let Some(mut pace) = shutdown.run_until_cancelled(hear).await else {
+        return;
+    };
+    let (mut is_due, mut looked_at, mut found) = (true, Instant::now(), Found::Nothing);
     while !shutdown.is_cancelled() {
+        let free = IN_HAND_MAX - in_hand.len();
+        if is_due && free > 0 {
+            is_due = false;
+            looked_at = Instant::now();
+            match take(driver.clone(), free).await {
+                Ok(steps) => {
+                    patience.healed();
+                    found = if steps.is_empty() {
+                        Found::Nothing
+                    } else {
+                        Found::Some
+                    };
+                    in_hand.extend(steps);
+                }
+                Err(error) => {
+                    patience.wait(error).await;
+                    is_due = true;
+                    continue;
+                }
+            }
+        }
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(ended) = in_hand.next(), if !in_hand.is_empty() => {
-                // What it had in hand is due again when its lease is over.
-                match ended {
-                    Ok(()) => pause = Duration::ZERO,
-                    Err(error) => patience.wait(error).await,
+                // What it had in hand may go on at once; after a failure, when its lease is over.
+                is_due = true;
+                if let Err(error) = ended {
+                    patience.wait(error).await;
                 }
             }
-            () = tokio::time::sleep(pause), if in_hand.len() < IN_HAND_MAX => {
-                pause = TICK;
-                match take(driver.clone(), IN_HAND_MAX - in_hand.len()).await {
-                    Ok(steps) => {
-                        patience.healed();
-                        in_hand.extend(steps);
-                    }
-                    Err(error) => patience.wait(error).await,
-                }
-            }
+            () = pace.wait(looked_at, found), if !is_due => is_due = true,
         }
     }
     while let Some(ended) = in_hand.next().await {
         if let Err(error) = ended {
             tracing::warn!(%error, worker = what, "a step is left to others");
+        }
+    }
+}
+
+/// A pace that is quickened by word of what can go on.
+async fn nudged(ctx: &Context, patience: &mut Patience) -> Pace {
+    loop {
+        match ctx.nats.subscribe(ctx.subjects.orders_nudge()).await {
+            Ok(nudges) => return Pace::new(Some(nudges)),
+            Err(error) => patience.wait(error).await,
         }
     }
 }
@@ -122,7 +151,7 @@ async fn purge(driver: &Driver, shutdown: &CancellationToken) {
 
 fn orders(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
     async move {
-        let due = store::order_claim(&driver.ctx.pool, most, driver.lease_ms).await?;
+        let due = store::order_claim(&driver.ctx.pool, most, driver.limits).await?;
         let steps = due.into_iter().map(|claimed| {
             let driver = driver.clone();
             async move { driver.advance(claimed).await }.boxed()
@@ -133,6 +162,7 @@ fn orders(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::E
 }
 
 /// What the gateway said, and what it calls the payment.
+#[derive(Clone)]
 struct Told {
     learned: Learned,
     payment_key: Option<PaymentKey>,
@@ -151,15 +181,16 @@ impl Driver {
     /// One step of an order.
     async fn advance(&self, claimed: Claimed) -> Result<(), db::Error> {
         let told = self.ask(&claimed).await;
-        let roll = rand::random();
+        let (roll, request_ms) = (rand::random(), self.limits.request_ms);
         let order = claimed.order;
-        let made = tx::run(&self.ctx.pool, move |conn| {
-            let (order, key) = (order.clone(), told.payment_key.clone());
-            let learned = told.learned;
-            async move { store::apply(conn, &order, learned, key.as_ref(), roll).await }.boxed()
-        })
-        .await?;
-        let Some(status) = made else {
+        let write = || {
+            let (order, told) = (order.clone(), told.clone());
+            tx::run(&self.ctx.pool, move |conn| {
+                let (order, told) = (order.clone(), told.clone());
+                async move { store::apply(conn, &order, &told, request_ms, roll).await }.boxed()
+            })
+        };
+        let Some(status) = insist(write).await? else {
             return Ok(());
         };
         metrics::counter!(metric::ORDERS, "outcome" => status.as_str()).increment(1);
@@ -175,17 +206,18 @@ impl Driver {
         match order.status {
             OrderStatus::Ready | OrderStatus::Failed => self.look_up(order).await,
             // Nobody has asked for it before: its status was written before anybody could.
-            OrderStatus::Capturing if order.attempts == 1 && claimed.may_capture => {
+            OrderStatus::Capturing if order.attempts == 1 && claimed.may_capture() => {
                 self.confirm(order).await
             }
             OrderStatus::Capturing | OrderStatus::Unknown => {
                 let told = self.look_up(order).await;
                 match told.learned {
-                    Learned::NotCaptured if claimed.may_capture => self.confirm(order).await,
+                    Learned::NotCaptured if claimed.may_capture() => self.confirm(order).await,
                     Learned::NotCaptured
                     | Learned::Nothing
                     | Learned::Captured
                     | Learned::Declined
+                    | Learned::Odd
                     | Learned::Unknown
                     | Learned::Unavailable => told,
                 }
@@ -234,6 +266,10 @@ impl Driver {
         match self.gateway.find_by_order(&order_id).await {
             Ok(payment) => judge(order, payment),
             Err(Error::NotFound) => Learned::NotCaptured.into(),
+            Err(error @ Error::Rejected { .. }) => {
+                tracing::error!(%error, order = %order.order_id, "it can't be looked up");
+                Learned::Unavailable.into()
+            }
             Err(error) => {
                 tracing::debug!(%error, order = %order.order_id, "it can't be looked up");
                 Learned::Unavailable.into()
@@ -242,19 +278,42 @@ impl Driver {
     }
 }
 
+/// Writes what the gateway has said, also when Postgres is away for a moment: it would have to be
+/// asked again.
+async fn insist<T, W>(write: impl Fn() -> W) -> Result<T, db::Error>
+where
+    W: Future<Output = Result<T, db::Error>>,
+{
+    /// Some seconds, with the pauses of [`Patience`].
+    const TRIES: u32 = 8;
+    let mut patience = Patience::new("a step of a payment");
+    for _ in 1..TRIES {
+        match write().await {
+            Err(error) if error.retryable() => patience.wait(error).await,
+            other => return other,
+        }
+    }
+    write().await
+}
+
 /// What a payment says about the order that it is for.
 fn judge(order: &Order, payment: Payment) -> Told {
-    if !payment.status.is_captured() {
-        return Learned::NotCaptured.into();
-    }
     let is_ours = payment.order_id.uuid() == Some(order.order_id.0);
     let is_known =
         (order.payment_key.as_deref()).is_none_or(|key| key == payment.payment_key.as_str());
+    if !payment.status.is_captured() {
+        // How another attempt to agree to the same order has ended says nothing about this one.
+        let is_over = is_ours && is_known && !payment.status.is_open();
+        return match is_over {
+            true => Learned::Declined.into(),
+            false => Learned::NotCaptured.into(),
+        };
+    }
     if !is_ours || !is_known || payment.total != order.amount || payment.balance != order.amount {
         // Neither a sale nor a refund of ours: somebody has to look.
         tracing::error!(order = %order.order_id, status = payment.status.as_str(),
             "the gateway's payment is not what was ordered");
-        return Learned::Unavailable.into();
+        return Learned::Odd.into();
     }
     Told {
         learned: Learned::Captured,

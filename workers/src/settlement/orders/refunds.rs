@@ -20,9 +20,10 @@ use onsale_schema::{CancellationId, Money, PaymentOrderId, RefundId, Reservation
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// So often the gateway is asked for a refund that it neither grants nor refuses: for more than an
-/// hour, at the longest pauses.
-const ATTEMPTS_MAX: i32 = 400;
+/// For so long, in hours, the gateway is asked for a refund that it neither grants nor refuses.
+const GIVE_UP_HOURS: i32 = 24;
+/// And at least so often, if somebody has it tried again.
+const ATTEMPTS_MIN: i32 = 20;
 /// Why, for the gateway's records.
 const REASON: &str = "cancelled";
 
@@ -43,6 +44,8 @@ struct Claimed {
     step_no: i32,
     #[diesel(sql_type = Integer)]
     attempts: i32,
+    #[diesel(sql_type = Bool)]
+    is_old: bool,
     #[diesel(sql_type = Text)]
     payment_key: String,
 }
@@ -58,7 +61,7 @@ enum End {
 /// Takes refunds that are due.
 pub(super) fn take(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
     async move {
-        let due = refund_claim(&driver.ctx.pool, most, driver.lease_ms).await?;
+        let due = refund_claim(&driver.ctx.pool, most, driver.limits.lease_ms).await?;
         let steps = due.into_iter().map(|claimed| {
             let driver = driver.clone();
             async move { give_back(&driver, claimed).await }.boxed()
@@ -82,15 +85,17 @@ async fn refund_claim(
                                WHERE next_at <= (SELECT clock_timestamp()) \
                                  AND status = 'PENDING' AND method = 'GATEWAY' \
                                ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
-           RETURNING refund_id, key, order_id, payment_id, amount, step_no, attempts) \
+           RETURNING refund_id, key, order_id, payment_id, amount, step_no, attempts, \
+                     created_at < now() - make_interval(hours => $3) AS is_old) \
          SELECT taken.refund_id, taken.key, taken.order_id, taken.amount, taken.step_no, \
-                taken.attempts, coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
+                taken.attempts, taken.is_old, coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
                 o.payment_key \
          FROM taken JOIN payment_order AS o ON o.order_id = taken.order_id \
               LEFT JOIN payment AS p ON p.payment_id = taken.payment_id",
     )
     .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
     .bind::<BigInt, _>(lease_ms)
+    .bind::<Integer, _>(GIVE_UP_HOURS)
     .load(&mut conn)
     .await?;
     Ok(rows)
@@ -100,8 +105,13 @@ async fn give_back(driver: &Driver, claimed: Claimed) -> Result<(), db::Error> {
     let error = ask(driver, &claimed).await.err();
     let end = match &error {
         None => End::Done,
-        Some(error) if !error.is_transient() || claimed.attempts >= ATTEMPTS_MAX => End::Stuck,
-        Some(_) => End::Later,
+        Some(Error::Declined { .. } | Error::NotFound) => End::Stuck,
+        Some(_) if claimed.is_old && claimed.attempts >= ATTEMPTS_MIN => End::Stuck,
+        Some(error @ Error::Rejected { .. }) => {
+            tracing::error!(%error, refund = %claimed.refund_id, "not refunded");
+            End::Later
+        }
+        Some(Error::Unknown { .. } | Error::Unavailable { .. }) => End::Later,
     };
     let why = error.as_ref().map(Error::to_string);
     let (roll, refund) = (rand::random(), claimed.clone());

@@ -1,16 +1,19 @@
 //! What the driver reads and writes of orders. A step is written only by who has read the one
 //! before; reservations are locked first, then the order.
 
+use super::Told;
 use crate::gateway::PaymentKey;
 use crate::settlement::store::{
-    OrderRow, facts_insert, notice_insert, payment_insert, reservation_lock,
+    OWNER_PAUSE_MS, OrderRow, facts_insert, notice_insert, payment_insert, reservation_lock,
 };
 use diesel::sql_types::{
     BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::order::{HOLD_EXPIRED, Learned, Step, World, pause_ms, step};
+use onsale_domain::settlement::order::{
+    LAST_LOOK_MS, Learned, ODD_PAUSE_MS, Step, World, pause_ms, step,
+};
 use onsale_domain::settlement::{NewNotice, NewPayment, Order};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
@@ -22,48 +25,79 @@ use onsale_schema::{
     seats,
 };
 use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-/// The longest pause while the owner of the seats is waited for, in milliseconds.
-const OWNER_PAUSE_MS: i64 = 400;
 /// Notifications older than this are purged, in hours; no tolerance is that long.
 const EVENTS_KEEP_HOURS: i32 = 48;
+/// So many are purged by one statement.
+const PURGE_MAX: i64 = 5000;
 
 /// An order in hand.
 pub(super) struct Claimed {
     /// As it is now.
     pub order: Order,
-    /// Whether a capture may be begun.
-    pub may_capture: bool,
+    /// Until when a capture may be begun; none when it may not.
+    pub capture_until: Option<Instant>,
 }
 
-/// Takes orders that are due, and gives nobody else them for a while.
+impl Claimed {
+    /// Whether a capture may be begun now.
+    pub fn may_capture(&self) -> bool {
+        self.capture_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// How long what one asks for may be on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// A request to the gateway, its repetitions included, in milliseconds.
+    pub request_ms: i64,
+    /// How long nobody else takes what one has in hand, in milliseconds.
+    pub lease_ms: i64,
+}
+
+/// Takes orders that are due, and gives nobody else them for a while. One that waits for the owner of
+/// its seats is due when that has answered.
 pub(super) async fn order_claim(
     pool: &db::Pool,
     most: usize,
-    lease_ms: i64,
+    limits: Limits,
 ) -> Result<Vec<Claimed>, db::Error> {
     let mut conn = pool.get().await?;
     let rows: Vec<OrderRow> = statement(
         "UPDATE payment_order \
          SET next_at = clock_timestamp() + $2 * interval '1 millisecond', step_no = step_no + 1, \
              attempts = attempts + 1 \
-         WHERE order_id IN (SELECT order_id FROM payment_order \
-                            WHERE next_at <= (SELECT clock_timestamp()) \
-                            ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
+         WHERE order_id IN ( \
+             SELECT order_id FROM payment_order AS o \
+             WHERE next_at <= (SELECT clock_timestamp() + $3 * interval '1 millisecond') \
+               AND (next_at <= (SELECT clock_timestamp()) \
+                    OR status IN ('SECURING', 'REHOLDING') \
+                       AND NOT EXISTS (SELECT FROM notice AS n \
+                                       WHERE n.notice_id = o.notice_id AND n.done_at IS NULL)) \
+             ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
          RETURNING *",
     )
     .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
-    .bind::<BigInt, _>(lease_ms)
+    .bind::<BigInt, _>(limits.lease_ms)
+    .bind::<BigInt, _>(OWNER_PAUSE_MS)
     .load(&mut conn)
     .await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in rows {
         let order = Order::from(row);
-        let may_capture = match order.status {
+        let capture_until = match order.status {
             OrderStatus::Capturing | OrderStatus::Unknown => {
-                let (world, now) = world_find(&mut conn, &order).await?;
-                world.may_capture(now)
+                let read_at = Instant::now();
+                let (world, now) = world_find(&mut conn, &order, limits.request_ms).await?;
+                // How long that is, whatever this process' clock says.
+                let left = world.capture_until().micros() - now.micros();
+                u64::try_from(left)
+                    .ok()
+                    .map(|left| read_at + Duration::from_micros(left))
             }
             OrderStatus::Ready
             | OrderStatus::Securing
@@ -72,9 +106,12 @@ pub(super) async fn order_claim(
             | OrderStatus::Paid
             | OrderStatus::Failed
             | OrderStatus::Refunding
-            | OrderStatus::Refunded => false,
+            | OrderStatus::Refunded => None,
         };
-        claimed.push(Claimed { order, may_capture });
+        claimed.push(Claimed {
+            order,
+            capture_until,
+        });
     }
     Ok(claimed)
 }
@@ -93,6 +130,8 @@ struct WorldRow {
     is_reheld: bool,
     #[diesel(sql_type = Bool)]
     has_rival: bool,
+    #[diesel(sql_type = Bool)]
+    show_cancelled: bool,
     #[diesel(sql_type = Timestamptz)]
     now: Timestamp,
 }
@@ -101,6 +140,7 @@ struct WorldRow {
 async fn world_find(
     conn: &mut AsyncPgConnection,
     order: &Order,
+    request_ms: i64,
 ) -> Result<(World, Timestamp), db::Error> {
     let row: WorldRow = statement(
         "SELECT coalesce(ends_as, status) AS status, expires_at, \
@@ -113,6 +153,8 @@ async fn world_find(
                         WHERE o.reservation_id = $1 AND o.order_id <> $2 \
                           AND o.status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', \
                                            'REHOLDING', 'PAID')) AS has_rival, \
+                EXISTS (SELECT FROM show_cancellation AS s \
+                        WHERE s.schedule_id = reservation.schedule_id) AS show_cancelled, \
                 clock_timestamp() AS now \
          FROM reservation WHERE reservation_id = $1",
     )
@@ -125,10 +167,12 @@ async fn world_find(
     let world = World {
         reservation: row.status,
         expires_at: row.expires_at,
+        settles_at: row.expires_at.plus_ms(request_ms),
         is_secured: row.is_secured,
         is_told: row.is_told,
         is_reheld: row.is_reheld,
         has_rival: row.has_rival,
+        show_cancelled: row.show_cancelled,
     };
     Ok((world, row.now))
 }
@@ -138,8 +182,8 @@ async fn world_find(
 pub(super) async fn apply(
     conn: &mut AsyncPgConnection,
     claimed: &Order,
-    learned: Learned,
-    payment_key: Option<&PaymentKey>,
+    told: &Told,
+    request_ms: i64,
     roll: f64,
 ) -> Result<Option<OrderStatus>, db::Error> {
     let ids = [Some(claimed.reservation_id), claimed.rehold_id];
@@ -156,11 +200,11 @@ pub(super) async fn apply(
     let Some(mut order) = row.map(Order::from) else {
         return Ok(None);
     };
-    let (world, now) = world_find(conn, &order).await?;
+    let (world, now) = world_find(conn, &order, request_ms).await?;
     let before = order.status;
-    let mut next = step(&order, &world, learned, now);
+    let mut next = step(&order, &world, told.learned, now);
     if next == Step::Captured {
-        capture(&mut order, payment_key);
+        capture(&mut order, told.payment_key.as_ref());
         next = step(&order, &world, Learned::Nothing, now);
     }
     let next_at = make(conn, &mut order, next, now, roll).await?;
@@ -213,10 +257,14 @@ async fn make(
             order.status = OrderStatus::Unknown;
             Some(now.plus_ms(pause))
         }
+        Step::Puzzle => {
+            order.status = OrderStatus::Unknown;
+            Some(now.plus_ms(ODD_PAUSE_MS))
+        }
         Step::Captured => unreachable!("a capture is followed by a step of its own"),
         Step::Fail(code) => {
             fail(conn, order, code, now).await?;
-            None
+            Some(now.plus_ms(LAST_LOOK_MS))
         }
         Step::Sell(reservation_id) => {
             sell(conn, order, reservation_id, now).await?;
@@ -226,8 +274,8 @@ async fn make(
             rehold(conn, order).await?;
             Some(now.plus_ms(pause.min(OWNER_PAUSE_MS)))
         }
-        Step::Refund => {
-            refund(conn, order, now).await?;
+        Step::Refund(code) => {
+            refund(conn, order, code, now).await?;
             None
         }
     })
@@ -338,6 +386,7 @@ async fn sell(
     };
     payment_insert(conn, &[row]).await?;
     tell(conn, reservation_id, fact, true).await?;
+    show_reopen(conn, order.schedule_id).await?;
     if reservation_id != order.reservation_id {
         // The owner of the seats has sold them already.
         return Ok(());
@@ -353,6 +402,22 @@ async fn sell(
         },
     };
     notice_insert(conn, &[notice]).await
+}
+
+/// A cancellation of a show that has finished goes on when something is sold there after all: it was
+/// decided before the show was cancelled.
+async fn show_reopen(
+    mut conn: &AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<(), db::Error> {
+    statement(
+        "UPDATE show_cancellation SET finished_at = NULL, next_at = clock_timestamp() \
+         WHERE schedule_id = $1 AND finished_at IS NOT NULL",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .execute(&mut conn)
+    .await?;
+    Ok(())
 }
 
 #[derive(QueryableByName)]
@@ -391,11 +456,12 @@ async fn rehold(mut conn: &AsyncPgConnection, order: &mut Order) -> Result<(), d
 async fn refund(
     mut conn: &AsyncPgConnection,
     order: &mut Order,
+    code: &'static str,
     now: Timestamp,
 ) -> Result<(), db::Error> {
     order.status = OrderStatus::Refunding;
-    order.fail_code = Some(HOLD_EXPIRED.to_owned());
-    let failed = payment(order, order.reservation_id, Some(HOLD_EXPIRED), now);
+    order.fail_code = Some(code.to_owned());
+    let failed = payment(order, order.reservation_id, Some(code), now);
     payment_insert(conn, &[failed]).await?;
     statement(
         "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, next_at, \
@@ -453,9 +519,18 @@ async fn order_update(
 /// Forgets notifications that no repetition of would be believed.
 pub(super) async fn event_purge(pool: &db::Pool) -> Result<(), db::Error> {
     let mut conn = pool.get().await?;
-    statement("DELETE FROM gateway_event WHERE at < now() - make_interval(hours => $1)")
+    loop {
+        let gone = statement(
+            "DELETE FROM gateway_event WHERE event_id IN ( \
+                 SELECT event_id FROM gateway_event \
+                 WHERE at < now() - make_interval(hours => $1) LIMIT $2)",
+        )
         .bind::<Integer, _>(EVENTS_KEEP_HOURS)
+        .bind::<BigInt, _>(PURGE_MAX)
         .execute(&mut conn)
         .await?;
-    Ok(())
+        if i64::try_from(gone).unwrap_or(i64::MAX) < PURGE_MAX {
+            return Ok(());
+        }
+    }
 }

@@ -3,7 +3,9 @@
 
 use crate::settlement::needs::Needs;
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{
+    Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::settlement::{Changes, Order, Ordering};
 use onsale_platform::db;
@@ -15,6 +17,10 @@ use onsale_schema::{
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
+
+/// The longest pause while the owner of the seats is waited for, in milliseconds; its answer is heard
+/// before.
+pub const OWNER_PAUSE_MS: i64 = 400;
 
 /// A row of the table.
 #[derive(QueryableByName)]
@@ -206,10 +212,14 @@ pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<
         .bind::<Array<Text>, _>(events)
         .execute(&mut conn)
         .await?;
-        // Whoever captures looks anyway.
+        // Whoever has one in hand has looked before the gateway said this: the step is not written,
+        // and the order is looked at again.
         statement(
-            "UPDATE payment_order SET next_at = clock_timestamp(), attempts = 0 \
-             WHERE order_id = ANY($1) AND status IN ('READY', 'FAILED', 'UNKNOWN')",
+            "UPDATE payment_order \
+             SET next_at = clock_timestamp(), step_no = step_no + 1, \
+                 attempts = CASE WHEN status = 'CAPTURING' THEN attempts ELSE 0 END \
+             WHERE order_id = ANY($1) \
+               AND status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED')",
         )
         .bind::<Array<SqlUuid>, _>(orders)
         .execute(&mut conn)
@@ -248,7 +258,7 @@ async fn order_set_confirmed(
     let confirmed = statement(
         "UPDATE payment_order o \
          SET status = 'SECURING', step_no = o.step_no + 1, attempts = 0, \
-             next_at = clock_timestamp(), updated_at = clock_timestamp(), payment_key = x.key, \
+             next_at = clock_timestamp() + $6 * interval '1 millisecond', updated_at = clock_timestamp(), payment_key = x.key, \
              confirm_command_id = x.command, confirm_fingerprint = x.print, notice_id = x.notice \
          FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[]) \
               AS x(id, key, command, print, notice) \
@@ -259,6 +269,7 @@ async fn order_set_confirmed(
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| by(o).0).collect())
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| by(o).1.0).collect())
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(rows.iter().map(|o| o.notice_id).collect())
+    .bind::<BigInt, _>(OWNER_PAUSE_MS)
     .execute(&mut conn)
     .await?;
     if confirmed == rows.len() {
