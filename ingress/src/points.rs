@@ -13,7 +13,9 @@ use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::Response;
+use diesel::dsl::sql;
 use diesel::prelude::Queryable;
+use diesel::sql_types::Bool;
 use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{self, Pool};
@@ -201,7 +203,12 @@ async fn transfer_list(
 ) -> Result<Vec<TransferRow>, db::Error> {
     use tables::transfer::dsl;
     let mut query = dsl::transfer
-        .filter(dsl::debit.eq(account).or(dsl::credit.eq(account)))
+        // As the indexes say it: payments are debited to users, everything else is credited to them.
+        .filter(
+            (dsl::debit.eq(account).and(sql::<Bool>("kind = 'PAYMENT'"))).or(dsl::credit
+                .eq(account)
+                .and(sql::<Bool>("kind <> 'PAYMENT'"))),
+        )
         .select((
             dsl::transfer_id,
             dsl::kind,

@@ -19,23 +19,26 @@ use crate::runtime::act;
 use crate::runtime::lag::{Board, Progress};
 use commit::{Done, Job, Mode};
 use diesel_async::AsyncPgConnection;
+use futures_util::future::join_all;
 use onsale_platform::{db, metric};
 use onsale_schema::message::{Command, MessageOutcomes};
-use onsale_schema::{IngressId, Lane, PartitionNo};
+use onsale_schema::{IngressId, Lane, PartitionNo, Timestamp};
 use patience::Patience;
 use reader::{Reader, Taken};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long replies and acknowledgements may take to be handed to NATS. What is not sent by then
 /// is found in Postgres, or comes again.
 const ACT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Batches that one replica has in hand at once: while Postgres writes one, the next is decided.
+const JOBS: usize = 2;
 /// As which partition these lanes tell their lag.
 const LAG_PARTITION: PartitionNo = PartitionNo(0);
 
@@ -82,24 +85,51 @@ pub async fn run<Q: Queue>(
     shutdown: CancellationToken,
 ) -> Result<(), context::Error> {
     let board = Board::default();
-    let worker = Worker {
-        ctx: ctx.clone(),
-        queue: Arc::new(queue),
-        incarnation: Arc::default(),
+    let tally = Arc::new(Tally {
         progress: board.enter(LAG_PARTITION, 0),
+        jobs: Mutex::default(),
+    });
+    let queue = Arc::new(queue);
+    let incarnation = Arc::default();
+    let workers = (0..JOBS).map(|job| Worker {
+        ctx: ctx.clone(),
+        queue: Arc::clone(&queue),
+        incarnation: Arc::clone(&incarnation),
+        job,
+        tally: Arc::clone(&tally),
         shutdown: shutdown.clone(),
-    };
+    });
+    let workers = join_all(workers.map(|worker| async move { worker.run().await }));
     let clock = ctx.clock.clone();
-    let report = board.report(ctx, move || clock.now(), Q::LANE, shutdown);
-    tokio::join!(worker.run(), report);
+    let report = board.report(ctx.clone(), move || clock.now(), Q::LANE, shutdown);
+    tokio::join!(workers, report);
     Ok(())
+}
+
+/// What all jobs of this replica have in hand.
+struct Tally {
+    progress: Arc<Progress>,
+    /// Messages, and the time of the oldest.
+    jobs: Mutex<[(u64, Option<Timestamp>); JOBS]>,
+}
+
+impl Tally {
+    /// A job has these messages in hand; so many more are pending.
+    fn set(&self, job: usize, messages: usize, oldest: Option<Timestamp>, pending: u64) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs[job] = (messages as u64, oldest);
+        let in_hand: u64 = jobs.iter().map(|job| job.0).sum();
+        let oldest = jobs.iter().filter_map(|job| job.1).min();
+        self.progress.set(pending + in_hand, oldest);
+    }
 }
 
 struct Worker<Q: Queue> {
     ctx: Context,
     queue: Arc<Q>,
     incarnation: Arc<AtomicI32>,
-    progress: Arc<Progress>,
+    job: usize,
+    tally: Arc<Tally>,
     shutdown: CancellationToken,
 }
 
@@ -153,7 +183,7 @@ impl<Q: Queue> Worker<Q> {
             self.begun(&batch, reader.pending());
             self.process(batch).await;
             // Behind this batch the next is pending; its age is not known before it is read.
-            self.progress.set(reader.pending(), None);
+            self.tally.set(self.job, 0, None, reader.pending());
         }
     }
 
@@ -161,7 +191,7 @@ impl<Q: Queue> Worker<Q> {
         let now = self.ctx.clock.now();
         let since = batch.iter().map(|taken| taken.inbound.waits_since(now));
         let oldest = since.min();
-        self.progress.set(pending + batch.len() as u64, oldest);
+        self.tally.set(self.job, batch.len(), oldest, pending);
         if let Some(oldest) = oldest {
             let age_s = now.ms_since(oldest) as f64 / 1e3;
             metrics::histogram!(metric::PARTITION_AGE, "lane" => Q::LANE.as_str()).record(age_s);
