@@ -33,3 +33,4 @@ mod streams;
 mod terms;
 mod tls;
 mod webhooks;
+mod webhooks_tls;
