@@ -28,6 +28,7 @@ mod prefer;
 mod problems;
 mod race;
 mod receiver;
+mod refunded_once;
 mod servers;
 mod shop;
 mod steps;
