@@ -15,6 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
 
 /// How a Postgres client asks for TLS: a length of 8, and a code that is no protocol version.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -76,6 +77,67 @@ impl Authority {
     }
 }
 
+/// Speaks TLS as the server of a certificate and key in PEM files.
+fn acceptor(pem: &(PathBuf, PathBuf)) -> io::Result<TlsAcceptor> {
+    let certificates = CertificateDer::pem_file_iter(&pem.0).and_then(Iterator::collect);
+    let certificates: Vec<_> = certificates.map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(&pem.1).map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| {
+            config
+                .with_no_client_auth()
+                .with_single_cert(certificates, key)
+        })
+        .map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Where an HTTPS server of a test listens, on a free port of loopback. Who does not speak TLS, or
+/// does not trust it, gets no further.
+pub struct Listener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener {
+    /// Begins to listen, with certificate and key in PEM files.
+    ///
+    /// # Errors
+    /// When a file is no PEM, or there is no port to listen on.
+    pub async fn bind(pem: &(PathBuf, PathBuf)) -> io::Result<Self> {
+        Ok(Self {
+            acceptor: acceptor(pem)?,
+            listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+        })
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let shaken = match self.listener.accept().await {
+                Ok((client, addr)) => {
+                    let shaken = self.acceptor.accept(client).await;
+                    shaken.map(|stream| (stream, addr))
+                }
+                Err(error) => Err(error),
+            };
+            match shaken {
+                Ok(accepted) => return accepted,
+                Err(error) => tracing::debug!(%error, "a connection could not be accepted"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
 /// Speaks TLS with clients of a Postgres and plain text with it. Who does not ask for TLS is sent
 /// away, so that what arrives was encrypted. Dropping it ends it.
 #[derive(Debug)]
@@ -90,25 +152,11 @@ impl PostgresTls {
     /// # Errors
     /// When a file is no PEM, or there is no port to listen on.
     pub async fn start(upstream: SocketAddr, pem: &(PathBuf, PathBuf)) -> io::Result<Self> {
-        let certificates = CertificateDer::pem_file_iter(&pem.0).and_then(Iterator::collect);
-        let certificates: Vec<_> = certificates.map_err(io::Error::other)?;
-        let key = PrivateKeyDer::from_pem_file(&pem.1).map_err(io::Error::other)?;
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .and_then(|config| {
-                config
-                    .with_no_client_auth()
-                    .with_single_cert(certificates, key)
-            })
-            .map_err(io::Error::other)?;
+        let acceptor = acceptor(pem)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(
-            listener,
-            upstream,
-            TlsAcceptor::from(Arc::new(config)),
-        ));
+        accepting.spawn(accept(listener, upstream, acceptor));
         Ok(Self {
             addr,
             _accepting: accepting,

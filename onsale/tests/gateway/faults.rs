@@ -163,13 +163,13 @@ async fn the_adapter_gets_through_what_heals() {
     let mut settings = rig.settings();
     (settings.timeout_ms, settings.attempts) = (300, 3);
     let adapter = adapter(&settings);
-    for code in [2, 3, 4, 5, 14] {
+    for code in [2, 3, 4, 5, 14, 15, 16] {
         let paying = rig.checkout(60_000 + code).await;
         let payment = adapter.confirm(&paying.confirm()).await.unwrap();
         assert_eq!(payment.total.to_won(), paying.amount);
         assert_eq!(rig.moved(&paying).await.len(), 1, "{code}");
     }
-    for code in [11, 13] {
+    for code in [11, 13, 17] {
         let paying = rig.checkout(60_000 + code).await;
         adapter.confirm(&paying.confirm()).await.unwrap();
         let refund = paying.cancel(20_000, Uuid::now_v7());

@@ -76,7 +76,8 @@ impl Hall {
         let ids = std::iter::repeat_with(|| ScheduleId(Uuid::now_v7()));
         let mut near = ids.filter(|id| partition(*id) == partition(ScheduleId(date)));
         let id = near.next().expect("one of sixteen");
-        self.date_as(id, seats, open_policy()).await
+        let layout = Layout::plain(seats, 10_000);
+        self.date_as(id, &layout, open_policy()).await
     }
 
     /// A date that another partition decides.
@@ -85,20 +86,28 @@ impl Hall {
         let ids = std::iter::repeat_with(|| ScheduleId(Uuid::now_v7()));
         let mut far = ids.filter(|id| partition(*id) != partition(ScheduleId(date)));
         let id = far.next().expect("fifteen of sixteen");
-        self.date_as(id, seats, open_policy()).await
+        let layout = Layout::plain(seats, 10_000);
+        self.date_as(id, &layout, open_policy()).await
     }
 
     pub async fn date_with(&mut self, seats: u32, policy: Policy) -> Uuid {
+        let layout = Layout::plain(seats, 10_000);
         let schedule_id = ScheduleId(Uuid::now_v7());
-        self.date_as(schedule_id, seats, policy).await
+        self.date_as(schedule_id, &layout, policy).await
     }
 
-    async fn date_as(&mut self, schedule_id: ScheduleId, seats: u32, policy: Policy) -> Uuid {
+    /// A date on sale with these seats.
+    pub async fn date_of(&mut self, layout: &Layout) -> Uuid {
+        let schedule_id = ScheduleId(Uuid::now_v7());
+        self.date_as(schedule_id, layout, open_policy()).await
+    }
+
+    async fn date_as(&mut self, schedule_id: ScheduleId, layout: &Layout, policy: Policy) -> Uuid {
         let new = NewSchedule {
             schedule_id,
             concert_id: self.concert_id,
             starts_at: soon(3600 * 24),
-            layout: &Layout::plain(seats, 10_000),
+            layout,
             policy,
         };
         seed::schedule_create(&mut self.conn, &new)

@@ -4,10 +4,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::serve::Listener;
 use onsale_platform::clock;
 use onsale_platform::webhook::{self, Headers, Invalid, Secret};
 use onsale_schema::facts::Delivery;
-use std::net::SocketAddr;
+use onsale_testkit::tls;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -60,7 +62,7 @@ struct Shared {
 
 /// Listens until it is dropped.
 pub struct Receiver {
-    addr: SocketAddr,
+    base: String,
     shared: Arc<Mutex<Shared>>,
     _server: JoinSet<()>,
 }
@@ -69,6 +71,21 @@ impl Receiver {
     pub async fn start(answers: Answers) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
+        Self::serve(listener, format!("http://{addr}"), answers)
+    }
+
+    /// One that speaks HTTPS only, with certificate and key for 127.0.0.1 in PEM files.
+    pub async fn start_tls(pem: &(PathBuf, PathBuf), answers: Answers) -> Self {
+        let listener = tls::Listener::bind(pem).await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        Self::serve(listener, format!("https://{addr}"), answers)
+    }
+
+    fn serve<L>(listener: L, base: String, answers: Answers) -> Self
+    where
+        L: Listener,
+        L::Addr: std::fmt::Debug,
+    {
         let received = Vec::new();
         let shared = Arc::new(Mutex::new(Shared { received, answers }));
         let router = Router::new().fallback(take).with_state(Arc::clone(&shared));
@@ -76,14 +93,14 @@ impl Receiver {
             axum::serve(listener, router).await.expect("it serves");
         }]);
         Self {
-            addr,
+            base,
             shared,
             _server: server,
         }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/hooks?for=us", self.addr)
+        format!("{}/hooks?for=us", self.base)
     }
 
     pub fn answer(&self, answers: Answers) {

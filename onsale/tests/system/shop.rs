@@ -7,6 +7,7 @@ use onsale_testkit::{Answer, Buyer, SystemOptions, system};
 use onsale_workers::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -22,6 +23,7 @@ pub fn with_gateway() -> SystemOptions {
 }
 
 /// An order, and the payment that its buyer has agreed to.
+#[derive(Clone, Debug)]
 pub struct Order {
     pub id: Uuid,
     pub reservation: Uuid,
@@ -30,11 +32,11 @@ pub struct Order {
 }
 
 impl Order {
-    fn confirmation(&self) -> Value {
+    pub fn confirmation(&self) -> Value {
         json!({ "paymentKey": self.payment_key, "amount": won(self.amount) })
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/payment-orders/{}", self.id)
     }
 }
@@ -67,17 +69,61 @@ impl Hall {
 
     /// The amounts of the gateway's book: captures above zero, refunds below, oldest first.
     pub async fn book(&self) -> Vec<i64> {
-        let path = "/v1/transactions?startDate=2020-01-01T00:00:00&endDate=2100-01-01T00:00:00";
+        let entries = self.entries().await;
+        entries.into_iter().map(|(_, amount)| amount).collect()
+    }
+
+    /// The same for each order by itself.
+    pub async fn book_by_order(&self) -> HashMap<Uuid, Vec<i64>> {
+        let mut book: HashMap<Uuid, Vec<i64>> = HashMap::new();
+        for (order, amount) in self.entries().await {
+            book.entry(order).or_default().push(amount);
+        }
+        book
+    }
+
+    async fn entries(&self) -> Vec<(Uuid, i64)> {
+        // All on one page.
+        let path = "/v1/transactions?startDate=2020-01-01T00:00:00&endDate=2100-01-01T00:00:00\
+                    &limit=10000";
         let book = self.gateway(Method::GET, path, None).await;
         let entries = book.as_array().expect("a list").iter();
         let signed = |entry: &Value| {
             let amount = entry["amount"].as_i64().expect("a number");
-            match entry["status"] == "DONE" {
+            let amount = match entry["status"] == "DONE" {
                 true => amount,
                 false => -amount,
-            }
+            };
+            (id(&entry["orderId"]), amount)
         };
         entries.map(signed).collect()
+    }
+
+    /// Waits until the gateway has captured or refunded so often.
+    pub async fn booked(&self, entries: usize) {
+        let reached = tokio::time::timeout(PATIENCE, async {
+            while self.book().await.len() < entries {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let reached = reached.await;
+        assert!(reached.is_ok(), "not {entries} entries\n{}", self.logs());
+    }
+
+    /// Cancels all of a reservation, or some of its seats.
+    pub async fn cancel(
+        &self,
+        by: &Buyer,
+        reservation: Uuid,
+        key: &str,
+        seats: Option<&[&str]>,
+    ) -> Answer {
+        let path = format!("/reservations/{reservation}/cancellation");
+        let body = match seats {
+            Some(seats) => json!({ "seats": seats }),
+            None => json!({}),
+        };
+        self.api.post(by, &path, key, &body).await
     }
 
     /// Seats that are held and ordered, and agreed to at the gateway.

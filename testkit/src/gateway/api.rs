@@ -3,9 +3,10 @@
 
 use super::errors::{Answer, Refusal};
 use super::faults::{Instead, Switches};
-use super::ledger::{Ledger, Moment, What, Wish};
+use super::ledger::{Ledger, Moment, Payment, What, Wish};
 use super::server::Server;
 use super::{book, webhooks};
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::header::AUTHORIZATION;
@@ -16,9 +17,11 @@ use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, NaiveDateTime};
+use futures_util::stream;
 use onsale_schema::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,7 +141,7 @@ async fn confirm(
     State(server): Shared,
     headers: HeaderMap,
     body: Body<Value>,
-) -> Result<Answer, Refusal> {
+) -> Result<Response, Refusal> {
     authorize(&server, &headers)?;
     let Json(asked) = body.map_err(invalid)?;
     let wish: Confirm = serde_json::from_value(asked.clone()).map_err(invalid)?;
@@ -172,7 +175,7 @@ async fn cancel(
     Path(payment_key): Path<String>,
     headers: HeaderMap,
     body: Body<Value>,
-) -> Result<Answer, Refusal> {
+) -> Result<Response, Refusal> {
     authorize(&server, &headers)?;
     let Json(asked) = body.map_err(invalid)?;
     let wish: Cancel = serde_json::from_value(asked.clone()).map_err(invalid)?;
@@ -195,7 +198,7 @@ async fn cancel(
 }
 
 /// In a task of its own: it goes on when the client has gone.
-async fn grant(server: Arc<Server>, wish: Wish) -> Result<Answer, Refusal> {
+async fn grant(server: Arc<Server>, wish: Wish) -> Result<Response, Refusal> {
     let Some(begun) = server.begin(wish.name()) else {
         return Err(Refusal::Processing);
     };
@@ -207,8 +210,8 @@ async fn grant(server: Arc<Server>, wish: Wish) -> Result<Answer, Refusal> {
     });
     let (answer, instead) = task.await.map_err(|_| Refusal::Failed)??;
     match instead {
-        None => Ok(answer),
-        Some(instead) => Err(answer_with(&server, instead).await),
+        None => Ok(answer.into_response()),
+        Some(instead) => Ok(answer_with(&server, instead).await),
     }
 }
 
@@ -253,50 +256,71 @@ async fn befall(
 }
 
 /// What comes in place of an answer. Who waits for one that never comes is let go at some time.
-async fn answer_with(server: &Server, instead: Instead) -> Refusal {
+async fn answer_with(server: &Server, instead: Instead) -> Response {
     match instead {
         Instead::Silence => {
             let silence = tokio::time::sleep(SILENCE);
             server.stop.run_until_cancelled(silence).await;
-            Refusal::Failed
+            Refusal::Failed.into_response()
         }
-        Instead::Failure => Refusal::Failed,
-        Instead::Unavailable => Refusal::Unavailable,
+        Instead::Failure => Refusal::Failed.into_response(),
+        Instead::Unavailable => Refusal::Unavailable.into_response(),
+        Instead::Cut => {
+            // A body that fails takes its connection with it.
+            let cut = stream::once(async { Err::<Bytes, _>(io::Error::other("cut")) });
+            axum::body::Body::from_stream(cut).into_response()
+        }
     }
 }
 
-/// Who looks something up: allowed, and not befallen.
-async fn looking(server: &Server, headers: &HeaderMap) -> Result<Moment, Refusal> {
-    authorize(server, headers)?;
+/// Who looks something up: allowed, and not befallen. What comes in place of an answer otherwise.
+async fn looking(server: &Server, headers: &HeaderMap) -> Result<Moment, Box<Response>> {
+    authorize(server, headers).map_err(|refusal| Box::new(refusal.into_response()))?;
     let instead = server.faults().of_look_up();
     match instead {
-        Some(instead) => Err(answer_with(server, instead).await),
+        Some(instead) => Err(Box::new(answer_with(server, instead).await)),
         None => Ok(server.moment()),
     }
+}
+
+/// Answers a look-up with what was found.
+async fn found(server: &Server, payment: Option<Payment>) -> Result<Response, Refusal> {
+    let payment = payment.ok_or(Refusal::NotFoundPayment)?;
+    let instead = server
+        .faults()
+        .of_found(&payment.payment_key, payment.amount);
+    Ok(match instead {
+        Some(instead) => answer_with(server, instead).await,
+        None => Answer::ok(payment.document()).into_response(),
+    })
 }
 
 async fn find_by_key(
     State(server): Shared,
     Path(key): Path<String>,
     headers: HeaderMap,
-) -> Result<Answer, Refusal> {
-    let moment = looking(&server, &headers).await?;
-    let found = server.book.look(|ledger| ledger.payment(&key, &moment));
-    let found = found.await?.ok_or(Refusal::NotFoundPayment)?;
-    Ok(Answer::ok(found.document()))
+) -> Result<Response, Refusal> {
+    let moment = match looking(&server, &headers).await {
+        Ok(moment) => moment,
+        Err(instead) => return Ok(*instead),
+    };
+    let payment = server.book.look(|ledger| ledger.payment(&key, &moment));
+    found(&server, payment.await?).await
 }
 
 async fn find_by_order(
     State(server): Shared,
     Path(order_id): Path<String>,
     headers: HeaderMap,
-) -> Result<Answer, Refusal> {
-    let moment = looking(&server, &headers).await?;
-    let found = server
+) -> Result<Response, Refusal> {
+    let moment = match looking(&server, &headers).await {
+        Ok(moment) => moment,
+        Err(instead) => return Ok(*instead),
+    };
+    let payment = server
         .book
         .look(|ledger| ledger.payment_of_order(&order_id, &moment));
-    let found = found.await?.ok_or(Refusal::NotFoundPayment)?;
-    Ok(Answer::ok(found.document()))
+    found(&server, payment.await?).await
 }
 
 #[derive(Deserialize)]
@@ -312,8 +336,10 @@ async fn transactions(
     State(server): Shared,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Answer, Refusal> {
-    looking(&server, &headers).await?;
+) -> Result<Response, Refusal> {
+    if let Err(instead) = looking(&server, &headers).await {
+        return Ok(*instead);
+    }
     let Query(wanted) = wanted.map_err(invalid)?;
     let since = time(&wanted.start_date).ok_or(Refusal::InvalidRequest)?;
     let until = time(&wanted.end_date).ok_or(Refusal::InvalidRequest)?;
@@ -322,7 +348,7 @@ async fn transactions(
     let page = server
         .book
         .look(|ledger| ledger.transactions(since, until, after, limit));
-    Ok(Answer::ok(json!(page.await?)))
+    Ok(Answer::ok(json!(page.await?)).into_response())
 }
 
 fn time(text: &str) -> Option<Timestamp> {

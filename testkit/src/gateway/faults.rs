@@ -25,6 +25,12 @@ pub const AMOUNT_CODES: &[(i64, &str)] = &[
     (12, "refunds are declined"),
     (13, "refunded, but never answered (the first time)"),
     (14, "503, and not captured (the first two times)"),
+    (15, "captured, but the connection is cut (the first time)"),
+    (
+        16,
+        "captured, but never answered (the first time); two look-ups fail, too",
+    ),
+    (17, "refunded, but the connection is cut (the first time)"),
 ];
 /// Payments of which it is remembered what has befallen them; older ones may be befallen again.
 const SEEN_MAX: usize = 100_000;
@@ -165,6 +171,8 @@ pub enum Instead {
     Silence,
     Failure,
     Unavailable,
+    /// The connection ends in the middle of an answer.
+    Cut,
 }
 
 /// What befalls one webhook.
@@ -204,6 +212,18 @@ impl Faults {
         (0..times).any(|nth| self.seen.insert((payment_key.to_owned(), what, nth)))
     }
 
+    /// What befalls a look-up that has found a payment: first a 500, then the connection is cut.
+    pub fn of_found(&mut self, payment_key: &str, amount: i64) -> Option<Instead> {
+        if amount % 1000 != 16 {
+            return None;
+        }
+        if self.is_early(payment_key, "look-up", 1) {
+            return Some(Instead::Failure);
+        }
+        self.is_early(payment_key, "another look-up", 1)
+            .then_some(Instead::Cut)
+    }
+
     /// What befalls a request to look something up.
     pub fn of_look_up(&mut self) -> Option<Instead> {
         if take(&mut self.switches.error) {
@@ -224,6 +244,8 @@ impl Faults {
             14 if self.is_early(payment_key, "confirm", 2) => {
                 plan.before = Some(Instead::Unavailable);
             }
+            15 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Cut),
+            16 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Silence),
             _ => {}
         }
         plan.declined |= take(&mut self.switches.decline);
@@ -244,6 +266,7 @@ impl Faults {
             }
             12 => plan.declined = true,
             13 if self.is_early(payment_key, "cancel", 1) => plan.after = Some(Instead::Silence),
+            17 if self.is_early(payment_key, "cancel", 1) => plan.after = Some(Instead::Cut),
             _ => {}
         }
         plan.declined |= take(&mut self.switches.refund_decline);
@@ -297,6 +320,10 @@ mod tests {
             assert!(faults.of_confirm("c", 1).declined);
         }
         assert_eq!(faults.of_confirm("d", 99_000), Plan::default());
+        for befallen in [Some(Instead::Failure), Some(Instead::Cut), None] {
+            assert_eq!(faults.of_found("e", 12_016), befallen);
+        }
+        assert_eq!(faults.of_found("f", 12_000), None);
     }
 
     #[test]

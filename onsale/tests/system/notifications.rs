@@ -1,0 +1,258 @@
+//! What the gateway tells by itself: believed if it is signed and recent, and then only looked into. So
+//! nothing follows from what comes again, late, or in another order.
+
+use crate::hall::Hall;
+use crate::shop::{Order, PRICE, with_gateway, won};
+use onsale_platform::clock;
+use onsale_platform::webhook::{self, Secret};
+use onsale_testkit::{Answer, Api, system};
+use reqwest::Method;
+use serde_json::json;
+use std::iter::once;
+use uuid::Uuid;
+
+/// The secret that came after the one of the tests, and one that nobody has.
+const NEXT_SECRET: &str = "whsec_Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+const STRANGE_SECRET: &str = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
+
+/// A notification as the gateway sends it, or as somebody else does.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification<'a> {
+    secrets: &'a [&'a str],
+    event: &'a str,
+    /// How long ago it was signed, in seconds.
+    age_s: i64,
+    order: Uuid,
+    status: &'a str,
+    /// Whether the body was changed after it was signed.
+    is_changed: bool,
+}
+
+impl<'a> Notification<'a> {
+    /// That an order is captured, by the gateway, now.
+    pub fn of(event: &'a str, order: Uuid) -> Self {
+        Self {
+            secrets: &[system::WEBHOOK_SECRET],
+            event,
+            age_s: 0,
+            order,
+            status: "DONE",
+            is_changed: false,
+        }
+    }
+}
+
+pub async fn notify(api: &Api, what: &Notification<'_>) -> Answer {
+    let secrets = what.secrets.iter().map(|text| text.parse());
+    let secrets: Result<Vec<Secret>, _> = secrets.collect();
+    let at_s = clock::host_now().micros() / 1_000_000 - what.age_s;
+    let at_s = u64::try_from(at_s).expect("after 1970");
+    let body = |status: &str| {
+        json!({ "eventType": "PAYMENT_STATUS_CHANGED",
+            "data": { "orderId": what.order, "status": status } })
+        .to_string()
+    };
+    let signed = body(what.status);
+    let signature = webhook::sign(
+        &secrets.expect("secrets"),
+        what.event,
+        at_s,
+        signed.as_bytes(),
+    );
+    let request = api.request(Method::POST, "/webhooks/payments");
+    let request = request
+        .header(webhook::ID, what.event)
+        .header(webhook::TIMESTAMP, at_s)
+        .header(webhook::SIGNATURE, signature)
+        .header("content-type", "application/json");
+    let sent = match what.is_changed {
+        true => body("CANCELED"),
+        false => signed,
+    };
+    api.send(request.body(sent)).await
+}
+
+/// Has the notification taken, and the order looked into after that.
+async fn noted(hall: &mut Hall, what: &Notification<'_>) {
+    notify(&hall.api, what).await.expect(204);
+    let order = what.order;
+    let due = format!(
+        "SELECT count(*) AS n FROM payment_order \
+         WHERE order_id = '{order}' AND next_at IS NOT NULL"
+    );
+    hall.becomes(&due, 0).await;
+}
+
+async fn events(hall: &mut Hall) -> i64 {
+    hall.number("SELECT count(*) AS n FROM gateway_event").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_signed_and_recent_is_believed() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let good = Notification::of("event-1", order.id);
+    let strange = [STRANGE_SECRET];
+    for (what, bad) in [
+        (
+            "no signature",
+            Notification {
+                secrets: &[],
+                ..good
+            },
+        ),
+        (
+            "another's",
+            Notification {
+                secrets: &strange,
+                ..good
+            },
+        ),
+        (
+            "too old",
+            Notification {
+                age_s: 3600,
+                ..good
+            },
+        ),
+        ("just too old", Notification { age_s: 302, ..good }),
+        (
+            "from the future",
+            Notification {
+                age_s: -320,
+                ..good
+            },
+        ),
+        (
+            "changed",
+            Notification {
+                is_changed: true,
+                ..good
+            },
+        ),
+    ] {
+        let answer = notify(&hall.api, &bad).await;
+        assert_eq!(answer.code(), "webhook-signature-invalid", "{what}");
+        answer.expect_problem(401, "webhook-signature-invalid");
+    }
+    assert_eq!(events(&mut hall).await, 0);
+    // It says that the payment is done; the gateway says that it is not.
+    for event in ["event-1", "event-1", "event-2"] {
+        noted(&mut hall, &Notification { event, ..good }).await;
+    }
+    assert_eq!(events(&mut hall).await, 2);
+    let unknown = Notification::of("event-3", Uuid::now_v7());
+    notify(&hall.api, &unknown).await.expect(204);
+    let ready = hall.order_becomes(&buyer, &order, "READY").await;
+    assert_eq!(ready["refunded"], won(0));
+    hall.switch(json!({ "webhookCopies": 3, "lateWebhooksMs": 200 }))
+        .await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    let told = "SELECT count(*) AS n FROM gateway_event WHERE event_id NOT LIKE 'event-%'";
+    hall.becomes(told, 1).await;
+    assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_replaced_without_a_notification_lost() {
+    let both = format!("{NEXT_SECRET},{}", system::WEBHOOK_SECRET);
+    let options = with_gateway().setting("ONSALE_WEBHOOK_SECRETS", both);
+    let mut hall = Hall::open_with(options).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let [old, new] = [system::WEBHOOK_SECRET, NEXT_SECRET];
+    let all: [&[&str]; 4] = [&[old], &[new], &[old, new], &[STRANGE_SECRET, old]];
+    for (number, secrets) in (1..).zip(all) {
+        let event = format!("event-{number}");
+        let by = Notification {
+            secrets,
+            ..Notification::of(&event, order.id)
+        };
+        noted(&mut hall, &by).await;
+        assert_eq!(events(&mut hall).await, number);
+    }
+    // The old one is taken away at last.
+    hall.system.ingresses[0].stop().await;
+    hall.system.ingresses[0].set("ONSALE_WEBHOOK_SECRETS", NEXT_SECRET);
+    hall.system.ingresses[0]
+        .restart()
+        .await
+        .expect("an ingress");
+    for (secrets, status) in [([old], 401), ([new], 204)] {
+        let by = Notification {
+            secrets: &secrets,
+            ..Notification::of("the-last", order.id)
+        };
+        notify(&hall.api, &by).await.expect(status);
+    }
+    hall.order_becomes(&buyer, &order, "READY").await;
+    hall.assert_reconciled().await;
+}
+
+/// What is known of an order and of the gateway's book, and how many notifications had an effect.
+async fn known(
+    hall: &mut Hall,
+    buyer: &onsale_testkit::Buyer,
+    order: &Order,
+) -> (String, Vec<i64>) {
+    let shown = hall.api.get(Some(buyer), &order.path()).await.expect(200);
+    (shown.body.to_string(), hall.book().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_comes_again_or_in_another_order_nothing_follows_from_it() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(3).await;
+    let (buyer, other) = (hall.buyer(), hall.buyer());
+    // The gateway's own come in another order: that of a refund before that of its capture.
+    hall.switch(json!({ "reorderWebhooks": true, "webhookCopies": 2 }))
+        .await;
+    let order = hall.order(&buyer, date, &["A-1-1", "A-1-2"]).await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    let cancelled = hall
+        .cancel(&buyer, order.reservation, "cancel-one", Some(&["A-1-1"]))
+        .await;
+    cancelled.expect(200);
+    hall.becomes("SELECT count(*) AS n FROM gateway_event", 2)
+        .await;
+    hall.map_becomes(date, "ASA").await;
+    hall.becomes("SELECT count(*) AS n FROM refund WHERE status = 'DONE'", 1)
+        .await;
+
+    // And somebody sends later ones first, then older ones, each twice, of one that is paid, and of one
+    // that was declined.
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.switch(json!({ "decline": 1 })).await;
+    let declined = hall.order(&other, date, &["A-1-3"]).await;
+    let answer = hall.confirm(&other, &declined).await;
+    answer.expect_problem(402, "payment-declined");
+    for (buyer, order) in [(&buyer, &order), (&other, &declined)] {
+        let before = known(&mut hall, buyer, order).await;
+        let statuses = [
+            "CANCELED",
+            "PARTIAL_CANCELED",
+            "DONE",
+            "IN_PROGRESS",
+            "EXPIRED",
+        ];
+        for (number, status) in (1..).zip(statuses) {
+            let event = format!("{}-{number}", order.id);
+            let is_old = number % 2 == 1;
+            let late = Notification {
+                status,
+                age_s: if is_old { 200 } else { 0 },
+                ..Notification::of(&event, order.id)
+            };
+            for what in once(late).chain(once(late)) {
+                noted(&mut hall, &what).await;
+            }
+        }
+        assert_eq!(known(&mut hall, buyer, order).await, before);
+    }
+    assert_eq!(hall.book().await, [2 * PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}

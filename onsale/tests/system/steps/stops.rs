@@ -1,0 +1,244 @@
+//! Stops a saga at a step of an order's, or has the step fail, by triggers in the test's own database:
+//! the processes are those of production and know nothing of it.
+//!
+//! A step is the change of a row to a status. Its trigger runs before the change does, in the
+//! transaction that makes it, so that who is killed while it waits there dies just before the commit.
+
+use crate::hall::Hall;
+use diesel::sql_types::{BigInt, Bool, Text, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// The first half of the keys that whoever is stopped waits for.
+const LOCKS: i32 = 6001;
+/// So often a step fails that fails.
+const FAILURES: i64 = 2;
+
+/// What befalls a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It waits, just before its commit, until [`Stops::release`]. After two seconds its session gives
+    /// up waiting for a lock, and it is tried again a few times.
+    Wait,
+    /// It is committed, and the row is not due: as if whoever made it had died right after, with its
+    /// lease still running.
+    Park,
+    /// Another transaction is in the way, [`FAILURES`] times.
+    Contended,
+    /// The database refuses.
+    Refused,
+    /// The connection is lost in the middle of the transaction.
+    Disconnected,
+}
+
+impl Fault {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Wait => "WAIT",
+            Self::Park => "PARK",
+            Self::Contended => "CONTENDED",
+            Self::Refused => "REFUSED",
+            Self::Disconnected => "DISCONNECTED",
+        }
+    }
+}
+
+/// How far an order is.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct Seen {
+    #[diesel(sql_type = SqlUuid)]
+    order_id: Uuid,
+    #[diesel(sql_type = Text)]
+    pub status: String,
+    #[diesel(sql_type = BigInt)]
+    pub captured: i64,
+    #[diesel(sql_type = BigInt)]
+    pub refunded: i64,
+    /// The status of its refund; empty without one.
+    #[diesel(sql_type = Text)]
+    pub refund: String,
+    /// Payments of it that are made, and those that failed.
+    #[diesel(sql_type = BigInt)]
+    pub sales: i64,
+    #[diesel(sql_type = BigInt)]
+    pub failures: i64,
+    /// Seats that it has.
+    #[diesel(sql_type = BigInt)]
+    pub seats: i64,
+    /// Whether somebody waits to make a step of it.
+    #[diesel(sql_type = Bool)]
+    pub waits: bool,
+    /// Whether a step of it has failed, if one is to fail.
+    #[diesel(sql_type = Bool)]
+    pub has_failed: bool,
+}
+
+const INSTALL: &str = "
+CREATE SCHEMA steps;
+CREATE TABLE steps.fault (
+    fault_no integer PRIMARY KEY,
+    order_id uuid NOT NULL,
+    step text NOT NULL,
+    what text NOT NULL,
+    UNIQUE (order_id, step)
+);
+-- What is counted by a sequence survives the failure.
+CREATE FUNCTION steps.befall(fault_no integer, what text) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER AS $$
+BEGIN
+    IF what = 'WAIT' THEN
+        PERFORM pg_advisory_xact_lock_shared({locks}, fault_no);
+    ELSIF what <> 'PARK' AND nextval('steps.count_' || fault_no) <= {failures} THEN
+        IF what = 'CONTENDED' THEN
+            RAISE EXCEPTION 'a step is in the way' USING ERRCODE = 'serialization_failure';
+        ELSIF what = 'REFUSED' THEN
+            RAISE EXCEPTION 'a step is refused';
+        END IF;
+        PERFORM pg_terminate_backend(pg_backend_pid());
+        PERFORM pg_sleep(1);
+    END IF;
+END $$;
+CREATE FUNCTION steps.on_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    f steps.fault;
+BEGIN
+    SELECT * INTO f FROM steps.fault AS x
+    WHERE x.order_id = NEW.order_id AND x.step = TG_ARGV[0] || NEW.status;
+    IF FOUND THEN
+        PERFORM steps.befall(f.fault_no, f.what);
+        IF f.what = 'PARK' AND NEW.next_at IS NOT NULL THEN
+            NEW.next_at := clock_timestamp() + interval '1 hour';
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+-- The owner of the seats has heard what an order waits for.
+CREATE FUNCTION steps.on_notice() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    f steps.fault;
+BEGIN
+    SELECT x.* INTO f FROM steps.fault AS x JOIN public.payment_order AS o USING (order_id)
+    WHERE o.notice_id = NEW.notice_id AND x.step = 'notice ' || o.status;
+    IF FOUND THEN
+        PERFORM steps.befall(f.fault_no, f.what);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER steps BEFORE UPDATE ON payment_order FOR EACH ROW
+WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('');
+CREATE TRIGGER steps_insert BEFORE INSERT ON refund FOR EACH ROW
+EXECUTE FUNCTION steps.on_row('refund ');
+CREATE TRIGGER steps BEFORE UPDATE ON refund FOR EACH ROW
+WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('refund ');
+CREATE TRIGGER steps BEFORE UPDATE ON notice FOR EACH ROW
+WHEN (NEW.done_at IS NOT NULL AND OLD.done_at IS NULL) EXECUTE FUNCTION steps.on_notice();
+";
+
+const SEEN: &str = "
+SELECT o.order_id, o.status, o.captured::bigint AS captured, o.refunded::bigint AS refunded,
+       coalesce((SELECT min(r.status) FROM refund AS r WHERE r.order_id = o.order_id), '') AS refund,
+       (SELECT count(*) FROM payment AS p
+        WHERE p.order_id = o.order_id AND p.status = 'PAID') AS sales,
+       (SELECT count(*) FROM payment AS p
+        WHERE p.order_id = o.order_id AND p.status = 'FAILED') AS failures,
+       (SELECT count(*) FROM seat_claim AS c
+        WHERE c.reservation_id IN (o.reservation_id, o.rehold_id) AND c.state = 'S') AS seats,
+       EXISTS (SELECT FROM steps.fault AS f JOIN pg_locks AS l ON l.objid = f.fault_no::oid
+               WHERE f.order_id = o.order_id AND l.locktype = 'advisory' AND l.classid = {locks}
+                 AND NOT l.granted
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              ) AS waits,
+       EXISTS (SELECT FROM steps.fault AS f JOIN pg_sequences AS s
+                 ON s.schemaname = 'steps' AND s.sequencename = 'count_' || f.fault_no
+               WHERE f.order_id = o.order_id AND s.last_value IS NOT NULL) AS has_failed
+FROM payment_order AS o";
+
+/// The stops of one system. It holds the locks that who is stopped waits for.
+pub struct Stops {
+    conn: AsyncPgConnection,
+    /// How many were set; their numbers are from 1.
+    faults: usize,
+}
+
+fn filled(sql: &str) -> String {
+    sql.replace("{locks}", &LOCKS.to_string())
+        .replace("{failures}", &FAILURES.to_string())
+}
+
+impl Stops {
+    pub async fn install(hall: &Hall) -> Self {
+        let mut conn = hall.connect().await;
+        let install = conn.batch_execute(&filled(INSTALL)).await;
+        install.expect("the triggers");
+        Self { conn, faults: 0 }
+    }
+
+    async fn run(&mut self, sql: &str) {
+        self.conn.batch_execute(sql).await.expect(sql);
+    }
+
+    /// From now on this befalls a step of an order.
+    pub async fn set(&mut self, order: Uuid, step: &str, fault: Fault) {
+        self.faults += 1;
+        let number = self.faults;
+        let what = fault.as_str();
+        self.run(&format!(
+            "SELECT pg_advisory_lock({LOCKS}, {number});
+             CREATE SEQUENCE steps.count_{number};
+             INSERT INTO steps.fault VALUES ({number}, '{order}', '{step}', '{what}')"
+        ))
+        .await;
+    }
+
+    /// Lets go of all who wait; nobody waits any more.
+    pub async fn release(&mut self) {
+        self.run("DELETE FROM steps.fault WHERE what = 'WAIT'; SELECT pg_advisory_unlock_all()")
+            .await;
+    }
+
+    /// The driver may take these, whoever had them.
+    pub async fn due(&mut self, orders: &[Uuid]) {
+        let list: Vec<String> = orders.iter().map(|id| format!("'{id}'")).collect();
+        let these = format!("order_id = ANY(ARRAY[{}]::uuid[])", list.join(", "));
+        self.run(&format!(
+            "UPDATE payment_order SET next_at = clock_timestamp()
+             WHERE {these} AND next_at IS NOT NULL;
+             UPDATE refund SET next_at = clock_timestamp() WHERE {these} AND status = 'PENDING'"
+        ))
+        .await;
+    }
+
+    /// As if the leases of those who have these in hand were over, but for what is parked, or is being
+    /// written.
+    pub async fn hurry(&mut self, orders: &[Uuid]) {
+        let list: Vec<String> = orders.iter().map(|id| format!("'{id}'")).collect();
+        let these = format!("order_id = ANY(ARRAY[{}]::uuid[])", list.join(", "));
+        for (table, id) in [("payment_order", "order_id"), ("refund", "refund_id")] {
+            self.run(&format!(
+                "UPDATE {table} SET next_at = clock_timestamp()
+                 WHERE {id} IN (SELECT {id} FROM {table}
+                                WHERE {these} AND next_at > clock_timestamp()
+                                  AND next_at < clock_timestamp() + interval '30 minutes'
+                                FOR NO KEY UPDATE SKIP LOCKED)"
+            ))
+            .await;
+        }
+    }
+
+    /// Has the driver look at every order again, whatever its status.
+    pub async fn look_again(&mut self) {
+        self.run("UPDATE payment_order SET next_at = clock_timestamp()")
+            .await;
+    }
+
+    /// How far all orders are, in one snapshot.
+    pub async fn seen(&mut self) -> HashMap<Uuid, Seen> {
+        let rows: Vec<Seen> = sql_query(filled(SEEN))
+            .load(&mut self.conn)
+            .await
+            .expect("orders");
+        rows.into_iter().map(|row| (row.order_id, row)).collect()
+    }
+}
