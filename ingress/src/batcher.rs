@@ -349,6 +349,7 @@ mod tests {
                 hold_total_ms: Some(i64::MAX),
                 prevents_orphans: Some(true),
                 release_jitter_ms: Some(i64::MAX),
+                cancelled: true,
             },
         });
         let (block_id, reason) = (BlockId(Uuid::max()), "가".repeat(*REASON_CHARS.end()));

@@ -114,6 +114,7 @@ impl SchedulePatch {
             hold_total_ms: self.hold_total_seconds.map(|seconds| seconds * 1000),
             prevents_orphans: self.prevent_orphan_seats,
             release_jitter_ms: self.release_jitter_seconds.map(|seconds| seconds * 1000),
+            cancelled: false,
         }
     }
 }

@@ -80,6 +80,7 @@ fn policy() -> Policy {
         hold_total_ms: 0,
         prevents_orphans: false,
         release_jitter_ms: 0,
+        cancelled: false,
     }
 }
 
@@ -203,6 +204,21 @@ fn seats_commands() {
         },
     };
     check("seats-policy-terms", &message(terms));
+    let cancelled = seats::Kind::Policy {
+        schedule_id,
+        change: PolicyChange {
+            cancelled: true,
+            ..PolicyChange::default()
+        },
+    };
+    check("seats-policy-cancelled", &message(cancelled));
+    let policy = Policy {
+        state: SaleState::Closed,
+        cancelled: true,
+        ..policy_with_terms()
+    };
+    let outcomes = vec![seats::Outcome::Policy(policy)];
+    check("seats-reply-policy-cancelled", &reply(outcomes));
 }
 
 #[test]
