@@ -415,6 +415,16 @@ fn cancellations() {
     };
     check("settlement-cancel", &message(cancel(Some(seats.clone()))));
     check("settlement-cancel-all", &message(cancel(None)));
+    let places = Kind::CancelPlaces {
+        cancellation_id,
+        reservation_id,
+        seats: seats.clone(),
+        places: vec![seats::Places {
+            section: "FLOOR".into(),
+            count: 2,
+        }],
+    };
+    check("settlement-cancel-places", &message(places));
     let refund = |method, status| Some(Refund { method, status });
     let cancelled = |refund| {
         Outcome::Cancelled(Cancellation {
