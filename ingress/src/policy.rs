@@ -186,7 +186,8 @@ pub async fn edit(
     .await
 }
 
-/// A show that is cancelled is never on sale again.
+/// A show that is cancelled is never on sale again. That is said here before anybody is asked; who
+/// gets by meanwhile is refused by the owner of its seats, who has the last word.
 async fn may_sell(
     app: &App,
     schedule: ScheduleId,

@@ -4,11 +4,11 @@
 use super::{Changes, Sale};
 use onsale_schema::Timestamp;
 use onsale_schema::message::Command;
-use onsale_schema::status::SaleState;
 use onsale_schema::seats::{
     EXTENSIONS_MAX, Fact, HOLD_MS, Kind, Outcome, Policy, PolicyChange, RELEASE_JITTER_MS, Refusal,
     SEATS_PER_USER,
 };
+use onsale_schema::status::SaleState;
 
 impl Sale {
     /// Sells by other rules from now on. Holds that are there keep their end, and live seats beyond

@@ -246,11 +246,7 @@ async fn set_aside(
 
 /// Cancels reservations of a show, those of them that are still paid when they are locked: all or
 /// none. How many.
-async fn cancel(
-    ctx: &Context,
-    show: ShowRow,
-    sold: Vec<ReservationRow>,
-) -> Result<u64, db::Error> {
+async fn cancel(ctx: &Context, show: ShowRow, sold: Vec<ReservationRow>) -> Result<u64, db::Error> {
     let sold = Arc::new(sold);
     tx::run(&ctx.pool, move |conn| {
         let sold = Arc::clone(&sold);
@@ -336,5 +332,33 @@ fn give_back(
     Command {
         user: holder,
         ..system::command(id, kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(count: usize, is_sold: impl Fn(usize) -> bool) -> Vec<ReservationRow> {
+        (0..count)
+            .map(|n| ReservationRow::sample(n, is_sold(n)))
+            .collect()
+    }
+
+    #[test]
+    fn a_piece_ends_where_enough_are_sold_and_a_pass_where_nothing_is_left() {
+        let ends = |rows: &[ReservationRow]| {
+            let piece = Piece::of(rows);
+            let at = |place| rows.iter().position(|row| row.place() == place);
+            (piece.sold.len(), piece.next.and_then(at))
+        };
+        assert_eq!(ends(&[]), (0, None));
+        assert_eq!(ends(&rows(READ - 1, |_| false)), (0, None));
+        // There may be more behind them.
+        assert_eq!(ends(&rows(READ, |_| false)), (0, Some(READ - 1)));
+        assert_eq!(ends(&rows(150, |_| true)), (PIECE, Some(PIECE - 1)));
+        assert_eq!(ends(&rows(PIECE, |_| true)), (PIECE, Some(PIECE - 1)));
+        assert_eq!(ends(&rows(PIECE - 1, |_| true)), (PIECE - 1, None));
+        assert_eq!(ends(&rows(READ, |n| n % 10 == 0)), (PIECE, Some(990)));
     }
 }

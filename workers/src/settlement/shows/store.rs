@@ -263,6 +263,18 @@ pub struct ReservationRow {
 }
 
 impl ReservationRow {
+    /// The `n`th of some that differ in nothing else.
+    #[cfg(test)]
+    pub fn sample(n: usize, is_sold: bool) -> Self {
+        let n = u32::try_from(n).expect("few");
+        Self {
+            reservation_id: ReservationId(Uuid::from_u128(n.into())),
+            user_id: UserId(Uuid::nil()),
+            held_at: Timestamp::from_micros((n / 7).into()),
+            is_sold,
+        }
+    }
+
     pub fn place(&self) -> Place {
         Place {
             held_at: self.held_at,
