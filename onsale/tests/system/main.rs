@@ -29,6 +29,7 @@ mod race;
 mod receiver;
 mod servers;
 mod shop;
+mod shows;
 mod streams;
 mod terms;
 mod tls;
