@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How often it looks for a show when there is nothing to do.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a show is its taker's, in milliseconds: longer than a piece takes, one by one, too.
-const LEASE_MS: i64 = 10_000;
+const LEASE_MS: i64 = 5000;
 /// How long a show that waits for holds and payments to end is left alone, in milliseconds.
 const AGAIN_MS: i64 = 500;
 /// How long after a pass there is another one while it waits, in milliseconds.
