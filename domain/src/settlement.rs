@@ -229,6 +229,21 @@ impl Settlement {
                     cancellation_id: *cancellation_id,
                     reservation_id: *reservation_id,
                     seats: seats.as_deref(),
+                    places: &[],
+                };
+                self.cancel(command, wanted, ids, now, changes)
+            }
+            Kind::CancelPlaces {
+                cancellation_id,
+                reservation_id,
+                seats,
+                places,
+            } => {
+                let wanted = cancel::Wanted {
+                    cancellation_id: *cancellation_id,
+                    reservation_id: *reservation_id,
+                    seats: Some(seats),
+                    places,
                 };
                 self.cancel(command, wanted, ids, now, changes)
             }

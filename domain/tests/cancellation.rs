@@ -211,6 +211,7 @@ fn with_show(
     let terms = Terms {
         seats: (1..=3).map(price).collect(),
         cancelled: Vec::new(),
+        places: [2, 3].map(|no| (SeatNo(no), "FLOOR".into())).into(),
         starts_at: at_s(STARTS_S),
         rules,
     };
@@ -259,6 +260,55 @@ fn nothing_is_cancelled_before_it_was_held() {
     assert_eq!(changes.cancellations[0].at, at_s(HELD_S));
     let ended_at = changes.cancelled[&reservation_id(1)].ended_at;
     assert_eq!(ended_at, Some(at_s(HELD_S)));
+}
+
+#[test]
+fn places_are_chosen_when_it_is_decided() {
+    let mut settlement = paid(rules(&[]));
+    let mut changes = Changes::default();
+    let floor = |n, seats: &[i32], count| {
+        let mut command = cancel(n, 1, None);
+        command.kind = Kind::CancelPlaces {
+            cancellation_id: cancellation_id(n),
+            reservation_id: reservation_id(1),
+            seats: seat_nos(seats),
+            places: vec![seats::Places {
+                section: "FLOOR".into(),
+                count,
+            }],
+        };
+        command
+    };
+    let mut decide = |command: &Command<Kind>, n| match settlement.decide(
+        command,
+        ids(n),
+        now(),
+        &mut changes,
+    ) {
+        Outcome::Cancelled(cancellation) => Ok(cancellation.seats),
+        Outcome::Refused(refusal) => Err(refusal),
+        other => panic!("{other:?}"),
+    };
+    // More than there ever were, and none of a section of rows.
+    assert_eq!(decide(&floor(6, &[], 3), 6), Err(Refusal::UnknownSeat));
+    let mut rows = floor(6, &[], 1);
+    let Kind::CancelPlaces { places, .. } = &mut rows.kind else {
+        panic!();
+    };
+    places[0].section = "A".into();
+    assert_eq!(decide(&rows, 6), Err(Refusal::UnknownSeat));
+    // One that is named is not chosen, too; the same command again is the same place, another one the
+    // next.
+    let status = ReservationStatus::Paid;
+    let conflict = Err(Refusal::StateConflict { status });
+    assert_eq!(decide(&floor(6, &[2], 2), 6), conflict);
+    assert_eq!(decide(&floor(7, &[1], 1), 7), Ok(seat_nos(&[1, 2])));
+    assert_eq!(decide(&floor(7, &[1], 1), 8), Ok(seat_nos(&[1, 2])));
+    assert_eq!(decide(&floor(9, &[], 2), 9), conflict);
+    assert_eq!(decide(&floor(10, &[], 1), 10), Ok(seat_nos(&[3])));
+    let status = ReservationStatus::Cancelled;
+    let over = Err(Refusal::StateConflict { status });
+    assert_eq!(decide(&floor(11, &[], 1), 11), over);
 }
 
 #[test]

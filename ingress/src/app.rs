@@ -11,6 +11,7 @@ use crate::lag::Gate;
 use crate::lane::{Ledger, Seats, Settlement};
 use crate::layout::Layouts;
 use crate::limits::{Rate, SignIns};
+use crate::order_ends::OrderEnds;
 use crate::password::{self, Passwords};
 use crate::replies::Replies;
 use crate::seat_map::SeatMaps;
@@ -127,6 +128,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// The way to the owners.
     pub batchers: Batchers,
+    /// Whoever waits for the end of an order.
+    pub order_ends: Arc<OrderEnds>,
     /// How webhook subscribers may be.
     pub webhooks: webhooks::Settings,
     /// What the payment gateway's notifications are verified by.
@@ -352,6 +355,7 @@ fn app(
         signer: Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone(), clock.clone()),
+        order_ends: Arc::new(OrderEnds::new(pool.clone())),
         streams: Streams::new(&config.events),
         stream_token_ttl_s: config.events.stream_token_ttl_s,
         catalogue: Catalogue::new(pool.clone()),
@@ -397,6 +401,8 @@ fn spawn(
     tasks.spawn(async move { replies.run(reply_messages, clock, token).await });
     let (gate, token) = (Arc::clone(&app.gate), stop.clone());
     tasks.spawn(async move { gate.run(lags, token).await });
+    let (ends, token) = (Arc::clone(&app.order_ends), stop.clone());
+    tasks.spawn(async move { ends.run(token).await });
     let (seat_maps, client, token) = (app.seat_maps.clone(), app.nats.clone(), stop.clone());
     tasks.spawn(async move { seat_maps.run(maps, client, token).await });
     let tokens = app.tokens.clone();

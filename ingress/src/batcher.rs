@@ -333,7 +333,7 @@ mod tests {
             reservation_id,
             schedule_id,
             seats: vec![SeatNo(i32::MAX); 100],
-            places: vec![place; 10],
+            places: vec![place.clone(); 10],
             layout_no: Some(i64::MAX),
         });
         let at = Some(Timestamp::from_micros(i64::MAX));
@@ -349,6 +349,7 @@ mod tests {
                 hold_total_ms: Some(i64::MAX),
                 prevents_orphans: Some(true),
                 release_jitter_ms: Some(i64::MAX),
+                cancelled: true,
             },
         });
         let (block_id, reason) = (BlockId(Uuid::max()), "가".repeat(*REASON_CHARS.end()));
@@ -400,6 +401,12 @@ mod tests {
             cancellation_id: CancellationId(Uuid::max()),
             reservation_id,
             seats: Some(vec![SeatNo(i32::MAX); 100]),
+        });
+        assert_fits::<Settlement>(settlement::Kind::CancelPlaces {
+            cancellation_id: CancellationId(Uuid::max()),
+            reservation_id,
+            seats: vec![SeatNo(i32::MAX); 100],
+            places: vec![place; 10],
         });
         let empty = encode(&CommandMessage::<seats::Kind> {
             id: MessageId(Uuid::max()),

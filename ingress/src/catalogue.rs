@@ -3,7 +3,9 @@
 
 mod cancellation;
 pub mod edit;
+pub mod new_schedule;
 mod store;
+mod wrong;
 
 use crate::answer;
 use crate::app::App;
@@ -24,9 +26,10 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 pub(crate) use cancellation::WantedRules;
-pub(crate) use edit::{Wrong, check_day};
+pub(crate) use edit::check_day;
 pub(crate) use store::ScheduleEdit;
 pub use store::{ConcertRow, ScheduleRow};
+pub(crate) use wrong::Wrong;
 
 /// Questions of each kind whose answers are kept for a moment.
 const FRESH_ENTRIES: usize = 1024;

@@ -172,6 +172,11 @@ impl Readable {
                         seats,
                         ..
                     } => ("cancel", Some(reservation_id), seats.clone()),
+                    K::CancelPlaces {
+                        reservation_id,
+                        seats,
+                        ..
+                    } => ("cancel", Some(reservation_id), Some(seats.clone())),
                 };
                 CommandView {
                     reservation_id: reservation_id.copied(),
@@ -347,7 +352,9 @@ pub async fn retry(
                 | settlement::Kind::Order { .. }
                 | settlement::Kind::Confirm { .. }
                 | settlement::Kind::GatewayEvent { .. } => Asked::Payment,
-                settlement::Kind::Cancel { .. } => Asked::Cancellation,
+                settlement::Kind::Cancel { .. } | settlement::Kind::CancelPlaces { .. } => {
+                    Asked::Cancellation
+                }
             };
             let place = (asked, None);
             let batcher = &app.batchers.settlement;

@@ -1,5 +1,6 @@
 //! The lanes that the ingress sends to, as types: what goes in, what comes back.
 
+use onsale_schema::seats::Places;
 use onsale_schema::{Lane, ledger, seats, settlement};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,11 @@ const SEAT_BYTES: usize = 5;
 /// Room for places of one section, besides its name.
 const PLACES_BYTES: usize = 32;
 
+fn places_bytes_max(places: &[Places]) -> usize {
+    let names = places.iter().map(|places| places.section.len());
+    PLACES_BYTES * places.len() + names.sum::<usize>()
+}
+
 /// See [`Lane::Seats`].
 pub enum Seats {}
 
@@ -35,11 +41,7 @@ impl Commands for Seats {
     fn kind_bytes_max(kind: &seats::Kind) -> usize {
         match kind {
             seats::Kind::Hold { seats, places, .. } => {
-                let names = places.iter().map(|places| places.section.len());
-                KIND_BYTES
-                    + SEAT_BYTES * seats.len()
-                    + PLACES_BYTES * places.len()
-                    + names.sum::<usize>()
+                KIND_BYTES + SEAT_BYTES * seats.len() + places_bytes_max(places)
             }
             seats::Kind::HoldBest { section, grade, .. } => {
                 let names = section.iter().chain(grade).map(String::len);
@@ -95,6 +97,9 @@ impl Commands for Settlement {
             settlement::Kind::GatewayEvent { event_id, .. } => KIND_BYTES + event_id.len(),
             settlement::Kind::Cancel { seats, .. } => {
                 KIND_BYTES + SEAT_BYTES * seats.as_ref().map_or(0, Vec::len)
+            }
+            settlement::Kind::CancelPlaces { seats, places, .. } => {
+                KIND_BYTES + SEAT_BYTES * seats.len() + places_bytes_max(places)
             }
         }
     }

@@ -36,6 +36,7 @@ pub mod layout;
 pub mod limits;
 pub mod notifications;
 pub mod openapi;
+pub mod order_ends;
 pub mod orders;
 pub mod origins;
 pub mod page;

@@ -7,6 +7,7 @@ use crate::auth::User;
 use crate::extract::{Id, JsonBody};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
+use crate::order_ends::{Row, order_find};
 use crate::prefer::Prefer;
 use crate::problem::{Code, FieldError, Problem};
 use crate::submit::{Submission, open_at, submit};
@@ -15,14 +16,9 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use diesel::prelude::Queryable;
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl};
-use diesel_async::RunQueryDsl;
-use onsale_platform::db::{self, Pool};
 use onsale_schema::settlement::{self, Kind};
-use onsale_schema::status::OrderStatus;
-use onsale_schema::tables::payment_order::{self as table, dsl};
-use onsale_schema::{Money, PaymentOrderId, ReservationId, Timestamp, UserId};
+use onsale_schema::status::{FailCode, OrderStatus};
+use onsale_schema::{Money, PaymentOrderId, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -31,10 +27,6 @@ const ROUTE: &str = "/api/v1/payment-orders";
 const CONFIRM: &str = "/api/v1/payment-orders/{orderId}/confirm";
 /// The most characters of what the gateway calls a payment.
 const KEY_CHARS_MAX: usize = 200;
-/// The first pause between two looks at an order that is on its way.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// The longest.
-const PAUSE_MAX: Duration = Duration::from_millis(320);
 
 /// A reservation to be paid through the gateway.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -216,7 +208,7 @@ pub async fn confirm(
     let decided = async |outcome: &settlement::Outcome| match outcome {
         settlement::Outcome::Confirmed(order) => {
             let until = started + patience;
-            match ended(&app.pool, user.id, order.order_id, until).await? {
+            match app.order_ends.wait(order.order_id, until).await {
                 Some(row) => end(row),
                 None => open(order, app.clock.now()),
             }
@@ -231,43 +223,6 @@ pub async fn confirm(
     submit(&app, &app.batchers.settlement, submission, decided).await
 }
 
-/// The order once it has ended; none when it has not in time.
-async fn ended(
-    pool: &Pool,
-    user: UserId,
-    order_id: PaymentOrderId,
-    until: tokio::time::Instant,
-) -> Result<Option<Row>, Problem> {
-    let mut pause = PAUSE_MIN;
-    loop {
-        let row = order_find(pool, user, order_id).await?;
-        if let Some(row) = row.filter(|row| has_ended(row.status)) {
-            return Ok(Some(row));
-        }
-        if tokio::time::Instant::now() + pause >= until {
-            return Ok(None);
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
-}
-
-/// Whether the buyer need not wait any longer.
-fn has_ended(status: OrderStatus) -> bool {
-    match status {
-        OrderStatus::Paid
-        | OrderStatus::Failed
-        | OrderStatus::Refunding
-        | OrderStatus::Refunded => true,
-        OrderStatus::Ready
-        | OrderStatus::Securing
-        | OrderStatus::Capturing
-        | OrderStatus::Unknown
-        | OrderStatus::Captured
-        | OrderStatus::Reholding => false,
-    }
-}
-
 /// How it ended. Codes of failures are those of problems.
 fn end(row: Row) -> Result<Answer, Problem> {
     if row.status == OrderStatus::Paid {
@@ -277,16 +232,12 @@ fn end(row: Row) -> Result<Answer, Problem> {
             json: answer::to_json(&OrderView::from(row))?,
         });
     }
-    let codes = [
-        Code::PaymentDeclined,
-        Code::HoldExpired,
-        Code::AlreadyPaid,
-        Code::SaleClosed,
-        Code::PaymentGatewayUnavailable,
-    ];
-    let why = row.fail_code.unwrap_or_default();
-    let code = codes.into_iter().find(|code| code.as_str() == why);
-    Err(code.map_or_else(Problem::internal, Problem::new))
+    let why = row.fail_code.as_deref().unwrap_or_default();
+    let Some(code) = FailCode::named(why) else {
+        tracing::error!(order = %row.order_id, why, "an order ended for an unknown reason");
+        return Err(Problem::internal());
+    };
+    Err(Problem::new(code.into()))
 }
 
 /// One of my orders
@@ -299,21 +250,10 @@ pub async fn get(
     user: User,
     Id(id): Id<PaymentOrderId>,
 ) -> Result<Response, Problem> {
-    let row = order_find(&app.pool, user.id, id).await?;
+    let row = order_find(&app.pool, id).await?;
+    let row = row.filter(|row| row.user_id == user.id);
     let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
     answer::ok(&OrderView::from(row))
-}
-
-#[derive(Queryable)]
-struct Row {
-    order_id: PaymentOrderId,
-    reservation_id: ReservationId,
-    amount: Money,
-    status: OrderStatus,
-    rehold_id: Option<ReservationId>,
-    fail_code: Option<String>,
-    refunded: Money,
-    created_at: Timestamp,
 }
 
 impl From<Row> for OrderView {
@@ -330,29 +270,4 @@ impl From<Row> for OrderView {
             created_at: row.created_at,
         }
     }
-}
-
-async fn order_find(
-    pool: &Pool,
-    user: UserId,
-    id: PaymentOrderId,
-) -> Result<Option<Row>, db::Error> {
-    let mut conn = pool.get().await?;
-    let row = dsl::payment_order
-        .find(id)
-        .filter(dsl::user_id.eq(user))
-        .select((
-            table::order_id,
-            table::reservation_id,
-            table::amount,
-            table::status,
-            table::rehold_id,
-            table::fail_code,
-            table::refunded,
-            table::created_at,
-        ))
-        .first(&mut conn)
-        .await
-        .optional()?;
-    Ok(row)
 }

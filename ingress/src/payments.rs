@@ -22,7 +22,7 @@ use onsale_platform::db::{self, Pool};
 use onsale_schema::settlement::{Kind, Outcome};
 use onsale_schema::status::{PaymentMethod, PaymentStatus};
 use onsale_schema::tables::payment::{self as table, dsl};
-use onsale_schema::{Money, PaymentId, ReservationId, Timestamp, UserId};
+use onsale_schema::{Money, PaymentId, PaymentOrderId, ReservationId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -61,6 +61,10 @@ pub struct PaymentView {
     payment_id: PaymentId,
     reservation_id: ReservationId,
     method: PaymentMethod,
+    /// Of one through the gateway: the order that it paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    order_id: Option<PaymentOrderId>,
     amount: Money,
     /// What of it came back, or is on its way.
     refunded: Money,
@@ -135,6 +139,7 @@ pub fn paid(outcome: &Outcome, now: Timestamp) -> Result<Answer, Problem> {
                 payment_id: payment.payment_id,
                 reservation_id: payment.reservation_id,
                 method: PaymentMethod::Points,
+                order_id: None,
                 amount: payment.amount,
                 refunded: Money::ZERO,
                 status: PaymentStatus::Paid,
@@ -165,6 +170,7 @@ struct Row {
     fail_code: Option<String>,
     at: Timestamp,
     refunded: Money,
+    order_id: Option<PaymentOrderId>,
 }
 
 type Columns = (
@@ -176,6 +182,7 @@ type Columns = (
     table::fail_code,
     table::at,
     table::refunded,
+    table::order_id,
 );
 const COLUMNS: Columns = (
     table::payment_id,
@@ -186,6 +193,7 @@ const COLUMNS: Columns = (
     table::fail_code,
     table::at,
     table::refunded,
+    table::order_id,
 );
 
 impl From<Row> for PaymentView {
@@ -197,6 +205,7 @@ impl From<Row> for PaymentView {
             payment_id: row.payment_id,
             reservation_id: row.reservation_id,
             method: row.method,
+            order_id: row.order_id,
             amount: row.amount,
             refunded: row.refunded,
             status: row.status,

@@ -114,6 +114,7 @@ impl SchedulePatch {
             hold_total_ms: self.hold_total_seconds.map(|seconds| seconds * 1000),
             prevents_orphans: self.prevent_orphan_seats,
             release_jitter_ms: self.release_jitter_seconds.map(|seconds| seconds * 1000),
+            cancelled: false,
         }
     }
 }
@@ -185,7 +186,8 @@ pub async fn edit(
     .await
 }
 
-/// A show that is cancelled is never on sale again.
+/// A show that is cancelled is never on sale again. That is said here before anybody is asked; who
+/// gets by meanwhile is refused by the owner of its seats, who has the last word.
 async fn may_sell(
     app: &App,
     schedule: ScheduleId,

@@ -1,6 +1,7 @@
 //! What a refusal by an owner is called over HTTP.
 
 use crate::problem::{Code, FieldError, PlacesLeft, Problem};
+use onsale_schema::status::FailCode;
 use onsale_schema::{SeatNo, ledger, seats, settlement};
 
 /// What a refused seat command is told; `label` names a seat of the schedule that was asked.
@@ -75,6 +76,33 @@ impl From<&settlement::Refusal> for Problem {
             R::NothingToPay => Self::new(Code::AmountInvalid),
             R::OrderConflict { .. } => Self::new(Code::OrderStateConflict),
             R::PaymentKeyUsed => Self::new(Code::PaymentKeyUsed),
+        }
+    }
+}
+
+/// What a payment that failed after it was accepted is told.
+impl From<FailCode> for Code {
+    fn from(code: FailCode) -> Self {
+        match code {
+            FailCode::InsufficientPoints => Self::InsufficientPoints,
+            FailCode::PaymentDeclined => Self::PaymentDeclined,
+            FailCode::GatewayUnavailable => Self::PaymentGatewayUnavailable,
+            FailCode::HoldExpired => Self::HoldExpired,
+            FailCode::AlreadyPaid => Self::AlreadyPaid,
+            FailCode::SaleClosed => Self::SaleClosed,
+            FailCode::BalanceCapExceeded => Self::BalanceCapExceeded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_the_name_of_its_problem() {
+        for code in FailCode::ALL {
+            assert_eq!(Code::from(code).as_str(), code.as_str());
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::access::{Access, Guard};
 use crate::app::App;
-use crate::catalogue::{self, edit};
+use crate::catalogue::{self, edit, new_schedule};
 use crate::openapi;
 use crate::{
     audit, blocks, commands, dead_letters, docs, events, health, layout, notifications, orders,
@@ -61,7 +61,7 @@ fn admin(group: Group) -> Group {
     group
         .routes(routes!(edit::concert_create))
         .routes(routes!(edit::concert_edit))
-        .routes(routes!(edit::schedule_create))
+        .routes(routes!(new_schedule::schedule_create))
         .routes(routes!(policy::edit))
         .routes(routes!(shows::create, shows::get))
         .routes(routes!(layout::put))

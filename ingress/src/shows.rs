@@ -70,6 +70,10 @@ struct ShowView {
     /// Refunds that the gateway did not take; somebody has to see to them.
     #[schema(minimum = 0)]
     failed: i64,
+    /// Reservations that could not be cancelled: tried again now and then, somebody has to see to
+    /// them.
+    #[schema(minimum = 0)]
+    set_aside: i64,
     server_time: Timestamp,
 }
 
@@ -90,6 +94,7 @@ fn view(row: store::Row, now: Timestamp) -> ShowView {
         refunded: row.refunded,
         pending: row.pending,
         failed: row.failed,
+        set_aside: row.set_aside,
         server_time: now,
     }
 }

@@ -107,6 +107,9 @@ pub const REFUNDS: &str = "onsale_gateway_refunds_total";
 
 /// Reservations that were cancelled with their show.
 pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
+/// Times that a reservation of a cancelled show could not be cancelled and was set aside. Somebody
+/// has to see to it.
+pub const SHOW_SET_ASIDE: &str = "onsale_show_set_aside_total";
 
 /// Correction of this host's clock to Postgres, in seconds.
 pub const CLOCK_OFFSET: &str = "onsale_clock_offset_seconds";
@@ -250,6 +253,10 @@ pub fn describe() {
     describe_counter!(
         SHOW_CANCELLED,
         "Reservations that were cancelled with their show"
+    );
+    describe_counter!(
+        SHOW_SET_ASIDE,
+        "Times that a reservation of a cancelled show could not be cancelled"
     );
     describe_gauge!(
         CLOCK_OFFSET,

@@ -221,6 +221,15 @@ pub struct Policy {
     /// the hold, so that nobody can wait for it.
     #[serde(default)]
     pub release_jitter_ms: i64,
+    /// The show is cancelled: it is CLOSED for good.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub cancelled: bool,
+}
+
+/// Of what is hardly ever so, nothing is written.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 /// The values of a policy that change; the others stay as they are when it is decided. Values, not
@@ -254,6 +263,9 @@ pub struct PolicyChange {
     /// See [`Policy::release_jitter_ms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_jitter_ms: Option<i64>,
+    /// The show is cancelled: the sale closes for good, whatever `state` says, now and later.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub cancelled: bool,
 }
 
 /// How long a hold may be made to last, in milliseconds.

@@ -4,6 +4,7 @@ use crate::ids::{
     CancellationId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
 };
 use crate::money::Money;
+use crate::seats::Places;
 use crate::status::{OrderStatus, PaymentMethod, RefundStatus, ReservationStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,18 @@ pub enum Kind {
         /// Which of its seats, each once; all that are left if not said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seats: Option<Vec<SeatNo>>,
+    },
+    /// Give up seats and places of a paid reservation. Which of its places, is chosen when it is
+    /// decided: so the same command again means the same ones.
+    CancelPlaces {
+        /// The id that the cancellation gets if this is accepted.
+        cancellation_id: CancellationId,
+        /// What.
+        reservation_id: ReservationId,
+        /// Which of its seats, each once.
+        seats: Vec<SeatNo>,
+        /// How many places of which sections, each section once; not empty.
+        places: Vec<Places>,
     },
     /// Pay a held reservation through the gateway, in a while.
     Order {

@@ -24,7 +24,7 @@ macro_rules! text_enum {
         impl $name {
             /// Its name on the wire and in tables.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
         }
@@ -142,6 +142,46 @@ text_enum! {
         Blocked = "BLOCKED",
         /// It was put on sale again.
         Unblocked = "UNBLOCKED",
+    }
+}
+
+text_enum! {
+    /// Why a payment failed, or why the money of one goes back: the codes of problems that say the same
+    /// to clients.
+    FailCode {
+        /// Too few points.
+        InsufficientPoints = "insufficient-points",
+        /// What a gateway declined.
+        PaymentDeclined = "payment-declined",
+        /// Nothing was captured while there was time.
+        GatewayUnavailable = "payment-gateway-unavailable",
+        /// The hold had lapsed.
+        HoldExpired = "hold-expired",
+        /// The reservation was paid by other means.
+        AlreadyPaid = "already-paid",
+        /// The whole show is cancelled.
+        SaleClosed = "sale-closed",
+        /// The balance would be too high.
+        BalanceCapExceeded = "balance-cap-exceeded",
+    }
+}
+
+impl FailCode {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::InsufficientPoints,
+        Self::PaymentDeclined,
+        Self::GatewayUnavailable,
+        Self::HoldExpired,
+        Self::AlreadyPaid,
+        Self::SaleClosed,
+        Self::BalanceCapExceeded,
+    ];
+
+    /// The one that is written so.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
     }
 }
 

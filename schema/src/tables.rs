@@ -102,7 +102,7 @@ diesel::table! {
         booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
         map_version -> BigInt, layout_no -> BigInt, extensions_max -> Integer,
         hold_total_ms -> BigInt, prevents_orphans -> Bool, release_jitter_ms -> BigInt,
-        release_seed -> Uuid,
+        release_seed -> Uuid, cancelled -> Bool,
     }
 }
 diesel::table! {
@@ -169,6 +169,14 @@ diesel::table! {
         schedule_id -> Uuid, command_id -> Uuid, fingerprint -> Uuid, user_id -> Uuid,
         reason -> Text, started_at -> Timestamptz, finished_at -> Nullable<Timestamptz>,
         next_at -> Nullable<Timestamptz>, done -> BigInt, refunded -> Numeric,
+        after_at -> Nullable<Timestamptz>, after_id -> Nullable<Uuid>, pass_is_last -> Bool,
+        pass_at -> Timestamptz,
+    }
+}
+diesel::table! {
+    show_aside (reservation_id) {
+        reservation_id -> Uuid, schedule_id -> Uuid, attempts -> Integer, error -> Text,
+        set_aside_at -> Timestamptz, next_at -> Timestamptz,
     }
 }
 diesel::table! {

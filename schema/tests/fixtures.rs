@@ -80,6 +80,7 @@ fn policy() -> Policy {
         hold_total_ms: 0,
         prevents_orphans: false,
         release_jitter_ms: 0,
+        cancelled: false,
     }
 }
 
@@ -203,6 +204,21 @@ fn seats_commands() {
         },
     };
     check("seats-policy-terms", &message(terms));
+    let cancelled = seats::Kind::Policy {
+        schedule_id,
+        change: PolicyChange {
+            cancelled: true,
+            ..PolicyChange::default()
+        },
+    };
+    check("seats-policy-cancelled", &message(cancelled));
+    let policy = Policy {
+        state: SaleState::Closed,
+        cancelled: true,
+        ..policy_with_terms()
+    };
+    let outcomes = vec![seats::Outcome::Policy(policy)];
+    check("seats-reply-policy-cancelled", &reply(outcomes));
 }
 
 #[test]
@@ -399,6 +415,16 @@ fn cancellations() {
     };
     check("settlement-cancel", &message(cancel(Some(seats.clone()))));
     check("settlement-cancel-all", &message(cancel(None)));
+    let places = Kind::CancelPlaces {
+        cancellation_id,
+        reservation_id,
+        seats: seats.clone(),
+        places: vec![seats::Places {
+            section: "FLOOR".into(),
+            count: 2,
+        }],
+    };
+    check("settlement-cancel-places", &message(places));
     let refund = |method, status| Some(Refund { method, status });
     let cancelled = |refund| {
         Outcome::Cancelled(Cancellation {

@@ -50,7 +50,7 @@ fn statements(table: &str, columns: &[String]) -> Vec<(&'static str, Vec<String>
         ),
         (
             "INSERT",
-            vec![format!("INSERT INTO {table} DEFAULT VALUES")],
+            each(&|column| format!("INSERT INTO {table} ({column}) VALUES (DEFAULT)")),
         ),
         (
             "UPDATE",

@@ -8,10 +8,12 @@ use onsale_schema::seats::{
     EXTENSIONS_MAX, Fact, HOLD_MS, Kind, Outcome, Policy, PolicyChange, RELEASE_JITTER_MS, Refusal,
     SEATS_PER_USER,
 };
+use onsale_schema::status::SaleState;
 
 impl Sale {
     /// Sells by other rules from now on. Holds that are there keep their end, and live seats beyond
-    /// a lower limit stay: a change takes nothing from anybody.
+    /// a lower limit stay: a change takes nothing from anybody. A show that is cancelled never sells
+    /// again, however late a command comes that was sent before.
     pub(super) fn amend(
         &mut self,
         command: &Command<Kind>,
@@ -19,6 +21,13 @@ impl Sale {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
+        let reopens = match change.state {
+            None | Some(SaleState::Closed) => false,
+            Some(SaleState::Open | SaleState::Paused) => true,
+        };
+        if self.policy.cancelled && reopens {
+            return Outcome::Refused(Refusal::SaleClosed);
+        }
         let policy = amended(self.policy, change);
         if !is_sound(&policy, change) {
             return Outcome::Refused(Refusal::PolicyInvalid);
@@ -38,8 +47,14 @@ impl Sale {
 }
 
 fn amended(policy: Policy, change: &PolicyChange) -> Policy {
+    let cancelled = policy.cancelled || change.cancelled;
     Policy {
-        state: change.state.unwrap_or(policy.state),
+        state: if cancelled {
+            SaleState::Closed
+        } else {
+            change.state.unwrap_or(policy.state)
+        },
+        cancelled,
         booking_opens_at: change.booking_opens_at.unwrap_or(policy.booking_opens_at),
         booking_closes_at: change.booking_closes_at.unwrap_or(policy.booking_closes_at),
         hold_ms: change.hold_ms.unwrap_or(policy.hold_ms),

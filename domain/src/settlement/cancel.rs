@@ -9,6 +9,7 @@ use super::{Changes, Ids, NewNotice, Settlement, fee};
 use crate::ledger;
 use onsale_schema::cancellation::Rules;
 use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::seats::Places;
 use onsale_schema::settlement::{Cancellation, Fact, Kind, Outcome, Refund, Refusal};
 use onsale_schema::status::{PaymentMethod, RefundStatus, ReservationStatus};
 use onsale_schema::{
@@ -24,10 +25,37 @@ pub struct Terms {
     pub seats: BTreeMap<SeatNo, Money>,
     /// Those that are.
     pub cancelled: Vec<SeatNo>,
+    /// All its places, cancelled or not, with their sections.
+    pub places: BTreeMap<SeatNo, String>,
     /// When the show begins.
     pub starts_at: Timestamp,
     /// By which rules its buyer may cancel.
     pub rules: Rules,
+}
+
+impl Terms {
+    fn places_of<'a>(&'a self, section: &'a str) -> impl Iterator<Item = SeatNo> {
+        let places = self.places.iter().filter(move |(_, of)| *of == section);
+        places.map(|(place, _)| *place)
+    }
+
+    /// Whether the reservation had so many places once.
+    fn has(&self, wanted: &Places) -> bool {
+        self.places_of(&wanted.section).count() >= count(wanted)
+    }
+
+    /// So many places that are left, the lowest numbers first, and none of `but`; `None` when there
+    /// are too few.
+    fn choose(&self, wanted: &Places, but: &[SeatNo]) -> Option<Vec<SeatNo>> {
+        let is_left = |place: &SeatNo| self.seats.contains_key(place) && !but.contains(place);
+        let left = self.places_of(&wanted.section).filter(is_left);
+        let chosen: Vec<SeatNo> = left.take(count(wanted)).collect();
+        (chosen.len() == count(wanted)).then_some(chosen)
+    }
+}
+
+fn count(wanted: &Places) -> usize {
+    usize::try_from(wanted.count).unwrap_or(usize::MAX)
 }
 
 /// What was captured for a reservation.
@@ -125,6 +153,7 @@ pub(super) struct Wanted<'a> {
     pub cancellation_id: CancellationId,
     pub reservation_id: ReservationId,
     pub seats: Option<&'a [SeatNo]>,
+    pub places: &'a [Places],
 }
 
 impl Settlement {
@@ -235,14 +264,20 @@ impl Settlement {
             .get(&wanted.reservation_id)
             .expect("the terms of each reservation that is to be cancelled are loaded");
         let left: Vec<SeatNo> = terms.seats.keys().copied().collect();
-        let seats = wanted.seats.map_or(left, <[SeatNo]>::to_vec);
+        let mut seats = wanted.seats.map_or(left, <[SeatNo]>::to_vec);
         let is_ours = |seat: &SeatNo| terms.seats.contains_key(seat);
         let is_gone = |seat: &SeatNo| terms.cancelled.contains(seat);
-        if seats.is_empty() || !seats.iter().all(|seat| is_ours(seat) || is_gone(seat)) {
+        let are_known = seats.iter().all(|seat| is_ours(seat) || is_gone(seat))
+            && wanted.places.iter().all(|places| terms.has(places));
+        if seats.is_empty() && wanted.places.is_empty() || !are_known {
             return Err(Refusal::UnknownSeat);
         }
         if seats.iter().any(is_gone) {
             return Err(conflict);
+        }
+        for places in wanted.places {
+            let chosen = terms.choose(places, &seats);
+            seats.extend(chosen.ok_or_else(|| conflict.clone())?);
         }
         let percent = if reservation.show_cancelled {
             0

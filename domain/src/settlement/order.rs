@@ -5,7 +5,7 @@
 //! captured, and nothing that was captured ends other than as a sale or as a refund.
 
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::{OrderStatus, ReservationStatus};
+use onsale_schema::status::{FailCode, OrderStatus, ReservationStatus};
 use onsale_schema::{
     CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
 };
@@ -28,15 +28,15 @@ pub const ODD_PAUSE_MS: i64 = 600_000;
 pub const LAST_LOOK_MS: i64 = 900_000;
 
 /// What a gateway declined.
-pub const PAYMENT_DECLINED: &str = "payment-declined";
+pub const PAYMENT_DECLINED: &str = FailCode::PaymentDeclined.as_str();
 /// Nothing was captured while there was time.
-pub const GATEWAY_UNAVAILABLE: &str = "payment-gateway-unavailable";
+pub const GATEWAY_UNAVAILABLE: &str = FailCode::GatewayUnavailable.as_str();
 /// The hold had lapsed.
-pub const HOLD_EXPIRED: &str = "hold-expired";
+pub const HOLD_EXPIRED: &str = FailCode::HoldExpired.as_str();
 /// The reservation was paid by other means.
-pub const ALREADY_PAID: &str = "already-paid";
+pub const ALREADY_PAID: &str = FailCode::AlreadyPaid.as_str();
 /// The whole show is cancelled.
-pub const SALE_CLOSED: &str = "sale-closed";
+pub const SALE_CLOSED: &str = FailCode::SaleClosed.as_str();
 
 /// The row of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -197,6 +197,12 @@ impl Settlement {
         if order.amount != wanted.amount {
             return Err(Refusal::AmountMismatch);
         }
+        // Confirmed by another command, and to the end: with this payment it is as was wanted.
+        if order.status == OrderStatus::Paid
+            && order.payment_key.as_deref() == Some(wanted.payment_key)
+        {
+            return Err(Refusal::AlreadyPaid);
+        }
         if order.status != OrderStatus::Ready {
             return Err(Refusal::OrderConflict {
                 status: order.status,

@@ -5,14 +5,14 @@ use super::{Captured, Changes, Ids, NewNotice, Reservation, Settlement};
 use crate::ledger::{InsufficientPoints, Price};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::settlement::{Fact, Kind, Outcome, Payment, Refusal};
-use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus};
+use onsale_schema::status::{FailCode, PaymentMethod, PaymentStatus, ReservationStatus};
 use onsale_schema::{
     CommandId, Money, PaymentId, PaymentOrderId, ReservationId, Timestamp, TransferId, UserId,
     seats,
 };
 
 /// The code of an attempt that failed for lack of points, as it is stored and as clients see it.
-pub const INSUFFICIENT_POINTS: &str = "insufficient-points";
+pub const INSUFFICIENT_POINTS: &str = FailCode::InsufficientPoints.as_str();
 
 /// A payment to insert.
 #[derive(Clone, Debug, PartialEq, Eq)]

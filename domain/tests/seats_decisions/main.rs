@@ -43,6 +43,7 @@ fn policy() -> Policy {
         hold_total_ms: 2 * HOLD_S * 1000,
         prevents_orphans: false,
         release_jitter_ms: 0,
+        cancelled: false,
     }
 }
 

@@ -21,6 +21,43 @@ fn state(state: SaleState) -> PolicyChange {
 }
 
 #[test]
+fn the_sale_of_a_cancelled_show_stays_closed_whatever_comes_late() {
+    let mut sale = sale();
+    let mut changes = Changes::default();
+    let mut decide = |command| sale.decide(&command, times(1100), &mut changes);
+    // Also before anybody has said CLOSED.
+    let cancelled = PolicyChange {
+        cancelled: true,
+        ..PolicyChange::default()
+    };
+    let closed = Policy {
+        state: SaleState::Closed,
+        cancelled: true,
+        ..policy()
+    };
+    assert_eq!(decide(change(1, cancelled)), Outcome::Policy(closed));
+    let over = Outcome::Refused(Refusal::SaleClosed);
+    for (n, late) in [(2, SaleState::Open), (3, SaleState::Paused)] {
+        assert_eq!(decide(change(n, state(late))), over);
+    }
+    // The rest of a policy may change, and a state that is so already is no mistake.
+    assert_eq!(
+        decide(change(4, state(SaleState::Closed))),
+        Outcome::Policy(closed)
+    );
+    let limit = PolicyChange {
+        seats_per_user: Some(2),
+        ..PolicyChange::default()
+    };
+    let after = Policy {
+        seats_per_user: 2,
+        ..closed
+    };
+    assert_eq!(decide(change(5, limit)), Outcome::Policy(after));
+    assert_eq!(decide(hold(1, &[0])), over);
+}
+
+#[test]
 fn the_next_hold_is_decided_by_it_also_in_the_same_batch() {
     let mut sale = sale();
     held(&mut sale, &hold(1, &[0]), 1100);

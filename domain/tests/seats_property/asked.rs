@@ -296,6 +296,7 @@ impl World {
             change.prevents_orphans = Some(self.rng.percent(50));
             change.release_jitter_ms = Some(self.rng.range(-1, 6).max(-1) * 1000);
         }
+        change.cancelled = self.rng.percent(1);
         let kind = Kind::Policy {
             schedule_id: self.rows.schedule,
             change,

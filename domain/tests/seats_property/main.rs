@@ -185,6 +185,7 @@ impl World {
             hold_total_ms: rng.range(1, 40) * 1000,
             prevents_orphans: rng.percent(50),
             release_jitter_ms: if rng.percent(50) { 0 } else { 5000 },
+            cancelled: false,
         };
         let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
         let seated = some_seats(&mut rng, seats);

@@ -224,7 +224,16 @@ impl Model {
     fn amend(&mut self, command: &Command<Kind>, change: &PolicyChange, now: Timestamp) -> Outcome {
         let mut policy = self.policy;
         if let Some(state) = change.state {
+            if policy.cancelled && state != SaleState::Closed {
+                return Outcome::Refused(Refusal::SaleClosed);
+            }
             policy.state = state;
+        }
+        if change.cancelled {
+            policy.cancelled = true;
+        }
+        if policy.cancelled {
+            policy.state = SaleState::Closed;
         }
         if let Some(opens) = change.booking_opens_at {
             policy.booking_opens_at = opens;

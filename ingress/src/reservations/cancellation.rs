@@ -18,6 +18,7 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use onsale_schema::seats::Places;
 use onsale_schema::settlement::{Kind, Outcome, Refund};
 use onsale_schema::status::{PaymentMethod, RefundStatus};
 use onsale_schema::{CancellationId, Money, ReservationId, SeatNo, Timestamp};
@@ -50,9 +51,17 @@ struct NewCancellation<'a> {
     places: Option<Vec<WantedPlaces<'a>>>,
 }
 
+/// Seats and places of a reservation.
+struct Wanted {
+    seats: Vec<SeatNo>,
+    places: Vec<Places>,
+}
+
 impl NewCancellation<'_> {
-    /// Which of the reservation's seats that is; `None` for all that are left.
-    fn seats(&self, row: &store::Row, layout: &Layout) -> Result<Option<Vec<SeatNo>>, Problem> {
+    /// What of the reservation that is; `None` for all that is left. Only by what never changes of
+    /// it, because a request that comes again must not be refused for what it did itself: what is
+    /// left, and which places, settlement decides.
+    fn wanted(&self, row: &store::Row, layout: &Layout) -> Result<Option<Wanted>, Problem> {
         if self.seats.is_none() && self.places.is_none() {
             return Ok(None);
         }
@@ -70,24 +79,23 @@ impl NewCancellation<'_> {
             .filter(|(_, label)| found(label).is_none())
             .map(|(at, _)| wish::seat_error(at, "unknown-seat"))
             .collect();
-        let mut seats: Vec<SeatNo> = labels.iter().filter_map(found).collect();
+        let mut places = Vec::new();
         for (at, wanted) in self.places.iter().flatten().enumerate() {
-            let is_left = |seat: &SeatNo| {
-                let place = layout.seat(*seat).and_then(|seat| seat.place_in());
-                place == Some(wanted.section()) && !row.cancelled().contains(seat)
+            let is_in = |seat: &&SeatNo| {
+                let place = layout.seat(**seat).and_then(|seat| seat.place_in());
+                place == Some(wanted.section())
             };
-            let left = row.seat_nos.iter().copied().filter(is_left);
-            let before = seats.len();
-            seats.extend(left.take(wanted.count()));
-            if seats.len() - before < wanted.count() {
+            if row.seat_nos.iter().filter(is_in).count() < wanted.count() {
                 wrong.push(FieldError {
                     pointer: Cow::Owned(format!("/places/{at}/count")),
                     code: "too-many",
                 });
             }
+            places.push(wanted.named());
         }
         if wrong.is_empty() {
-            Ok(Some(seats))
+            let seats = labels.iter().filter_map(found).collect();
+            Ok(Some(Wanted { seats, places }))
         } else {
             Err(Problem::new(Code::UnknownSeat).errors(wrong))
         }
@@ -198,12 +206,27 @@ pub async fn cancel(
     OptionalJsonBody(body): OptionalJsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewCancellation<'_> = body.parse()?;
+    let in_flight = app.gate.admit_payment()?;
     let row = store::reservation_find(&app.pool, user.id, id).await?;
     let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
     let layout = app.layouts.settled(row.schedule_id).await?;
-    let seats = wanted.seats(&row, &layout)?;
+    let cancellation_id = CancellationId(ids::new_v7(app.clock.now()));
+    let cancel = |seats| Kind::Cancel {
+        cancellation_id,
+        reservation_id: id,
+        seats,
+    };
+    let kind = match wanted.wanted(&row, &layout)? {
+        None => cancel(None),
+        Some(Wanted { seats, places }) if places.is_empty() => cancel(Some(seats)),
+        Some(Wanted { seats, places }) => Kind::CancelPlaces {
+            cancellation_id,
+            reservation_id: id,
+            seats,
+            places,
+        },
+    };
     let path = ROUTE_ONE.replace("{reservationId}", &format!("{id}/cancellation"));
-    let in_flight = app.gate.admit_payment()?;
     let submission = Submission {
         id: key.command(user.id, &path),
         user: user.id,
@@ -212,11 +235,7 @@ pub async fn cancel(
         in_flight,
         prefer,
         trace,
-        kind: Kind::Cancel {
-            cancellation_id: CancellationId(ids::new_v7(app.clock.now())),
-            reservation_id: id,
-            seats,
-        },
+        kind,
         asked: Asked::Cancellation,
         partition: None,
     };

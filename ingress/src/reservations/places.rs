@@ -38,6 +38,14 @@ impl WantedPlaces<'_> {
     pub(super) fn count(&self) -> usize {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
+
+    /// The same for who decides.
+    pub(super) fn named(&self) -> Places {
+        Places {
+            section: self.section.text().to_owned(),
+            count: self.count,
+        }
+    }
 }
 
 /// Places of a section, and the price of each.
@@ -91,11 +99,7 @@ pub(super) fn named(
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    let places = wanted.iter().map(|places| Places {
-        section: places.section.text().to_owned(),
-        count: places.count,
-    });
-    Ok(places.collect())
+    Ok(wanted.iter().map(WantedPlaces::named).collect())
 }
 
 /// The places among a reservation's seats, by section, in the order asked.

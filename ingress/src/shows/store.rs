@@ -72,6 +72,9 @@ pub struct Row {
     /// Refunds that the gateway did not take.
     #[diesel(sql_type = BigInt)]
     pub failed: i64,
+    /// Reservations that could not be cancelled.
+    #[diesel(sql_type = BigInt)]
+    pub set_aside: i64,
 }
 
 /// A show that is cancelled, in one snapshot.
@@ -82,7 +85,9 @@ pub async fn show_find(pool: &Pool, schedule: ScheduleId) -> Result<Option<Row>,
                 s.finished_at, s.done, s.refunded, \
                 (SELECT count(*) FROM reservation AS r \
                  WHERE r.schedule_id = s.schedule_id AND r.status = 'PAID') AS sold, \
-                coalesce(back.pending, 0) AS pending, coalesce(back.failed, 0) AS failed \
+                coalesce(back.pending, 0) AS pending, coalesce(back.failed, 0) AS failed, \
+                (SELECT count(*) FROM show_aside AS a \
+                 WHERE a.schedule_id = s.schedule_id) AS set_aside \
          FROM show_cancellation AS s CROSS JOIN LATERAL ( \
              SELECT count(*) FILTER (WHERE refund.status = 'PENDING') AS pending, \
                     count(*) FILTER (WHERE refund.status = 'STUCK') AS failed \

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
 
-async fn letters(api: &Api, admin: &Buyer, query: &str) -> Vec<Value> {
+pub async fn letters(api: &Api, admin: &Buyer, query: &str) -> Vec<Value> {
     let path = format!("/admin/dead-letters?{query}");
     let page = api.get(Some(admin), &path).await.expect(200).body;
     page["items"].as_array().expect("items").clone()
 }
 
-async fn retry(api: &Api, admin: &Buyer, letter: &Value) -> Value {
+pub async fn retry(api: &Api, admin: &Buyer, letter: &Value) -> Value {
     let id = text(&letter["deadLetterId"]);
     let path = format!("/admin/dead-letters/{id}/retry");
     let answer = api.post(admin, &path, "unused-key", &json!({})).await;

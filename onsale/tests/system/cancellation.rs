@@ -1,6 +1,7 @@
 //! Cancelling what was paid: by its buyer, whole or in part, and with the whole show.
 
 use crate::catalogue::patch;
+use crate::general_admission;
 use crate::hall::{Hall, PATIENCE, reservation};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
 
-fn won(amount: i64) -> Value {
+pub fn won(amount: i64) -> Value {
     json!({ "amount": amount, "currency": "KRW" })
 }
 
@@ -25,7 +26,7 @@ async fn rules(hall: &Hall, date: Uuid, rules: Value) -> Answer {
 }
 
 /// Holds and pays; 100,000 points were charged before.
-async fn paid(hall: &Hall, buyer: &Buyer, date: Uuid, seats: &[&str]) -> Uuid {
+pub async fn paid(hall: &Hall, buyer: &Buyer, date: Uuid, seats: &[&str]) -> Uuid {
     hall.api.charge(buyer, 100_000).await.expect(201);
     let held = hall.api.hold(buyer, date, seats).await.expect(201);
     let id = reservation(&held.body);
@@ -33,7 +34,7 @@ async fn paid(hall: &Hall, buyer: &Buyer, date: Uuid, seats: &[&str]) -> Uuid {
     id
 }
 
-async fn balance(hall: &Hall, buyer: &Buyer) -> Value {
+pub async fn balance(hall: &Hall, buyer: &Buyer) -> Value {
     let points = hall.api.get(Some(buyer), "/users/me/points").await;
     points.expect(200).body["balance"].clone()
 }
@@ -197,6 +198,57 @@ async fn of_50_cancellations_of_one_reservation_at_once_one_refunds() {
     hall.assert_sound().await;
 }
 
+/// Which places they are is chosen once: the same command again means the same ones, two at once
+/// different ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_given_up_by_their_count() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(2)).await;
+    let lines = "A,1,1,VIP,1000\nFLOOR,,5,R,1000\n";
+    let date = general_admission::date(&mut hall, lines, 6).await;
+    let buyer = hall.buyer();
+    hall.api.charge(&buyer, 100_000).await.expect(201);
+    let floor = |count: u32| json!([{ "section": "FLOOR", "count": count }]);
+    let wanted = json!({ "scheduleId": date, "seats": ["A-1-1"], "places": floor(4) });
+    let held = hall.api.post(&buyer, "/reservations", "hold-key", &wanted);
+    let id = reservation(&held.await.expect(201).body);
+    hall.api.pay(&buyer, id).await.expect(201);
+    hall.map_becomes(date, "SSSSSA").await;
+
+    let few = |count| json!({ "places": floor(count) });
+    let too_many = cancel(&hall, &buyer, id, "too-many-key", few(5)).await;
+    let too_many = too_many.expect_problem(422, "unknown-seat");
+    assert_eq!(too_many.body["errors"][0]["pointer"], "/places/0/count");
+    let elsewhere = json!({ "places": [{ "section": "A", "count": 1 }] });
+    let elsewhere = cancel(&hall, &buyer, id, "elsewhere-key", elsewhere).await;
+    elsewhere.expect_problem(422, "unknown-seat");
+
+    let both = join_all(["one-of-two", "two-of-two"].map(|key| {
+        let (hall, buyer) = (&hall, &buyer);
+        async move { cancel(hall, buyer, id, key, few(1)).await.expect(200).body }
+    }));
+    let both = both.await;
+    for made in &both {
+        assert_eq!(made["seats"], json!([]));
+        let price = won(1000);
+        let one = json!([{ "section": "FLOOR", "count": 1, "price": price }]);
+        assert_eq!((&made["places"], &made["refunded"]), (&one, &price));
+    }
+    hall.map_becomes(date, "SAASSA").await;
+    let rest = json!({ "seats": ["A-1-1"], "places": floor(2) });
+    let rest = cancel(&hall, &buyer, id, "all-the-rest", rest).await;
+    assert_eq!(rest.expect(200).body["refunded"], won(3000));
+    // Nothing is left, and each is told what it was told before.
+    for (key, made) in ["one-of-two", "two-of-two"].into_iter().zip(both) {
+        let again = cancel(&hall, &buyer, id, key, few(1)).await;
+        assert_eq!(again.expect(200).body, made);
+    }
+    let over = cancel(&hall, &buyer, id, "one-too-many", few(1)).await;
+    over.expect_problem(409, "reservation-state-conflict");
+    assert_eq!(balance(&hall, &buyer).await, won(100_000));
+    hall.map_becomes(date, "AAAAAA").await;
+    hall.assert_sound().await;
+}
+
 /// The driver of refunds through the gateway takes it from the row.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_paid_through_the_gateway_is_on_its_way_back_there() {
@@ -232,14 +284,14 @@ async fn what_was_paid_through_the_gateway_is_on_its_way_back_there() {
     hall.map_becomes(date, "AAAA").await;
 }
 
-async fn cancel_show(hall: &Hall, date: Uuid, key: &str, reason: &str) -> Answer {
+pub async fn cancel_show(hall: &Hall, date: Uuid, key: &str, reason: &str) -> Answer {
     let path = format!("/admin/schedules/{date}/cancellation");
     let body = json!({ "reason": reason });
     hall.api.post(&hall.admin(), &path, key, &body).await
 }
 
 /// Waits until a show is cancelled.
-async fn finished(hall: &Hall, date: Uuid) -> Value {
+pub async fn finished(hall: &Hall, date: Uuid) -> Value {
     let path = format!("/admin/schedules/{date}/cancellation");
     let admin = hall.admin();
     let mut shown = Value::Null;

@@ -31,6 +31,7 @@ mod receiver;
 mod refunded_once;
 mod servers;
 mod shop;
+mod shows;
 mod steps;
 mod streams;
 mod terms;

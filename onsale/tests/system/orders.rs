@@ -26,6 +26,10 @@ async fn an_order_that_is_confirmed_sells_its_seats() {
         .await
         .expect(200);
     assert_eq!(paid.body, again.body);
+    let other = hall
+        .confirm_as(&buyer, &order, "confirm-it-twice", &confirmation)
+        .await;
+    other.expect_problem(409, "already-paid");
     hall.map_becomes(date, "SSAA").await;
     let payments = hall.api.get(Some(&buyer), "/payments").await.expect(200);
     let payment = &payments.body["items"][0];
@@ -33,6 +37,7 @@ async fn an_order_that_is_confirmed_sells_its_seats() {
         (&payment["method"], &payment["status"], &payment["amount"]),
         (&json!("GATEWAY"), &json!("PAID"), &won(2 * PRICE))
     );
+    assert_eq!(payment["orderId"], json!(order.id));
     // What is paid can't be ordered, nor paid with points.
     hall.api.charge(&buyer, 100_000).await.expect(201);
     let answer = hall.api.pay(&buyer, order.reservation).await;

@@ -41,6 +41,8 @@ struct SaleRow {
     prevents_orphans: bool,
     #[diesel(sql_type = BigInt)]
     release_jitter_ms: i64,
+    #[diesel(sql_type = Bool)]
+    cancelled: bool,
     #[diesel(sql_type = SqlUuid)]
     release_seed: uuid::Uuid,
     #[diesel(sql_type = BigInt)]
@@ -260,8 +262,8 @@ async fn read_sale(
         .await?;
     let row: Option<SaleRow> = statement(
         "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, \
-                extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, release_seed, \
-                map_version, layout_no FROM sale WHERE schedule_id = $1",
+                extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, \
+                release_seed, map_version, layout_no FROM sale WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
     .get_result(conn)
@@ -301,6 +303,7 @@ async fn read_sale(
         hold_total_ms: row.hold_total_ms,
         prevents_orphans: row.prevents_orphans,
         release_jitter_ms: row.release_jitter_ms,
+        cancelled: row.cancelled,
     };
     let layout = Layout::new(row.layout_no, seats.iter().map(SeatRow::spot));
     let sale = Sale::new(schedule_id, policy, layout, row.map_version);

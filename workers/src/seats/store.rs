@@ -425,11 +425,12 @@ async fn policies_update(
         "UPDATE sale s SET state = x.state, booking_opens_at = x.opens, \
              booking_closes_at = x.closes, hold_ms = x.hold_ms, seats_per_user = x.seats, \
              extensions_max = x.extensions, hold_total_ms = x.total_ms, \
-             prevents_orphans = x.orphans, release_jitter_ms = x.jitter_ms \
+             prevents_orphans = x.orphans, release_jitter_ms = x.jitter_ms, \
+             cancelled = x.cancelled \
          FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], \
-                     $6::int[], $7::int[], $8::bigint[], $9::bool[], $10::bigint[]) \
+                     $6::int[], $7::int[], $8::bigint[], $9::bool[], $10::bigint[], $11::bool[]) \
               AS x(schedule, state, opens, closes, hold_ms, seats, extensions, total_ms, orphans, \
-                   jitter_ms) \
+                   jitter_ms, cancelled) \
          WHERE s.schedule_id = x.schedule",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
@@ -446,6 +447,7 @@ async fn policies_update(
     .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.hold_total_ms))
     .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.after.prevents_orphans))
     .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.release_jitter_ms))
+    .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.after.cancelled))
     .execute(&mut conn)
     .await?)
 }

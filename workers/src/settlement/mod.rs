@@ -88,7 +88,7 @@ impl Queue for Settlement {
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
         let kind = match kind {
             Kind::Pay { .. } => "pay",
-            Kind::Cancel { .. } => "cancel",
+            Kind::Cancel { .. } | Kind::CancelPlaces { .. } => "cancel",
             Kind::Order { .. } => "order",
             Kind::Confirm { .. } => "confirm",
             Kind::GatewayEvent { .. } => "gateway-event",

@@ -52,7 +52,7 @@ impl Needs {
                 self.accounts.insert(AccountId::of_user(command.user));
                 self.attempts.push(*payment_id);
             }
-            Kind::Cancel { reservation_id, .. } => {
+            Kind::Cancel { reservation_id, .. } | Kind::CancelPlaces { reservation_id, .. } => {
                 self.reservations.insert(*reservation_id);
                 self.cancelled.insert(*reservation_id);
                 self.accounts.insert(AccountId::of_user(command.user));

@@ -166,6 +166,7 @@ impl Rows {
                 hold_total_ms: 2 * plan.hold_ms,
                 prevents_orphans: rng.percent(30),
                 release_jitter_ms: if rng.percent(30) { 800 } else { 0 },
+                cancelled: false,
             };
             let row = SaleRow {
                 policy,

@@ -30,6 +30,9 @@ pub struct SeatRow {
     price: Money,
     #[diesel(sql_type = Bool)]
     is_cancelled: bool,
+    /// Of a place.
+    #[diesel(sql_type = Nullable<Text>)]
+    place_in: Option<String>,
     #[diesel(sql_type = Timestamptz)]
     starts_at: Timestamp,
     #[diesel(sql_type = Jsonb)]
@@ -49,7 +52,8 @@ pub async fn terms_list(
     }
     let rows = statement(
         "SELECT r.reservation_id, seat.seat_no, seat.price, d.starts_at, d.cancellation_rules, \
-                seat.seat_no = ANY(coalesce(r.cancelled_seat_nos, '{}')) AS is_cancelled \
+                seat.seat_no = ANY(coalesce(r.cancelled_seat_nos, '{}')) AS is_cancelled, \
+                CASE WHEN seat.row_name = '' THEN seat.section END AS place_in \
          FROM reservation AS r \
               JOIN schedule AS d USING (schedule_id) \
               CROSS JOIN unnest(r.seat_nos) AS own (seat_no) \
@@ -69,9 +73,13 @@ pub fn terms_load(rows: Vec<SeatRow>, state: &mut Settlement) {
         let terms = all.entry(row.reservation_id).or_insert_with(|| Terms {
             seats: BTreeMap::new(),
             cancelled: Vec::new(),
+            places: BTreeMap::new(),
             starts_at: row.starts_at,
             rules: row.cancellation_rules,
         });
+        if let Some(section) = row.place_in {
+            terms.places.insert(row.seat_no, section);
+        }
         if row.is_cancelled {
             terms.cancelled.push(row.seat_no);
         } else {

@@ -1,0 +1,146 @@
+//! Whole shows that are cancelled, where something is in the way.
+
+use crate::admin::{letters, retry};
+use crate::cancellation::{balance, cancel_show, finished, paid, won};
+use crate::catalogue::patch;
+use crate::hall::Hall;
+use onsale_testkit::{Buyer, SystemOptions};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+async fn progress(hall: &Hall, date: Uuid) -> Value {
+    let path = format!("/admin/schedules/{date}/cancellation");
+    let shown = hall.api.get(Some(&hall.admin()), &path).await;
+    shown.expect(200).body
+}
+
+/// One reservation breaks a rule of the tables, one an assertion. Neither keeps the other buyers
+/// waiting, nor another show.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_cancelled_is_set_aside_and_keeps_nobody_waiting() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(2)).await;
+    let (date, other) = (hall.date(4).await, hall.date(4).await);
+    let buyers: Vec<Buyer> = hall.buyers(4);
+    let mut sold = Vec::new();
+    for (buyer, seat) in buyers.iter().zip(["A-1-1", "A-1-2", "A-1-3", "A-1-4"]) {
+        sold.push(paid(&hall, buyer, date, &[seat]).await);
+    }
+    paid(&hall, &buyers[0], other, &["A-1-1"]).await;
+    hall.sql(&format!(
+        "ALTER TABLE cancellation ADD CONSTRAINT poison CHECK (reservation_id <> '{}');
+         UPDATE payment SET refunded = amount WHERE reservation_id = '{}'",
+        sold[0], sold[2]
+    ))
+    .await;
+    cancel_show(&hall, date, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    hall.becomes("SELECT count(*) AS n FROM show_aside", 2)
+        .await;
+    cancel_show(&hall, other, "other-show-key", "Storm")
+        .await
+        .expect(202);
+    let shown = finished(&hall, other).await;
+    assert_eq!((&shown["done"], &shown["setAside"]), (&json!(1), &json!(0)));
+
+    hall.becomes(
+        &format!("SELECT done AS n FROM show_cancellation WHERE schedule_id = '{date}'"),
+        2,
+    )
+    .await;
+    let shown = progress(&hall, date).await;
+    assert_eq!(shown["state"], "RUNNING");
+    assert_eq!((&shown["total"], &shown["done"]), (&json!(4), &json!(2)));
+    assert_eq!(shown["setAside"], 2);
+    for (n, expected) in [(1, 100_000), (3, 100_000), (2, 90_000)] {
+        assert_eq!(balance(&hall, &buyers[n]).await, won(expected));
+    }
+    // Each is tried again, in a while.
+    let later = "SELECT count(*) AS n FROM show_aside \
+                 WHERE next_at > now() + interval '30 seconds' AND error <> ''";
+    assert_eq!(hall.number(later).await, 2);
+
+    hall.sql(&format!(
+        "ALTER TABLE cancellation DROP CONSTRAINT poison;
+         UPDATE payment SET refunded = 0 WHERE reservation_id = '{}';
+         UPDATE show_aside SET next_at = now();
+         UPDATE show_cancellation SET next_at = now() WHERE finished_at IS NULL",
+        sold[2]
+    ))
+    .await;
+    let shown = finished(&hall, date).await;
+    assert_eq!((&shown["done"], &shown["setAside"]), (&json!(4), &json!(0)));
+    assert_eq!(shown["refunded"], won(40_000));
+    assert_eq!(hall.number("SELECT count(*) AS n FROM show_aside").await, 0);
+    hall.map_becomes(date, "AAAA").await;
+    hall.assert_sound().await;
+}
+
+/// An old command to open the sale, sent once more after the show was cancelled to the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_show_that_was_cancelled_is_not_opened_by_what_comes_late() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(4).await;
+    let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
+    let path = format!("/admin/schedules/{date}");
+    hall.sql("ALTER TABLE sale ADD CONSTRAINT poison CHECK (hold_ms <> 77000)")
+        .await;
+    let open = json!({ "saleState": "OPEN", "holdSeconds": 77 });
+    let failed = patch(&api, &admin, &path, &open).await;
+    failed.expect_problem(503, "dependency-unavailable");
+    hall.sql("ALTER TABLE sale DROP CONSTRAINT poison").await;
+    paid(&hall, &buyer, date, &["A-1-1"]).await;
+    cancel_show(&hall, date, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    finished(&hall, date).await;
+
+    let letter = letters(&api, &admin, "lane=seats").await;
+    let told = retry(&api, &admin, &letter[0]).await;
+    assert_eq!(told["body"]["code"], "sale-closed", "{told}");
+    let closed = api.hold(&buyer, date, &["A-1-2"]).await;
+    closed.expect_problem(410, "sale-closed");
+    // The other rules may change, and CLOSED is no mistake.
+    for change in [
+        json!({ "seatsPerUser": 2 }),
+        json!({ "saleState": "CLOSED" }),
+    ] {
+        let changed = patch(&api, &admin, &path, &change).await.expect(200);
+        assert_eq!(changed.body["saleState"], "CLOSED");
+    }
+    let for_good = "SELECT count(*) AS n FROM sale WHERE cancelled AND state = 'CLOSED'";
+    assert_eq!(hall.number(for_good).await, 1);
+    hall.assert_sound().await;
+}
+
+/// A payment that comes to light after the end has the show looked at again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_show_goes_on_when_something_is_sold_after_its_end() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(4).await;
+    let (buyer, late) = (hall.buyer(), hall.buyer());
+    paid(&hall, &buyer, date, &["A-1-1"]).await;
+    let sold = paid(&hall, &late, date, &["A-1-2"]).await;
+    hall.sql(&format!(
+        "UPDATE payment SET status = 'FAILED', fail_code = 'not yet' \
+         WHERE reservation_id = '{sold}'"
+    ))
+    .await;
+    cancel_show(&hall, date, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    let shown = finished(&hall, date).await;
+    assert_eq!(shown["done"], 1);
+    hall.sql(&format!(
+        "BEGIN;
+         UPDATE payment SET status = 'PAID', fail_code = NULL WHERE reservation_id = '{sold}';
+         UPDATE show_cancellation SET finished_at = NULL, next_at = clock_timestamp();
+         COMMIT"
+    ))
+    .await;
+    let shown = finished(&hall, date).await;
+    assert_eq!((&shown["total"], &shown["done"]), (&json!(2), &json!(2)));
+    assert_eq!(balance(&hall, &late).await, won(100_000));
+    hall.map_becomes(date, "AAAA").await;
+    hall.assert_sound().await;
+}
