@@ -8,7 +8,8 @@ use onsale_schema::ledger::{CARD_ACCOUNT, CASH_ACCOUNT, Kind, Outcome, Refusal, 
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::status::{ChargeMethod, TransferKind};
 use onsale_schema::{
-    AccountId, CancellationId, CommandId, Money, ReservationId, Timestamp, TransferId, UserId,
+    AccountId, CancellationId, CommandId, Money, PaymentOrderId, ReservationId, Timestamp,
+    TransferId, UserId,
 };
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -20,6 +21,17 @@ pub struct Limits {
     pub charge_max: Money,
     /// The highest balance after a charge. It never binds a refund.
     pub balance_cap: Money,
+    /// How a charge by card is made.
+    pub cards: Cards,
+}
+
+/// Who asks the card for the money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cards {
+    /// Nobody whom we know: the points are there at once.
+    Plain,
+    /// The payment gateway: an order is made, and the points come when it is captured.
+    Gateway,
 }
 
 /// Why points moved; each cause moves them once (L2).
@@ -31,6 +43,13 @@ impl Cause {
     #[must_use]
     pub fn charge(command: CommandId) -> Self {
         Self(command.0)
+    }
+
+    /// A charge by card, through the gateway: by its order, so that what is captured once is charged
+    /// once.
+    #[must_use]
+    pub fn order(order: PaymentOrderId) -> Self {
+        Self(order.0)
     }
 
     /// A payment: by what is paid and not by the command, so that no two commands, whatever their
@@ -47,13 +66,21 @@ impl Cause {
     }
 }
 
-/// The locked accounts of one batch: their balances, and the charges that were made before by the
-/// batch's commands. Those are to be read when the accounts are locked, not earlier: the same
+/// The locked accounts of one batch: their balances, and the charges that were made or ordered before
+/// by the batch's commands. Those are to be read when the accounts are locked, not earlier: the same
 /// command may be in another consumer's batch.
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
     balances: HashMap<AccountId, Money>,
     charges: HashMap<Cause, Charge>,
+    orders: HashMap<CommandId, Ordered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ordered {
+    fingerprint: Fingerprint,
+    order_id: PaymentOrderId,
+    user: UserId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,13 +98,15 @@ pub struct Changes {
     pub transfers: Vec<NewTransfer>,
     /// The balance after the batch of each user account that it changed.
     pub balances: BTreeMap<AccountId, Money>,
+    /// Orders to insert: what the gateway is to capture.
+    pub orders: Vec<NewOrder>,
 }
 
 impl Changes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.transfers.is_empty() && self.balances.is_empty()
+        self.transfers.is_empty() && self.balances.is_empty() && self.orders.is_empty()
     }
 }
 
@@ -100,6 +129,23 @@ pub struct NewTransfer {
     pub amount: Money,
     /// The user's balance after it.
     pub user_balance: Money,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A charge by card to have captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewOrder {
+    /// Its id, and that of the transfer that it ends as.
+    pub order_id: PaymentOrderId,
+    /// Whose card, and whose points.
+    pub user_id: UserId,
+    /// The command.
+    pub command_id: CommandId,
+    /// What it asked, as a digest.
+    pub fingerprint: Fingerprint,
+    /// More than nothing.
+    pub amount: Money,
     /// When.
     pub at: Timestamp,
 }
@@ -139,8 +185,26 @@ impl Accounts {
         assert!(twice.is_none(), "L2: {cause:?}");
     }
 
+    /// Adds an order that one of the batch's commands made before.
+    pub fn load_order(
+        &mut self,
+        command: CommandId,
+        fingerprint: Fingerprint,
+        order_id: PaymentOrderId,
+        user: UserId,
+    ) {
+        let ordered = Ordered {
+            fingerprint,
+            order_id,
+            user,
+        };
+        let twice = self.orders.insert(command, ordered);
+        assert!(twice.is_none(), "I1: {command}");
+    }
+
     /// Decides one charge, applies it and appends what must be written. The checks in their order:
-    /// duplicate, deadline, amount, cap.
+    /// duplicate, deadline, amount, cap. What waits for the gateway does not count against the cap
+    /// yet: that is looked at once more when the money is there.
     ///
     /// # Panics
     /// When the user's account was not loaded.
@@ -153,16 +217,8 @@ impl Accounts {
         changes: &mut Changes,
     ) -> Outcome {
         let Kind::Charge { amount, method } = &command.kind;
-        let cause = Cause::charge(command.id);
-        if let Some(known) = self.charges.get(&cause) {
-            return if known.fingerprint == command.fingerprint && known.user == command.user {
-                Outcome::Charged {
-                    transfer_id: known.transfer_id,
-                    balance: known.user_balance,
-                }
-            } else {
-                Outcome::Refused(Refusal::KeyReused)
-            };
+        if let Some(outcome) = self.known(command) {
+            return outcome;
         }
         if clock > command.deadline {
             return Outcome::Refused(Refusal::CommandExpired);
@@ -170,31 +226,31 @@ impl Accounts {
         if !amount.is_positive() || *amount > limits.charge_max {
             return Outcome::Refused(Refusal::AmountInvalid);
         }
-        let account = AccountId::of_user(command.user);
-        let balance = self.balance(account) + *amount;
-        if balance > limits.balance_cap {
+        if self.is_over(command.user, *amount, limits.balance_cap) {
             return Outcome::Refused(Refusal::BalanceCapExceeded {
                 cap: limits.balance_cap,
             });
         }
-        let debit = match method {
-            ChargeMethod::Card => CARD_ACCOUNT,
-            ChargeMethod::Cash => CASH_ACCOUNT,
+        let debit = match (method, limits.cards) {
+            (ChargeMethod::Card, Cards::Gateway) => {
+                let order_id = PaymentOrderId::of_charge(transfer_id);
+                return self.order(command, order_id, *amount, clock, changes);
+            }
+            (ChargeMethod::Card, Cards::Plain) => CARD_ACCOUNT,
+            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway) => CASH_ACCOUNT,
         };
-        self.set_balance(account, balance, changes);
-        changes.transfers.push(NewTransfer {
+        let credit = Credit {
             transfer_id,
-            cause,
-            fingerprint: command.fingerprint,
-            kind: TransferKind::Charge,
+            cause: Cause::charge(command.id),
             debit,
-            credit: account,
+            payee: command.user,
             amount: *amount,
-            user_balance: balance,
+            fingerprint: command.fingerprint,
             at: clock,
-        });
+        };
+        let balance = self.credit(credit, changes);
         self.load_transfer(
-            cause,
+            credit.cause,
             command.fingerprint,
             transfer_id,
             balance,
@@ -204,6 +260,84 @@ impl Accounts {
             transfer_id,
             balance,
         }
+    }
+
+    /// What the same command was answered before.
+    fn known(&self, command: &Command<Kind>) -> Option<Outcome> {
+        let is_same = |print, user| print == command.fingerprint && user == command.user;
+        let charged = self.charges.get(&Cause::charge(command.id)).map(|known| {
+            let outcome = Outcome::Charged {
+                transfer_id: known.transfer_id,
+                balance: known.user_balance,
+            };
+            (is_same(known.fingerprint, known.user), outcome)
+        });
+        let ordered = || {
+            let known = self.orders.get(&command.id)?;
+            let order_id = known.order_id;
+            let outcome = Outcome::Ordered { order_id };
+            Some((is_same(known.fingerprint, known.user), outcome))
+        };
+        let (is_same, outcome) = charged.or_else(ordered)?;
+        Some(if is_same {
+            outcome
+        } else {
+            Outcome::Refused(Refusal::KeyReused)
+        })
+    }
+
+    /// Has the gateway asked for the money.
+    fn order(
+        &mut self,
+        command: &Command<Kind>,
+        order_id: PaymentOrderId,
+        amount: Money,
+        at: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        changes.orders.push(NewOrder {
+            order_id,
+            user_id: command.user,
+            command_id: command.id,
+            fingerprint: command.fingerprint,
+            amount,
+            at,
+        });
+        self.load_order(command.id, command.fingerprint, order_id, command.user);
+        Outcome::Ordered { order_id }
+    }
+
+    /// Whether a charge would lift a balance over the cap.
+    ///
+    /// # Panics
+    /// When the user's account was not loaded.
+    #[must_use]
+    pub fn is_over(&self, user: UserId, amount: Money, cap: Money) -> bool {
+        self.balance(AccountId::of_user(user)) + amount > cap
+    }
+
+    /// Moves what was charged onto an account; its balance after that. Whether the cap allows it was
+    /// asked before.
+    ///
+    /// # Panics
+    /// When the payee's account was not loaded, or there is nothing to move.
+    pub fn credit(&mut self, credit: Credit, changes: &mut Changes) -> Money {
+        assert!(credit.amount.is_positive(), "a transfer moves something");
+        let account = AccountId::of_user(credit.payee);
+        let balance = self.balance(account) + credit.amount;
+        self.set_balance(account, balance, changes);
+        changes.transfers.push(NewTransfer {
+            transfer_id: credit.transfer_id,
+            cause: credit.cause,
+            fingerprint: credit.fingerprint,
+            kind: TransferKind::Charge,
+            debit: credit.debit,
+            credit: account,
+            amount: credit.amount,
+            user_balance: balance,
+            at: credit.at,
+        });
+        balance
     }
 
     /// Moves a price from its payer to the sales account.
@@ -270,6 +404,25 @@ impl Accounts {
         self.balances.insert(account, balance);
         changes.balances.insert(account, balance);
     }
+}
+
+/// Points that were bought.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit {
+    /// The id of its transfer.
+    pub transfer_id: TransferId,
+    /// Why, once.
+    pub cause: Cause,
+    /// Where they come from.
+    pub debit: AccountId,
+    /// By whom.
+    pub payee: UserId,
+    /// More than nothing.
+    pub amount: Money,
+    /// What the command asked, as a digest.
+    pub fingerprint: Fingerprint,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A price to pay.

@@ -6,13 +6,14 @@
 //! end of a hold is compared with it.
 
 mod cancel;
+pub mod charge;
 pub mod fee;
 pub mod order;
 mod ordering;
 mod pay;
 
 pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
-pub use order::Order;
+pub use order::{Order, Purpose, Reserved};
 pub use ordering::Ordering;
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
 

@@ -5,12 +5,13 @@ mod common;
 
 use common::{Rng, at_s, command_id, fingerprint, for_seeds, reservation_id, transfer_id, user};
 use onsale_domain::ledger::{
-    Accounts, Cause, Changes, InsufficientPoints, Limits, NewTransfer, Price,
+    Accounts, Cards, Cause, Changes, Credit, InsufficientPoints, Limits, NewOrder, NewTransfer,
+    Price,
 };
 use onsale_schema::ledger::{CARD_ACCOUNT, CASH_ACCOUNT, Kind, Outcome, Refusal, SALES_ACCOUNT};
 use onsale_schema::message::Command;
 use onsale_schema::status::{ChargeMethod, TransferKind};
-use onsale_schema::{AccountId, Money};
+use onsale_schema::{AccountId, Money, PaymentOrderId};
 use std::collections::{BTreeMap, HashMap};
 
 const LIMITS: (i64, i64) = (1000, 1500);
@@ -19,6 +20,14 @@ fn limits() -> Limits {
     Limits {
         charge_max: Money::won(LIMITS.0),
         balance_cap: Money::won(LIMITS.1),
+        cards: Cards::Plain,
+    }
+}
+
+fn with_gateway() -> Limits {
+    Limits {
+        cards: Cards::Gateway,
+        ..limits()
     }
 }
 
@@ -183,6 +192,90 @@ fn the_same_charge_again_gets_the_same_answer() {
     );
     assert_eq!(again, first);
     assert!(changes.is_empty());
+}
+
+#[test]
+fn a_card_is_charged_by_the_gateway_if_there_is_one() {
+    let order_id = PaymentOrderId::of_charge(transfer_id(7));
+    let ordered = Outcome::Ordered { order_id };
+    let mut accounts = accounts(200);
+    let mut changes = Changes::default();
+    let mut decide = |command: &Command<Kind>, transfer| {
+        let transfer = transfer_id(transfer);
+        accounts.decide(command, transfer, &with_gateway(), at_s(5), &mut changes)
+    };
+    assert_eq!(decide(&charge(1, 1, 300), 7), ordered);
+    // The same again is the same; another body under its key is refused.
+    assert_eq!(decide(&charge(1, 1, 300), 8), ordered);
+    let mut other = charge(1, 1, 300);
+    other.fingerprint = fingerprint(9);
+    assert_eq!(decide(&other, 9), refused(Refusal::KeyReused));
+    // The limits are those of every charge, by what is on the account.
+    assert_eq!(
+        decide(&charge(2, 1, 1001), 9),
+        refused(Refusal::AmountInvalid)
+    );
+    let cap = Money::won(LIMITS.1);
+    let mut over = charge(3, 1, 1000);
+    over.kind = Kind::Charge {
+        amount: Money::won(1000),
+        method: ChargeMethod::Cash,
+    };
+    assert!(matches!(decide(&over, 10), Outcome::Charged { .. }));
+    let refusal = Refusal::BalanceCapExceeded { cap };
+    assert_eq!(decide(&charge(4, 1, 301), 11), refused(refusal));
+    assert!(matches!(
+        decide(&charge(5, 1, 300), 12),
+        Outcome::Ordered { .. }
+    ));
+
+    let first = NewOrder {
+        order_id,
+        user_id: user(1),
+        command_id: command_id(1),
+        fingerprint: fingerprint(1),
+        amount: Money::won(300),
+        at: at_s(5),
+    };
+    assert_eq!(changes.orders.len(), 2);
+    assert_eq!(changes.orders[0], first);
+    // Nothing moves but the cash.
+    assert_eq!(changes.transfers.len(), 1);
+    assert_eq!(changes.balances[&account(1)], Money::won(1200));
+    // Both fit by what was there; the second no more when its money is.
+    assert!(!accounts.is_over(user(1), Money::won(300), cap));
+    let credit = Credit {
+        transfer_id: order_id.charged_by(),
+        cause: Cause::order(order_id),
+        debit: CARD_ACCOUNT,
+        payee: user(1),
+        amount: Money::won(300),
+        fingerprint: fingerprint(1),
+        at: at_s(6),
+    };
+    assert_eq!(accounts.credit(credit, &mut changes), cap);
+    assert!(accounts.is_over(user(1), Money::won(300), cap));
+}
+
+#[test]
+fn an_order_of_an_earlier_batch_is_known() {
+    let order_id = PaymentOrderId::of_charge(transfer_id(7));
+    for limits in [limits(), with_gateway()] {
+        let mut accounts = accounts(0);
+        accounts.load_order(command_id(1), fingerprint(1), order_id, user(1));
+        let mut changes = Changes::default();
+        let mut decide = |command: &Command<Kind>| {
+            accounts.decide(command, transfer_id(8), &limits, at_s(101), &mut changes)
+        };
+        // Also past its deadline, and where there is no gateway any more.
+        assert_eq!(decide(&charge(1, 1, 300)), Outcome::Ordered { order_id });
+        let stranger = Command {
+            user: user(2),
+            ..charge(1, 1, 300)
+        };
+        assert_eq!(decide(&stranger), refused(Refusal::KeyReused));
+        assert!(changes.is_empty());
+    }
 }
 
 /// Balances and transfers as the tables have them.

@@ -7,7 +7,7 @@ mod common;
 use common::{
     Rng, at_s, command_id, fingerprint, for_seeds, is_replay, reservation_id, transfer_id, user,
 };
-use onsale_domain::ledger::{Accounts, Cause, Changes, Limits, NewTransfer, Price};
+use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits, NewTransfer, Price};
 use onsale_schema::ledger::{Kind, Outcome, Refusal};
 use onsale_schema::message::Command;
 use onsale_schema::status::ChargeMethod;
@@ -223,6 +223,7 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
             let limits = Limits {
                 charge_max: Money::won(CHARGE_MAX),
                 balance_cap: Money::won(BALANCE_CAP),
+                cards: Cards::Plain,
             };
             match accounts.decide(&command, id, &limits, at_s(now_s), changes) {
                 Outcome::Charged {
@@ -236,7 +237,9 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
                 Outcome::Refused(Refusal::CommandExpired) => Told::Late,
                 Outcome::Refused(Refusal::AmountInvalid) => Told::AmountInvalid,
                 Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => Told::OverCap,
-                Outcome::DeadLettered => unreachable!("nothing is set aside here"),
+                Outcome::Ordered { .. } | Outcome::DeadLettered => {
+                    unreachable!("nothing is set aside here, and there is no gateway")
+                }
             }
         }
         Asked::Pay {

@@ -2,7 +2,7 @@
 
 use onsale_domain::settlement::order::{
     ALREADY_PAID, GATEWAY_UNAVAILABLE, HOLD_EXPIRED, Learned, MARGIN_MS, Order, PAYMENT_DECLINED,
-    SALE_CLOSED, Step, World, pause_ms, step,
+    Purpose, Reserved, SALE_CLOSED, Step, World, pause_ms, step,
 };
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::{OrderStatus, ReservationStatus};
@@ -40,8 +40,10 @@ const LEARNED: [Learned; 7] = [
 fn order(status: OrderStatus) -> Order {
     Order {
         order_id: PaymentOrderId(Uuid::from_u128(1)),
-        reservation_id: HELD,
-        schedule_id: ScheduleId(Uuid::from_u128(3)),
+        purpose: Purpose::Reservation(Reserved {
+            reservation_id: HELD,
+            schedule_id: ScheduleId(Uuid::from_u128(3)),
+        }),
         user_id: UserId(Uuid::from_u128(4)),
         command_id: CommandId(Uuid::from_u128(5)),
         fingerprint: Fingerprint(Uuid::nil()),
@@ -61,6 +63,7 @@ fn order(status: OrderStatus) -> Order {
 
 fn held() -> World {
     World {
+        reservation_id: HELD,
         reservation: ReservationStatus::Held,
         expires_at: NOW.plus_ms(60_000),
         settles_at: NOW.plus_ms(70_000),
@@ -178,6 +181,7 @@ fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
             for bits in 0..128 {
                 let bit = |n: u32| bits & (1 << n) != 0;
                 let world = World {
+                    reservation_id: HELD,
                     reservation: ReservationStatus::Held,
                     expires_at: NOW.plus_ms(if bit(0) { 60_000 } else { 0 }),
                     settles_at: NOW.plus_ms(if bit(5) { 70_000 } else { 0 }),

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::auth::User;
 use crate::blocks::{self, BlockView, LiftView};
 use crate::catalogue::ScheduleDetail;
+use crate::orders::OrderView;
 use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
 use crate::policy;
@@ -27,6 +28,7 @@ use onsale_schema::message::decode;
 use onsale_schema::outcome::Missing;
 use onsale_schema::{Lane, Timestamp, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 /// What the tables say, at one moment.
@@ -75,6 +77,8 @@ enum DecidedBody {
     Reservation(ReservationView<'static>),
     Charge(Charge),
     Payment(PaymentView),
+    Order(OrderView),
+    Pending(submit::Pending),
     Schedule(ScheduleDetail),
     Block(BlockView),
     Lift(LiftView),
@@ -179,8 +183,12 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         (Asked::Unblock(schedule), Told::Seats(outcome)) => {
             blocks::lifted(app, schedule, &outcome).await
         }
-        (Asked::Charge, Told::Ledger(outcome)) => points::charged(&outcome),
-        (Asked::Payment, Told::Settlement(outcome)) => payments::paid(&outcome, app.clock.now()),
+        (Asked::Charge, Told::Ledger(outcome)) => {
+            points::charged(&outcome)?.told(app, Instant::now()).await
+        }
+        (Asked::Payment, Told::Settlement(outcome)) => {
+            payments::paid(&outcome)?.told(app, Instant::now()).await
+        }
         (Asked::Cancellation, Told::Settlement(outcome)) => {
             reservations::cancelled(app, &outcome).await
         }

@@ -81,7 +81,7 @@ pub async fn take(
         asked: Asked::Payment,
         partition: None,
     };
-    let decided = async |outcome: &_| crate::payments::paid(outcome, app.clock.now());
+    let decided = async |outcome: &_| crate::payments::paid(outcome)?.at_once();
     let answer = submit(&app, &app.batchers.settlement, submission, decided).await?;
     // What is not decided for sure has to be sent again.
     if answer.status() == StatusCode::NO_CONTENT {

@@ -36,8 +36,8 @@ pub struct Row {
     pub order_id: PaymentOrderId,
     /// Whose it is.
     pub user_id: UserId,
-    /// What it pays.
-    pub reservation_id: ReservationId,
+    /// What it pays; a charge of points by card pays none.
+    pub reservation_id: Option<ReservationId>,
     /// How much.
     pub amount: Money,
     /// How far it is.
@@ -83,6 +83,17 @@ pub async fn order_find(pool: &Pool, id: PaymentOrderId) -> Result<Option<Row>, 
     let mut conn = pool.get().await?;
     let row = dsl::payment_order.find(id).select(COLUMNS);
     Ok(row.first(&mut conn).await.optional()?)
+}
+
+/// An order if it has ended, and can be read.
+pub async fn look(pool: &Pool, id: PaymentOrderId) -> Option<Row> {
+    match order_find(pool, id).await {
+        Ok(row) => row.filter(|row| ENDED.contains(&row.status)),
+        Err(error) => {
+            tracing::debug!(%error, order = %id, "an order could not be read");
+            None
+        }
+    }
 }
 
 /// Those of these orders that have ended.
@@ -216,7 +227,7 @@ mod tests {
         Row {
             order_id: order(n),
             user_id: UserId(Uuid::nil()),
-            reservation_id: ReservationId(Uuid::nil()),
+            reservation_id: Some(ReservationId(Uuid::nil())),
             amount: Money::won(1),
             status: OrderStatus::Paid,
             rehold_id: None,

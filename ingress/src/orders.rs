@@ -1,26 +1,29 @@
 //! Payments through the gateway: an order is made, the buyer agrees to it at the gateway, and a
 //! confirmation has it captured. The gateway is never asked here.
 
+mod end;
+
+pub use end::{Decided, OrderView, patience};
+
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
 use crate::extract::{Id, JsonBody};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
-use crate::order_ends::{Row, order_find};
+use crate::order_ends::order_find;
 use crate::prefer::Prefer;
 use crate::problem::{Code, FieldError, Problem};
-use crate::submit::{Submission, open_at, submit};
+use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use onsale_schema::settlement::{self, Kind};
-use onsale_schema::status::{FailCode, OrderStatus};
-use onsale_schema::{Money, PaymentOrderId, ReservationId, Timestamp};
+use onsale_schema::status::OrderStatus;
+use onsale_schema::{Money, PaymentOrderId, ReservationId};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 const ROUTE: &str = "/api/v1/payment-orders";
@@ -52,29 +55,6 @@ struct Confirmed<'a> {
     confirmation: &'a Confirmation,
 }
 
-/// A payment through the gateway, and how far it is.
-#[derive(Serialize, ToSchema)]
-#[schema(as = PaymentOrder)]
-#[serde(rename_all = "camelCase")]
-pub struct OrderView {
-    order_id: PaymentOrderId,
-    reservation_id: ReservationId,
-    amount: Money,
-    status: OrderStatus,
-    /// The reservation that was paid, if not the one that was ordered: the hold had lapsed, and its
-    /// seats were free.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    paid_reservation_id: Option<ReservationId>,
-    /// Why it was not paid, or why the money goes back.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    fail_code: Option<String>,
-    /// What came back.
-    refunded: Money,
-    created_at: Timestamp,
-}
-
 /// Order a reservation
 ///
 /// The buyer agrees to it at the payment gateway, by its id, and then it is confirmed here.
@@ -82,7 +62,7 @@ pub struct OrderView {
     tag = "Payments", params(IdempotencyKey, Prefer), request_body = NewOrder,
     extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,
         Code::ReservationStateConflict, Code::PaymentInProgress, Code::AmountInvalid,
-        Code::SaleClosed]))),
+        Code::SaleClosed, Code::GatewayNotConfigured]))),
     responses((status = 201, description = "Ordered", body = OrderMade,
         headers(("Location" = String, description = "The order")))))]
 pub async fn create(
@@ -109,7 +89,7 @@ pub async fn create(
         asked: Asked::Payment,
         partition: None,
     };
-    let decided = async |outcome: &_| crate::payments::paid(outcome, app.clock.now());
+    let decided = async |outcome: &_| crate::payments::paid(outcome)?.at_once();
     submit(&app, &app.batchers.settlement, submission, decided).await
 }
 
@@ -141,14 +121,6 @@ pub fn ordered(order: &settlement::Order) -> Result<Answer, Problem> {
     )
 }
 
-/// 202: it is being captured; how far that is, is at the order.
-///
-/// # Errors
-/// Never in practice; see [`answer::to_json`].
-pub fn open(order: &settlement::Order, now: Timestamp) -> Result<Answer, Problem> {
-    open_at(format!("{ROUTE}/{}", order.order_id), now)
-}
-
 /// Confirm an order
 ///
 /// Has what the buyer agreed to captured, and sells the seats. When that has not ended in time, the
@@ -160,7 +132,7 @@ pub fn open(order: &settlement::Order, now: Timestamp) -> Result<Answer, Problem
     extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,
         Code::ReservationStateConflict, Code::PaymentInProgress, Code::AmountMismatch,
         Code::OrderStateConflict, Code::PaymentKeyUsed, Code::PaymentDeclined,
-        Code::PaymentGatewayUnavailable, Code::SaleClosed]))),
+        Code::PaymentGatewayUnavailable, Code::SaleClosed, Code::GatewayNotConfigured]))),
     responses((status = 200, description = "Paid", body = OrderView)))]
 pub async fn confirm(
     State(app): State<App>,
@@ -182,7 +154,7 @@ pub async fn confirm(
         order_id,
         confirmation: &wanted,
     };
-    let started = tokio::time::Instant::now();
+    let until = Instant::now() + patience(&app, prefer);
     let submission = Submission {
         id: key.command(user.id, CONFIRM),
         user: user.id,
@@ -199,45 +171,8 @@ pub async fn confirm(
         asked: Asked::Payment,
         partition: None,
     };
-    let most = app.flow.request_timeout();
-    let patience = match prefer.wait {
-        Some(wait) => wait.min(most),
-        None if prefer.respond_async => Duration::ZERO,
-        None => most,
-    };
-    let decided = async |outcome: &settlement::Outcome| match outcome {
-        settlement::Outcome::Confirmed(order) => {
-            let until = started + patience;
-            match app.order_ends.wait(order.order_id, until).await {
-                Some(row) => end(row),
-                None => open(order, app.clock.now()),
-            }
-        }
-        settlement::Outcome::Paid(_)
-        | settlement::Outcome::Cancelled(_)
-        | settlement::Outcome::Ordered(_)
-        | settlement::Outcome::Noted
-        | settlement::Outcome::Refused(_)
-        | settlement::Outcome::DeadLettered => crate::payments::paid(outcome, app.clock.now()),
-    };
+    let decided = async |outcome: &_| crate::payments::paid(outcome)?.told(&app, until).await;
     submit(&app, &app.batchers.settlement, submission, decided).await
-}
-
-/// How it ended. Codes of failures are those of problems.
-fn end(row: Row) -> Result<Answer, Problem> {
-    if row.status == OrderStatus::Paid {
-        return Ok(Answer {
-            status: StatusCode::OK,
-            location: None,
-            json: answer::to_json(&OrderView::from(row))?,
-        });
-    }
-    let why = row.fail_code.as_deref().unwrap_or_default();
-    let Some(code) = FailCode::named(why) else {
-        tracing::error!(order = %row.order_id, why, "an order ended for an unknown reason");
-        return Err(Problem::internal());
-    };
-    Err(Problem::new(code.into()))
 }
 
 /// One of my orders
@@ -250,24 +185,8 @@ pub async fn get(
     user: User,
     Id(id): Id<PaymentOrderId>,
 ) -> Result<Response, Problem> {
-    let row = order_find(&app.pool, id).await?;
-    let row = row.filter(|row| row.user_id == user.id);
-    let row = row.ok_or_else(|| Problem::new(Code::NotFound))?;
-    answer::ok(&OrderView::from(row))
-}
-
-impl From<Row> for OrderView {
-    fn from(row: Row) -> Self {
-        let is_paid = row.status == OrderStatus::Paid;
-        Self {
-            order_id: row.order_id,
-            reservation_id: row.reservation_id,
-            amount: row.amount,
-            status: row.status,
-            paid_reservation_id: row.rehold_id.filter(|_| is_paid),
-            fail_code: row.fail_code,
-            refunded: row.refunded,
-            created_at: row.created_at,
-        }
-    }
+    let order = order_find(&app.pool, id).await?;
+    let order = order.filter(|order| order.user_id == user.id);
+    let order = order.ok_or_else(|| Problem::new(Code::NotFound))?;
+    answer::ok(&OrderView::load(&app.pool, order).await?)
 }

@@ -6,7 +6,7 @@ use crate::auth::User;
 use crate::extract::{Id, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
-use crate::orders;
+use crate::orders::{self, Decided};
 use crate::page::{Cursor, Page, PageQuery, PageStart};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
@@ -122,17 +122,17 @@ pub async fn create(
         &app,
         &app.batchers.settlement,
         submission,
-        async |outcome| paid(outcome, app.clock.now()),
+        async |outcome| paid(outcome)?.at_once(),
     )
     .await
 }
 
-/// What a decided payment is answered with; `now` is for what is still on its way.
+/// What a decided payment is answered with.
 ///
 /// # Errors
 /// The refusal, as a problem.
-pub fn paid(outcome: &Outcome, now: Timestamp) -> Result<Answer, Problem> {
-    match outcome {
+pub fn paid(outcome: &Outcome) -> Result<Decided, Problem> {
+    let answer = match outcome {
         Outcome::Paid(payment) => Answer::created(
             Some(format!("{ROUTE}/{}", payment.payment_id)),
             &PaymentView {
@@ -147,17 +147,18 @@ pub fn paid(outcome: &Outcome, now: Timestamp) -> Result<Answer, Problem> {
                 failed_at: None,
                 fail_code: None,
             },
-        ),
-        Outcome::Ordered(order) => orders::ordered(order),
-        Outcome::Confirmed(order) => orders::open(order, now),
-        Outcome::Noted => Ok(Answer::done()),
+        )?,
+        Outcome::Ordered(order) => orders::ordered(order)?,
+        Outcome::Confirmed(order) => return Ok(Decided::Order(order.order_id)),
+        Outcome::Noted => Answer::done(),
         Outcome::Cancelled(_) => {
             tracing::error!("a command was answered as another kind");
-            Err(Problem::internal())
+            return Err(Problem::internal());
         }
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        Outcome::DeadLettered => Err(Problem::unavailable()),
-    }
+        Outcome::Refused(refusal) => return Err(refusal.into()),
+        Outcome::DeadLettered => return Err(Problem::unavailable()),
+    };
+    Ok(Decided::Answer(answer))
 }
 
 #[derive(Queryable)]
@@ -246,6 +247,27 @@ pub async fn list(
         id: row.payment_id.0,
     };
     answer::ok(&start.page(rows, cursor, PaymentView::from))
+}
+
+/// The payment that an order has come to.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn of_order(
+    pool: &Pool,
+    reservation: ReservationId,
+    order: PaymentOrderId,
+) -> Result<Option<PaymentView>, db::Error> {
+    let mut conn = pool.get().await?;
+    let row: Option<Row> = dsl::payment
+        .filter(dsl::reservation_id.eq(reservation))
+        .filter(dsl::status.eq(PaymentStatus::Paid))
+        .filter(dsl::order_id.eq(order))
+        .select(COLUMNS)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(row.map(PaymentView::from))
 }
 
 async fn payment_find(pool: &Pool, user: UserId, id: PaymentId) -> Result<Option<Row>, db::Error> {

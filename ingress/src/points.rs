@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::auth::User;
 use crate::extract::{JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::orders::{self, Decided};
 use crate::page::{Cursor, Page, PageQuery, PageStart};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
@@ -23,6 +24,7 @@ use onsale_schema::ledger::{Kind, Outcome};
 use onsale_schema::status::{ChargeMethod, TransferKind};
 use onsale_schema::{AccountId, Money, Timestamp, TransferId, tables};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 /// Where points are charged.
@@ -73,9 +75,13 @@ pub struct Charge {
 }
 
 /// Charge points
+///
+/// By card, if the service has a payment gateway, it is the card that the gateway has on file for the
+/// buyer. When the gateway has not answered in time, the answer is 202, and the order says how it ends.
 #[utoipa::path(post, path = "/users/me/points/charges", operation_id = "chargePoints",
     tag = "Points", params(IdempotencyKey, Prefer), request_body = NewCharge,
-    extensions(("x-problems" = json!([Code::AmountInvalid, Code::BalanceCapExceeded]))),
+    extensions(("x-problems" = json!([Code::AmountInvalid, Code::BalanceCapExceeded,
+        Code::PaymentDeclined, Code::PaymentGatewayUnavailable]))),
     responses((status = 201, description = "Charged", body = Charge)))]
 pub async fn charge(
     State(app): State<App>,
@@ -90,6 +96,7 @@ pub async fn charge(
         return Err(Problem::new(Code::AmountInvalid));
     }
     let in_flight = app.gate.admit_charge()?;
+    let until = Instant::now() + orders::patience(&app, prefer);
     let submission = Submission {
         id: key.command(user.id, ROUTE_CHARGES),
         user: user.id,
@@ -106,7 +113,7 @@ pub async fn charge(
         partition: None,
     };
     submit(&app, &app.batchers.ledger, submission, async |outcome| {
-        charged(outcome)
+        charged(outcome)?.told(&app, until).await
     })
     .await
 }
@@ -115,7 +122,7 @@ pub async fn charge(
 ///
 /// # Errors
 /// The refusal, as a problem.
-pub fn charged(outcome: &Outcome) -> Result<Answer, Problem> {
+pub fn charged(outcome: &Outcome) -> Result<Decided, Problem> {
     match outcome {
         Outcome::Charged {
             transfer_id,
@@ -126,10 +133,31 @@ pub fn charged(outcome: &Outcome) -> Result<Answer, Problem> {
                 balance: *balance,
                 transfer_id: *transfer_id,
             },
-        ),
+        )
+        .map(Decided::Answer),
+        Outcome::Ordered { order_id } => Ok(Decided::Order(*order_id)),
         Outcome::Refused(refusal) => Err(refusal.into()),
         Outcome::DeadLettered => Err(Problem::unavailable()),
     }
+}
+
+/// The charge that a transfer is.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn of_transfer(pool: &Pool, id: TransferId) -> Result<Option<Charge>, db::Error> {
+    use tables::transfer::dsl;
+    let mut conn = pool.get().await?;
+    let balance: Option<Money> = dsl::transfer
+        .find(id)
+        .select(dsl::user_balance)
+        .first(&mut conn)
+        .await
+        .optional()?;
+    Ok(balance.map(|balance| Charge {
+        balance,
+        transfer_id: id,
+    }))
 }
 
 #[derive(Queryable)]

@@ -162,6 +162,8 @@ codes! {
     HeadersTooLarge = 431 "headers-too-large" "The request head is too large" never;
     /// A fault of ours.
     InternalError = 500 "internal-error" "Something went wrong on our side" never;
+    /// Nothing is paid through a gateway here.
+    GatewayNotConfigured = 501 "gateway-not-configured" "There is no payment gateway to pay through" never;
     /// The gateway could not be asked while there was time; nothing was captured.
     PaymentGatewayUnavailable = 502 "payment-gateway-unavailable" "The payment gateway is unavailable" never;
     /// Too much is waiting already; nothing was changed.

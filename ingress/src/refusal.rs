@@ -76,6 +76,7 @@ impl From<&settlement::Refusal> for Problem {
             R::NothingToPay => Self::new(Code::AmountInvalid),
             R::OrderConflict { .. } => Self::new(Code::OrderStateConflict),
             R::PaymentKeyUsed => Self::new(Code::PaymentKeyUsed),
+            R::GatewayNotConfigured => Self::new(Code::GatewayNotConfigured),
         }
     }
 }

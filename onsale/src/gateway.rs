@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// Runs a payment gateway that moves no money, in the shape of Toss Payments. `onsale up` starts one.
 ///
 /// A buyer's page asks POST /v1/checkout {orderId, amount} for a paymentKey; who has the secret key
-/// may confirm, cancel and look up payments, and read the book (GET /v1/transactions). It keeps all
-/// that it has answered, and listens on loopback only.
+/// may confirm, cancel and look up payments, charge the card on file of a customer (POST
+/// /v1/billing/{billingKey}; everybody has one, and its billing key is the customer key), and read the
+/// book (GET /v1/transactions). It keeps all that it has answered, and listens on loopback only.
 #[derive(ClapArgs)]
 #[command(max_term_width = 100, after_long_help = faults())]
 pub struct Args {

@@ -78,6 +78,20 @@ const HEALTHY: &str = "
                 id(0), 1000, at(12), now());
         INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, created_at)
         VALUES (id(944), id(941), id(3), id(941), 'GATEWAY', 1000, 'PENDING', now()) $$;
+    -- A charge by card, and the points that it became.
+    CREATE FUNCTION charge_card(state text, captured integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO payment_order (order_id, user_id, command_id, fingerprint, amount, status,
+                                   payment_key, confirm_command_id, confirm_fingerprint, captured,
+                                   created_at, updated_at)
+        VALUES (id(961), id(1), id(962), id(0), 1000, state, 'k3', id(963), id(0), captured, at(35),
+                now()) $$;
+    CREATE FUNCTION credit_card(points integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO transfer VALUES (id(961), id(961), id(0), 'CHARGE',
+            '00000000-0000-0000-0000-00000000ca4d', id(1), points, 3000 + points, at(40));
+        UPDATE account SET balance = 3000 + points WHERE account_id = id(1) $$;
+    CREATE FUNCTION refund_card() RETURNS void LANGUAGE sql AS $$
+        INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, created_at)
+        VALUES (id(964), id(961), id(1), id(961), 'GATEWAY', 1000, 'PENDING', now()) $$;
     -- One of two seats was cancelled, and went to somebody else.
     CREATE FUNCTION partly() RETURNS void LANGUAGE sql AS $$
         SELECT reserve(1008, 4, '{7,8}', 'PAID', 10, 310, NULL);
@@ -496,6 +510,41 @@ const CASES: &[Case] = &[
         "a capture that nobody sells",
         "SELECT too_late(); DELETE FROM refund;
          UPDATE payment_order SET status = 'CAPTURED', updated_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "points by card",
+        "SELECT charge_card('PAID', 1000); SELECT credit_card(1000)",
+        &[],
+    ),
+    (
+        "a card that paid for no points",
+        "SELECT charge_card('PAID', 1000)",
+        &["P1"],
+    ),
+    (
+        "a card that paid for other points",
+        "SELECT charge_card('PAID', 1000); SELECT credit_card(999)",
+        &["P1"],
+    ),
+    (
+        "points by card before the money",
+        "SELECT charge_card('CAPTURING', 0); SELECT credit_card(1000)",
+        &["P1"],
+    ),
+    (
+        "points that a card gets back",
+        "SELECT charge_card('REFUNDING', 1000); SELECT refund_card()",
+        &[],
+    ),
+    (
+        "points that a card gets back, and that are there",
+        "SELECT charge_card('REFUNDING', 1000); SELECT refund_card(); SELECT credit_card(1000)",
+        &["P1"],
+    ),
+    (
+        "points that a card should get back",
+        "SELECT charge_card('REFUNDING', 1000)",
         &["P2"],
     ),
     (

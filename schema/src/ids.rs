@@ -105,6 +105,20 @@ impl AccountId {
     }
 }
 
+impl PaymentOrderId {
+    /// The order of a charge by card: it has the id of the transfer that it ends as.
+    #[must_use]
+    pub fn of_charge(transfer: TransferId) -> Self {
+        Self(transfer.0)
+    }
+
+    /// The transfer that a charge by card ends as.
+    #[must_use]
+    pub fn charged_by(self) -> TransferId {
+        TransferId(self.0)
+    }
+}
+
 impl CommandId {
     /// Derives the id of a client's command. The same key from the same user on the same route is
     /// the same command, whichever ingress it reaches and after any crash.

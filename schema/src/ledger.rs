@@ -1,6 +1,6 @@
 //! What is said about points.
 
-use crate::ids::{AccountId, TransferId};
+use crate::ids::{AccountId, PaymentOrderId, TransferId};
 use crate::money::Money;
 use crate::status::ChargeMethod;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,12 @@ pub enum Outcome {
         transfer_id: TransferId,
         /// The balance after it.
         balance: Money,
+    },
+    /// The gateway is asked for the money: how far that is, says the order. The points come when it is
+    /// captured.
+    Ordered {
+        /// The order.
+        order_id: PaymentOrderId,
     },
     /// No, and why. Nothing was changed.
     Refused(Refusal),

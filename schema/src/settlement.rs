@@ -184,6 +184,8 @@ pub enum Refusal {
     },
     /// The payment serves another order.
     PaymentKeyUsed,
+    /// There is no gateway to pay through.
+    GatewayNotConfigured,
 }
 
 /// Facts of one reservation's money and one batch, for other systems.

@@ -216,17 +216,17 @@ text_enum! {
         Capturing = "CAPTURING",
         /// The gateway may have captured; it is being asked whether it has.
         Unknown = "UNKNOWN",
-        /// The money is captured; the reservation is not sold yet.
+        /// The money is captured; what it pays is not there yet.
         Captured = "CAPTURED",
         /// The hold lapsed before the money was captured; its seats are being asked for again.
         Reholding = "REHOLDING",
-        /// Paid; the reservation is sold.
+        /// Paid; the reservation is sold, or the points are charged.
         Paid = "PAID",
         /// Nothing was captured; `failCode` says why.
         Failed = "FAILED",
-        /// The seats are gone; the money is on its way back.
+        /// What it was to pay can't be had any more; the money is on its way back.
         Refunding = "REFUNDING",
-        /// The seats are gone; the money is back.
+        /// What it was to pay can't be had any more; the money is back.
         Refunded = "REFUNDED",
     }
 }

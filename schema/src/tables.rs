@@ -148,8 +148,8 @@ diesel::table! {
 }
 diesel::table! {
     payment_order (order_id) {
-        order_id -> Uuid, reservation_id -> Uuid, schedule_id -> Uuid, user_id -> Uuid,
-        command_id -> Uuid, fingerprint -> Uuid, amount -> Numeric, status -> Text,
+        order_id -> Uuid, reservation_id -> Nullable<Uuid>, schedule_id -> Nullable<Uuid>,
+        user_id -> Uuid, command_id -> Uuid, fingerprint -> Uuid, amount -> Numeric, status -> Text,
         step_no -> Integer, attempts -> Integer, next_at -> Nullable<Timestamptz>,
         payment_key -> Nullable<Text>, confirm_command_id -> Nullable<Uuid>,
         confirm_fingerprint -> Nullable<Uuid>, notice_id -> Nullable<Uuid>,

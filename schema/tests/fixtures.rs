@@ -401,6 +401,8 @@ fn orders() {
     ];
     outcomes.extend(refused.map(Outcome::Refused));
     check("settlement-reply-orders", &reply(outcomes));
+    let refused = vec![Outcome::Refused(Refusal::GatewayNotConfigured)];
+    check("settlement-reply-gateway", &reply(refused));
 }
 
 #[test]
@@ -555,6 +557,9 @@ fn outcomes() {
     let mut outcomes = vec![charged, ledger::Outcome::DeadLettered];
     outcomes.extend(refused.map(ledger::Outcome::Refused));
     check("ledger-reply", &reply(outcomes));
+    let order_id = PaymentOrderId(uuid(16));
+    let ordered = vec![ledger::Outcome::Ordered { order_id }];
+    check("ledger-reply-cards", &reply(ordered));
 
     let paid = settlement::Outcome::Paid(settlement::Payment {
         payment_id: PaymentId(uuid(9)),

@@ -262,11 +262,11 @@ impl Api {
         self.post(by, "/reservations", &key, &body).await
     }
 
-    /// Charges points with a new key.
+    /// Charges points with a new key; in cash, so that no payment gateway takes part.
     pub async fn charge(&self, by: &Buyer, won: i64) -> Answer {
         let key = Uuid::now_v7().to_string();
         let amount = json!({ "amount": won, "currency": "KRW" });
-        let body = json!({ "amount": amount, "method": "CARD" });
+        let body = json!({ "amount": amount, "method": "CASH" });
         self.post(by, "/users/me/points/charges", &key, &body).await
     }
 

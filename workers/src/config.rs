@@ -137,7 +137,8 @@ pub struct Money {
 #[derive(Args, Clone, Debug)]
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
-    /// `https://api.tosspayments.com`; `http://` on loopback only. None without it.
+    /// `https://api.tosspayments.com`; `http://` on loopback only. Without it there is none: payments
+    /// through it are refused, and charges by card are points at once. The same for all workers.
     #[arg(
         long = "gateway-url",
         env = "ONSALE_GATEWAY_URL",

@@ -38,15 +38,42 @@ pub const ALREADY_PAID: &str = FailCode::AlreadyPaid.as_str();
 /// The whole show is cancelled.
 pub const SALE_CLOSED: &str = FailCode::SaleClosed.as_str();
 
+/// What an order pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A reservation.
+    Reservation(Reserved),
+    /// Points, by card: see [`super::charge`].
+    Charge,
+}
+
+/// A reservation that is to be paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Which.
+    pub reservation_id: ReservationId,
+    /// Where its seats are.
+    pub schedule_id: ScheduleId,
+}
+
+impl Purpose {
+    /// The reservation, if it is one.
+    #[must_use]
+    pub fn reserved(self) -> Option<Reserved> {
+        match self {
+            Self::Reservation(reserved) => Some(reserved),
+            Self::Charge => None,
+        }
+    }
+}
+
 /// The row of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Its id.
     pub order_id: PaymentOrderId,
     /// What it pays.
-    pub reservation_id: ReservationId,
-    /// Where.
-    pub schedule_id: ScheduleId,
+    pub purpose: Purpose,
     /// Who pays.
     pub user_id: UserId,
     /// The command that made it.
@@ -80,7 +107,9 @@ pub struct Order {
 /// What the tables say besides the order's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct World {
-    /// The state of its reservation.
+    /// What it pays.
+    pub reservation_id: ReservationId,
+    /// The state of that.
     pub reservation: ReservationStatus,
     /// When that lapses.
     pub expires_at: Timestamp,
@@ -164,7 +193,7 @@ pub enum Step {
     Refund(&'static str),
 }
 
-/// What to do next.
+/// What to do next with an order of a reservation.
 #[must_use]
 pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> Step {
     match order.status {
@@ -198,7 +227,7 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         },
         OrderStatus::Captured if world.has_rival => Step::Refund(ALREADY_PAID),
         OrderStatus::Captured if world.show_cancelled => Step::Refund(SALE_CLOSED),
-        OrderStatus::Captured if world.is_held(now) => Step::Sell(order.reservation_id),
+        OrderStatus::Captured if world.is_held(now) => Step::Sell(world.reservation_id),
         OrderStatus::Captured if world.reservation == ReservationStatus::Paid => {
             Step::Refund(ALREADY_PAID)
         }

@@ -1,7 +1,7 @@
 //! What is decided when an order is made and when it is confirmed. How it goes on after that is said
 //! in [`super::order`]; here no gateway was asked yet.
 
-use super::order::{Order, SECURE_MS};
+use super::order::{Order, Purpose, Reserved, SECURE_MS};
 use super::{Changes, NewNotice, Reservation, Settlement};
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{self, Kind, Outcome, Refusal};
@@ -12,6 +12,8 @@ use std::collections::{HashMap, HashSet};
 /// What a batch has locked and loaded of orders.
 #[derive(Clone, Debug, Default)]
 pub struct Ordering {
+    /// Whether there is a gateway to pay through.
+    pub has_gateway: bool,
     /// Those that are to be confirmed, and those that the batch's commands made.
     orders: HashMap<PaymentOrderId, Order>,
     /// By the command that made them.
@@ -80,18 +82,18 @@ pub(super) struct Wanted<'a> {
     pub amount: Money,
 }
 
-impl From<&Order> for settlement::Order {
-    fn from(order: &Order) -> Self {
-        Self {
-            order_id: order.order_id,
-            reservation_id: order.reservation_id,
-            amount: order.amount,
-        }
-    }
+/// An order as its client is told of it; none of a charge, of which nothing is told here.
+fn told(order: &Order) -> Option<settlement::Order> {
+    let reserved = order.purpose.reserved()?;
+    Some(settlement::Order {
+        order_id: order.order_id,
+        reservation_id: reserved.reservation_id,
+        amount: order.amount,
+    })
 }
 
 impl Settlement {
-    /// The checks in their order: duplicate, owner, deadline, state, price.
+    /// The checks in their order: duplicate, owner, deadline, gateway, state, price.
     pub(super) fn order(
         &mut self,
         command: &Command<Kind>,
@@ -101,9 +103,8 @@ impl Settlement {
         changes: &mut Changes,
     ) -> Outcome {
         if let Some(known) = self.ordering.known(&self.ordering.made, command.id) {
-            return same(known.fingerprint == command.fingerprint, || {
-                Outcome::Ordered(known.into())
-            });
+            let is_same = known.fingerprint == command.fingerprint;
+            return again(known, is_same, Outcome::Ordered);
         }
         let reservation = match self.may_order(command, reservation_id, now) {
             Ok(reservation) => reservation,
@@ -112,10 +113,13 @@ impl Settlement {
         if !reservation.total.is_positive() {
             return Outcome::Refused(Refusal::NothingToPay);
         }
-        let order = Order {
-            order_id,
+        let reserved = Reserved {
             reservation_id,
             schedule_id: reservation.schedule_id,
+        };
+        let order = Order {
+            order_id,
+            purpose: Purpose::Reservation(reserved),
             user_id: command.user,
             command_id: command.id,
             fingerprint: command.fingerprint,
@@ -131,14 +135,14 @@ impl Settlement {
             captured: Money::ZERO,
             created_at: now,
         };
-        let outcome = Outcome::Ordered((&order).into());
+        let outcome = again(&order, true, Outcome::Ordered);
         changes.orders.push(order.clone());
         self.ordering.load(order);
         outcome
     }
 
     /// The checks in their order: duplicate, owner, deadline, amount, state of the order, of its
-    /// payment, of the reservation.
+    /// payment, gateway, state of the reservation.
     pub(super) fn confirm(
         &mut self,
         command: &Command<Kind>,
@@ -149,12 +153,11 @@ impl Settlement {
     ) -> Outcome {
         if let Some(known) = self.ordering.known(&self.ordering.confirmed, command.id) {
             let print = known.confirmed_by.map(|(_, print)| print);
-            return same(print == Some(command.fingerprint), || {
-                Outcome::Confirmed(known.into())
-            });
+            let is_same = print == Some(command.fingerprint);
+            return again(known, is_same, Outcome::Confirmed);
         }
-        let mut order = match self.may_confirm(command, wanted, now) {
-            Ok(order) => order,
+        let (mut order, reserved) = match self.may_confirm(command, wanted, now) {
+            Ok(found) => found,
             Err(refusal) => return Outcome::Refused(refusal),
         };
         order.status = OrderStatus::Securing;
@@ -169,14 +172,14 @@ impl Settlement {
             kind: seats::Kind::Secure {
                 notice_id,
                 order_id: order.order_id,
-                reservation_id: order.reservation_id,
-                schedule_id: order.schedule_id,
+                reservation_id: reserved.reservation_id,
+                schedule_id: reserved.schedule_id,
                 until: now.plus_ms(SECURE_MS),
             },
         });
-        let outcome = Outcome::Confirmed((&order).into());
+        let outcome = again(&order, true, Outcome::Confirmed);
         changes.confirmed.push(order.clone());
-        self.ordering.load_paying(order.reservation_id);
+        self.ordering.load_paying(reserved.reservation_id);
         self.ordering.load(order);
         outcome
     }
@@ -186,7 +189,7 @@ impl Settlement {
         command: &Command<Kind>,
         wanted: Wanted<'_>,
         now: Timestamp,
-    ) -> Result<Order, Refusal> {
+    ) -> Result<(Order, Reserved), Refusal> {
         let order = self.ordering.orders.get(&wanted.order_id);
         let order = order
             .filter(|order| order.user_id == command.user)
@@ -203,17 +206,19 @@ impl Settlement {
         {
             return Err(Refusal::AlreadyPaid);
         }
+        let conflict = Refusal::OrderConflict {
+            status: order.status,
+        };
+        let reserved = order.purpose.reserved().ok_or(conflict.clone())?;
         if order.status != OrderStatus::Ready {
-            return Err(Refusal::OrderConflict {
-                status: order.status,
-            });
+            return Err(conflict);
         }
         let serves = self.ordering.keys.get(wanted.payment_key);
         if serves.is_some_and(|&other| other != wanted.order_id) {
             return Err(Refusal::PaymentKeyUsed);
         }
-        self.may_order(command, order.reservation_id, now)?;
-        Ok(order.clone())
+        self.may_order(command, reserved.reservation_id, now)?;
+        Ok((order.clone(), reserved))
     }
 
     /// The reservation, if its user may begin to pay it.
@@ -229,6 +234,9 @@ impl Settlement {
             .ok_or(Refusal::NotFound)?;
         if now > command.deadline {
             return Err(Refusal::CommandExpired);
+        }
+        if !self.ordering.has_gateway {
+            return Err(Refusal::GatewayNotConfigured);
         }
         match reservation.status {
             ReservationStatus::Paid => Err(Refusal::AlreadyPaid),
@@ -246,11 +254,8 @@ impl Settlement {
     }
 }
 
-/// What was answered to the same command, if it asks the same.
-fn same(is_same: bool, answer: impl FnOnce() -> Outcome) -> Outcome {
-    if is_same {
-        answer()
-    } else {
-        Outcome::Refused(Refusal::KeyReused)
-    }
+/// What a command about an order is answered, also again, if it asks the same.
+fn again(order: &Order, is_same: bool, outcome: fn(settlement::Order) -> Outcome) -> Outcome {
+    let told = told(order).filter(|_| is_same);
+    told.map_or(Outcome::Refused(Refusal::KeyReused), outcome)
 }

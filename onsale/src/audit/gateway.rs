@@ -21,7 +21,8 @@ const CLOCKS_MS: i64 = 5_000;
 /// Pages of the book that are read; a longer history would take minutes.
 const PAGES_MAX: usize = 10_000;
 
-/// An order as the snapshot has it, if the gateway was ever asked to capture it.
+/// An order as the snapshot has it, if the gateway was ever asked to capture it: one that was confirmed,
+/// or a charge by card, of which the gateway alone names the payment.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct Order {
     /// Which.
@@ -77,7 +78,7 @@ impl Ours {
                               WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
                                 AND r.status <> 'DONE'), 0) AS refunding, \
                     o.status IN ('CAPTURING', 'UNKNOWN') AS is_open \
-             FROM payment_order AS o WHERE o.payment_key IS NOT NULL",
+             FROM payment_order AS o WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL",
         )
         .load(conn)
         .await?;

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, bail};
 use diesel_async::AsyncConnection;
-use onsale_domain::ledger::Limits;
+use onsale_domain::ledger::{Cards, Limits};
 use onsale_ingress::password;
 use onsale_ingress::users::store::{self, NewUser};
 use onsale_platform::db;
@@ -100,6 +100,7 @@ pub async fn create(pool: &db::Pool) -> anyhow::Result<usize> {
             let ledger = Ledger::new(Limits {
                 charge_max: points,
                 balance_cap: points,
+                cards: Cards::Plain,
             });
             ledger
                 .settle(conn, &charges.iter().collect::<Vec<_>>())

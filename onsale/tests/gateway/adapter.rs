@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use onsale_platform::clock::host_now;
-use onsale_schema::Money;
+use onsale_schema::{Money, UserId};
 use onsale_testkit::ports;
 use onsale_workers::gateway::{Error, Gateway, Movement, Status};
+use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -142,6 +143,65 @@ async fn what_timed_out_is_looked_up_and_never_charged_again() {
         rig.gateway.kill9().await;
     });
     assert_eq!(error.unwrap_err().kind(), "unknown");
+}
+
+#[tokio::test]
+async fn a_card_on_file_is_charged_once_and_like_every_payment() {
+    let rig = Rig::start().await;
+    let mut settings = rig.settings();
+    (settings.timeout_ms, settings.attempts) = (300, 1);
+    let gateway = adapter(&settings);
+    let by = UserId(Uuid::now_v7());
+    let paying = rig.unasked(30_000);
+    let done = gateway.charge(&paying.charge(by)).await.unwrap();
+    assert_eq!(
+        (done.status, done.total),
+        (Status::Done, Money::won(30_000))
+    );
+    assert_eq!(gateway.charge(&paying.charge(by)).await.as_ref(), Ok(&done));
+    let found = gateway.find_by_order(&paying.order_id()).await;
+    assert_eq!(found.as_ref(), Ok(&done));
+    // By a wish of another name: it was captured, so that it can't be said to have failed.
+    let mut other = paying.charge(by);
+    other.idempotency_key.0 = Uuid::now_v7();
+    let error = gateway.charge(&other).await.unwrap_err();
+    assert_eq!(error.kind(), "unknown");
+
+    // The faults by amount are those of a confirmation.
+    let declined = rig.unasked(30_001);
+    for _ in 0..2 {
+        let error = gateway.charge(&declined.charge(by)).await.unwrap_err();
+        assert_eq!(error.kind(), "declined");
+    }
+    let aborted = gateway.find_by_order(&declined.order_id()).await.unwrap();
+    assert_eq!(aborted.status, Status::Aborted);
+    let silent = rig.unasked(30_002);
+    let error = gateway.charge(&silent.charge(by)).await.unwrap_err();
+    assert_eq!(error.kind(), "unknown");
+    let found = gateway.find_by_order(&silent.order_id()).await.unwrap();
+    assert_eq!(gateway.charge(&silent.charge(by)).await, Ok(found));
+    let lost = rig.unasked(30_003);
+    let error = gateway.charge(&lost.charge(by)).await.unwrap_err();
+    assert_eq!(error.kind(), "unknown");
+    let found = gateway.find_by_order(&lost.order_id()).await;
+    assert_eq!(found, Err(Error::NotFound));
+    gateway.charge(&lost.charge(by)).await.unwrap();
+
+    // It goes back like every other.
+    let paid = Paying {
+        key: done.payment_key.to_string(),
+        ..paying
+    };
+    let cancel = paid.cancel(30_000, Uuid::now_v7());
+    gateway.cancel(&cancel).await.unwrap();
+    let amounts: Vec<_> = rig.book().await.iter().map(|(_, _, won)| *won).collect();
+    assert_eq!(amounts, [30_000, 30_002, 30_003, 30_000]);
+    // A billing key is somebody's.
+    let stranger = json!({ "customerKey": Uuid::now_v7(), "amount": 1000,
+        "orderId": Uuid::now_v7(), "orderName": "points" });
+    let path = format!("/v1/billing/{by}");
+    let answer = rig.ask(Method::POST, &path, Some(stranger), "a-key").await;
+    assert_eq!(answer.body["code"], "NOT_MATCHES_CUSTOMER_KEY");
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use onsale_schema::Money;
+use onsale_schema::{Money, UserId};
 use onsale_testkit::Scratch;
 use onsale_testkit::system::{GATEWAY_SECRET, Process};
 use onsale_workers::config;
 use onsale_workers::gateway::toss::Toss;
-use onsale_workers::gateway::{Cancel, Confirm, IdempotencyKey, OrderId, PaymentKey};
+use onsale_workers::gateway::{Cancel, Charge, Confirm, IdempotencyKey, OrderId, PaymentKey};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -35,6 +35,17 @@ impl Paying {
         Confirm {
             payment_key: self.payment_key(),
             order_id: self.order_id(),
+            amount: Money::won(self.amount),
+            idempotency_key: IdempotencyKey(self.order),
+        }
+    }
+
+    /// The same, of a card on file.
+    pub fn charge(&self, by: UserId) -> Charge {
+        Charge {
+            customer: by.into(),
+            order_id: self.order_id(),
+            order_name: "points",
             amount: Money::won(self.amount),
             idempotency_key: IdempotencyKey(self.order),
         }
@@ -165,6 +176,15 @@ impl Rig {
         let book = self.book().await.into_iter();
         let own = book.filter(|(key, _, _)| *key == paying.key);
         own.map(|(_, status, amount)| (status, amount)).collect()
+    }
+
+    /// What nobody has to agree to.
+    pub fn unasked(&self, amount: i64) -> Paying {
+        Paying {
+            key: String::new(),
+            order: Uuid::now_v7(),
+            amount,
+        }
     }
 
     /// What a buyer does.

@@ -6,6 +6,7 @@ mod best;
 mod blocks;
 mod bus;
 mod cancellation;
+mod cards;
 mod catalogue;
 mod crash;
 mod expiry_race;

@@ -4,6 +4,7 @@
 use crate::hall::{Hall, open_policy};
 use crate::shop::{PRICE, with_gateway, won};
 use futures_util::future::join_all;
+use onsale_testkit::api::text;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -21,6 +22,20 @@ async fn an_order_that_is_confirmed_sells_its_seats() {
         .await
         .expect(200);
     assert_eq!(paid.body["status"], "PAID", "{paid:?}");
+    // With the payment that it has come to, as where points pay.
+    let payment = &paid.body["payment"];
+    assert_eq!(
+        (
+            &payment["reservationId"],
+            &payment["amount"],
+            &payment["status"]
+        ),
+        (&json!(order.reservation), &won(2 * PRICE), &json!("PAID"))
+    );
+    assert!(payment["paidAt"].is_string(), "{paid:?}");
+    let path = format!("/payments/{}", text(&payment["paymentId"]));
+    let same = hall.api.get(Some(&buyer), &path).await.expect(200);
+    assert_eq!(&same.body, payment);
     let again = hall
         .confirm_as(&buyer, &order, "confirm-it", &confirmation)
         .await

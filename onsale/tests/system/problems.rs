@@ -61,6 +61,8 @@ async fn every_code_is_met_over_http() {
     dead_letters(&mut hall, &mut met).await;
     hung_worker(&mut hall, &mut met).await;
     broken_database(&mut hall, &mut met).await;
+    drop(hall);
+    without_gateway(&mut met).await;
 
     let declared: BTreeMap<String, u16> = Code::ALL
         .iter()
@@ -315,6 +317,18 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     let unsigned = api.request(Method::POST, "/webhooks/payments");
     let answer = api.send(unsigned.json(&json!({}))).await;
     met.expect(answer, "webhook-signature-invalid");
+}
+
+/// A system that nothing is paid through a gateway in.
+async fn without_gateway(met: &mut Met) {
+    let mut hall = Hall::open().await;
+    let (date, buyer) = (hall.date(1).await, hall.buyer());
+    let held = hall.api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
+    let body = json!({ "reservationId": held.body["reservationId"] });
+    let answer = hall
+        .api
+        .post(&buyer, "/payment-orders", "nowhere-to-pay", &body);
+    met.expect(answer.await, "gateway-not-configured");
 }
 
 /// What can't be paid.

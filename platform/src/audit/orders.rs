@@ -1,7 +1,9 @@
 //! What must be true of payments through the gateway.
 
 /// A payment is of an order that was captured for what it sold, and a captured order has its payment
-/// or gives its money back. That a paymentKey serves one order is its unique key.
+/// or gives its money back. That a paymentKey serves one order is its unique key. A charge by card,
+/// which sells nothing, has the transfer of its points in place of a payment: one, with its own id,
+/// and only when it is paid.
 pub(super) const P1: &str = "
 SELECT format('payment %s of %s for reservation %s has order %s: %s, %s captured for %s',
               payment_id, p.amount, p.reservation_id, coalesce(p.order_id::text, 'none'), o.status,
@@ -13,9 +15,21 @@ WHERE p.status = 'PAID' AND p.method = 'GATEWAY'
 UNION ALL
 SELECT format('order %s is PAID, but has no live payment', order_id)
 FROM payment_order AS o
-WHERE status = 'PAID'
+WHERE status = 'PAID' AND reservation_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM payment AS p
                   WHERE p.order_id = o.order_id AND p.status = 'PAID' AND p.method = 'GATEWAY')
+UNION ALL
+SELECT format('charge %s of %s by user %s is %s with %s captured and has transfer %s: %s of %s from %s '
+              'to %s', order_id, o.amount, user_id, status, captured,
+              coalesce(transfer_id::text, 'none'), kind, t.amount, debit, credit)
+FROM payment_order AS o
+     LEFT JOIN transfer AS t ON t.cause = o.order_id OR t.transfer_id = o.order_id
+WHERE reservation_id IS NULL
+  AND CASE WHEN status = 'PAID'
+           THEN (transfer_id, cause, kind, t.amount, debit, credit)
+                IS DISTINCT FROM (order_id, order_id, 'CHARGE', captured,
+                                  '00000000-0000-0000-0000-00000000ca4d'::uuid, user_id)
+           ELSE transfer_id IS NOT NULL END
 UNION ALL
 SELECT format('order %s of %s is %s with %s captured and %s refunded', order_id, amount, status,
               captured, refunded)
@@ -24,14 +38,14 @@ WHERE NOT CASE
           WHEN status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED')
               THEN captured = 0 AND refunded = 0
           WHEN status = 'REFUNDED' THEN captured = amount AND refunded = amount
-          WHEN status = 'PAID' THEN captured = amount
+          WHEN status = 'PAID' THEN captured = amount AND (reservation_id IS NOT NULL OR refunded = 0)
           ELSE captured = amount AND refunded = 0 END";
 
 /// Ages count from the beginning of the snapshot's transaction. What somebody has to see to is late
 /// as well: it stays a violation until somebody has.
 pub(super) const P2: &str = "
-SELECT format('order %s of reservation %s is %s with %s captured since %s', order_id,
-              reservation_id, status, captured, updated_at)
+SELECT format('order %s of %s is %s with %s captured since %s', order_id,
+              coalesce('reservation ' || reservation_id, 'points'), status, captured, updated_at)
 FROM payment_order
 WHERE status IN ('CAPTURED', 'REHOLDING')
   AND updated_at < now() - {refund_ms} * interval '1 millisecond'
@@ -44,3 +58,14 @@ SELECT format('order %s is REFUNDING, but has no refund', order_id)
 FROM payment_order AS o
 WHERE status = 'REFUNDING'
   AND NOT EXISTS (SELECT FROM refund AS r WHERE r.order_id = o.order_id)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::ledger::CARD_ACCOUNT;
+
+    #[test]
+    fn the_account_of_cards_is_the_schemas() {
+        assert!(P1.contains(&format!("'{CARD_ACCOUNT}'")));
+    }
+}

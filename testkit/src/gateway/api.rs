@@ -43,6 +43,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/readyz", get(|| async { StatusCode::NO_CONTENT }))
         .route("/v1/checkout", post(checkout))
         .route("/v1/payments/confirm", post(confirm))
+        .route("/v1/billing/{billing_key}", post(charge))
         .route("/v1/payments/orders/{order_id}", get(find_by_order))
         .route("/v1/payments/{payment_key}", get(find_by_key))
         .route("/v1/payments/{payment_key}/cancel", post(cancel))
@@ -165,6 +166,47 @@ async fn confirm(
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct Charge {
+    customer_key: String,
+    order_id: String,
+    order_name: String,
+    amount: i64,
+}
+
+/// Captures from a card on file. Every customer has one, and its billing key is the customer key:
+/// no cards are registered here.
+async fn charge(
+    State(server): Shared,
+    Path(billing_key): Path<String>,
+    headers: HeaderMap,
+    body: Body<Value>,
+) -> Result<Response, Refusal> {
+    authorize(&server, &headers)?;
+    let Json(asked) = body.map_err(invalid)?;
+    let wish: Charge = serde_json::from_value(asked.clone()).map_err(invalid)?;
+    let is_named = (1..=100).contains(&wish.order_name.chars().count());
+    if !is_amount(wish.amount) || !is_order_id(&wish.order_id) || !is_named {
+        return Err(Refusal::InvalidRequest);
+    }
+    if wish.customer_key != billing_key {
+        return Err(Refusal::CustomerMismatch);
+    }
+    let what = What::Charge {
+        order_id: wish.order_id,
+        amount: wish.amount,
+        declined: false,
+    };
+    let wish = Wish {
+        path: format!("/v1/billing/{billing_key}"),
+        idempotency_key: idempotency_key(&headers)?,
+        asked,
+        what,
+    };
+    grant(server, wish).await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Cancel {
     cancel_reason: String,
     cancel_amount: Option<i64>,
@@ -225,7 +267,10 @@ async fn befall(
             payment_key,
             amount,
             ..
-        } => server.faults().of_confirm(payment_key, *amount),
+        } => server.faults().of_capture(payment_key, *amount),
+        What::Charge {
+            order_id, amount, ..
+        } => server.faults().of_capture(order_id, *amount),
         What::Cancel { payment_key, .. } => {
             let moment = server.moment();
             let payment = server
@@ -240,7 +285,9 @@ async fn befall(
         return Ok((Answer::error(Refusal::Failed), Some(instead)));
     }
     match &mut wish.what {
-        What::Confirm { declined, .. } | What::Cancel { declined, .. } => *declined = plan.declined,
+        What::Confirm { declined, .. }
+        | What::Charge { declined, .. }
+        | What::Cancel { declined, .. } => *declined = plan.declined,
     }
     let moment = server.moment();
     let decide = |ledger: &Ledger| {

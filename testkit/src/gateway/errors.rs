@@ -34,6 +34,7 @@ pub enum Refusal {
     NotFoundPayment,
     SessionExpired,
     OrderMismatch,
+    CustomerMismatch,
     AmountMismatch,
     AlreadyProcessed,
     DuplicatedOrder,
@@ -70,6 +71,11 @@ impl Refusal {
                 "The payment was not confirmed in time.",
             ),
             Self::OrderMismatch => (bad, "ORDER_MISMATCH", "The payment is for another order."),
+            Self::CustomerMismatch => (
+                bad,
+                "NOT_MATCHES_CUSTOMER_KEY",
+                "The billing key is another customer's.",
+            ),
             Self::AmountMismatch => (
                 bad,
                 "AMOUNT_MISMATCH",

@@ -204,12 +204,12 @@ impl Faults {
         *self = Self::default();
     }
 
-    /// Whether this is one of the first so many times for a payment; counts it.
-    fn is_early(&mut self, payment_key: &str, what: &'static str, times: u32) -> bool {
+    /// Whether this is one of the first so many times for a payment, by its key or its order; counts it.
+    fn is_early(&mut self, payment: &str, what: &'static str, times: u32) -> bool {
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
-        (0..times).any(|nth| self.seen.insert((payment_key.to_owned(), what, nth)))
+        (0..times).any(|nth| self.seen.insert((payment.to_owned(), what, nth)))
     }
 
     /// What befalls a look-up that has found a payment: first a 500, then the connection is cut.
@@ -232,20 +232,21 @@ impl Faults {
         take(&mut self.switches.unavailable).then_some(Instead::Unavailable)
     }
 
-    pub fn of_confirm(&mut self, payment_key: &str, amount: i64) -> Plan {
+    /// What befalls a confirmation, by its payment's key, or a charge, by its order.
+    pub fn of_capture(&mut self, payment: &str, amount: i64) -> Plan {
         let mut plan = self.of_change();
         match amount % 1000 {
             1 => plan.declined = true,
-            2 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Silence),
-            3 if self.is_early(payment_key, "confirm", 1) => plan.before = Some(Instead::Silence),
-            4 if self.is_early(payment_key, "confirm", 1) => plan.before = Some(Instead::Failure),
-            5 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Failure),
-            6 if self.is_early(payment_key, "confirm", 1) => plan.slow += SLOW,
-            14 if self.is_early(payment_key, "confirm", 2) => {
+            2 if self.is_early(payment, "capture", 1) => plan.after = Some(Instead::Silence),
+            3 if self.is_early(payment, "capture", 1) => plan.before = Some(Instead::Silence),
+            4 if self.is_early(payment, "capture", 1) => plan.before = Some(Instead::Failure),
+            5 if self.is_early(payment, "capture", 1) => plan.after = Some(Instead::Failure),
+            6 if self.is_early(payment, "capture", 1) => plan.slow += SLOW,
+            14 if self.is_early(payment, "capture", 2) => {
                 plan.before = Some(Instead::Unavailable);
             }
-            15 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Cut),
-            16 if self.is_early(payment_key, "confirm", 1) => plan.after = Some(Instead::Silence),
+            15 if self.is_early(payment, "capture", 1) => plan.after = Some(Instead::Cut),
+            16 if self.is_early(payment, "capture", 1) => plan.after = Some(Instead::Silence),
             _ => {}
         }
         plan.declined |= take(&mut self.switches.decline);
@@ -308,18 +309,18 @@ mod tests {
     #[test]
     fn an_amount_befalls_the_first_request_of_a_payment() {
         let mut faults = Faults::default();
-        assert_eq!(faults.of_confirm("a", 12_002).after, Some(Instead::Silence));
-        assert_eq!(faults.of_confirm("a", 12_002), Plan::default());
-        assert_eq!(faults.of_confirm("b", 12_002).after, Some(Instead::Silence));
+        assert_eq!(faults.of_capture("a", 12_002).after, Some(Instead::Silence));
+        assert_eq!(faults.of_capture("a", 12_002), Plan::default());
+        assert_eq!(faults.of_capture("b", 12_002).after, Some(Instead::Silence));
         for _ in 0..2 {
             let plan = faults.of_cancel("a", 12_011);
             assert_eq!(plan.before, Some(Instead::Unavailable));
         }
         assert_eq!(faults.of_cancel("a", 12_011), Plan::default());
         for _ in 0..3 {
-            assert!(faults.of_confirm("c", 1).declined);
+            assert!(faults.of_capture("c", 1).declined);
         }
-        assert_eq!(faults.of_confirm("d", 99_000), Plan::default());
+        assert_eq!(faults.of_capture("d", 99_000), Plan::default());
         for befallen in [Some(Instead::Failure), Some(Instead::Cut), None] {
             assert_eq!(faults.of_found("e", 12_016), befallen);
         }
@@ -331,12 +332,12 @@ mod tests {
         let mut faults = Faults::default();
         let change = r#"{"decline": 2, "timeoutAfterCapture": "all"}"#;
         faults.change(serde_json::from_str(change).unwrap());
-        let seen: Vec<_> = (0..3).map(|_| faults.of_confirm("a", 1000)).collect();
+        let seen: Vec<_> = (0..3).map(|_| faults.of_capture("a", 1000)).collect();
         let declined: Vec<_> = seen.iter().map(|plan| plan.declined).collect();
         assert_eq!(declined, [true, true, false]);
         assert!(seen.iter().all(|plan| plan.after == Some(Instead::Silence)));
         faults.change(serde_json::from_str(r#"{"timeoutAfterCapture": 0}"#).unwrap());
-        assert_eq!(faults.of_confirm("a", 1000), Plan::default());
+        assert_eq!(faults.of_capture("a", 1000), Plan::default());
         assert!(serde_json::from_str::<Switches>(r#"{"declines": 1}"#).is_err());
     }
 }

@@ -111,6 +111,12 @@ pub enum What {
         amount: i64,
         declined: bool,
     },
+    /// Of a card on file.
+    Charge {
+        order_id: String,
+        amount: i64,
+        declined: bool,
+    },
     Cancel {
         payment_key: String,
         /// All that is left without it.
@@ -222,16 +228,7 @@ impl Ledger {
         if of_order.is_some_and(|payment| payment.is_captured()) {
             return (None, Answer::error(Refusal::DuplicatedOrder));
         }
-        let payment = Payment {
-            payment_key: format!("tgen_{}", moment.fresh),
-            order_id: order_id.to_owned(),
-            status: Status::InProgress,
-            amount,
-            balance: 0,
-            requested_at: moment.now,
-            approved_at: None,
-            cancels: Vec::new(),
-        };
+        let payment = Payment::new(order_id, amount, moment);
         let answer = Answer::ok(json!({ "paymentKey": payment.payment_key }));
         let line = Line {
             payment: Some(payment),
@@ -262,6 +259,11 @@ impl Ledger {
                 amount,
                 declined,
             } => self.confirm(payment_key, order_id, *amount, *declined, moment),
+            What::Charge {
+                order_id,
+                amount,
+                declined,
+            } => self.charge(order_id, *amount, *declined, moment),
             What::Cancel {
                 payment_key,
                 amount,
@@ -291,7 +293,7 @@ impl Ledger {
         moment: &Moment,
     ) -> Result<(Line, Answer), Refusal> {
         let payment = self.payment(payment_key, moment);
-        let mut payment = payment.ok_or(Refusal::NotFoundPayment)?;
+        let payment = payment.ok_or(Refusal::NotFoundPayment)?;
         if payment.order_id != order_id {
             return Err(Refusal::OrderMismatch);
         }
@@ -310,26 +312,22 @@ impl Ledger {
         if of_order.is_some_and(|other| other.is_captured()) {
             return Err(Refusal::DuplicatedOrder);
         }
-        if declined {
-            payment.status = Status::Aborted;
-            let line = Line {
-                webhook: Some(payment.webhook(false, moment)),
-                payment: Some(payment),
-                ..Line::default()
-            };
-            return Ok((line, Answer::error(Refusal::CardDeclined)));
+        Ok(payment.captured(declined, moment))
+    }
+
+    /// Every customer has a card on file.
+    fn charge(
+        &self,
+        order_id: &str,
+        amount: i64,
+        declined: bool,
+        moment: &Moment,
+    ) -> Result<(Line, Answer), Refusal> {
+        let of_order = self.payment_of_order(order_id, moment);
+        if of_order.is_some_and(|other| other.is_captured()) {
+            return Err(Refusal::DuplicatedOrder);
         }
-        payment.status = Status::Done;
-        payment.balance = amount;
-        payment.approved_at = Some(moment.now);
-        let answer = Answer::ok(payment.document());
-        let line = Line {
-            transaction: Some(payment.transaction(&moment.fresh, amount, moment.now)),
-            webhook: Some(payment.webhook(true, moment)),
-            payment: Some(payment),
-            ..Line::default()
-        };
-        Ok((line, answer))
+        Ok(Payment::new(order_id, amount, moment).captured(declined, moment))
     }
 
     fn cancel(
@@ -380,6 +378,44 @@ impl Ledger {
 }
 
 impl Payment {
+    /// One that nobody has captured.
+    fn new(order_id: &str, amount: i64, moment: &Moment) -> Self {
+        Self {
+            payment_key: format!("tgen_{}", moment.fresh),
+            order_id: order_id.to_owned(),
+            status: Status::InProgress,
+            amount,
+            balance: 0,
+            requested_at: moment.now,
+            approved_at: None,
+            cancels: Vec::new(),
+        }
+    }
+
+    /// What the card company says to a capture.
+    fn captured(mut self, declined: bool, moment: &Moment) -> (Line, Answer) {
+        if declined {
+            self.status = Status::Aborted;
+            let line = Line {
+                webhook: Some(self.webhook(false, moment)),
+                payment: Some(self),
+                ..Line::default()
+            };
+            return (line, Answer::error(Refusal::CardDeclined));
+        }
+        self.status = Status::Done;
+        self.balance = self.amount;
+        self.approved_at = Some(moment.now);
+        let answer = Answer::ok(self.document());
+        let line = Line {
+            transaction: Some(self.transaction(&moment.fresh, self.amount, moment.now)),
+            webhook: Some(self.webhook(true, moment)),
+            payment: Some(self),
+            ..Line::default()
+        };
+        (line, answer)
+    }
+
     pub fn is_captured(&self) -> bool {
         match self.status {
             Status::Done | Status::Canceled | Status::PartialCanceled => true,

@@ -1,5 +1,6 @@
 //! The names that we and the gateway have for things, so that none is taken for another.
 
+use onsale_schema::UserId;
 use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
@@ -8,6 +9,8 @@ use uuid::Uuid;
 const KEY_CHARS_MAX: usize = 200;
 /// The most characters of an order's name.
 const ORDER_CHARS_MAX: usize = 64;
+/// The most characters of a customer's name.
+const CUSTOMER_CHARS_MAX: usize = 50;
 
 /// Not such a name. It is not repeated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +63,14 @@ name! {
     TransactionKey(KEY_CHARS_MAX, is_plain);
     /// What the gateway knows an order of ours by: our id of it.
     OrderId(ORDER_CHARS_MAX, is_plain);
+    /// What the gateway knows a customer of ours by: our id of the user.
+    CustomerKey(CUSTOMER_CHARS_MAX, is_plain);
+}
+
+impl From<UserId> for CustomerKey {
+    fn from(user: UserId) -> Self {
+        Self(user.to_string())
+    }
 }
 
 impl From<Uuid> for OrderId {

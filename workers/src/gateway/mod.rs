@@ -1,5 +1,5 @@
 //! What is asked of a payment gateway, whoever runs it: capture what the buyer agreed to at the
-//! gateway, give money back, and say what it knows.
+//! gateway, charge the card that it has on file, give money back, and say what it knows.
 //!
 //! An answer is one of five kinds, and callers must not mix them up: it was done; it was refused for
 //! good; it certainly was not done; nobody knows; or we asked wrongly. Only what certainly was not
@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use onsale_schema::{Money, Timestamp};
 
 pub use error::Error;
-pub use key::{IdempotencyKey, Invalid, OrderId, PaymentKey, TransactionKey};
+pub use key::{CustomerKey, IdempotencyKey, Invalid, OrderId, PaymentKey, TransactionKey};
 
 /// A gateway. Every call has an end: it takes no longer than the time limits of the settings allow,
 /// its repetitions included.
@@ -30,6 +30,13 @@ pub trait Gateway: Send + Sync {
     /// [`Error::Declined`] when nothing was captured and nothing will be; [`Error::Unknown`] when it
     /// may have been.
     fn confirm<'a>(&'a self, confirm: &'a Confirm) -> BoxFuture<'a, Result<Payment, Error>>;
+
+    /// Captures from the card that the gateway has on file for a customer, without asking them once
+    /// more. Asked again with the same key it says what it said before, and captures nothing twice.
+    ///
+    /// # Errors
+    /// As [`Self::confirm`].
+    fn charge<'a>(&'a self, charge: &'a Charge) -> BoxFuture<'a, Result<Payment, Error>>;
 
     /// Gives back some or all of what was captured. Asked again with the same key it says what it
     /// said before, and gives nothing back twice.
@@ -73,6 +80,21 @@ pub struct Confirm {
     /// Which order of ours it is for.
     pub order_id: OrderId,
     /// How much, exactly: the gateway compares it with what the buyer agreed to.
+    pub amount: Money,
+    /// The same for each repetition of this wish.
+    pub idempotency_key: IdempotencyKey,
+}
+
+/// A wish to capture from a card on file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Whose card.
+    pub customer: CustomerKey,
+    /// Which order of ours it is for; it has no other payment.
+    pub order_id: OrderId,
+    /// What for, as the buyer's statement says it; no personal data.
+    pub order_name: &'static str,
+    /// How much, exactly.
     pub amount: Money,
     /// The same for each repetition of this wish.
     pub idempotency_key: IdempotencyKey,

@@ -2,6 +2,11 @@
 //!
 //! Every answer is put into one of the five kinds of [`Error`], and what can't be believed counts as
 //! unknown: an answer about another payment than was asked for, or one that can't be read.
+//!
+//! A card on file is charged as in their billing: `POST /v1/billing/{billingKey}`. We register no
+//! cards, so there is no table of billing keys here: the billing key that is named is the customer
+//! key, our id of the user. The simulated gateway has it so; before Toss Payments itself can be asked,
+//! cards have to be registered there, and the billing keys that it issues to be kept and named.
 
 mod answer;
 mod wire;
@@ -9,8 +14,8 @@ mod wire;
 use super::breaker::{Breaker, Limits, Permit, Phase};
 use super::retry::{Doubt, pause};
 use super::{
-    Cancel, Confirm, Error, Gateway, IdempotencyKey, OrderId, Page, Payment, PaymentKey, Refunded,
-    TransactionKey,
+    Cancel, Charge, Confirm, Error, Gateway, IdempotencyKey, OrderId, Page, Payment, PaymentKey,
+    Refunded, TransactionKey,
 };
 use crate::config;
 use base64::Engine;
@@ -36,6 +41,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const PAGE: usize = 100;
 /// The gateway reads times as those of Korea, which has no summer time.
 const KOREA_S: i32 = 9 * 3600;
+/// An order has a captured payment already.
+const CAPTURED_BEFORE: &str = "DUPLICATED_ORDER_ID";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Why a gateway can't be asked at all.
@@ -50,6 +57,7 @@ pub enum Unfit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Confirm,
+    Charge,
     Cancel,
     Find,
     Transactions,
@@ -59,6 +67,7 @@ impl Kind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Confirm => "confirm",
+            Self::Charge => "charge",
             Self::Cancel => "cancel",
             Self::Find => "find",
             Self::Transactions => "transactions",
@@ -68,7 +77,7 @@ impl Kind {
     /// Whether money may move by it.
     fn changes(self) -> bool {
         match self {
-            Self::Confirm | Self::Cancel => true,
+            Self::Confirm | Self::Charge | Self::Cancel => true,
             Self::Find | Self::Transactions => false,
         }
     }
@@ -273,6 +282,38 @@ impl Gateway for Toss {
         };
         self.ask(call, move |body| wire::payment(body).filter(fits))
             .boxed()
+    }
+
+    fn charge<'a>(&'a self, charge: &'a Charge) -> BoxFuture<'a, Result<Payment, Error>> {
+        let body = json!({
+            "customerKey": charge.customer.as_str(),
+            "amount": charge.amount.to_won(),
+            "orderId": charge.order_id.as_str(),
+            "orderName": charge.order_name,
+        });
+        let call = Call {
+            kind: Kind::Charge,
+            path: format!("/v1/billing/{}", charge.customer),
+            change: Some((body, charge.idempotency_key)),
+        };
+        let fits = |payment: &Payment| {
+            payment.order_id == charge.order_id
+                && payment.total == charge.amount
+                && payment.status.is_captured()
+        };
+        async move {
+            let found = self
+                .ask(call, |body| wire::payment(body).filter(fits))
+                .await;
+            found.map_err(|error| match error {
+                // By a wish that it has forgotten the key of: what it says is that it was captured.
+                Error::Declined { code } if code == CAPTURED_BEFORE => Error::Unknown {
+                    reason: "it was captured before",
+                },
+                error => error,
+            })
+        }
+        .boxed()
     }
 
     fn cancel<'a>(&'a self, cancel: &'a Cancel) -> BoxFuture<'a, Result<Refunded, Error>> {

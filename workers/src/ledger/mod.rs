@@ -1,18 +1,21 @@
 //! The ledger worker: charges, decided by [`onsale_domain::ledger`], loaded and stored here.
 //!
 //! Points are a double-entry ledger. A balance is kept for user accounts only and is a consequence
-//! of transfers; [`store`] is the one module that writes either table.
+//! of transfers; [`store`] is the one module that writes either table. A charge by card is an order,
+//! if there is a gateway: it is written here, and settlement drives it from there.
 
 pub mod store;
 
 use crate::compete::{self, Queue, store::clock_now};
 use crate::context::{self, Context};
+use crate::runtime::world::Publish;
+use crate::settlement::charge_orders;
 use diesel_async::AsyncPgConnection;
-use onsale_domain::ledger::{Accounts, Cause, Changes, Limits};
+use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits};
 use onsale_platform::db;
 use onsale_schema::ledger::{Kind, Outcome, Refusal};
 use onsale_schema::message::{Command, MessageOutcomes};
-use onsale_schema::{AccountId, Lane, Money, Timestamp, TransferId};
+use onsale_schema::{AccountId, CommandId, Lane, Money, Timestamp, TransferId};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,6 +28,10 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
     let limits = Limits {
         charge_max: Money::won(ctx.config.money.charge_max),
         balance_cap: Money::won(ctx.config.money.balance_cap),
+        cards: match ctx.gateway {
+            Some(_) => Cards::Gateway,
+            None => Cards::Plain,
+        },
     };
     compete::run(ctx, Ledger::new(limits), shutdown).await
 }
@@ -52,18 +59,30 @@ impl Queue for Ledger {
             .iter()
             .map(|command| Cause::charge(command.id).0)
             .collect();
+        let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
         store::account_open(conn, &users).await?;
         let mut accounts = store::account_lock(conn, &users).await?;
         // Under the locks: a charge of these users that is not seen now does not exist.
-        let (charges, now) =
-            futures_util::future::join(store::charge_list(conn, causes), clock_now(conn)).await;
+        let (charges, orders, now) = futures_util::future::join3(
+            store::charge_list(conn, causes),
+            charge_orders::list(conn, &ids),
+            clock_now(conn),
+        )
+        .await;
         store::charge_load(charges?, &mut accounts);
+        charge_orders::load(orders?, &mut accounts);
         let (outcomes, changes) = self.decide(commands, &mut accounts, now?);
         store::changes(conn, &changes).await?;
+        charge_orders::insert(conn, &changes.orders).await?;
         Ok(outcomes)
     }
 
-    async fn committed(&self, _ctx: &Context, _outcomes: &[MessageOutcomes<Outcome>]) {}
+    async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {
+        let is_ordered = |outcome: &Outcome| matches!(outcome, Outcome::Ordered { .. });
+        if outcomes.iter().any(|m| m.outcomes.iter().any(is_ordered)) {
+            ctx.publish(ctx.subjects.orders_nudge(), Vec::new()).await;
+        }
+    }
 
     fn dead_lettered() -> Outcome {
         Outcome::DeadLettered
@@ -72,7 +91,7 @@ impl Queue for Ledger {
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
         let Kind::Charge { .. } = kind;
         let outcome = match outcome {
-            Outcome::Charged { .. } => "accepted",
+            Outcome::Charged { .. } | Outcome::Ordered { .. } => "accepted",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::AmountInvalid) => "amount-invalid",

@@ -123,7 +123,7 @@ pub fn charge_load(rows: Vec<ChargeRow>, accounts: &mut Accounts) {
 /// # Errors
 /// When Postgres fails or refuses.
 pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
-    if changes.is_empty() {
+    if changes.transfers.is_empty() {
         return Ok(());
     }
     let (transfers, balances) = futures_util::future::join(

@@ -10,6 +10,8 @@ pub mod orders;
 mod shows;
 mod store;
 
+pub(crate) use store::charge_orders;
+
 use crate::compete::{self, Queue};
 use crate::context::{self, Context};
 use crate::runtime::world::Publish;
@@ -29,8 +31,11 @@ use uuid::Uuid;
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
     let shows = shows::run(ctx.clone(), shutdown.clone());
-    let (queue, ()) = tokio::join!(compete::run(ctx, Settlement, shutdown), shows);
-    queue
+    let queue = Settlement {
+        has_gateway: ctx.gateway.is_some(),
+    };
+    let (ended, ()) = tokio::join!(compete::run(ctx, queue, shutdown), shows);
+    ended
 }
 
 /// Ids for what one accepted command makes.
@@ -43,7 +48,10 @@ fn new_ids() -> Ids {
 }
 
 /// The lane of payments.
-pub struct Settlement;
+pub struct Settlement {
+    /// Whether orders can be captured: nobody may wait for what never comes.
+    has_gateway: bool,
+}
 
 impl Queue for Settlement {
     const LANE: Lane = Lane::Settlement;
@@ -57,6 +65,7 @@ impl Queue for Settlement {
     ) -> Result<Vec<Outcome>, db::Error> {
         let needs = Needs::of(commands);
         let (mut state, now) = store::load(conn, &needs).await?;
+        state.ordering.has_gateway = self.has_gateway;
         let mut changes = Changes::default();
         let outcomes = commands
             .iter()
@@ -104,6 +113,7 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::NothingToPay) => "nothing-to-pay",
             Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
             Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
+            Outcome::Refused(Refusal::GatewayNotConfigured) => "gateway-not-configured",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",

@@ -2,6 +2,7 @@
 //! from them, each table in a file of its own.
 
 mod cancellations;
+pub mod charge_orders;
 mod facts;
 mod notices;
 mod orders;

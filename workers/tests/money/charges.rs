@@ -1,7 +1,7 @@
 //! Charges through the ledger lane.
 
 use crate::rig::{Asker, Rig, charge};
-use onsale_domain::ledger::Limits;
+use onsale_domain::ledger::{Cards, Limits};
 use onsale_schema::ledger::{Kind, Outcome, Refusal};
 use onsale_schema::message::{Command, CommandMessage, encode};
 use onsale_schema::{Lane, MessageId, Money, Timestamp, UserId};
@@ -160,6 +160,7 @@ async fn replicas_that_decide_a_message_at_once_agree() {
     let limits = Limits {
         charge_max: Money::won(1_000_000),
         balance_cap: Money::won(1_000_000),
+        cards: Cards::Plain,
     };
     let queue = Arc::new(Ledger::new(limits));
     let pool = rig.pool(8);

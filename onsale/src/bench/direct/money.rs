@@ -159,7 +159,7 @@ pub async fn charge(
         async move { charge.decide(conn).await }.boxed()
     })
     .await;
-    Ok(points::charged(&decided?)?.into_response())
+    Ok(points::charged(&decided?)?.at_once()?.into_response())
 }
 
 impl Charge {
@@ -252,13 +252,12 @@ pub async fn pay(
         payment_id: PaymentId(new_id()),
         transfer_id: TransferId(new_id()),
     });
-    let now = direct.clock.now();
     let decided: Result<_, db::Error> = tx::run(&direct.pool, move |conn| {
         let pay = Arc::clone(&pay);
         async move { pay.decide(conn).await }.boxed()
     })
     .await;
-    Ok(payments::paid(&decided?, now)?.into_response())
+    Ok(payments::paid(&decided?)?.at_once()?.into_response())
 }
 
 impl Pay {

@@ -5,19 +5,24 @@
 //! Any number of replicas do this. Whoever dies with an order in hand leaves it to whoever looks when
 //! its lease is over; that one looks the payment up before it asks for anything.
 
+mod charges;
 mod refunds;
+mod reservations;
 mod store;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
-use crate::gateway::{Confirm, Error, Gateway, IdempotencyKey, OrderId, Payment, PaymentKey};
+use crate::gateway::{
+    Charge, Confirm, CustomerKey, Error, Gateway, IdempotencyKey, OrderId, Payment, PaymentKey,
+};
 use crate::outbox::pace::{Found, Pace};
 use crate::runtime::world::Publish;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use onsale_domain::settlement::order::{Learned, Order};
+use onsale_domain::settlement::order::{Learned, Order, Purpose};
 use onsale_platform::{db, metric, tx};
+use onsale_schema::Money;
 use onsale_schema::status::OrderStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Orders, and refunds, that one process has in hand at once.
 const IN_HAND_MAX: usize = 32;
+/// What a charge is called on the buyer's statement.
+const CHARGE_NAME: &str = "points";
 /// How often notifications are purged.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -70,6 +77,7 @@ fn limits(ctx: &Context) -> Limits {
     Limits {
         request_ms,
         lease_ms: request_ms.saturating_mul(2).saturating_add(SLACK_MS),
+        balance_cap: Money::won(ctx.config.money.balance_cap),
     }
 }
 
@@ -181,13 +189,13 @@ impl Driver {
     /// One step of an order.
     async fn advance(&self, claimed: Claimed) -> Result<(), db::Error> {
         let told = self.ask(&claimed).await;
-        let (roll, request_ms) = (rand::random(), self.limits.request_ms);
+        let (roll, limits) = (rand::random(), self.limits);
         let order = claimed.order;
         let write = || {
             let (order, told) = (order.clone(), told.clone());
             tx::run(&self.ctx.pool, move |conn| {
                 let (order, told) = (order.clone(), told.clone());
-                async move { store::apply(conn, &order, &told, request_ms, roll).await }.boxed()
+                async move { store::apply(conn, &order, &told, limits, roll).await }.boxed()
             })
         };
         let Some(status) = insist(write).await? else {
@@ -207,12 +215,12 @@ impl Driver {
             OrderStatus::Ready | OrderStatus::Failed => self.look_up(order).await,
             // Nobody has asked for it before: its status was written before anybody could.
             OrderStatus::Capturing if order.attempts == 1 && claimed.may_capture() => {
-                self.confirm(order).await
+                self.capture(order).await
             }
             OrderStatus::Capturing | OrderStatus::Unknown => {
                 let told = self.look_up(order).await;
                 match told.learned {
-                    Learned::NotCaptured if claimed.may_capture() => self.confirm(order).await,
+                    Learned::NotCaptured if claimed.may_capture() => self.capture(order).await,
                     Learned::NotCaptured
                     | Learned::Nothing
                     | Learned::Captured
@@ -232,11 +240,32 @@ impl Driver {
     }
 
     /// Has it captured, or hears again what came of that: the key is the same each time.
-    async fn confirm(&self, order: &Order) -> Told {
+    async fn capture(&self, order: &Order) -> Told {
+        let asked = match order.purpose {
+            Purpose::Reservation(_) => self.confirm(order).await,
+            Purpose::Charge => self.charge(order).await,
+        };
+        let error = match asked {
+            Ok(payment) => return judge(order, payment),
+            Err(error) => error,
+        };
+        let learned = match &error {
+            Error::Declined { .. } | Error::NotFound => Learned::Declined,
+            Error::Unknown { .. } => Learned::Unknown,
+            Error::Unavailable { .. } => Learned::Unavailable,
+            Error::Rejected { .. } => {
+                tracing::error!(%error, order = %order.order_id, "not captured");
+                Learned::Unavailable
+            }
+        };
+        learned.into()
+    }
+
+    async fn confirm(&self, order: &Order) -> Result<Payment, Error> {
         let key = order.payment_key.as_deref().map(str::parse::<PaymentKey>);
         let Some(Ok(payment_key)) = key else {
             // The gateway has never given such a key to anybody.
-            return Learned::Declined.into();
+            return Err(Error::NotFound);
         };
         let confirm = Confirm {
             payment_key,
@@ -244,21 +273,18 @@ impl Driver {
             amount: order.amount,
             idempotency_key: IdempotencyKey(order.order_id.0),
         };
-        match self.gateway.confirm(&confirm).await {
-            Ok(payment) => judge(order, payment),
-            Err(error) => {
-                let learned = match &error {
-                    Error::Declined { .. } | Error::NotFound => Learned::Declined,
-                    Error::Unknown { .. } => Learned::Unknown,
-                    Error::Unavailable { .. } => Learned::Unavailable,
-                    Error::Rejected { .. } => {
-                        tracing::error!(%error, order = %order.order_id, "not captured");
-                        Learned::Unavailable
-                    }
-                };
-                learned.into()
-            }
-        }
+        self.gateway.confirm(&confirm).await
+    }
+
+    async fn charge(&self, order: &Order) -> Result<Payment, Error> {
+        let charge = Charge {
+            customer: CustomerKey::from(order.user_id),
+            order_id: OrderId::from(order.order_id.0),
+            order_name: CHARGE_NAME,
+            amount: order.amount,
+            idempotency_key: IdempotencyKey(order.order_id.0),
+        };
+        self.gateway.charge(&charge).await
     }
 
     async fn look_up(&self, order: &Order) -> Told {

@@ -1,7 +1,7 @@
 //! Gives money back through the gateway, each refund once: its id is the key, however often it is
 //! asked. What can't be given back is left for somebody to see to, loudly.
 
-use super::store::tell;
+use super::reservations::tell;
 use super::{Driver, Steps};
 use crate::gateway::{Cancel, Error, IdempotencyKey, PaymentKey};
 use crate::settlement::store::reservation_lock;
@@ -36,8 +36,9 @@ struct Claimed {
     key: Uuid,
     #[diesel(sql_type = SqlUuid)]
     order_id: PaymentOrderId,
-    #[diesel(sql_type = SqlUuid)]
-    reservation_id: ReservationId,
+    /// What it was paid for; nothing for points.
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    reservation_id: Option<ReservationId>,
     #[diesel(sql_type = Numeric)]
     amount: Money,
     #[diesel(sql_type = Integer)]
@@ -159,7 +160,8 @@ async fn apply(
     why: Option<&str>,
     roll: f64,
 ) -> Result<bool, db::Error> {
-    reservation_lock(conn, &BTreeSet::from([claimed.reservation_id])).await?;
+    let reservations: BTreeSet<_> = claimed.reservation_id.into_iter().collect();
+    reservation_lock(conn, &reservations).await?;
     statement("SELECT FROM payment_order WHERE order_id = $1 FOR NO KEY UPDATE")
         .bind::<SqlUuid, _>(claimed.order_id)
         .execute(conn)
@@ -194,13 +196,15 @@ async fn apply(
         .bind::<Numeric, _>(claimed.amount)
         .execute(conn)
         .await?;
-        let is_late = claimed.key == claimed.order_id.0;
-        let fact = Fact::Refunded {
-            cancellation_id: (!is_late).then_some(CancellationId(claimed.key)),
-            amount: claimed.amount,
-            at: row.now,
-        };
-        tell(conn, claimed.reservation_id, fact, false).await?;
+        if let Some(reservation_id) = claimed.reservation_id {
+            let is_late = claimed.key == claimed.order_id.0;
+            let fact = Fact::Refunded {
+                cancellation_id: (!is_late).then_some(CancellationId(claimed.key)),
+                amount: claimed.amount,
+                at: row.now,
+            };
+            tell(conn, reservation_id, fact, false).await?;
+        }
     }
     Ok(true)
 }

@@ -7,7 +7,7 @@ use diesel::sql_types::{
     Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::{Changes, Order, Ordering};
+use onsale_domain::settlement::{Changes, Order, Ordering, Purpose, Reserved};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::Fingerprint;
@@ -27,10 +27,10 @@ pub const OWNER_PAUSE_MS: i64 = 400;
 pub struct OrderRow {
     #[diesel(sql_type = SqlUuid)]
     order_id: PaymentOrderId,
-    #[diesel(sql_type = SqlUuid)]
-    reservation_id: ReservationId,
-    #[diesel(sql_type = SqlUuid)]
-    schedule_id: ScheduleId,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    reservation_id: Option<ReservationId>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    schedule_id: Option<ScheduleId>,
     #[diesel(sql_type = SqlUuid)]
     user_id: UserId,
     #[diesel(sql_type = SqlUuid)]
@@ -66,10 +66,15 @@ pub struct OrderRow {
 impl From<OrderRow> for Order {
     fn from(row: OrderRow) -> Self {
         let print = row.confirm_fingerprint.map(Fingerprint);
+        let reserved = row.reservation_id.zip(row.schedule_id);
         Self {
             order_id: row.order_id,
-            reservation_id: row.reservation_id,
-            schedule_id: row.schedule_id,
+            purpose: reserved.map_or(Purpose::Charge, |(reservation_id, schedule_id)| {
+                Purpose::Reservation(Reserved {
+                    reservation_id,
+                    schedule_id,
+                })
+            }),
             user_id: row.user_id,
             command_id: row.command_id,
             fingerprint: Fingerprint(row.fingerprint),
@@ -111,11 +116,13 @@ pub async fn order_list_reservations(
     if orders.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<ReservationRow> =
-        statement("SELECT reservation_id FROM payment_order WHERE order_id = ANY($1)")
-            .bind::<Array<SqlUuid>, _>(Vec::from_iter(orders))
-            .load(&mut conn)
-            .await?;
+    let rows: Vec<ReservationRow> = statement(
+        "SELECT reservation_id FROM payment_order \
+         WHERE order_id = ANY($1) AND reservation_id IS NOT NULL",
+    )
+    .bind::<Array<SqlUuid>, _>(Vec::from_iter(orders))
+    .load(&mut conn)
+    .await?;
     Ok(rows.into_iter().map(|row| row.reservation_id).collect())
 }
 
@@ -229,6 +236,7 @@ pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<
 }
 
 async fn order_insert(mut conn: &AsyncPgConnection, rows: &[Order]) -> Result<(), db::Error> {
+    let of = |order: &Order| order.purpose.reserved();
     statement(
         "INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id, \
                                     fingerprint, amount, status, created_at, updated_at) \
@@ -238,8 +246,16 @@ async fn order_insert(mut conn: &AsyncPgConnection, rows: &[Order]) -> Result<()
               AS x(id, reservation, schedule, who, command, print, amount, at)",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.order_id).collect())
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.reservation_id).collect())
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.schedule_id).collect())
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(
+        rows.iter()
+            .map(|o| of(o).map(|of| of.reservation_id))
+            .collect(),
+    )
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(
+        rows.iter()
+            .map(|o| of(o).map(|of| of.schedule_id))
+            .collect(),
+    )
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.user_id).collect())
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.command_id).collect())
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.fingerprint.0).collect())

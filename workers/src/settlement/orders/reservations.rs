@@ -1,0 +1,344 @@
+//! Writes the steps of payments of reservations: what was captured becomes a sale, or goes back. What
+//! to do next is [`onsale_domain::settlement::order`]'s to say.
+
+use super::Told;
+use super::store::{Limits, capture, give_back};
+use crate::settlement::store::{OWNER_PAUSE_MS, facts_insert, notice_insert, payment_insert};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use onsale_domain::settlement::order::{
+    LAST_LOOK_MS, Learned, ODD_PAUSE_MS, Step, World, pause_ms, step,
+};
+use onsale_domain::settlement::{NewNotice, NewPayment, Order, Reserved};
+use onsale_platform::db;
+use onsale_platform::sql::statement;
+use onsale_schema::settlement::{Fact, Facts};
+use onsale_schema::status::{OrderStatus, PaymentMethod, PaymentStatus, ReservationStatus};
+use onsale_schema::{
+    NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp, UserId, seats,
+};
+use uuid::Uuid;
+
+#[derive(QueryableByName)]
+struct WorldRow {
+    #[diesel(sql_type = Text)]
+    status: ReservationStatus,
+    #[diesel(sql_type = Timestamptz)]
+    expires_at: Timestamp,
+    #[diesel(sql_type = Bool)]
+    is_secured: bool,
+    #[diesel(sql_type = Bool)]
+    is_told: bool,
+    #[diesel(sql_type = Bool)]
+    is_reheld: bool,
+    #[diesel(sql_type = Bool)]
+    has_rival: bool,
+    #[diesel(sql_type = Bool)]
+    show_cancelled: bool,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+}
+
+/// What the tables say besides the order's row. A notice that is purged was done.
+pub(super) async fn world_find(
+    conn: &mut AsyncPgConnection,
+    order: &Order,
+    of: Reserved,
+    request_ms: i64,
+) -> Result<(World, Timestamp), db::Error> {
+    let row: WorldRow = statement(
+        "SELECT coalesce(ends_as, status) AS status, expires_at, \
+                coalesce(paying_order = $2, false) AS is_secured, \
+                NOT EXISTS (SELECT FROM notice \
+                            WHERE notice_id = $3 AND done_at IS NULL) AS is_told, \
+                EXISTS (SELECT FROM reservation AS n \
+                        WHERE n.reservation_id = $4 AND n.rehold_order = $2) AS is_reheld, \
+                EXISTS (SELECT FROM payment_order AS o \
+                        WHERE o.reservation_id = $1 AND o.order_id <> $2 \
+                          AND o.status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', \
+                                           'REHOLDING', 'PAID')) AS has_rival, \
+                EXISTS (SELECT FROM show_cancellation AS s \
+                        WHERE s.schedule_id = reservation.schedule_id) AS show_cancelled, \
+                clock_timestamp() AS now \
+         FROM reservation WHERE reservation_id = $1",
+    )
+    .bind::<SqlUuid, _>(of.reservation_id)
+    .bind::<SqlUuid, _>(order.order_id)
+    .bind::<Nullable<SqlUuid>, _>(order.notice_id)
+    .bind::<Nullable<SqlUuid>, _>(order.rehold_id)
+    .get_result(conn)
+    .await?;
+    let world = World {
+        reservation_id: of.reservation_id,
+        reservation: row.status,
+        expires_at: row.expires_at,
+        settles_at: row.expires_at.plus_ms(request_ms),
+        is_secured: row.is_secured,
+        is_told: row.is_told,
+        is_reheld: row.is_reheld,
+        has_rival: row.has_rival,
+        show_cancelled: row.show_cancelled,
+    };
+    Ok((world, row.now))
+}
+
+/// Makes the next step of what pays a reservation; when to look again.
+pub(super) async fn advance(
+    conn: &mut AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+    told: &Told,
+    limits: Limits,
+    roll: f64,
+) -> Result<Option<Timestamp>, db::Error> {
+    let (world, now) = world_find(conn, order, of, limits.request_ms).await?;
+    let mut next = step(order, &world, told.learned, now);
+    if next == Step::Captured {
+        capture(order, told.payment_key.as_ref());
+        next = step(order, &world, Learned::Nothing, now);
+    }
+    make(conn, order, of, next, now, roll).await
+}
+
+/// Makes a step; when to look again.
+async fn make(
+    conn: &mut AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+    next: Step,
+    now: Timestamp,
+    roll: f64,
+) -> Result<Option<Timestamp>, db::Error> {
+    let pause = pause_ms(order.attempts, roll);
+    Ok(match next {
+        Step::Wait => Some(now.plus_ms(match order.status {
+            OrderStatus::Securing | OrderStatus::Reholding => pause.min(OWNER_PAUSE_MS),
+            OrderStatus::Ready
+            | OrderStatus::Capturing
+            | OrderStatus::Unknown
+            | OrderStatus::Captured
+            | OrderStatus::Paid
+            | OrderStatus::Failed
+            | OrderStatus::Refunding
+            | OrderStatus::Refunded => pause,
+        })),
+        Step::Rest => None,
+        Step::Capture => {
+            order.status = OrderStatus::Capturing;
+            Some(now)
+        }
+        Step::Doubt => {
+            order.status = OrderStatus::Unknown;
+            Some(now.plus_ms(pause))
+        }
+        Step::Puzzle => {
+            order.status = OrderStatus::Unknown;
+            Some(now.plus_ms(ODD_PAUSE_MS))
+        }
+        Step::Captured => unreachable!("a capture is followed by a step of its own"),
+        Step::Fail(code) => {
+            fail(conn, order, of, code, now).await?;
+            Some(now.plus_ms(LAST_LOOK_MS))
+        }
+        Step::Sell(reservation_id) => {
+            sell(conn, order, of, reservation_id, now).await?;
+            None
+        }
+        Step::Rehold => {
+            rehold(conn, order, of).await?;
+            Some(now.plus_ms(pause.min(OWNER_PAUSE_MS)))
+        }
+        Step::Refund(code) => {
+            refund(conn, order, of, code, now).await?;
+            None
+        }
+    })
+}
+
+fn payment(
+    order: &Order,
+    reservation_id: ReservationId,
+    failed: Option<&'static str>,
+    at: Timestamp,
+) -> NewPayment {
+    let (command_id, fingerprint) = (order.confirmed_by).expect("who pays has confirmed");
+    NewPayment {
+        payment_id: PaymentId(Uuid::now_v7()),
+        reservation_id,
+        user_id: order.user_id,
+        command_id,
+        fingerprint,
+        method: PaymentMethod::Gateway,
+        amount: order.amount,
+        status: match failed {
+            Some(_) => PaymentStatus::Failed,
+            None => PaymentStatus::Paid,
+        },
+        fail_code: failed,
+        transfer_id: None,
+        order_id: Some(order.order_id),
+        at,
+    }
+}
+
+async fn fail(
+    conn: &AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+    code: &'static str,
+    now: Timestamp,
+) -> Result<(), db::Error> {
+    order.status = OrderStatus::Failed;
+    order.fail_code = Some(code.to_owned());
+    let failed = payment(order, of.reservation_id, Some(code), now);
+    payment_insert(conn, &[failed]).await?;
+    let notice_id = NoticeId(Uuid::now_v7());
+    let notice = NewNotice {
+        notice_id,
+        subject: order.order_id.0,
+        kind: seats::Kind::Unsecure {
+            notice_id,
+            order_id: order.order_id,
+            reservation_id: of.reservation_id,
+            schedule_id: of.schedule_id,
+        },
+    };
+    notice_insert(conn, &[notice]).await
+}
+
+#[derive(QueryableByName)]
+struct SoldRow {
+    #[diesel(sql_type = SqlUuid)]
+    schedule_id: ScheduleId,
+    #[diesel(sql_type = SqlUuid)]
+    user_id: UserId,
+    #[diesel(sql_type = BigInt)]
+    fact_seq: i64,
+}
+
+/// Tells other systems something about the money of a locked reservation, and makes that PAID if it
+/// is held.
+pub(super) async fn tell(
+    mut conn: &AsyncPgConnection,
+    reservation_id: ReservationId,
+    fact: Fact,
+    is_sold: bool,
+) -> Result<(), db::Error> {
+    let row: SoldRow = statement(
+        "UPDATE reservation SET fact_seq = fact_seq + 1, \
+                status = CASE WHEN $2 AND status = 'HELD' THEN 'PAID' ELSE status END \
+         WHERE reservation_id = $1 RETURNING schedule_id, user_id, fact_seq",
+    )
+    .bind::<SqlUuid, _>(reservation_id)
+    .bind::<Bool, _>(is_sold)
+    .get_result(&mut conn)
+    .await?;
+    let facts = Facts {
+        reservation_id,
+        schedule_id: row.schedule_id,
+        user_id: row.user_id,
+        facts: vec![fact],
+    };
+    facts_insert(conn, [(row.fact_seq, facts)].iter()).await
+}
+
+async fn sell(
+    conn: &AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+    reservation_id: ReservationId,
+    now: Timestamp,
+) -> Result<(), db::Error> {
+    order.status = OrderStatus::Paid;
+    let row = payment(order, reservation_id, None, now);
+    let fact = Fact::Paid {
+        payment_id: row.payment_id,
+        method: row.method,
+        amount: row.amount,
+        at: now,
+    };
+    payment_insert(conn, &[row]).await?;
+    tell(conn, reservation_id, fact, true).await?;
+    show_reopen(conn, of.schedule_id).await?;
+    if reservation_id != of.reservation_id {
+        // The owner of the seats has sold them already.
+        return Ok(());
+    }
+    let notice_id = NoticeId(Uuid::now_v7());
+    let notice = NewNotice {
+        notice_id,
+        subject: reservation_id.0,
+        kind: seats::Kind::Paid {
+            notice_id,
+            reservation_id,
+            schedule_id: of.schedule_id,
+        },
+    };
+    notice_insert(conn, &[notice]).await
+}
+
+/// A cancellation of a show that has finished goes on when something is sold there after all: it was
+/// decided before the show was cancelled.
+async fn show_reopen(
+    mut conn: &AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<(), db::Error> {
+    statement(
+        "UPDATE show_cancellation SET finished_at = NULL, pass_is_last = false, next_at = clock_timestamp() \
+         WHERE schedule_id = $1",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .execute(&mut conn)
+    .await?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct SeatsRow {
+    #[diesel(sql_type = diesel::sql_types::Array<Integer>)]
+    seat_nos: Vec<SeatNo>,
+}
+
+async fn rehold(
+    mut conn: &AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+) -> Result<(), db::Error> {
+    let lapsed: SeatsRow = statement("SELECT seat_nos FROM reservation WHERE reservation_id = $1")
+        .bind::<SqlUuid, _>(of.reservation_id)
+        .get_result(&mut conn)
+        .await?;
+    let (notice_id, rehold_id) = (NoticeId(Uuid::now_v7()), ReservationId(Uuid::now_v7()));
+    order.status = OrderStatus::Reholding;
+    order.notice_id = Some(notice_id);
+    order.rehold_id = Some(rehold_id);
+    let notice = NewNotice {
+        notice_id,
+        subject: order.order_id.0,
+        kind: seats::Kind::Rehold {
+            notice_id,
+            order_id: order.order_id,
+            reservation_id: rehold_id,
+            lapsed_id: of.reservation_id,
+            schedule_id: of.schedule_id,
+            user_id: order.user_id,
+            seats: lapsed.seat_nos,
+            total: order.amount,
+        },
+    };
+    notice_insert(conn, &[notice]).await
+}
+
+/// What it was to pay can't be had any more.
+async fn refund(
+    conn: &AsyncPgConnection,
+    order: &mut Order,
+    of: Reserved,
+    code: &'static str,
+    now: Timestamp,
+) -> Result<(), db::Error> {
+    let failed = payment(order, of.reservation_id, Some(code), now);
+    payment_insert(conn, &[failed]).await?;
+    give_back(conn, order, code, now).await
+}
