@@ -468,7 +468,7 @@ async fn facts_are_purged_by_age_and_who_missed_some_learns_it() {
 
     // All but the last are older than the age; the worker looks when it begins to publish.
     hall.sql(
-        "UPDATE outbox SET created_at = created_at - interval '73 hours' \
+        "UPDATE outbox SET published_at = published_at - interval '73 hours' \
          WHERE feed_no < (SELECT last_no FROM fact_feed)",
     )
     .await;
