@@ -29,7 +29,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/admin/webhooks/{}", self.id)
     }
 }
@@ -45,7 +45,7 @@ pub async fn subscribe(api: &Api, admin: &Buyer, url: &str) -> Subscription {
     }
 }
 
-async fn patch(api: &Api, admin: &Buyer, path: &str, body: &Value) -> Value {
+pub async fn patch(api: &Api, admin: &Buyer, path: &str, body: &Value) -> Value {
     let request = api.request(Method::PATCH, path).bearer_auth(&admin.token);
     api.send(request.json(body)).await.expect(200).body
 }
@@ -55,7 +55,7 @@ async fn shown(api: &Api, admin: &Buyer, path: &str) -> Value {
 }
 
 /// Waits until a subscriber is shown so.
-async fn until_shown(
+pub async fn until_shown(
     api: &Api,
     admin: &Buyer,
     path: &str,
