@@ -5,12 +5,18 @@
 
 Make the subscriber by `POST /api/v1/admin/webhooks {"url": "http://127.0.0.1:9000/"}`; the answer has
 the secret. While a secret is replaced, name both with a space between them. `GET /report` shows the
-report, by date: seats that are sold, what was paid for them, and what of it was cancelled.
+report, by date: seats that are sold now and those that were cancelled, what was paid (`gross`), what
+of it went back (`refunded`), and what of the rest is fees of cancellations (`fees`), in won.
 
 What it counts, and what it has counted, change in one transaction, before it answers. So it may be
 killed at any moment: a delivery that was not answered comes again, and is known if it was counted.
-Facts of a date are numbered without a gap (`aggregateSeq`), for good: by that it knows them. What
-this subscriber gets is numbered, too (`sequence`): a gap in that says that facts were lost.
+Facts of a date, and of a reservation's money, are numbered without a gap (`aggregateSeq`), for good:
+by that it knows them. What this subscriber gets is numbered, too (`sequence`). A gap in either says
+that facts were lost, and so does a delivery that it can't read: `gaps` counts these, and each has a
+line on standard error.
+
+Only what it has seen from the beginning is counted: the cancellation of a sale from before it
+subscribed takes nothing away.
 """
 
 import argparse
@@ -32,16 +38,30 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER);
 CREATE TABLE IF NOT EXISTS seen (topic TEXT, aggregate TEXT, seq INTEGER,
                                  PRIMARY KEY (topic, aggregate));
-CREATE TABLE IF NOT EXISTS gap (sequence INTEGER);
-CREATE TABLE IF NOT EXISTS held (reservation TEXT PRIMARY KEY, seats INTEGER, total INTEGER);
-CREATE TABLE IF NOT EXISTS sales (schedule TEXT PRIMARY KEY, seats_sold INTEGER DEFAULT 0,
-                                  revenue INTEGER DEFAULT 0, seats_cancelled INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS gap (at TEXT);
+-- Seats of a reservation that are held or, once it is sold, not cancelled.
+CREATE TABLE IF NOT EXISTS seat (reservation TEXT, seat INTEGER, is_sold INTEGER DEFAULT 0,
+                                 PRIMARY KEY (reservation, seat));
+CREATE TABLE IF NOT EXISTS paid (reservation TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS date (schedule TEXT PRIMARY KEY, seats_sold INTEGER DEFAULT 0,
+                                 seats_cancelled INTEGER DEFAULT 0, gross INTEGER DEFAULT 0,
+                                 refunded INTEGER DEFAULT 0, fees INTEGER DEFAULT 0);
 """
 
 
 def keys(text):
-    """The keys of secrets as Standard Webhooks writes them."""
-    found = [base64.b64decode(one.removeprefix("whsec_")) for one in text.split()]
+    """The keys of secrets as Standard Webhooks writes them: 24 to 64 bytes each."""
+    found = []
+    for one in text.split():
+        try:
+            if not one.startswith("whsec_"):
+                raise ValueError
+            key = base64.b64decode(one.removeprefix("whsec_"), validate=True)
+            if not 24 <= len(key) <= 64:
+                raise ValueError
+        except ValueError:
+            sys.exit("WEBHOOK_SECRET is not whsec_ and 24 to 64 bytes in base64")
+        found.append(key)
     if not found:
         sys.exit("WEBHOOK_SECRET is not set")
     return found
@@ -68,65 +88,115 @@ def is_genuine(secrets, headers, body):
     return genuine
 
 
-def learn(db, schedule, fact):
-    """Counts one fact. A kind that is not known says nothing about sales."""
+def add(db, schedule, **numbers):
+    """Adds to the numbers of a date."""
+    db.execute("INSERT OR IGNORE INTO date (schedule) VALUES (?)", (schedule,))
+    changes = ", ".join(f"{name} = {name} + ?" for name in numbers)
+    db.execute(f"UPDATE date SET {changes} WHERE schedule = ?", (*numbers.values(), schedule))
 
-    def sold(seats, total):
-        db.execute(
-            "INSERT INTO sales (schedule, seats_sold, revenue) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET seats_sold = seats_sold + excluded.seats_sold, "
-            "revenue = revenue + excluded.revenue",
-            (schedule, seats, total),
-        )
 
+def learn_of_seats(db, schedule, fact):
+    """Counts one fact about seats. A kind that is not known says nothing about sales."""
     kind = fact.get("type")
     if kind in ("Held", "Reheld"):
         hold = fact["hold"]
-        seats, total = len(hold["seats"]), hold["total"]["amount"]
-        if kind == "Reheld":
-            sold(seats, total)
-        else:
-            db.execute(
-                "INSERT OR REPLACE INTO held VALUES (?, ?, ?)",
-                (hold["reservationId"], seats, total),
-            )
-    elif kind in ("Sold", "Ended"):
-        row = db.execute(
-            "DELETE FROM held WHERE reservation = ? RETURNING seats, total",
-            (fact["reservationId"],),
-        ).fetchone()
-        if kind == "Sold" and row:
-            sold(*row)
-    elif kind == "Cancelled":
-        seats = len(fact["seats"])
-        db.execute(
-            "UPDATE sales SET seats_sold = seats_sold - ?, seats_cancelled = seats_cancelled + ? "
-            "WHERE schedule = ?",
-            (seats, seats, schedule),
+        # A payment that came late was given the seats after all.
+        sold = int(kind == "Reheld")
+        db.executemany(
+            "INSERT OR REPLACE INTO seat VALUES (?, ?, ?)",
+            [(hold["reservationId"], int(seat), sold) for seat in hold["seats"]],
         )
+        if sold:
+            add(db, schedule, seats_sold=len(hold["seats"]))
+    elif kind == "Sold":
+        # One that was held before this subscriber was there is not known.
+        sold = db.execute(
+            "UPDATE seat SET is_sold = 1 WHERE reservation = ? AND is_sold = 0",
+            (fact["reservationId"],),
+        ).rowcount
+        add(db, schedule, seats_sold=sold)
+    elif kind == "Ended":
+        db.execute(
+            "DELETE FROM seat WHERE reservation = ? AND is_sold = 0", (fact["reservationId"],)
+        )
+    elif kind == "Cancelled":
+        cancelled = sum(
+            db.execute(
+                "DELETE FROM seat WHERE reservation = ? AND seat = ? AND is_sold = 1",
+                (fact["reservationId"], int(seat)),
+            ).rowcount
+            for seat in fact["seats"]
+        )
+        add(db, schedule, seats_sold=-cancelled, seats_cancelled=cancelled)
 
 
-def take(db, delivery):
-    """Counts a delivery, unless it was counted before. All of it in one transaction."""
-    topic, aggregate, seq = delivery["type"], delivery["aggregateId"], delivery["aggregateSeq"]
-    sequence = delivery["sequence"]
+def learn_of_money(db, schedule, reservation, fact):
+    """Counts one fact about the money of a reservation."""
+    kind = fact.get("type")
+    if kind == "Paid":
+        db.execute("INSERT OR IGNORE INTO paid VALUES (?)", (reservation,))
+        add(db, schedule, gross=fact["amount"]["amount"])
+    elif kind == "Cancelled":
+        # Counted where its payment was. `Refunded` only says that this has been done.
+        known = db.execute("SELECT 1 FROM paid WHERE reservation = ?", (reservation,)).fetchone()
+        if known:
+            refunded, fee = fact["refunded"]["amount"], fact["fee"]["amount"]
+            add(db, schedule, refunded=refunded, fees=fee)
+
+
+def note_gap(db, what):
+    print(what, file=sys.stderr, flush=True)
+    db.execute("INSERT INTO gap VALUES (?)", (what,))
+
+
+def is_new(db, delivery):
+    """Whether a delivery was not counted before. Says what is missing before it."""
+    topic, aggregate, seq = delivery["type"], delivery["aggregateId"], int(delivery["aggregateSeq"])
+    sequence = int(delivery["sequence"])
+    row = db.execute(
+        "SELECT seq FROM seen WHERE topic = ? AND aggregate = ?", (topic, aggregate)
+    ).fetchone()
+    if row and seq <= row[0]:
+        return False
+    if row and seq > row[0] + 1:
+        note_gap(db, f"{topic} {aggregate}: facts are missing before {seq}")
+    db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (topic, aggregate, seq))
+    (last,) = db.execute("SELECT max(sequence) FROM position").fetchone()
+    # A subscriber that was made anew begins at 1 again.
+    if last is not None and sequence > last + 1:
+        note_gap(db, f"facts are missing before sequence {sequence}")
+    db.execute("INSERT OR REPLACE INTO position VALUES (1, ?)", (sequence,))
+    return True
+
+
+def count(db, delivery):
+    topic, data = delivery["type"], delivery["data"]
+    if data is None:
+        raise ValueError("the sender could not read its facts")
+    for fact in data["facts"]:
+        if topic == "seats":
+            learn_of_seats(db, delivery["aggregateId"], fact)
+        elif topic == "payments":
+            learn_of_money(db, data["scheduleId"], delivery["aggregateId"], fact)
+
+
+def take(db, body):
+    """Counts a delivery, unless it was counted before. All of it in one transaction. What can't be
+    read is a gap: that it comes again would not help."""
+    unreadable = (AttributeError, KeyError, TypeError, ValueError)
     db.execute("BEGIN IMMEDIATE")
     try:
-        counted = db.execute(
-            "INSERT INTO seen VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",
-            (topic, aggregate, seq),
-        ).rowcount
-        if counted:
-            (last,) = db.execute("SELECT max(sequence) FROM position").fetchone()
-            # A subscriber that was made anew begins at 1 again.
-            if last is not None and sequence > last + 1:
-                print(f"facts are missing before sequence {sequence}", file=sys.stderr)
-                db.execute("INSERT INTO gap VALUES (?)", (sequence,))
-            db.execute("INSERT OR REPLACE INTO position VALUES (1, ?)", (sequence,))
-        if counted and topic == "seats":
-            for fact in delivery["data"]["facts"]:
-                learn(db, aggregate, fact)
+        try:
+            delivery = json.loads(body)
+            if is_new(db, delivery):
+                db.execute("SAVEPOINT facts")
+                try:
+                    count(db, delivery)
+                except unreadable as error:
+                    db.execute("ROLLBACK TO facts")
+                    note_gap(db, f"{delivery['id']} can't be read: {error!r}")
+        except unreadable as error:
+            note_gap(db, f"a delivery can't be read: {error!r}")
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")
@@ -134,9 +204,9 @@ def take(db, delivery):
 
 
 def report(db):
-    columns = "schedule, seats_sold, revenue, seats_cancelled"
-    names = ("scheduleId", "seatsSold", "revenue", "seatsCancelled")
-    rows = db.execute(f"SELECT {columns} FROM sales ORDER BY schedule").fetchall()
+    columns = "schedule, seats_sold, seats_cancelled, gross, refunded, fees"
+    names = ("scheduleId", "seatsSold", "seatsCancelled", "gross", "refunded", "fees")
+    rows = db.execute(f"SELECT {columns} FROM date ORDER BY schedule").fetchall()
     (sequence,) = db.execute("SELECT coalesce(max(sequence), 0) FROM position").fetchone()
     (gaps,) = db.execute("SELECT count(*) FROM gap").fetchone()
     schedules = [dict(zip(names, row)) for row in rows]
@@ -161,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
         if not is_genuine(self.server.secrets, self.headers, body):
             return self.answer(401)
         with self.server.lock:
-            take(self.server.db, json.loads(body))
+            take(self.server.db, body)
         self.answer(204)
 
     def do_GET(self):

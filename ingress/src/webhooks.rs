@@ -8,7 +8,7 @@ mod store;
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::extract::{Id, JsonBody, Query, not_null};
+use crate::extract::{Id, JsonBody, OptionalJsonBody, Query, not_null};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::page::{Cursor, Page, PageQuery};
 use crate::problem::{Code, FieldError, Problem};
@@ -29,6 +29,8 @@ const ROUTE: &str = "/api/v1/admin/webhooks";
 const ROUTE_SECRET: &str = "/api/v1/admin/webhooks/{webhookId}/secret";
 /// Bytes of a new secret.
 const SECRET_BYTES: usize = 32;
+/// The longest that two secrets sign, in seconds: 30 days.
+const OVERLAP_S_MAX: u32 = 30 * 24 * 3600;
 
 /// What webhooks are by.
 #[derive(Clone, Copy, Debug)]
@@ -360,28 +362,70 @@ pub async fn edit(
     answer::ok(&view(row, app.clock.now()))
 }
 
+/// How a secret is replaced.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WebhookRotation {
+    /// For so many seconds the secret before signs, too; as long as is set without it. With 0 it signs
+    /// nothing more, as is right for one that others have learned of.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, minimum = 0, maximum = 2_592_000, example = 0)]
+    overlap_seconds: Option<u32>,
+}
+
+impl WebhookRotation {
+    fn overlap_s(&self, settings: Settings) -> Result<i64, Problem> {
+        match self.overlap_seconds {
+            None => Ok(settings.secret_overlap_s),
+            Some(seconds) if seconds <= OVERLAP_S_MAX => Ok(seconds.into()),
+            Some(_) => {
+                let invalid = FieldError::at("/overlapSeconds", "invalid-value");
+                Err(Problem::validation(vec![invalid]))
+            }
+        }
+    }
+}
+
 /// Make another secret
 ///
 /// Each delivery is signed by both, the new one and the one before, until `previousSecretUntil`: so
 /// long there is to give the new one to the subscriber. Another rotation in that time ends the oldest.
+/// A repetition of the request makes no further secret, and shows the one that it made only as long as
+/// that is the last one.
 #[utoipa::path(post, path = "/admin/webhooks/{webhookId}/secret",
     operation_id = "rotateWebhookSecret", tag = "Administration",
     params(("webhookId" = WebhookId, Path, description = "The subscriber"), IdempotencyKey),
+    request_body = Option<WebhookRotation>,
     responses((status = 200, description = "Made", body = WithSecret)))]
 pub async fn rotate(
     State(app): State<App>,
     user: User,
     Id(id): Id<WebhookId>,
     key: IdempotencyKey,
+    OptionalJsonBody(body): OptionalJsonBody,
 ) -> Result<Response, Problem> {
-    let rotation = key.command(
-        user.id,
-        &ROUTE_SECRET.replace("{webhookId}", &id.to_string()),
-    );
-    let (secret, overlap_s) = (new_secret(), app.webhooks.secret_overlap_s);
-    store::rotate(&app.pool, id, rotation.0, secret.bytes(), overlap_s).await?;
+    let wanted: WebhookRotation = body.parse()?;
+    let overlap_s = wanted.overlap_s(app.webhooks)?;
+    let path = ROUTE_SECRET.replace("{webhookId}", &id.to_string());
+    let (rotation, print) = (key.command(user.id, &path).0, fingerprint(&path, &wanted));
+    let secret = new_secret();
+    let new = store::Rotation {
+        id: rotation,
+        fingerprint: print,
+        secret: secret.bytes(),
+        overlap_s,
+    };
+    store::rotate(&app.pool, id, &new).await?;
     let row = find(&app, id).await?;
-    let secret = match row.rotation_id == Some(rotation.0) {
+    let is_last = row.rotation_id == Some(rotation);
+    if is_last && row.rotation_print.is_some_and(|one| one != print.0) {
+        return Err(Problem::new(Code::IdempotencyKeyReused));
+    }
+    let secret = match is_last {
         true => Some(shown(&row.secret)?),
         false => None,
     };

@@ -7,26 +7,34 @@
 //! NATS_URL=nats://consumer:…@127.0.0.1:4222 cargo run --example sales_report -- report.json
 //! ```
 //!
-//! The file then has, by date: seats that are sold, what was paid for them, and what of it was
-//! cancelled. It never reads the tables, and needs no right but to read the stream.
+//! The file then has, by date: seats that are sold now and those that were cancelled, what was paid
+//! (`gross`), what of it went back (`refunded`), and what of the rest is fees of cancellations
+//! (`fees`), in won. `gaps` counts facts that are missing or that could not be read, each with a line
+//! on standard error. Only what was seen from the beginning is counted: the cancellation of a sale from
+//! before the stream begins takes nothing away.
+//!
+//! It never reads the tables, and needs no right but to read the stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use async_nats::jetstream::{self, Message, consumer, stream};
 use futures_util::{FutureExt, StreamExt};
 use onsale_platform::nats;
-use onsale_schema::facts;
 use onsale_schema::subjects::Subjects;
+use onsale_schema::{facts, settlement};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The file is written after so many messages, or when there is nothing more to read.
-const WRITE_EVERY: usize = 100;
+const WRITE_EVERY: usize = 1000;
+/// How often it looks whether the stream is still the same one, and how soon it tries again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The whole state of this consumer.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -36,27 +44,34 @@ struct Report {
     stream_created: String,
     /// The last message that is in here.
     stream_sequence: u64,
-    schedules: BTreeMap<String, Sales>,
+    /// Facts that are missing or can't be read.
+    gaps: u64,
+    dates: BTreeMap<String, Sales>,
+    /// By topic and aggregate, the last facts that are in here: their numbers have no gaps and never
+    /// begin anew.
+    seen: BTreeMap<String, i64>,
+    reservations: BTreeMap<String, Reservation>,
 }
 
-/// What is known of a date.
+/// What is known of a date; money is in won.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Sales {
-    /// The last facts that are in here: their sequence has no gaps and never begins anew.
-    version: i64,
     seats_sold: usize,
-    /// In won; what was cancelled is still in it.
-    revenue: i64,
     seats_cancelled: usize,
-    /// Reservations that may yet be sold.
-    held: BTreeMap<String, Held>,
+    gross: i64,
+    refunded: i64,
+    fees: i64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Held {
-    seats: usize,
-    total: i64,
+/// What of a reservation is in the numbers of its date.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Reservation {
+    /// Those that are held or, once it is sold, not cancelled.
+    seats: BTreeSet<i64>,
+    is_sold: bool,
+    is_paid: bool,
 }
 
 impl Report {
@@ -78,77 +93,148 @@ impl Report {
         Ok(())
     }
 
-    /// Counts a message, unless it was counted before.
+    /// Begins where the stream begins, if it is another one: what was counted before is known by its
+    /// numbers.
+    fn begin(&mut self, stream_created: &str) {
+        if self.stream_created != stream_created {
+            self.stream_created = stream_created.to_owned();
+            self.stream_sequence = 0;
+        }
+    }
+
+    fn gap(&mut self, what: &str) {
+        eprintln!("{what}");
+        self.gaps += 1;
+    }
+
+    /// Counts a message, unless it was counted before. One that can't be read is passed by: to fail
+    /// would be to fail again at each start.
     fn count(&mut self, message: &Message) -> anyhow::Result<()> {
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let data = facts::to_json(&message.payload)?;
-        let schedule = text(&data, "scheduleId")?.to_owned();
-        let version = number(&data, "version")?;
-        let sales = self.schedules.entry(schedule.clone()).or_default();
-        if version > sales.version {
-            if sales.version > 0 && version > sales.version + 1 {
-                eprintln!("{schedule}: facts are missing before version {version}");
-            }
-            for fact in data["facts"].as_array().into_iter().flatten() {
-                sales.learn(fact)?;
-            }
-            sales.version = version;
+        if let Err(error) = self.learn(message) {
+            self.gap(&format!(
+                "message {} can't be read: {error:#}",
+                info.stream_sequence
+            ));
         }
         self.stream_sequence = info.stream_sequence;
+        Ok(())
+    }
+
+    fn learn(&mut self, message: &Message) -> anyhow::Result<()> {
+        let headers = message.headers.as_ref().context("no headers")?;
+        let id = headers.get(async_nats::header::NATS_MESSAGE_ID);
+        let id = id.context("no message id")?.as_str();
+        let (topic, aggregate, seq) = facts::parts_of(id).context("another message id")?;
+        let seen = self.seen.entry(format!("{topic} {aggregate}")).or_default();
+        let last = std::mem::replace(seen, seq.max(*seen));
+        if seq <= last {
+            return Ok(());
+        }
+        if last > 0 && seq > last + 1 {
+            self.gap(&format!(
+                "{topic} {aggregate}: facts are missing before {seq}"
+            ));
+        }
+        let data = facts::to_json(&message.payload)?;
+        let date = text(&data, "scheduleId")?.to_owned();
+        let aggregate = aggregate.to_string();
+        for fact in data["facts"].as_array().context("no facts")? {
+            let sales = self.dates.entry(date.clone()).or_default();
+            match topic {
+                facts::SEATS => sales.learn_of_seats(&mut self.reservations, fact)?,
+                settlement::TOPIC => {
+                    let reservation = self.reservations.entry(aggregate.clone()).or_default();
+                    sales.learn_of_money(reservation, fact)?;
+                }
+                // Other topics say nothing about sales.
+                _ => {}
+            }
+        }
         Ok(())
     }
 }
 
 impl Sales {
     /// A kind that is not known says nothing about sales.
-    fn learn(&mut self, fact: &Value) -> anyhow::Result<()> {
+    fn learn_of_seats(
+        &mut self,
+        reservations: &mut BTreeMap<String, Reservation>,
+        fact: &Value,
+    ) -> anyhow::Result<()> {
+        let of = |object: &Value| anyhow::Ok(text(object, "reservationId")?.to_owned());
         match fact["type"].as_str() {
             Some("Held") => {
-                let hold = &fact["hold"];
-                self.held
-                    .insert(text(hold, "reservationId")?.to_owned(), held(hold)?);
+                let reservation = reservations.entry(of(&fact["hold"])?).or_default();
+                reservation.seats = seats(&fact["hold"])?;
             }
             // A payment that came late was given the seats after all.
-            Some("Reheld") => self.sold(&held(&fact["hold"])?),
-            Some("Sold") => {
-                let sold = self.held.remove(text(fact, "reservationId")?);
-                // One that was held before the stream begins is not known.
-                if let Some(sold) = sold {
-                    self.sold(&sold);
-                }
+            Some("Reheld") => {
+                let reservation = reservations.entry(of(&fact["hold"])?).or_default();
+                reservation.seats = seats(&fact["hold"])?;
+                self.sold(reservation);
             }
+            // One that was held before the stream begins has no seats here.
+            Some("Sold") => self.sold(reservations.entry(of(fact)?).or_default()),
             Some("Ended") => {
-                self.held.remove(text(fact, "reservationId")?);
+                reservations.remove(&of(fact)?);
             }
             Some("Cancelled") => {
-                let seats = fact["seats"].as_array().map_or(0, Vec::len);
-                self.seats_sold = self.seats_sold.saturating_sub(seats);
-                self.seats_cancelled += seats;
+                let reservation = reservations.entry(of(fact)?).or_default();
+                let given_up = seats(fact)?;
+                let before = reservation.seats.len();
+                reservation.seats.retain(|seat| !given_up.contains(seat));
+                let cancelled = before - reservation.seats.len();
+                if reservation.is_sold {
+                    self.seats_sold -= cancelled;
+                    self.seats_cancelled += cancelled;
+                }
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn sold(&mut self, sold: &Held) {
-        self.seats_sold += sold.seats;
-        self.revenue += sold.total;
+    fn sold(&mut self, reservation: &mut Reservation) {
+        if !std::mem::replace(&mut reservation.is_sold, true) {
+            self.seats_sold += reservation.seats.len();
+        }
     }
-}
 
-fn held(hold: &Value) -> anyhow::Result<Held> {
-    Ok(Held {
-        seats: hold["seats"].as_array().map_or(0, Vec::len),
-        total: number(&hold["total"], "amount")?,
-    })
+    /// `Refunded` only says that what a cancellation gives back has arrived.
+    fn learn_of_money(
+        &mut self,
+        reservation: &mut Reservation,
+        fact: &Value,
+    ) -> anyhow::Result<()> {
+        match fact["type"].as_str() {
+            Some("Paid") => {
+                self.gross += won(fact, "amount")?;
+                reservation.is_paid = true;
+            }
+            Some("Cancelled") if reservation.is_paid => {
+                self.refunded += won(fact, "refunded")?;
+                self.fees += won(fact, "fee")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 fn text<'a>(object: &'a Value, name: &str) -> anyhow::Result<&'a str> {
     object[name].as_str().with_context(|| format!("no {name}"))
 }
 
-fn number(object: &Value, name: &str) -> anyhow::Result<i64> {
-    object[name].as_i64().with_context(|| format!("no {name}"))
+fn won(object: &Value, name: &str) -> anyhow::Result<i64> {
+    let amount = object[name]["amount"].as_i64();
+    amount.with_context(|| format!("no {name}"))
+}
+
+fn seats(object: &Value) -> anyhow::Result<BTreeSet<i64>> {
+    let seats = object["seats"].as_array().context("no seats")?;
+    let numbers = seats.iter().map(|seat| seat.as_i64().context("no seat"));
+    numbers.collect()
 }
 
 #[tokio::main]
@@ -163,45 +249,60 @@ async fn main() -> anyhow::Result<()> {
     // Whatever client connects: each user has its answers below `_INBOX.<user>`, where nobody else may
     // listen.
     let client = nats::connect(&url, "sales-report").await?;
-    let mut stream = jetstream::new(client)
-        .get_stream(subjects.events_stream())
-        .await?;
-    let created = stream.info().await?.created.to_string();
-    if report.stream_created != created {
-        // Begin where it begins: what was counted before is known by its version.
-        report.stream_created = created;
-        report.stream_sequence = 0;
+    let jetstream = jetstream::new(client);
+    loop {
+        if let Err(error) = follow(&jetstream, &subjects, &mut report, &path).await {
+            eprintln!("{error:#}; it is tried again");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    follow(&stream, &subjects, &mut report, &path).await
 }
 
+async fn created(stream: &mut stream::Stream) -> anyhow::Result<String> {
+    Ok(stream.info().await?.created.to_string())
+}
+
+/// Counts for as long as the stream is the same one: also one that is made anew while this runs begins
+/// to count at 1, and would be read from the middle.
 async fn follow(
-    stream: &stream::Stream,
+    jetstream: &jetstream::Context,
     subjects: &Subjects,
     report: &mut Report,
     path: &Path,
 ) -> anyhow::Result<()> {
+    let mut stream = jetstream.get_stream(subjects.events_stream()).await?;
+    report.begin(&created(&mut stream).await?);
     // It begins behind what is in the report. To replay from a time, say `ByStartTime`.
     let config = consumer::pull::OrderedConfig {
         deliver_policy: consumer::DeliverPolicy::ByStartSequence {
             start_sequence: report.stream_sequence + 1,
         },
-        filter_subject: subjects.event(facts::SEATS, "*"),
+        filter_subject: subjects.events_filter(),
         max_expires: Duration::from_secs(10),
         ..Default::default()
     };
     let mut messages = stream.create_consumer(config).await?.messages().await?;
+    let mut looked = Instant::now();
     loop {
-        let Some(message) = messages.next().await else {
-            bail!("the stream has ended");
-        };
-        report.count(&message?)?;
-        for _ in 1..WRITE_EVERY {
-            match messages.next().now_or_never() {
-                Some(Some(message)) => report.count(&message?)?,
-                Some(None) | None => break,
+        let before = report.stream_sequence;
+        if let Ok(next) = tokio::time::timeout(LOOK_EVERY, messages.next()).await {
+            report.count(&next.context("the stream has ended")??)?;
+            for _ in 1..WRITE_EVERY {
+                match messages.next().now_or_never() {
+                    Some(Some(message)) => report.count(&message?)?,
+                    Some(None) | None => break,
+                }
             }
         }
-        report.write(path)?;
+        // Before it is written: what came from another stream is not where this one is.
+        if looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            if created(&mut stream).await? != report.stream_created {
+                return Ok(());
+            }
+        }
+        if report.stream_sequence != before {
+            report.write(path)?;
+        }
     }
 }

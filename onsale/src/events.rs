@@ -15,7 +15,7 @@ use clap::Args as ClapArgs;
 use futures_util::StreamExt;
 use onsale_platform::{clock, nats, shutdown};
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{Timestamp, facts};
+use onsale_schema::{Timestamp, facts, message};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -125,8 +125,14 @@ async fn print(args: &Args) -> anyhow::Result<()> {
             return Ok(());
         }
         let published = Timestamp::from(info.published);
-        write(&line(&message, sequence, published)?)?;
-        printed += 1;
+        match line(&message, sequence, published) {
+            Ok(line) => {
+                write(&line)?;
+                printed += 1;
+            }
+            // Whoever may reach the stream can put anything there; that is no reason to show nothing.
+            Err(error) => eprintln!("message {sequence} is no fact: {error}"),
+        }
         let is_last = !args.follow && (pending == 0 || sequence >= last);
         if is_last || args.limit == Some(printed) {
             return Ok(());
@@ -146,15 +152,18 @@ fn filter(subjects: &Subjects, args: &Args) -> anyhow::Result<String> {
 }
 
 /// What is printed of a message.
-fn line(message: &Message, sequence: u64, published: Timestamp) -> anyhow::Result<String> {
+fn line(
+    message: &Message,
+    sequence: u64,
+    published: Timestamp,
+) -> Result<String, message::DecodeError> {
     let mut parts = message.subject.rsplit('.');
     let aggregate = parts.next().unwrap_or_default();
     let topic = parts.next().unwrap_or_default();
     let headers = message.headers.as_ref();
     let id = headers.and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
     let id = id.map(|id| id.as_str()).unwrap_or_default();
-    let data = facts::to_json(&message.payload)
-        .with_context(|| format!("message {sequence} is no fact"))?;
+    let data = facts::to_json(&message.payload)?;
     let object = json!({
         "id": id,
         "type": topic,

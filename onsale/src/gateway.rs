@@ -49,7 +49,7 @@ pub struct Args {
     /// given as a variable, too.
     #[arg(
         long,
-        env = "ONSALE_WEBHOOK_SECRETS",
+        env = "ONSALE_GATEWAY_WEBHOOK_SECRETS",
         hide_env_values = true,
         value_delimiter = ','
     )]
@@ -101,7 +101,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         dir: args.dir,
         secret_key: secret.expose().to_owned(),
         webhook_url: args.webhook_url,
-        webhook_secrets: webhook_secrets.context("ONSALE_WEBHOOK_SECRETS")?,
+        webhook_secrets: webhook_secrets.context("ONSALE_GATEWAY_WEBHOOK_SECRETS")?,
         checkout_ttl: Duration::from_secs(args.checkout_ttl_s),
     };
     let stop = CancellationToken::new();

@@ -4,10 +4,10 @@
 //!
 //! It follows no redirect, uses no proxy, and logs nothing of what it sends.
 
+use crate::dial::{self, Place, Stream, Tls};
 use crate::tls;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Uri;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -16,27 +16,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use hyper::Request;
 
 /// Where a server is: `https://host[:port][/path]`; `http://` on this machine only, since secrets
 /// are sent there.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Address {
-    is_tls: bool,
-    /// Without the brackets of IPv6.
-    host: String,
-    authority: String,
-    port: u16,
-    base: String,
-}
+pub struct Address(Place);
 
 /// No such address. It is not repeated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,31 +37,13 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let uri: Uri = text.parse().map_err(|_| InvalidAddress)?;
-        let authority = uri.authority().ok_or(InvalidAddress)?;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let is_tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") if is_loopback(&host) => false,
-            _ => return Err(InvalidAddress),
-        };
-        if host.is_empty() || authority.as_str().contains('@') || uri.query().is_some() {
+        let mut place: Place = text.parse().map_err(|_| InvalidAddress)?;
+        let is_safe = place.is_tls || is_loopback(&place.host);
+        if !is_safe || place.path.contains('?') {
             return Err(InvalidAddress);
         }
-        let has_port = authority.as_str() != authority.host();
-        let port = match authority.port_u16() {
-            Some(port) => port,
-            None if has_port => return Err(InvalidAddress),
-            None if is_tls => 443,
-            None => 80,
-        };
-        Ok(Self {
-            is_tls,
-            host,
-            authority: authority.as_str().to_owned(),
-            port,
-            base: uri.path().trim_end_matches('/').to_owned(),
-        })
+        place.path.truncate(place.path.trim_end_matches('/').len());
+        Ok(Self(place))
     }
 }
 
@@ -83,8 +53,8 @@ fn is_loopback(host: &str) -> bool {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority, self.base)
+        let scheme = if self.0.is_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.0.authority(), self.0.path)
     }
 }
 
@@ -115,14 +85,11 @@ pub struct Answer {
 /// A server that is asked.
 #[derive(Clone)]
 pub struct Server {
-    address: Address,
+    place: Place,
     host: HeaderValue,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Tls,
     answer_bytes_max: usize,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Server {
     /// Prepares to ask. With TLS the server is verified by the authorities of a PEM file, or by those
@@ -131,22 +98,21 @@ impl Server {
     /// # Errors
     /// When there is no authority to trust.
     pub fn new(
-        address: Address,
+        Address(place): Address,
         ca: Option<&Path>,
         answer_bytes_max: usize,
     ) -> Result<Self, tls::Error> {
-        let tls = if address.is_tls {
-            let name = ServerName::try_from(address.host.clone());
-            let name = name.map_err(|error| tls::Error::System(error.to_string()))?;
-            let config = tls::client_config(ca)?;
-            Some((TlsConnector::from(Arc::new(config)), name))
-        } else {
-            None
+        let tls = match place.is_tls {
+            true if place.server_name().is_none() => {
+                return Err(tls::Error::System("the host has no name to verify".into()));
+            }
+            true => Ok(dial::connector(ca)?),
+            false => Err("not asked for".to_owned()),
         };
-        let host = HeaderValue::from_str(&address.authority);
+        let host = HeaderValue::from_str(&place.authority());
         Ok(Self {
             host: host.expect("an authority of an address has only visible characters"),
-            address,
+            place,
             tls,
             answer_bytes_max,
         })
@@ -155,7 +121,7 @@ impl Server {
     /// A path on the server, below that of its address.
     #[must_use]
     pub fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.address.base)
+        format!("{}{path}", self.place.path)
     }
 
     /// Asks once, for at most `limit`, connecting and reading the answer included. The request names
@@ -180,17 +146,13 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
-        let target = (self.address.host.as_str(), self.address.port);
-        let stream = TcpStream::connect(target).await;
-        let stream = stream.map_err(|_| Failure::NotSent("no connection"))?;
-        // Only quicker with it.
-        drop(stream.set_nodelay(true));
-        let Some((connector, name)) = &self.tls else {
-            return Ok(Box::new(stream));
-        };
-        let stream = connector.connect(name.clone(), stream).await;
-        let stream = stream.map_err(|_| Failure::NotSent("the TLS handshake failed"))?;
-        Ok(Box::new(stream))
+        let dialled = dial::dial(&self.place, &self.tls, |_| true).await;
+        dialled.map_err(|failure| match failure {
+            dial::Failure::Unresolved | dial::Failure::Forbidden | dial::Failure::Connect(_) => {
+                Failure::NotSent("no connection")
+            }
+            dial::Failure::Tls(_) => Failure::NotSent("the TLS handshake failed"),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod db;
+mod dial;
 pub mod http;
 pub mod metric;
 pub mod nats;

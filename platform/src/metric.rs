@@ -80,6 +80,8 @@ pub const OUTBOX_OPEN: &str = "onsale_outbox_open";
 pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
 /// Rows published, by `kind`.
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
+/// Facts that no stream takes.
+pub const FACTS_REFUSED: &str = "onsale_facts_refused_total";
 /// Webhook subscribers, by `kind` (`active`, `dead`).
 pub const WEBHOOKS: &str = "onsale_webhooks";
 /// Attempts to deliver a fact to a webhook subscriber, by `outcome` (`delivered`, `failed`).
@@ -218,6 +220,10 @@ pub fn describe() {
         "Age of the oldest open notice or fact"
     );
     describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
+    describe_counter!(
+        FACTS_REFUSED,
+        "Facts that are too large for the stream and were set aside"
+    );
     describe_counter!(GATEWAY_REQUESTS, "Requests to the payment gateway");
     describe_counter!(ORDERS, "Steps of payment orders");
     describe_counter!(REFUNDS, "Refunds through the gateway that ended");

@@ -10,6 +10,14 @@
 //! password is as much a secret as that of the database's owner. What was decided is in Postgres and
 //! stays; what was not had been promised to nobody.
 
+//!
+//! Whoever may ask JetStream something names the subject of the answer, and whoever may make a consumer
+//! the subject of what it delivers; the server sends there itself, whatever the rights. So who may read
+//! the events can have facts and the server's answers, though nothing of his own, put on the subject of
+//! commands. There they are no commands and become dead letters, but they fill a stream and take the
+//! owners' time: `consumer` is for systems that are trusted. An account of its own for it would not
+//! change that, because what a consumer delivers stays in the account of its stream.
+
 use onsale_schema::Lane;
 use onsale_schema::subjects::Subjects;
 
@@ -22,7 +30,7 @@ pub enum User {
     Workers,
     /// The `onsale` command: keeps the streams and looks at them.
     Operator,
-    /// Another system: reads facts from the events stream, and nothing else.
+    /// Another system, one that is trusted: reads facts from the events stream, and nothing else.
     Consumer,
 }
 

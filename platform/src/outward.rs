@@ -8,97 +8,47 @@
 //!
 //! Nothing here logs an address: its path may be a secret.
 
-use crate::tls;
+use crate::dial::{self, Place, Stream, Tls};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::http::uri::Scheme;
-use hyper::{Method, Request, StatusCode, Uri, Version, header};
+use hyper::{Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
+pub use crate::dial::Invalid;
 pub use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The longest address, in bytes.
 pub const URL_BYTES_MAX: usize = 2000;
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// So many addresses of a name are tried.
-const ADDRESSES_MAX: usize = 4;
 /// So much of an answer is read, in bytes; a connection whose answer is longer is closed.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where to, as somebody wrote it. It is shown without its path and query.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
-    host: String,
-    port: u16,
-    is_encrypted: bool,
-    path: String,
-}
+pub struct Target(Place);
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        write!(f, "{}:{}", self.0.host, self.0.port)
     }
-}
-
-/// Why a text is no address that is called. It is not repeated here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
-    /// Not `http://…` or `https://…`, or too long.
-    #[error("must be http:// or https:// with a host, in ASCII")]
-    Malformed,
-    /// It has a user or a password.
-    #[error("must have no user and no password")]
-    Credentials,
 }
 
 impl FromStr for Target {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.len() > URL_BYTES_MAX || !text.is_ascii() {
+        if text.len() > URL_BYTES_MAX {
             return Err(Invalid::Malformed);
         }
-        let uri: Uri = text.parse().map_err(|_| Invalid::Malformed)?;
-        let is_encrypted = match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTPS => true,
-            Some(scheme) if *scheme == Scheme::HTTP => false,
-            _ => return Err(Invalid::Malformed),
-        };
-        let authority = uri.authority().ok_or(Invalid::Malformed)?;
-        if authority.as_str().contains('@') {
-            return Err(Invalid::Credentials);
-        }
-        let host = authority.host();
-        // A port that is no number is not seen as one.
-        let has_port = authority.as_str().len() > host.len();
-        if host.is_empty() || (has_port && authority.port_u16().is_none()) {
-            return Err(Invalid::Malformed);
-        }
-        let default_port = if is_encrypted { 443 } else { 80 };
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Self {
-            host: host.to_owned(),
-            port: authority.port_u16().unwrap_or(default_port),
-            is_encrypted,
-            path: if path.starts_with('/') {
-                path.to_owned()
-            } else {
-                format!("/{path}")
-            },
-        })
+        text.parse().map(Self)
     }
 }
 
@@ -107,25 +57,13 @@ impl Target {
     /// all the same; that is looked at when it is called.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        let host = self.plain_host();
+        let host = &self.0.host;
         match host.parse() {
             Ok(address) => !is_public(address),
             Err(_) => {
                 let name = host.trim_end_matches('.').to_ascii_lowercase();
                 name == "localhost" || name.ends_with(".localhost")
             }
-        }
-    }
-
-    /// Without the brackets of an IPv6 address.
-    fn plain_host(&self) -> &str {
-        self.host.trim_start_matches('[').trim_end_matches(']')
-    }
-
-    fn host_header(&self) -> String {
-        match (self.is_encrypted, self.port) {
-            (true, 443) | (false, 80) => self.host.clone(),
-            (_, port) => format!("{}:{port}", self.host),
         }
     }
 }
@@ -196,10 +134,21 @@ pub enum Error {
     Timeout,
 }
 
+impl From<dial::Failure> for Error {
+    fn from(failure: dial::Failure) -> Self {
+        match failure {
+            dial::Failure::Unresolved => Self::Unresolved,
+            dial::Failure::Forbidden => Self::Private,
+            dial::Failure::Connect(kind) => Self::Connect(kind.to_string()),
+            dial::Failure::Tls(why) => Self::Tls(why),
+        }
+    }
+}
+
 /// Who is called, and how.
 #[derive(Clone)]
 pub struct Caller {
-    tls: Result<TlsConnector, String>,
+    tls: Tls,
     allows_private: bool,
 }
 
@@ -208,10 +157,9 @@ impl Caller {
     /// development and for subscribers on one's own network.
     #[must_use]
     pub fn new(ca: Option<&Path>, allows_private: bool) -> Self {
-        // Without authorities only https fails, with the reason.
-        let config = tls::client_config(ca).map_err(|error| error.to_string());
         Self {
-            tls: config.map(|config| TlsConnector::from(Arc::new(config))),
+            // Without authorities only https fails, with the reason.
+            tls: dial::connector(ca).map_err(|error| error.to_string()),
             allows_private,
         }
     }
@@ -221,42 +169,14 @@ impl Caller {
     /// # Errors
     /// When nobody is there, or nobody who may be called.
     pub async fn connect(&self, target: &Target) -> Result<Connection, Error> {
-        tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(self.try_connect(target)))
+        let connect = async {
+            let may = |address| self.allows_private || is_public(address);
+            let stream = dial::dial(&target.0, &self.tls, may).await?;
+            Connection::over(target, stream).await
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(connect))
             .await
             .unwrap_or(Err(Error::Timeout))
-    }
-
-    async fn try_connect(&self, target: &Target) -> Result<Connection, Error> {
-        let found = tokio::net::lookup_host((target.plain_host(), target.port)).await;
-        let all: Vec<SocketAddr> = found.map_err(|_| Error::Unresolved)?.collect();
-        if all.is_empty() {
-            return Err(Error::Unresolved);
-        }
-        let may = |address: &&SocketAddr| self.allows_private || is_public(address.ip());
-        let allowed: Vec<&SocketAddr> = all.iter().filter(may).take(ADDRESSES_MAX).collect();
-        let mut failed = Error::Private;
-        for address in allowed {
-            match TcpStream::connect(address).await {
-                Ok(socket) => return self.speak(target, socket).await,
-                Err(error) => failed = Error::Connect(error.kind().to_string()),
-            }
-        }
-        Err(failed)
-    }
-
-    async fn speak(&self, target: &Target, socket: TcpStream) -> Result<Connection, Error> {
-        // A small body must not wait for an acknowledgement.
-        let set = socket.set_nodelay(true);
-        set.map_err(|error| Error::Connect(error.kind().to_string()))?;
-        if !target.is_encrypted {
-            return Connection::over(target, socket).await;
-        }
-        let tls = self.tls.as_ref().map_err(|why| Error::Tls(why.clone()))?;
-        let name = ServerName::try_from(target.plain_host().to_owned());
-        let name = name.map_err(|_| Error::Tls("the host has no name to verify".into()))?;
-        let stream = tls.connect(name, socket).await;
-        let stream = stream.map_err(|error| Error::Tls(error.to_string()))?;
-        Connection::over(target, stream).await
     }
 }
 
@@ -269,10 +189,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    async fn over<S>(target: &Target, stream: S) -> Result<Self, Error>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    async fn over(target: &Target, stream: Box<dyn Stream>) -> Result<Self, Error> {
         let made = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = made.map_err(|error| Error::Http(error.to_string()))?;
         let driver = JoinSet::from_iter([async move {
@@ -304,8 +221,8 @@ impl Connection {
         let mut request = Request::builder()
             .method(Method::POST)
             .version(Version::HTTP_11)
-            .uri(&self.target.path)
-            .header(header::HOST, self.target.host_header())
+            .uri(&self.target.0.path)
+            .header(header::HOST, self.target.0.authority())
             .body(Full::new(body))
             .map_err(|error| Error::Http(error.to_string()))?;
         request.headers_mut().extend(headers);
@@ -358,7 +275,7 @@ mod tests {
         let secret: Target = "https://example.com/hooks/s3cret?token=x".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "example.com:443");
         let query: Target = "http://example.com?x=1".parse().unwrap();
-        assert_eq!(query.path, "/?x=1");
+        assert_eq!(query.0.path, "/?x=1");
     }
 
     #[test]

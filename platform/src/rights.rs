@@ -114,7 +114,7 @@ pub const TABLES: &[Table] = &[
     table("stream_token",   "SELECT, INSERT, DELETE",         "",                               ""),
     table("system",         "SELECT, INSERT",                 "SELECT, INSERT",                 "SELECT"),
     table("transfer",       "SELECT",                         "SELECT, INSERT",                 "SELECT"),
-    table("webhook",        "SELECT, INSERT, UPDATE (url, topics, secret, previous_secret, previous_secret_until, rotation_id, state, attempts, failing_since, next_at), DELETE", "SELECT, UPDATE (state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at, recent)", "SELECT (webhook_id, topics, created_at, created_by, state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at)"),
+    table("webhook",        "SELECT, INSERT, UPDATE (url, topics, secret, previous_secret, previous_secret_until, rotation_id, earlier_rotations, rotation_print, generation, state, attempts, failing_since, next_at), DELETE", "SELECT, UPDATE (state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at, recent)", "SELECT (webhook_id, topics, created_at, created_by, generation, state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at)"),
     table("worker",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
 ];
 

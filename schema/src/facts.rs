@@ -41,6 +41,14 @@ pub fn id(topic: &str, aggregate: Uuid, seq: i64) -> String {
     format!("{topic}-{aggregate}-{seq}")
 }
 
+/// Topic, aggregate and sequence of such an id.
+#[must_use]
+pub fn parts_of(id: &str) -> Option<(&str, Uuid, i64)> {
+    let (topic, rest) = id.split_once('-')?;
+    let (aggregate, seq) = rest.rsplit_once('-')?;
+    Some((topic, aggregate.parse().ok()?, seq.parse().ok()?))
+}
+
 /// The aggregate's sequence in such an id.
 #[must_use]
 pub fn seq_of(id: &str) -> Option<i64> {
@@ -345,5 +353,14 @@ mod tests {
         assert_eq!(id, "seats-00000000-0000-0000-0000-000000000001-42");
         assert_eq!(seq_of(&id), Some(42));
         assert_eq!(seq_of("x"), None);
+        assert_eq!(parts_of(&id), Some((SEATS, uuid(1), 42)));
+        for wrong in [
+            "x",
+            "seats-1",
+            "seats-x-1",
+            "seats-00000000-0000-0000-0000-000000000001-x",
+        ] {
+            assert_eq!(parts_of(wrong), None, "{wrong}");
+        }
     }
 }

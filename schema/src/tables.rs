@@ -42,7 +42,7 @@ diesel::table! {
     outbox (topic, aggregate_id, seq) {
         topic -> Text, aggregate_id -> Uuid, seq -> BigInt, payload -> Binary,
         created_at -> Timestamptz, published_at -> Nullable<Timestamptz>,
-        feed_no -> Nullable<BigInt>,
+        feed_no -> Nullable<BigInt>, refused -> Nullable<Text>,
     }
 }
 diesel::table! {
@@ -56,7 +56,8 @@ diesel::table! {
         rotation_id -> Nullable<Uuid>, state -> Text, cursor_no -> BigInt, sequence -> BigInt,
         attempts -> Integer, failing_since -> Nullable<Timestamptz>, next_at -> Timestamptz,
         delivered_at -> Nullable<Timestamptz>, missed_at -> Nullable<Timestamptz>,
-        recent -> Text,
+        recent -> Text, generation -> BigInt, earlier_rotations -> Array<Uuid>,
+        rotation_print -> Nullable<Uuid>,
     }
 }
 diesel::table! {

@@ -10,7 +10,9 @@ use async_nats::{Client, Event};
 use onsale_platform::config::Streams;
 use onsale_platform::nats;
 use onsale_platform::nats_users::{User, inbox_prefix};
+use onsale_schema::message::{CommandMessage, decode, encode};
 use onsale_schema::subjects::Subjects;
+use onsale_schema::{Lane, ScheduleId, facts, ledger, seats, settlement};
 use onsale_testkit::{NatsOptions, NatsUsers, TestNats};
 use tokio::sync::mpsc;
 
@@ -286,6 +288,64 @@ async fn nobody_can_purge_or_delete_what_was_ordered() {
                 handle.get_raw_message(1).await.is_ok(),
                 "{user:?} on {stream}"
             );
+        }
+    }
+}
+
+/// A known limit of NATS, written down: the server sends an answer, and what a consumer delivers, to
+/// any subject. What holds is that none of it is a command. (`every_user_may_do_what_is_listed…` has
+/// that a consumer can't publish there itself; that bytes which are no command become dead letters and
+/// nothing else is tested with the workers.)
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_consumer_can_have_sent_to_the_commands_is_no_command() {
+    let subjects = Subjects::new("").unwrap();
+    let server = server(&subjects).await;
+    let test = nats::connect(&server.url(), "test").await.unwrap();
+    let test = nats::jetstream(test);
+    nats::update_streams(&test, &subjects, &Streams::default())
+        .await
+        .unwrap();
+    let fact = seats::Facts {
+        schedule_id: ScheduleId(uuid::Uuid::nil()),
+        version: 1,
+        facts: Vec::new(),
+    };
+    let subject = subjects.event(facts::SEATS, &fact.schedule_id.to_string());
+    let stored = test.publish(subject, encode(&fact).into()).await.unwrap();
+    stored.await.unwrap();
+
+    let session = Session::open(&server, User::Consumer, &subjects).await;
+    for lane in [Lane::Settlement, Lane::Ledger] {
+        let to = subjects.lane_filter(lane);
+        let pushing = format!(
+            r#"{{"stream_name":"EVENTS","config":{{"name":"p","deliver_subject":"{to}",
+                 "ack_policy":"none","description":"anything"}}}}"#
+        );
+        for (request, body) in [
+            ("$JS.API.STREAM.INFO.EVENTS", ""),
+            ("$JS.API.DIRECT.GET.EVENTS", r#"{"seq":1}"#),
+            ("$JS.API.STREAM.MSG.GET.EVENTS", r#"{"seq":1}"#),
+            ("$JS.API.CONSUMER.CREATE.EVENTS.p", pushing.as_str()),
+        ] {
+            let (request, body) = (request.to_owned(), body.to_owned().into());
+            let asked = session.client.publish_with_reply(request, to.clone(), body);
+            asked.await.unwrap();
+        }
+        let mut stream = test.get_stream(subjects.stream(lane)).await.unwrap();
+        // Four answers, and the fact that is delivered to the first lane that the consumer is for.
+        let expected = if lane == Lane::Settlement { 5 } else { 4 };
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while stream.info().await.unwrap().state.messages < expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.expect("the server sends its answers there");
+        let last = stream.info().await.unwrap().state.last_sequence;
+        for seq in 1..=last {
+            let bytes = stream.get_raw_message(seq).await.unwrap().payload;
+            assert!(decode::<CommandMessage<settlement::Kind>>(&bytes).is_err());
+            assert!(decode::<CommandMessage<ledger::Kind>>(&bytes).is_err());
+            assert!(decode::<CommandMessage<seats::Kind>>(&bytes).is_err());
         }
     }
 }

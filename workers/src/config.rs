@@ -219,7 +219,7 @@ impl FromStr for GatewaySecret {
 /// How long facts for other systems are kept in Postgres.
 #[derive(Args, Clone)]
 pub struct Facts {
-    /// Age at which facts that were published are purged from Postgres, in hours. A webhook
+    /// How long facts are kept in Postgres after they were published, in hours. A webhook
     /// subscriber that was dead for longer misses facts; the events stream has an age of its own.
     #[arg(long = "facts-keep-hours", env = "ONSALE_FACTS_KEEP_HOURS", default_value_t = 72,
           value_parser = clap::value_parser!(u32).range(24..=87_600))]

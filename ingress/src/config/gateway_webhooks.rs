@@ -16,14 +16,14 @@ pub struct GatewayWebhooks {
     /// without it. To replace one: add the new one here, have the gateway sign with it, remove the old
     /// one.
     #[arg(
-        long = "webhook-secrets",
-        env = "ONSALE_WEBHOOK_SECRETS",
+        long = "gateway-webhook-secrets",
+        env = "ONSALE_GATEWAY_WEBHOOK_SECRETS",
         hide_env_values = true
     )]
     pub secrets: Option<WebhookSecrets>,
 
     /// How far the time of a notification may be from ours, in seconds.
-    #[arg(long = "webhook-tolerance-s", env = "ONSALE_WEBHOOK_TOLERANCE_S", default_value_t = TOLERANCE_S,
+    #[arg(long = "gateway-webhook-tolerance-s", env = "ONSALE_GATEWAY_WEBHOOK_TOLERANCE_S", default_value_t = TOLERANCE_S,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub tolerance_s: u64,
 }

@@ -35,6 +35,8 @@ pub struct Row {
     pub previous_secret_until: Option<Timestamp>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     pub rotation_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub rotation_print: Option<Uuid>,
     #[diesel(sql_type = Text)]
     pub state: WebhookState,
     #[diesel(sql_type = BigInt)]
@@ -62,7 +64,7 @@ macro_rules! select {
             "SELECT w.webhook_id, w.url, w.topics, w.fingerprint, w.created_at, w.created_by, \
                     w.secret, CASE WHEN w.previous_secret_until > clock_timestamp() \
                                    THEN w.previous_secret_until END AS previous_secret_until, \
-                    w.rotation_id, w.state, w.sequence, w.attempts, w.failing_since, w.next_at, \
+                    w.rotation_id, w.rotation_print, w.state, w.sequence, w.attempts, w.failing_since, w.next_at, \
                     w.delivered_at, w.missed_at, w.recent, \
                     (SELECT o.created_at FROM outbox o WHERE o.feed_no > w.cursor_no \
                         AND (w.topics IS NULL OR o.topic = ANY (w.topics)) \
@@ -128,7 +130,8 @@ pub async fn insert(pool: &Pool, new: &New<'_>) -> Result<bool, Error> {
     Ok(made == 1)
 }
 
-/// Changes the address, raises the dead; from where it stopped, and at once.
+/// Changes the address, raises the dead; from where it stopped, and at once. What comes of an attempt
+/// that is on its way says nothing of the next generation.
 pub async fn edit(
     pool: &Pool,
     id: WebhookId,
@@ -138,7 +141,8 @@ pub async fn edit(
     let mut conn = pool.get().await?;
     statement(
         "UPDATE webhook SET url = coalesce($2, url), state = coalesce($3, state), attempts = 0, \
-             failing_since = NULL, next_at = clock_timestamp() WHERE webhook_id = $1",
+             failing_since = NULL, next_at = clock_timestamp(), generation = generation + 1 \
+         WHERE webhook_id = $1",
     )
     .bind::<SqlUuid, _>(id)
     .bind::<Nullable<Text>, _>(url)
@@ -148,24 +152,35 @@ pub async fn edit(
     Ok(())
 }
 
-/// Signs by another secret from now on, and by the one before for so long. Once per rotation.
-pub async fn rotate(
-    pool: &Pool,
-    id: WebhookId,
-    rotation: Uuid,
-    secret: &[u8],
-    overlap_s: i64,
-) -> Result<(), Error> {
+/// Another secret.
+pub struct Rotation<'a> {
+    /// Which request has asked for it.
+    pub id: Uuid,
+    pub fingerprint: Fingerprint,
+    pub secret: &'a [u8],
+    /// For so long the one before signs, too; with 0 it signs nothing more.
+    pub overlap_s: i64,
+}
+
+/// Signs by another secret from now on. Once per rotation, also when a request is repeated after
+/// others: the last 16 are known.
+pub async fn rotate(pool: &Pool, id: WebhookId, rotation: &Rotation<'_>) -> Result<(), Error> {
     let mut conn = pool.get().await?;
     statement(
-        "UPDATE webhook SET previous_secret = secret, secret = $3, rotation_id = $2, \
-             previous_secret_until = clock_timestamp() + $4 * interval '1 second' \
-         WHERE webhook_id = $1 AND rotation_id IS DISTINCT FROM $2",
+        "UPDATE webhook SET secret = $3, rotation_id = $2, rotation_print = $5, \
+             previous_secret = CASE WHEN $4 > 0 THEN secret END, \
+             previous_secret_until = \
+                 CASE WHEN $4 > 0 THEN clock_timestamp() + $4 * interval '1 second' END, \
+             earlier_rotations = (array_remove(rotation_id || earlier_rotations, NULL))[1:16], \
+             generation = generation + 1 \
+         WHERE webhook_id = $1 AND rotation_id IS DISTINCT FROM $2 \
+           AND $2 <> ALL (earlier_rotations)",
     )
     .bind::<SqlUuid, _>(id)
-    .bind::<SqlUuid, _>(rotation)
-    .bind::<Binary, _>(secret)
-    .bind::<BigInt, _>(overlap_s)
+    .bind::<SqlUuid, _>(rotation.id)
+    .bind::<Binary, _>(rotation.secret)
+    .bind::<BigInt, _>(rotation.overlap_s)
+    .bind::<SqlUuid, _>(rotation.fingerprint.0)
     .execute(&mut conn)
     .await?;
     Ok(())

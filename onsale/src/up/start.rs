@@ -367,7 +367,10 @@ impl Crews<'_> {
             let mut environment = self.common(Role::Ingress, User::Ingress, metrics[place]);
             environment.push(("ONSALE_HTTP_ADDR", format!("127.0.0.1:{}", api[place])));
             environment.push(("ONSALE_TOKEN_SECRET", self.secrets.token.clone()));
-            environment.push(("ONSALE_WEBHOOK_SECRETS", self.secrets.webhook.clone()));
+            environment.push((
+                "ONSALE_GATEWAY_WEBHOOK_SECRETS",
+                self.secrets.webhook.clone(),
+            ));
             // It listens on loopback, so that all its clients (the demo, k6, a browser) come from
             // one address. Limits of users and accounts are as they are by default.
             environment.extend(
@@ -430,7 +433,10 @@ impl Crews<'_> {
                     "ONSALE_GATEWAY_WEBHOOK_URL",
                     format!("{}/api/v1/webhooks/payments", local(self.plan.api[0])),
                 ),
-                ("ONSALE_WEBHOOK_SECRETS", self.secrets.webhook.clone()),
+                (
+                    "ONSALE_GATEWAY_WEBHOOK_SECRETS",
+                    self.secrets.webhook.clone(),
+                ),
                 ("NO_COLOR", "1".to_owned()),
             ],
             log: self.dir.log("gateway-0"),

@@ -184,7 +184,7 @@ impl Trial {
         if kind == Kind::Ingress {
             let secret = trial.canaries.plain("webhook secret");
             for text in [format!("whsec_{secret}%"), secret] {
-                trial.one(&sound, kind, "ONSALE_WEBHOOK_SECRETS", &text);
+                trial.one(&sound, kind, "ONSALE_GATEWAY_WEBHOOK_SECRETS", &text);
             }
         }
         if kind == Kind::Workers {
@@ -272,7 +272,7 @@ async fn a_gateway_that_can_not_start_tells_no_secret() {
         command.env("ONSALE_GATEWAY_ADDR", addr);
         command.env("ONSALE_GATEWAY_SECRET", secret);
         if !webhook.is_empty() {
-            command.env("ONSALE_WEBHOOK_SECRETS", webhook);
+            command.env("ONSALE_GATEWAY_WEBHOOK_SECRETS", webhook);
         }
         trial.refuses("a gateway", &mut command);
     }

@@ -240,7 +240,7 @@ async fn a_system_that_runs_tells_no_secret() {
             .env("ONSALE_TOKEN_SECRET", &planted.token)
             .env("ONSALE_GATEWAY_URL", "http://127.0.0.1:1")
             .env("ONSALE_GATEWAY_SECRET", &planted.gateway)
-            .env("ONSALE_WEBHOOK_SECRETS", &planted.webhook);
+            .env("ONSALE_GATEWAY_WEBHOOK_SECRETS", &planted.webhook);
         told.push(output(arguments, &mut config));
     }
     told.push(output("down", onsale(&data_dir).arg("down")));

@@ -1,8 +1,10 @@
 //! Facts on the events stream, as the operator sees them and as other systems count by them.
 
+use crate::catalogue::patch;
 use crate::hall::{Hall, PATIENCE, reservation};
 use crate::receiver::{Answers, Receiver};
 use crate::webhooks::{published, subscribe};
+use async_nats::jetstream::{self, stream};
 use onsale_platform::nats_users::User;
 use onsale_platform::webhook::{self, Secret};
 use onsale_platform::{clock, nats};
@@ -10,7 +12,7 @@ use onsale_schema::facts::Delivery;
 use onsale_schema::subjects::Subjects;
 use onsale_testkit::spawn::{Child, Signal, Tie, spawn};
 use onsale_testkit::{Api, Buyer, Scratch, SystemOptions, ports};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -97,54 +99,94 @@ async fn events_replays_exactly_what_came_after_a_time() {
     assert!(ended.expect("in time").expect("an end").success());
 }
 
-/// What the tables say of a date: seats that are sold, and what was paid for them.
-async fn sold(hall: &mut Hall, date: Uuid) -> (i64, i64) {
-    let of = format!("FROM reservation WHERE status = 'PAID' AND schedule_id = '{date}'");
-    let seats = format!("SELECT coalesce(sum(cardinality(seat_nos)), 0)::bigint AS n {of}");
-    let paid = format!("SELECT coalesce(sum(total), 0)::bigint AS n {of}");
-    (hall.number(&seats).await, hall.number(&paid).await)
+/// Of a date: seats that are sold and that were cancelled, what was paid, went back and is a fee.
+type Sales = [i64; 5];
+
+/// What the tables say of a date.
+async fn sales(hall: &mut Hall, date: Uuid) -> Sales {
+    let of = format!("WHERE schedule_id = '{date}'");
+    let paid = format!("payment JOIN reservation USING (reservation_id) {of}");
+    let all = [
+        format!(
+            "count(*) FROM seat_claim JOIN reservation USING (reservation_id) \
+                 WHERE status = 'PAID' AND reservation.schedule_id = '{date}'"
+        ),
+        format!("coalesce(sum(cardinality(seat_nos)), 0) FROM cancellation {of}"),
+        format!("coalesce(sum(amount), 0) FROM {paid} AND payment.status = 'PAID'"),
+        format!("coalesce(sum(refunded), 0) FROM cancellation {of}"),
+        format!("coalesce(sum(fee), 0) FROM cancellation {of}"),
+    ];
+    let mut sales = [0; 5];
+    for (number, what) in sales.iter_mut().zip(all) {
+        let sql = format!("SELECT n::bigint FROM (SELECT {what}) AS x (n)");
+        *number = hall.number(&sql).await;
+    }
+    sales
 }
 
-/// Sells some seats, gives some back, and leaves some held.
+/// Who cancels gets half of it.
+async fn date(hall: &mut Hall) -> Uuid {
+    let date = hall.date(40).await;
+    let fees = json!([{ "daysBefore": 0, "percent": 50 }]);
+    let rules = json!({ "cancellation": { "fees": fees, "rounding": "UP", "unit": 100 } });
+    let path = format!("/admin/schedules/{date}");
+    patch(&hall.api, &hall.admin(), &path, &rules)
+        .await
+        .expect(200);
+    date
+}
+
+/// Sells some seats, takes one back, gives some back, and leaves some held.
 async fn trade(api: &Api, buyer: &Buyer, date: Uuid, row: u32) {
     api.charge(buyer, 100_000).await.expect(201);
     let label = |seat: u32| format!("A-1-{}", row * 5 + seat);
     let (a, b) = (label(1), label(2));
     let held = api.hold(buyer, date, &[&a, &b]).await.expect(201);
-    api.pay(buyer, reservation(&held.body)).await.expect(201);
+    let sold = reservation(&held.body);
+    api.pay(buyer, sold).await.expect(201);
+    let path = format!("/reservations/{sold}/cancellation");
+    let key = Uuid::now_v7().to_string();
+    let cancelled = api.post(buyer, &path, &key, &json!({ "seats": [a] })).await;
+    cancelled.expect(200);
     let held = api.hold(buyer, date, &[&label(3)]).await.expect(201);
     let path = format!("/reservations/{}", reservation(&held.body));
     api.delete(buyer, &path).await.expect(204);
     api.hold(buyer, date, &[&label(4)]).await.expect(201);
 }
 
+fn numbers(of: &Value) -> Option<Sales> {
+    let names = ["seatsSold", "seatsCancelled", "gross", "refunded", "fees"];
+    let all: Option<Vec<i64>> = names.iter().map(|name| of[name].as_i64()).collect();
+    all?.try_into().ok()
+}
+
 /// Waits until a report says of every date what the tables say.
 async fn until_it_agrees(
     hall: &mut Hall,
     dates: &[Uuid],
-    report: impl AsyncFn(Uuid) -> Option<(i64, i64)>,
+    report: impl AsyncFn(Uuid) -> Option<Sales>,
 ) {
     for date in dates {
         let mut last = None;
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
                 // The owner learns of a sale a moment after the table.
-                let expected = sold(hall, *date).await;
-                last = report(*date).await;
-                if last == Some(expected) {
+                let expected = sales(hall, *date).await;
+                let found = report(*date).await;
+                if found == Some(expected) {
                     return;
                 }
+                last = Some((found, expected));
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert!(waited.await.is_ok(), "{date}: {last:?}");
+        assert!(waited.await.is_ok(), "{date}: found and expected {last:?}");
     }
 }
 
-fn stream_report(path: &Path, date: Uuid) -> Option<(i64, i64)> {
+fn stream_report(path: &Path, date: Uuid) -> Option<Sales> {
     let report: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let sales = &report["schedules"][date.to_string()];
-    Some((sales["seatsSold"].as_i64()?, sales["revenue"].as_i64()?))
+    numbers(&report["dates"][date.to_string()])
 }
 
 fn example() -> PathBuf {
@@ -170,7 +212,7 @@ async fn a_consumer_of_the_stream_that_is_killed_counts_nothing_twice() {
         Scratch::new("consumer").expect("a folder"),
     );
     let file = scratch.path().join("report.json");
-    let dates = [hall.date(40).await, hall.date(40).await];
+    let dates = [date(&mut hall).await, date(&mut hall).await];
     let buyers = hall.buyers(6);
     let mut consumer = run_consumer(&hall, &file).await;
     for (row, buyer) in (0..).zip(&buyers) {
@@ -185,34 +227,85 @@ async fn a_consumer_of_the_stream_that_is_killed_counts_nothing_twice() {
     let report = async |date| stream_report(&file, date);
     until_it_agrees(&mut hall, &dates, report).await;
 
-    // The stream has everything a second time, under other ids.
+    // Somebody's nonsense, and then everything a second time.
     let subjects = Subjects::new(&hall.system.prefix).expect("a prefix");
     let client = nats::connect(&hall.system.nats_url, "test").await;
     let jetstream = nats::jetstream(client.expect("NATS"));
-    let stream = jetstream.get_stream(subjects.events_stream()).await;
-    let mut stream = stream.expect("the stream");
-    let last = stream.info().await.expect("its state").state.last_sequence;
-    for sequence in 1..=last {
-        let raw = stream.get_raw_message(sequence).await.expect("a message");
-        let stored = jetstream
-            .publish(raw.subject.to_string(), raw.payload)
-            .await;
-        stored.expect("sent").await.expect("stored");
-    }
+    let nonsense = jetstream.publish(subjects.event("seats", "x"), "\u{1}".into());
+    nonsense.await.expect("sent").await.expect("stored");
+    let last = repeat_all(&jetstream, &subjects).await;
     trade(&api, &hall.buyer(), dates[0], 7).await;
     until_it_agrees(&mut hall, &dates, report).await;
     let read = |name: &str| -> Value {
         let bytes = std::fs::read(&file).expect("a file");
         serde_json::from_slice::<Value>(&bytes).expect("JSON")[name].clone()
     };
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while read("streamSequence").as_u64() < Some(2 * last) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    waited.await.expect("it reads the repetitions, too");
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what}");
+    };
+    until("it reads the repetitions, too", &|| {
+        read("streamSequence").as_u64() >= Some(2 * last)
+    })
+    .await;
     until_it_agrees(&mut hall, &dates, report).await;
+    // The nonsense came twice.
+    assert_eq!(read("gaps"), 2);
+    let printed = printed(&hall, &[]).await;
+    assert!(
+        printed.len() as u64 >= 2 * last - 2,
+        "it does not end there"
+    );
+
+    // The stream is made anew while the consumer runs, and begins to count at 1.
+    let name = subjects.events_stream();
+    jetstream.delete_stream(&name).await.expect("deleted");
+    trade(&api, &hall.buyer(), dates[1], 6).await;
+    until_it_agrees(&mut hall, &dates, report).await;
+    until("it counts by the new stream", &|| {
+        read("streamSequence").as_u64() < Some(last)
+    })
+    .await;
+    assert_eq!(read("gaps"), 2);
     consumer.stop(Signal::SIGKILL, PATIENCE).await;
+}
+
+/// Stores everything that is on the events stream once more, under the same ids, as a publisher may
+/// that does not know what it has done. Returns how much it was.
+async fn repeat_all(jetstream: &jetstream::Context, subjects: &Subjects) -> u64 {
+    let mut stream = jetstream
+        .get_stream(subjects.events_stream())
+        .await
+        .expect("the stream");
+    let info = stream.info().await.expect("its state").clone();
+    // So that it forgets ids at once.
+    let forgetful = stream::Config {
+        duplicate_window: Duration::from_millis(100),
+        ..info.config
+    };
+    jetstream
+        .update_stream(forgetful)
+        .await
+        .expect("it is changed");
+    for sequence in 1..=info.state.last_sequence {
+        let raw = stream.get_raw_message(sequence).await.expect("a message");
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let (subject, headers) = (raw.subject.clone(), raw.headers.clone());
+                let sent = jetstream.publish_with_headers(subject, headers, raw.payload.clone());
+                let stored = sent.await.expect("sent").await.expect("stored");
+                if !stored.duplicate {
+                    return;
+                }
+            }
+        });
+        waited.await.expect("it is stored again");
+    }
+    info.state.last_sequence
 }
 
 async fn run_subscriber(port: u16, database: &Path, secret: &str) -> Child {
@@ -233,12 +326,12 @@ async fn subscriber_report(port: u16) -> Option<Value> {
     answer.ok()?.json().await.ok()
 }
 
-fn of_date(report: &Value, date: Uuid) -> Option<(i64, i64)> {
+fn of_date(report: &Value, date: Uuid) -> Option<Sales> {
     let all = report["schedules"].as_array()?;
     let sales = all
         .iter()
         .find(|sales| sales["scheduleId"] == date.to_string())?;
-    Some((sales["seatsSold"].as_i64()?, sales["revenue"].as_i64()?))
+    numbers(sales)
 }
 
 /// The status that a delivery is answered with, signed at a time.
@@ -264,7 +357,7 @@ async fn a_subscriber_that_is_killed_counts_nothing_twice() {
     let (api, admin) = (hall.api.clone(), hall.admin());
     let scratch = Scratch::new("subscriber").expect("a folder");
     let database = scratch.path().join("report.db");
-    let dates = [hall.date(40).await, hall.date(40).await];
+    let dates = [date(&mut hall).await, date(&mut hall).await];
     let port = ports::free().expect("a port");
     let url = format!("http://127.0.0.1:{port}/");
     let subscription = subscribe(&api, &admin, &url).await;
@@ -315,5 +408,16 @@ async fn a_subscriber_that_is_killed_counts_nothing_twice() {
     until_it_agrees(&mut hall, &dates, report).await;
     let whole = subscriber_report(port).await.expect("a report");
     assert_eq!(whole["gaps"], 0, "{whole}");
+
+    // What it can't read is taken, and said to be missing.
+    let mut unread: Delivery = seen[0].delivery();
+    (unread.aggregate_id, unread.data) = (Uuid::now_v7(), Value::Null);
+    let unread_body = serde_json::to_vec(&unread).expect("JSON");
+    for (body, gaps) in [(&unread_body[..], 1), (b"nonsense", 2)] {
+        assert_eq!(post(port, secret, now_s, "some-id", body).await, 204);
+        let whole = subscriber_report(port).await.expect("a report");
+        assert_eq!(whole["gaps"], gaps, "{whole}");
+    }
+    until_it_agrees(&mut hall, &dates, report).await;
     subscriber.stop(Signal::SIGKILL, PATIENCE).await;
 }

@@ -37,5 +37,6 @@ mod steps;
 mod streams;
 mod terms;
 mod tls;
+mod webhook_changes;
 mod webhooks;
 mod webhooks_tls;

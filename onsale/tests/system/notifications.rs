@@ -159,7 +159,7 @@ async fn only_what_is_signed_and_recent_is_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_replaced_without_a_notification_lost() {
     let both = format!("{NEXT_SECRET},{}", system::WEBHOOK_SECRET);
-    let options = with_gateway().setting("ONSALE_WEBHOOK_SECRETS", both);
+    let options = with_gateway().setting("ONSALE_GATEWAY_WEBHOOK_SECRETS", both);
     let mut hall = Hall::open_with(options).await;
     let date = hall.date(1).await;
     let buyer = hall.buyer();
@@ -177,7 +177,7 @@ async fn a_secret_is_replaced_without_a_notification_lost() {
     }
     // The old one is taken away at last.
     hall.system.ingresses[0].stop().await;
-    hall.system.ingresses[0].set("ONSALE_WEBHOOK_SECRETS", NEXT_SECRET);
+    hall.system.ingresses[0].set("ONSALE_GATEWAY_WEBHOOK_SECRETS", NEXT_SECRET);
     hall.system.ingresses[0]
         .restart()
         .await

@@ -21,6 +21,8 @@ use crate::hall::PATIENCE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
     Status(u16),
+    /// With success, after so many milliseconds.
+    Late(u64),
     Never,
 }
 
@@ -145,6 +147,10 @@ async fn take(
     };
     match answers {
         Answers::Status(status) => StatusCode::from_u16(status).expect("a status"),
+        Answers::Late(ms) => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            StatusCode::NO_CONTENT
+        }
         Answers::Never => std::future::pending().await,
     }
 }

@@ -29,7 +29,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/admin/webhooks/{}", self.id)
     }
 }
@@ -45,7 +45,7 @@ pub async fn subscribe(api: &Api, admin: &Buyer, url: &str) -> Subscription {
     }
 }
 
-async fn patch(api: &Api, admin: &Buyer, path: &str, body: &Value) -> Value {
+pub async fn patch(api: &Api, admin: &Buyer, path: &str, body: &Value) -> Value {
     let request = api.request(Method::PATCH, path).bearer_auth(&admin.token);
     api.send(request.json(body)).await.expect(200).body
 }
@@ -55,7 +55,7 @@ async fn shown(api: &Api, admin: &Buyer, path: &str) -> Value {
 }
 
 /// Waits until a subscriber is shown so.
-async fn until_shown(
+pub async fn until_shown(
     api: &Api,
     admin: &Buyer,
     path: &str,
@@ -468,7 +468,7 @@ async fn facts_are_purged_by_age_and_who_missed_some_learns_it() {
 
     // All but the last are older than the age; the worker looks when it begins to publish.
     hall.sql(
-        "UPDATE outbox SET created_at = created_at - interval '73 hours' \
+        "UPDATE outbox SET published_at = published_at - interval '73 hours' \
          WHERE feed_no < (SELECT last_no FROM fact_feed)",
     )
     .await;

@@ -24,7 +24,7 @@ impl Process {
             ("ONSALE_METRICS_ADDR", metrics_addr.to_string()),
             ("ONSALE_GATEWAY_DIR", book),
             ("ONSALE_GATEWAY_SECRET", GATEWAY_SECRET.to_owned()),
-            ("ONSALE_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
+            ("ONSALE_GATEWAY_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
         ];
         settings.extend(webhook_url.map(|url| ("ONSALE_GATEWAY_WEBHOOK_URL", url)));
         let settings = settings
@@ -49,7 +49,7 @@ pub(super) async fn start(dir: &Path, ingress: Option<SocketAddr>) -> Result<Pro
 pub(super) fn settings_for(gateway: &Process, is_ingress: bool) -> Vec<(String, String)> {
     let addr = gateway.http_addr.expect("a gateway has an address");
     let settings = match is_ingress {
-        true => vec![("ONSALE_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned())],
+        true => vec![("ONSALE_GATEWAY_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned())],
         false => vec![
             ("ONSALE_GATEWAY_URL", format!("http://{addr}")),
             ("ONSALE_GATEWAY_SECRET", GATEWAY_SECRET.to_owned()),

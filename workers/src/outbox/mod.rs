@@ -14,6 +14,7 @@ pub mod notices;
 pub mod pace;
 pub mod parcels;
 pub mod purge;
+pub mod rest;
 pub mod system;
 pub mod webhooks;
 
@@ -77,7 +78,7 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
     let result = tokio::select! {
         lost = keep(ctx, &mut conn) => lost,
         never = notices::run(ctx) => match never {},
-        never = facts::run(ctx, &numbered) => match never {},
+        never = Box::pin(facts::run(ctx, &numbered)) => match never {},
         never = Box::pin(webhooks::run(ctx, &numbered)) => match never {},
         never = purge::run(ctx) => match never {},
     };

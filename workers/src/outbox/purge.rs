@@ -1,10 +1,12 @@
 //! Removes what has served, in pieces, so that no transaction is long: outcomes, done notices and the
-//! rows of processes that are gone a day after their time, published facts after an age that is set.
+//! rows of processes that are gone a day after their time, facts a set time after their publication.
 //!
-//! Facts go whether or not every webhook subscriber has them, or one that is dead would fill the
-//! disk. Up to which number some are gone is written with it, so that a subscriber that is behind
-//! learns that it has missed facts.
+//! Facts go in the order of their numbers, whether or not every webhook subscriber has them, or one
+//! that is dead would fill the disk. Up to which number they are gone is written with it, so that a
+//! subscriber that is behind learns that it has missed facts. Those that have all they want are moved
+//! to the end before: what goes behind them, they have not missed.
 
+use super::webhooks::store::{Whom, webhook_advance_idle};
 use crate::compete::patience::Patience;
 use crate::context::Context;
 use diesel::QueryableByName;
@@ -79,12 +81,16 @@ async fn fact_purge(ctx: &Context) -> Result<usize, db::Error> {
     let keep_h = i32::try_from(ctx.config.facts.keep_h).unwrap_or(i32::MAX);
     let mut conn = ctx.pool.get().await?;
     let row: Gone = statement(
-        "WITH gone AS (DELETE FROM outbox WHERE ctid = ANY (ARRAY (SELECT ctid FROM outbox \
-             WHERE created_at < now() - make_interval(hours => $1) AND published_at IS NOT NULL \
-             ORDER BY created_at LIMIT 1000)) RETURNING feed_no), \
+        "WITH oldest AS (SELECT feed_no, published_at FROM outbox WHERE feed_no IS NOT NULL \
+                         ORDER BY feed_no LIMIT 1000), \
+         kept AS (SELECT min(feed_no) AS first FROM oldest \
+                  WHERE published_at >= now() - make_interval(hours => $1)), \
+         gone AS (DELETE FROM outbox o USING oldest, kept \
+                  WHERE o.feed_no = oldest.feed_no \
+                    AND (kept.first IS NULL OR o.feed_no < kept.first) RETURNING o.feed_no), \
          noted AS (UPDATE fact_feed \
-             SET purged_no = greatest(purged_no, (SELECT max(feed_no) FROM gone)) \
-             WHERE EXISTS (SELECT FROM gone WHERE feed_no IS NOT NULL)) \
+                   SET purged_no = greatest(purged_no, (SELECT max(feed_no) FROM gone)) \
+                   WHERE EXISTS (SELECT FROM gone)) \
          SELECT count(*) AS gone FROM gone",
     )
     .bind::<Integer, _>(keep_h)
@@ -95,6 +101,9 @@ async fn fact_purge(ctx: &Context) -> Result<usize, db::Error> {
 
 async fn purge(ctx: &Context, what: What) -> Result<(), db::Error> {
     let (mut total, mut table) = (0, "outbox");
+    if let What::Facts = what {
+        webhook_advance_idle(&ctx.pool, Whom::All).await?;
+    }
     loop {
         let deleted = match what {
             What::Rows(name, piece) => {

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use async_nats::connection::State;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -76,49 +76,97 @@ impl Outgoing {
     }
 }
 
-/// Why a message is not known to be on its stream; publish it again.
+/// Why a message is not on its stream.
 #[derive(Debug, thiserror::Error)]
-#[error("NATS: {0}")]
-pub struct Error(pub String);
+pub enum Error {
+    /// It is not known to be: publish it again.
+    #[error("NATS: {0}")]
+    Lost(String),
+    /// There is no such stream; [`remake`] it.
+    #[error("NATS: the stream is gone")]
+    NoStream,
+    /// It is larger than the server takes, and always will be.
+    #[error("NATS: {0}")]
+    TooLarge(String),
+}
 
-/// Publishes all, in order, then waits for each to be stored, as long as the connection lasts.
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Self {
+        match error.kind() {
+            PublishErrorKind::StreamNotFound => Self::NoStream,
+            PublishErrorKind::MaxPayloadExceeded => Self::TooLarge(error.to_string()),
+            PublishErrorKind::WrongLastMessageId
+            | PublishErrorKind::WrongLastSequence
+            | PublishErrorKind::TimedOut
+            | PublishErrorKind::BrokenPipe
+            | PublishErrorKind::MaxAckPending
+            | PublishErrorKind::Other => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+/// Publishes all, in order, then waits for each to be stored, as long as the connection lasts. They
+/// may be stored out of order: one that fails does not stop those behind it.
 pub async fn publish(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
     let (link, count) = (nats::Link::of(&ctx.nats), messages.len());
     let stored = publish_all(ctx, messages);
     tokio::select! {
         stored = stored => stored,
-        () = link.lost() => (0..count).map(|_| Err(Error("connection lost".into()))).collect(),
+        () = link.lost() => (0..count).map(|_| Err(lost())).collect(),
     }
 }
 
-async fn publish_all(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
-    if ctx.nats.connection_state() != State::Connected {
-        // Nothing may gather in the client to go out late.
-        let away = |_| Err(Error("not connected".into()));
-        return messages.into_iter().map(away).collect();
+/// Publishes one and waits until it is stored, as long as the connection lasts.
+///
+/// # Errors
+/// When it is not, or not known to be.
+pub async fn publish_one(ctx: &Context, message: Outgoing) -> Result<(), Error> {
+    let link = nats::Link::of(&ctx.nats);
+    tokio::select! {
+        stored = async { send(ctx, message).await?.await.map(drop).map_err(Error::from) } => stored,
+        () = link.lost() => Err(lost()),
     }
+}
+
+fn lost() -> Error {
+    Error::Lost("connection lost".into())
+}
+
+/// Hands a message to the connection, if there is one: nothing may gather in the client to go out
+/// late.
+async fn send(ctx: &Context, message: Outgoing) -> Result<PublishAckFuture, Error> {
+    if ctx.nats.connection_state() != State::Connected {
+        return Err(Error::Lost("not connected".into()));
+    }
+    let publish = PublishMessage::build()
+        .payload(message.payload)
+        .message_id(message.id);
+    Ok(ctx.jetstream.send_publish(message.subject, publish).await?)
+}
+
+async fn publish_all(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), Error>> {
     let mut sent = Vec::with_capacity(messages.len());
     for message in messages {
-        let publish = PublishMessage::build()
-            .payload(message.payload)
-            .message_id(message.id);
-        sent.push(ctx.jetstream.send_publish(message.subject, publish).await);
+        sent.push(send(ctx, message).await);
     }
     // All at once: each waits its own time from here on.
-    let stored = sent.into_iter().map(async |sent| match sent {
-        Ok(ack) => ack.await.map(drop),
+    let stored = join_all(sent.into_iter().map(async |sent| match sent {
+        Ok(ack) => ack.await.map(drop).map_err(Error::from),
         Err(error) => Err(error),
-    });
-    let stored = join_all(stored).await;
-    let no_stream = |error: &PublishError| error.kind() == PublishErrorKind::StreamNotFound;
-    if stored.iter().any(|s| s.as_ref().is_err_and(no_stream)) {
-        tracing::error!("a stream is gone; it is made again");
-        if let Err(error) = ctx.create_streams().await {
-            tracing::error!(%error, "the stream can't be made");
-        }
+    }));
+    let stored = stored.await;
+    if stored.iter().any(|s| matches!(s, Err(Error::NoStream))) {
+        remake(ctx).await;
     }
-    let told = |error: PublishError| Error(error.to_string());
-    stored.into_iter().map(|s| s.map_err(told)).collect()
+    stored
+}
+
+/// Makes the streams that are gone.
+pub async fn remake(ctx: &Context) {
+    tracing::error!("a stream is gone; it is made again");
+    if let Err(error) = ctx.create_streams().await {
+        tracing::error!(%error, "the stream can't be made");
+    }
 }
 
 #[cfg(test)]

@@ -131,6 +131,38 @@ async fn facts_are_published_in_order_and_once_by_whoever_leads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fact_that_no_stream_takes_is_set_aside_and_holds_up_nothing() {
+    let mut rig = Rig::new().await;
+    let worker = rig.worker(Role::Outbox).await;
+    // More than NATS takes at all, in the middle of an aggregate.
+    let [large, other] = [1, 2].map(Uuid::from_u128);
+    rig.sql(&format!(
+        "INSERT INTO outbox (topic, aggregate_id, seq, payload)
+         SELECT 'seats', '{large}', n, decode(repeat('00', 1100000), 'hex')
+         FROM generate_series(2, 6) n;
+         INSERT INTO outbox (topic, aggregate_id, seq, payload)
+         SELECT 'seats', a, n, convert_to(n::text, 'UTF8')
+         FROM (VALUES ('{large}'::uuid, 1), ('{large}', 7), ('{other}', 1), ('{other}', 2)) v(a, n)"
+    ))
+    .await;
+    rig.until(
+        "SELECT count(*) AS n FROM outbox WHERE published_at IS NULL",
+        0,
+    )
+    .await;
+    let stream = rig.jetstream.get_stream(rig.subjects.events_stream());
+    let mut stream = stream.await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 4);
+    // They have numbers in their order, so that webhook subscribers get them.
+    let refused = "SELECT count(*) AS n FROM outbox WHERE refused LIKE '%payload%' AND feed_no > 0";
+    rig.until(refused, 5).await;
+    let disorder = "SELECT count(*) AS n FROM outbox a JOIN outbox b USING (topic, aggregate_id) \
+                    WHERE a.seq < b.seq AND a.feed_no >= b.feed_no";
+    rig.until(disorder, 0).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn holds_that_are_due_are_asked_to_lapse_and_asked_again() {
     let mut rig = Rig::new().await;
     let mut owners = Owners::new(&rig).await;

@@ -98,7 +98,7 @@ impl Post for Office {
             stored.push(if is_stored {
                 Ok(())
             } else {
-                Err(system::Error("no ack".to_owned()))
+                Err(system::Error::Lost("no ack".to_owned()))
             });
         }
         stored

@@ -31,6 +31,20 @@ impl Failure {
     }
 }
 
+/// The most characters of why an attempt failed that are remembered: who is called has a say in them.
+const TOLD_CHARS_MAX: usize = 300;
+
+/// Why an attempt failed, as it is remembered.
+#[must_use]
+pub fn told(failure: &Failure) -> String {
+    let mut text = failure.to_string();
+    if let Some((end, _)) = text.char_indices().nth(TOLD_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// "Gone": the subscriber says that it wants nothing more.
 const GONE: u16 = 410;
 
@@ -149,6 +163,15 @@ mod tests {
         let silent = Failure::Call(outward::Error::Timeout);
         let verdict = judge(&settings, &silent, 0, None, at(0), 0.0);
         assert_eq!(verdict.state, WebhookState::Active);
+    }
+
+    #[test]
+    fn a_reason_of_any_length_is_cut() {
+        let tls = |text: String| told(&Failure::Call(outward::Error::Tls(text)));
+        assert_eq!(tls("no name".into()), "TLS: no name");
+        let cut = tls("쇼".repeat(5000));
+        assert!(cut.starts_with("TLS: 쇼") && cut.ends_with("쇼…"), "{cut}");
+        assert_eq!(cut.chars().count(), TOLD_CHARS_MAX + 1);
     }
 
     #[test]

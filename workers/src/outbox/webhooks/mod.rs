@@ -10,7 +10,8 @@
 //!
 //! Cursor and sequence are written after a delivery: a crash between the two delivers again, the same
 //! fact under the same id and sequence. They are written only over the values that were read, so that
-//! a replica that has lost the lock and does not know it can't move a subscriber back.
+//! a replica that has lost the lock and does not know it can't move a subscriber back; and what was
+//! found out about an address or a secret that was changed meanwhile is not written at all.
 //!
 //! Whoever holds the outbox's lock serves all: a task per subscriber that has something to get and is
 //! not in a pause. There are at most [`SUBSCRIBERS_MAX`], so nobody waits for somebody else's
@@ -18,7 +19,7 @@
 
 mod attempts;
 mod serve;
-mod store;
+pub(super) mod store;
 
 use crate::compete::patience::Patience;
 use crate::context::Context;
@@ -29,6 +30,7 @@ use onsale_schema::status::WebhookState;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
+use store::Whom;
 use tokio::sync::Notify;
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
@@ -40,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The shortest pause between two looks.
 const LOOK_GAP: Duration = Duration::from_millis(20);
 /// How often those who have everything are moved to the end of the feed.
-const ADVANCE_EVERY: Duration = Duration::from_secs(60);
+const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 
 /// Those who are being served. Dropping it ends that.
 #[derive(Default)]
@@ -123,7 +125,7 @@ async fn look(
     }
     tell(active, dead, oldest_s);
     if advanced.elapsed() > ADVANCE_EVERY {
-        store::webhook_advance_idle(&ctx.pool).await?;
+        store::webhook_advance_idle(&ctx.pool, Whom::Active).await?;
         *advanced = Instant::now();
     }
     Ok(())

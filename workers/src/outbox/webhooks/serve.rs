@@ -1,7 +1,7 @@
 //! Serves one subscriber: one fact after the other, until it has all, or an attempt fails.
 
 use super::attempts::{self, Failure};
-use super::store::{self, FactRow, Place, Progress, Subscriber};
+use super::store::{self, FactRow, Place, Progress, Subscriber, Written};
 use crate::context::Context;
 use bytes::Bytes;
 use onsale_platform::outward::{self, Caller, Connection, Target};
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const READ_MAX: i64 = 16;
 /// Progress is written this often, and at each end: so much may be delivered again after a crash.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
+/// For so long, and for what is on its way, a subscriber is taken for what it was.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Reads in one go, so that settings of a subscriber that always has something are read again.
 const READS_MAX: usize = 256;
 
@@ -59,6 +61,8 @@ struct Serving<'a> {
     /// As in the table.
     written: Place,
     written_at: Instant,
+    /// When it was the same as in the table.
+    checked_at: Instant,
     now: Place,
     has_missed: bool,
     has_delivered: bool,
@@ -94,6 +98,7 @@ impl<'a> Serving<'a> {
             subscriber,
             written,
             written_at: Instant::now(),
+            checked_at: Instant::now(),
             now,
             has_missed,
             has_delivered: false,
@@ -108,6 +113,9 @@ impl<'a> Serving<'a> {
             .filter(|fact| fact.feed_no > self.now.cursor_no)
             .collect::<Vec<_>>()
         {
+            if !self.is_unchanged().await? {
+                break;
+            }
             if let Err(failure) = self.attempt(fact).await {
                 self.failed(&failure).await?;
                 return Ok(Next::Ends);
@@ -130,6 +138,15 @@ impl<'a> Serving<'a> {
             true => Next::GoesOn,
             false => Next::Ends,
         })
+    }
+
+    /// Whether it is still to be served in this way. What was read of it is read again if not.
+    async fn is_unchanged(&mut self) -> Result<bool, db::Error> {
+        if self.checked_at.elapsed() < CHECK_EVERY {
+            return Ok(true);
+        }
+        self.checked_at = Instant::now();
+        store::webhook_is_unchanged(&self.ctx.pool, self.id, self.subscriber.generation).await
     }
 
     /// Tries once to deliver the next fact, and remembers what came of it.
@@ -156,7 +173,7 @@ impl<'a> Serving<'a> {
                 Ok(status) => Some(*status),
                 Err(failure) => failure.status(),
             },
-            error: called.as_ref().err().map(ToString::to_string),
+            error: called.as_ref().err().map(attempts::told),
         };
         self.subscriber.recent = attempts::remembered(&self.subscriber.recent, attempt);
         if called.is_err() {
@@ -238,14 +255,15 @@ impl<'a> Serving<'a> {
         match verdict.state {
             WebhookState::Dead => {
                 metrics::counter!(metric::WEBHOOK_DEATHS).increment(1);
-                tracing::error!(%webhook, attempts, error = %failure,
+                tracing::error!(%webhook, attempts, error = attempts::told(failure),
                     "a webhook subscriber is dead; nothing is delivered to it any more");
             }
             WebhookState::Active if attempts == 1 => {
-                tracing::warn!(%webhook, error = %failure, "a webhook subscriber fails");
+                tracing::warn!(%webhook, error = attempts::told(failure), "a webhook subscriber fails");
             }
             WebhookState::Active => {
-                tracing::debug!(%webhook, attempts, error = %failure, "a webhook still fails");
+                let error = attempts::told(failure);
+                tracing::debug!(%webhook, attempts, error, "a webhook still fails");
             }
         }
         Ok(())
@@ -268,17 +286,27 @@ impl<'a> Serving<'a> {
         }
     }
 
+    /// Whether all of it was written, so that it goes on.
     async fn write(&mut self, progress: Progress) -> Result<bool, db::Error> {
         let (pool, before) = (&self.ctx.pool, self.written);
-        let written = store::webhook_set_progress(pool, self.id, before, &progress).await?;
-        if written {
-            self.written = progress.place;
-            self.written_at = Instant::now();
-            (self.has_delivered, self.has_missed) = (false, false);
-        } else {
-            tracing::info!(webhook = %self.id, "a webhook subscriber is served by somebody else");
+        let generation = self.subscriber.generation;
+        let written = store::webhook_set_progress(pool, self.id, before, generation, &progress);
+        match written.await? {
+            Written::Whole => {
+                self.written = progress.place;
+                self.written_at = Instant::now();
+                (self.has_delivered, self.has_missed) = (false, false);
+                return Ok(true);
+            }
+            Written::Place => {
+                tracing::info!(webhook = %self.id, "a webhook subscriber was changed meanwhile");
+            }
+            Written::Nothing => {
+                tracing::info!(webhook = %self.id,
+                    "a webhook subscriber is served by somebody else");
+            }
         }
-        Ok(written)
+        Ok(false)
     }
 }
 

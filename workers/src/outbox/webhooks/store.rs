@@ -21,7 +21,7 @@ pub struct Standing {
     /// Whether something may be delivered now.
     #[diesel(sql_type = Bool)]
     pub is_due: bool,
-    /// Of the oldest fact that it has not got, in seconds; 0 if it has all.
+    /// Of the oldest fact that it has not got, in seconds; 0 if it has all, or is dead.
     #[diesel(sql_type = Double)]
     pub age_s: f64,
 }
@@ -37,22 +37,33 @@ pub async fn webhook_list_standing(pool: &Pool) -> Result<Vec<Standing>, Error> 
                     AS age_s \
          FROM webhook w LEFT JOIN LATERAL \
               (SELECT o.created_at FROM outbox o \
-               WHERE o.feed_no > w.cursor_no AND (w.topics IS NULL OR o.topic = ANY (w.topics)) \
+               WHERE w.state = 'ACTIVE' AND o.feed_no > w.cursor_no \
+                 AND (w.topics IS NULL OR o.topic = ANY (w.topics)) \
                ORDER BY o.feed_no LIMIT 1) next ON true",
     );
     Ok(rows.load(&mut conn).await?)
 }
 
-/// Moves those who have all of what they want to the end of the feed: what is purged behind them has
-/// not been missed.
-pub async fn webhook_advance_idle(pool: &Pool) -> Result<usize, Error> {
+/// Who is moved to the end of the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Whoever is active: so a look goes over little that nobody wants.
+    Active,
+    /// The dead, too: what is purged behind them has not been missed.
+    All,
+}
+
+/// Moves those who have all of what they want to the end of the feed.
+pub async fn webhook_advance_idle(pool: &Pool, whom: Whom) -> Result<usize, Error> {
     let mut conn = pool.get().await?;
     let advanced = statement(
         "UPDATE webhook w SET cursor_no = f.last_no FROM fact_feed f \
-         WHERE w.cursor_no < f.last_no AND w.cursor_no >= f.purged_no AND NOT EXISTS \
+         WHERE w.cursor_no < f.last_no AND w.cursor_no >= f.purged_no \
+           AND ($1 OR w.state = 'ACTIVE') AND NOT EXISTS \
                (SELECT FROM outbox o WHERE o.feed_no > w.cursor_no \
                 AND (w.topics IS NULL OR o.topic = ANY (w.topics)))",
-    );
+    )
+    .bind::<Bool, _>(whom == Whom::All);
     Ok(advanced.execute(&mut conn).await?)
 }
 
@@ -82,6 +93,9 @@ pub struct Subscriber {
     /// Up to this number facts are purged.
     #[diesel(sql_type = BigInt)]
     pub purged_no: i64,
+    /// Another one says that its address, its state or its secret was changed.
+    #[diesel(sql_type = BigInt)]
+    pub generation: i64,
 }
 
 /// A subscriber that is active and may be served now.
@@ -89,7 +103,7 @@ pub async fn webhook_find_due(pool: &Pool, id: WebhookId) -> Result<Option<Subsc
     let mut conn = pool.get().await?;
     let row: Vec<Subscriber> = statement(
         "SELECT w.url, w.topics, w.secret, w.cursor_no, w.sequence, w.attempts, w.failing_since, \
-                w.recent, f.purged_no, CASE WHEN w.previous_secret_until > clock_timestamp() \
+                w.recent, w.generation, f.purged_no, CASE WHEN w.previous_secret_until > clock_timestamp() \
                                             THEN w.previous_secret END AS previous_secret \
          FROM webhook w, fact_feed f \
          WHERE w.webhook_id = $1 AND w.state = 'ACTIVE' AND w.next_at <= clock_timestamp()",
@@ -98,6 +112,27 @@ pub async fn webhook_find_due(pool: &Pool, id: WebhookId) -> Result<Option<Subsc
     .load(&mut conn)
     .await?;
     Ok(row.into_iter().next())
+}
+
+#[derive(QueryableByName)]
+struct GenerationRow {
+    #[diesel(sql_type = BigInt)]
+    generation: i64,
+}
+
+/// Whether nothing was changed on a subscriber since this generation of it was read.
+pub async fn webhook_is_unchanged(
+    pool: &Pool,
+    id: WebhookId,
+    generation: i64,
+) -> Result<bool, Error> {
+    let mut conn = pool.get().await?;
+    let rows: Vec<GenerationRow> =
+        statement("SELECT generation FROM webhook WHERE webhook_id = $1")
+            .bind::<SqlUuid, _>(id)
+            .load(&mut conn)
+            .await?;
+    Ok(rows.iter().any(|row| row.generation == generation))
 }
 
 /// A fact, as it was written.
@@ -160,22 +195,38 @@ pub struct Progress {
     pub recent: String,
 }
 
-/// Whether it was written: not if somebody else serves this subscriber, or it was removed, or given
-/// up meanwhile.
+/// What became of writing progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// All of it.
+    Whole,
+    /// Only how far it is: the subscriber was changed meanwhile, and what was found out about the one
+    /// before says nothing of this one.
+    Place,
+    /// Nothing: somebody else serves this subscriber, or it was removed, or given up meanwhile.
+    Nothing,
+}
+
+/// Writes progress over the place and the generation that were read.
 pub async fn webhook_set_progress(
     pool: &Pool,
     id: WebhookId,
     before: Place,
+    generation: i64,
     now: &Progress,
-) -> Result<bool, Error> {
+) -> Result<Written, Error> {
     let mut conn = pool.get().await?;
-    let written = statement(
-        "UPDATE webhook SET cursor_no = $4, sequence = $5, state = $6, attempts = $7, \
-             failing_since = $8, next_at = clock_timestamp() + $9 * interval '1 millisecond', \
-             recent = $10, \
+    let written: Vec<GenerationRow> = statement(
+        "UPDATE webhook SET cursor_no = $4, sequence = $5, recent = $10, \
+             state = CASE WHEN generation = $13 THEN $6 ELSE state END, \
+             attempts = CASE WHEN generation = $13 THEN $7 ELSE attempts END, \
+             failing_since = CASE WHEN generation = $13 THEN $8 ELSE failing_since END, \
+             next_at = CASE WHEN generation = $13 \
+                 THEN clock_timestamp() + $9 * interval '1 millisecond' ELSE next_at END, \
              delivered_at = CASE WHEN $11 THEN clock_timestamp() ELSE delivered_at END, \
              missed_at = CASE WHEN $12 THEN clock_timestamp() ELSE missed_at END \
-         WHERE webhook_id = $1 AND cursor_no = $2 AND sequence = $3 AND state = 'ACTIVE'",
+         WHERE webhook_id = $1 AND cursor_no = $2 AND sequence = $3 AND state = 'ACTIVE' \
+         RETURNING generation",
     )
     .bind::<SqlUuid, _>(id)
     .bind::<BigInt, _>(before.cursor_no)
@@ -189,7 +240,12 @@ pub async fn webhook_set_progress(
     .bind::<Text, _>(&now.recent)
     .bind::<Bool, _>(now.has_delivered)
     .bind::<Bool, _>(now.has_missed)
-    .execute(&mut conn)
+    .bind::<BigInt, _>(generation)
+    .load(&mut conn)
     .await?;
-    Ok(written == 1)
+    Ok(match written.into_iter().next() {
+        Some(row) if row.generation == generation => Written::Whole,
+        Some(_) => Written::Place,
+        None => Written::Nothing,
+    })
 }
