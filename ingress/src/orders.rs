@@ -225,6 +225,7 @@ pub async fn confirm(
         | settlement::Outcome::Cancelled(_)
         | settlement::Outcome::Ordered(_)
         | settlement::Outcome::Noted
+        | settlement::Outcome::Attended(_)
         | settlement::Outcome::Refused(_)
         | settlement::Outcome::DeadLettered => crate::payments::paid(outcome, app.clock.now()),
     };

@@ -146,7 +146,7 @@ pub fn paid(outcome: &Outcome, now: Timestamp) -> Result<Answer, Problem> {
         Outcome::Ordered(order) => orders::ordered(order),
         Outcome::Confirmed(order) => orders::open(order, now),
         Outcome::Noted => Ok(Answer::done()),
-        Outcome::Cancelled(_) => {
+        Outcome::Cancelled(_) | Outcome::Attended(_) => {
             tracing::error!("a command was answered as another kind");
             Err(Problem::internal())
         }

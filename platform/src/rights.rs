@@ -102,6 +102,7 @@ pub const TABLES: &[Table] = &[
     table("payment",        "SELECT",                         "SELECT, INSERT, UPDATE (refunded)", "SELECT"),
     table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
+    table("refund_action",  "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("reservation",    "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, map_version)", "SELECT"),
     table("schedule",       "SELECT, INSERT, UPDATE",         "SELECT",                         "SELECT"),

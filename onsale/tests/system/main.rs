@@ -33,6 +33,7 @@ mod servers;
 mod shop;
 mod steps;
 mod streams;
+mod tasks;
 mod terms;
 mod tls;
 mod webhooks;

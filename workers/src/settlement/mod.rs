@@ -71,12 +71,20 @@ impl Queue for Settlement {
         if has(|outcome| {
             matches!(
                 outcome,
-                Outcome::Paid(_) | Outcome::Cancelled(_) | Outcome::Confirmed(_)
+                Outcome::Paid(_)
+                    | Outcome::Cancelled(_)
+                    | Outcome::Confirmed(_)
+                    | Outcome::Attended(_)
             )
         }) {
             ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
         }
-        if has(|outcome| matches!(outcome, Outcome::Cancelled(_) | Outcome::Noted)) {
+        if has(|outcome| {
+            matches!(
+                outcome,
+                Outcome::Cancelled(_) | Outcome::Noted | Outcome::Attended(_)
+            )
+        }) {
             ctx.publish(ctx.subjects.orders_nudge(), Vec::new()).await;
         }
     }
@@ -92,18 +100,22 @@ impl Queue for Settlement {
             Kind::Order { .. } => "order",
             Kind::Confirm { .. } => "confirm",
             Kind::GatewayEvent { .. } => "gateway-event",
+            Kind::RetryRefund { .. } => "retry-refund",
+            Kind::ResolveRefund { .. } => "resolve-refund",
         };
         let outcome = match outcome {
             Outcome::Paid(_)
             | Outcome::Cancelled(_)
             | Outcome::Ordered(_)
             | Outcome::Confirmed(_)
+            | Outcome::Attended(_)
             | Outcome::Noted => "accepted",
             Outcome::Refused(Refusal::PaymentInProgress) => "payment-in-progress",
             Outcome::Refused(Refusal::AmountMismatch) => "amount-mismatch",
             Outcome::Refused(Refusal::NothingToPay) => "nothing-to-pay",
             Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
             Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
+            Outcome::Refused(Refusal::RefundConflict { .. }) => "refund-state-conflict",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",
