@@ -117,6 +117,25 @@ fn queries() -> Vec<Query> {
     queries
 }
 
+/// The rules of `deploy/alerts.yml`.
+fn alerts() -> Vec<Query> {
+    let text = std::fs::read_to_string(room().join("../deploy/alerts.yml")).unwrap();
+    let rules: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
+    let groups = rules["groups"].as_sequence().unwrap();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_sequence().unwrap());
+    let alerts: Vec<Query> = rules
+        .map(|rule| Query {
+            place: rule["alert"].as_str().unwrap().to_owned(),
+            expr: rule["expr"].as_str().unwrap().to_owned(),
+            legend: String::new(),
+        })
+        .collect();
+    assert!(alerts.len() > 5);
+    alerts
+}
+
 /// Notes the names that are described.
 #[derive(Default)]
 struct Names(Mutex<BTreeSet<String>>);
@@ -173,6 +192,22 @@ fn every_metric_of_a_dashboard_is_declared() {
                 query.place
             );
         }
+    }
+}
+
+#[test]
+fn every_metric_of_an_alert_is_declared() {
+    let declared = declared();
+    for alert in alerts() {
+        let asked = alert.metrics();
+        // Whether a process is there at all is Prometheus' own metric.
+        assert!(
+            !asked.is_empty() || alert.expr.starts_with("up"),
+            "{}",
+            alert.place
+        );
+        let unknown: Vec<&String> = asked.difference(&declared).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", alert.place);
     }
 }
 
@@ -381,6 +416,14 @@ async fn every_query_of_a_dashboard_finds_what_is_there() {
                     }
                 }
             }
+        }
+    }
+    // A healthy system wakes nobody.
+    for alert in alerts() {
+        match prometheus.ask(&alert.expr).await {
+            Ok(firing) if firing.is_empty() => {}
+            Ok(firing) => wrong.push(format!("{} would fire: {firing:?}", alert.place)),
+            Err(error) => wrong.push(format!("{}: {error}", alert.place)),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
