@@ -11,11 +11,13 @@ pub mod fee;
 pub mod order;
 mod ordering;
 mod pay;
+mod tasks;
 
 pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
 pub use order::{Order, Purpose, Reserved};
 pub use ordering::Ordering;
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
+pub use tasks::{Action, NewAction, Refund, Tasks};
 
 use crate::ledger::{self, Accounts};
 use onsale_schema::message::{Command, Fingerprint};
@@ -82,6 +84,8 @@ pub struct Settlement {
     cancellations: HashMap<CommandId, (Fingerprint, Cancellation)>,
     /// Orders of payments through the gateway, and what is known of them.
     pub ordering: Ordering,
+    /// Refunds that somebody wants to see to.
+    pub tasks: Tasks,
 }
 
 /// What a batch of settlement decisions writes.
@@ -109,6 +113,8 @@ pub struct Changes {
     pub confirmed: Vec<Order>,
     /// Notifications of the gateway to insert, with the orders to look up.
     pub events: Vec<(String, PaymentOrderId)>,
+    /// What somebody has done about refunds that were stuck.
+    pub actions: Vec<NewAction>,
 }
 
 impl Changes {
@@ -123,6 +129,7 @@ impl Changes {
             && self.orders.is_empty()
             && self.confirmed.is_empty()
             && self.events.is_empty()
+            && self.actions.is_empty()
     }
 }
 
@@ -266,6 +273,13 @@ impl Settlement {
             }
             Kind::GatewayEvent { event_id, order_id } => {
                 self.ordering.note(event_id, *order_id, changes)
+            }
+            Kind::RetryRefund { refund_id } => {
+                self.attend(command, *refund_id, Action::Retry, now, changes)
+            }
+            Kind::ResolveRefund { refund_id, note } => {
+                let action = Action::Resolution { note: note.clone() };
+                self.attend(command, *refund_id, action, now, changes)
             }
         }
     }

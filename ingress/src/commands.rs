@@ -14,6 +14,7 @@ use crate::problem::{self, Code, Problem};
 use crate::refusal;
 use crate::reservations::{self, CancellationView, Extension, ReservationView};
 use crate::submit::{self, pending};
+use crate::tasks::{self, AttendedView};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
 use axum::extract::{Path, State};
@@ -84,6 +85,7 @@ enum DecidedBody {
     Lift(LiftView),
     Extension(Extension),
     Cancellation(CancellationView<'static>),
+    Attended(AttendedView),
     Problem(problem::Document<'static>),
 }
 
@@ -192,6 +194,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         (Asked::Cancellation, Told::Settlement(outcome)) => {
             reservations::cancelled(app, &outcome).await
         }
+        (Asked::Task, Told::Settlement(outcome)) => tasks::attended(&outcome),
         (
             Asked::Hold(_)
             | Asked::Release
@@ -202,7 +205,8 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Unblock(_)
             | Asked::Charge
             | Asked::Payment
-            | Asked::Cancellation,
+            | Asked::Cancellation
+            | Asked::Task,
             Told::Seats(_) | Told::Ledger(_) | Told::Settlement(_),
         ) => {
             tracing::error!("a lane has answered for another");

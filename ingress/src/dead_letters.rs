@@ -167,6 +167,8 @@ impl Readable {
                     K::Order { reservation_id, .. } => ("order", Some(reservation_id), None),
                     K::Confirm { .. } => ("confirm", None, None),
                     K::GatewayEvent { .. } => ("gateway-event", None, None),
+                    K::RetryRefund { .. } => ("retry-refund", None, None),
+                    K::ResolveRefund { .. } => ("resolve-refund", None, None),
                     K::Cancel {
                         reservation_id,
                         seats,
@@ -354,6 +356,9 @@ pub async fn retry(
                 | settlement::Kind::GatewayEvent { .. } => Asked::Payment,
                 settlement::Kind::Cancel { .. } | settlement::Kind::CancelPlaces { .. } => {
                     Asked::Cancellation
+                }
+                settlement::Kind::RetryRefund { .. } | settlement::Kind::ResolveRefund { .. } => {
+                    Asked::Task
                 }
             };
             let place = (asked, None);

@@ -92,7 +92,10 @@ impl Commands for Settlement {
 
     fn kind_bytes_max(kind: &settlement::Kind) -> usize {
         match kind {
-            settlement::Kind::Pay { .. } | settlement::Kind::Order { .. } => KIND_BYTES,
+            settlement::Kind::Pay { .. }
+            | settlement::Kind::Order { .. }
+            | settlement::Kind::RetryRefund { .. } => KIND_BYTES,
+            settlement::Kind::ResolveRefund { note, .. } => KIND_BYTES + note.len(),
             settlement::Kind::Confirm { payment_key, .. } => KIND_BYTES + payment_key.len(),
             settlement::Kind::GatewayEvent { event_id, .. } => KIND_BYTES + event_id.len(),
             settlement::Kind::Cancel { seats, .. } => {

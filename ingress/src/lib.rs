@@ -58,6 +58,7 @@ pub mod server;
 pub mod shows;
 pub mod stack;
 pub mod submit;
+pub mod tasks;
 pub mod token;
 pub mod trace;
 pub mod users;

@@ -7,7 +7,7 @@ use crate::catalogue::{self, edit, new_schedule};
 use crate::openapi;
 use crate::{
     audit, blocks, commands, dead_letters, docs, events, health, layout, notifications, orders,
-    payments, points, policy, reservations, seat_history, seat_map, shows, users, webhooks,
+    payments, points, policy, reservations, seat_history, seat_map, shows, tasks, users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -70,6 +70,9 @@ fn admin(group: Group) -> Group {
         .routes(routes!(seat_history::get))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::retry))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::retry))
+        .routes(routes!(tasks::resolve))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::edit, webhooks::delete))
         .routes(routes!(webhooks::rotate))

@@ -39,6 +39,8 @@ pub enum Asked {
     Extension,
     /// To cancel what was paid.
     Cancellation,
+    /// To see to a refund that is stuck.
+    Task,
 }
 
 impl Asked {
@@ -54,7 +56,7 @@ impl Asked {
             | Self::Block(_)
             | Self::Unblock(_) => Lane::Seats,
             Self::Charge => Lane::Ledger,
-            Self::Payment | Self::Cancellation => Lane::Settlement,
+            Self::Payment | Self::Cancellation | Self::Task => Lane::Settlement,
         }
     }
 }
@@ -113,6 +115,7 @@ impl Signer {
             Asked::Unblock(schedule) => (7, schedule.0),
             Asked::Extension => (8, Uuid::nil()),
             Asked::Cancellation => (9, Uuid::nil()),
+            Asked::Task => (10, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -165,6 +168,7 @@ impl Signer {
                 7 => Asked::Unblock(schedule),
                 8 => Asked::Extension,
                 9 => Asked::Cancellation,
+                10 => Asked::Task,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 mod client;
+mod gateway;
 mod hall;
 mod story;
 
@@ -44,10 +45,12 @@ const POLL: Duration = Duration::from_millis(20);
 const CHARGE_STEP_WON: i64 = 10_000;
 
 /// Plays the whole journey against a running system: sign in, look, hold three seats, charge
-/// points, pay, see them sold, let another hold lapse, sign out, audit.
+/// points, pay, see them sold, buy two more through the payment gateway and give them up again, let
+/// another hold lapse, sign out, audit.
 ///
 /// Without an address it takes the system that `onsale up` runs on the data directory. It can be
-/// played again and again; exit status 1 if anything is not as it should be.
+/// played again and again; exit status 1 if anything is not as it should be. Without a payment
+/// gateway it leaves out what needs one, and says so.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -57,6 +60,11 @@ pub struct Args {
     /// Prefix of all subjects and streams of the system.
     #[arg(long, env = "ONSALE_SUBJECT_PREFIX", default_value = "")]
     pub subject_prefix: String,
+
+    /// Address of the simulated payment gateway that the system pays through, as `http://host:port`.
+    /// Without it, that of the running `onsale up`, unless an ingress is named.
+    #[arg(long = "gateway-url", env = "ONSALE_GATEWAY_URL")]
+    pub gateway: Option<String>,
 }
 
 /// What to play against.
@@ -64,6 +72,8 @@ pub struct Args {
 pub struct Options {
     /// An ingress, as `http://host:port`.
     pub api: String,
+    /// The simulated payment gateway, as `http://host:port`; nothing is paid through one without it.
+    pub gateway: Option<String>,
     /// What to audit at the end; nothing without it.
     pub audit: Option<audit::Options>,
 }
@@ -76,6 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args {
         target,
         subject_prefix,
+        gateway,
     } = args;
     // An address that was named says nothing about where the database behind it is.
     let audit = if target.api.is_some() && target.database_url.is_none() {
@@ -83,8 +94,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         Some(audit::Options::of(&target, &subject_prefix)?)
     };
+    let gateway = match (gateway, &target.api) {
+        (Some(given), _) => Some(given),
+        (None, Some(_)) => None,
+        (None, None) => target.running()?.gateway,
+    };
     play(&Options {
         api: target.api()?,
+        gateway,
         audit,
     })
     .await?;
@@ -111,6 +128,7 @@ pub async fn play(options: &Options) -> anyhow::Result<()> {
     charge(&buyer, &hold, story).await?;
     pay(&buyer, &hold, story).await?;
     see_sold(&guest, &choice, story).await?;
+    gateway::play(&buyer, options.gateway.as_deref(), story).await?;
     let_lapse(&buyer, story).await?;
     sign_out(&buyer, story).await?;
     audit(options.audit.as_ref(), story).await?;

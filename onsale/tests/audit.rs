@@ -498,7 +498,13 @@ const CASES: &[Case] = &[
     (
         "money that somebody has to see to",
         "SELECT too_late();
-         UPDATE refund SET status = 'STUCK', created_at = now() - interval '11 min'",
+         UPDATE refund SET status = 'STUCK', stuck_at = now(), created_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "money that nobody says to have paid back by other means",
+        "SELECT too_late(); UPDATE refund SET status = 'RESOLVED', done_at = now(), next_at = NULL;
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured",
         &["P2"],
     ),
     (

@@ -117,6 +117,25 @@ fn queries() -> Vec<Query> {
     queries
 }
 
+/// The rules of `deploy/alerts.yml`.
+fn alerts() -> Vec<Query> {
+    let text = std::fs::read_to_string(room().join("../deploy/alerts.yml")).unwrap();
+    let rules: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
+    let groups = rules["groups"].as_sequence().unwrap();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_sequence().unwrap());
+    let alerts: Vec<Query> = rules
+        .map(|rule| Query {
+            place: rule["alert"].as_str().unwrap().to_owned(),
+            expr: rule["expr"].as_str().unwrap().to_owned(),
+            legend: String::new(),
+        })
+        .collect();
+    assert!(alerts.len() > 5);
+    alerts
+}
+
 /// Notes the names that are described.
 #[derive(Default)]
 struct Names(Mutex<BTreeSet<String>>);
@@ -173,6 +192,22 @@ fn every_metric_of_a_dashboard_is_declared() {
                 query.place
             );
         }
+    }
+}
+
+#[test]
+fn every_metric_of_an_alert_is_declared() {
+    let declared = declared();
+    for alert in alerts() {
+        let asked = alert.metrics();
+        // Whether a process is there at all is Prometheus' own metric.
+        assert!(
+            !asked.is_empty() || alert.expr.starts_with("up"),
+            "{}",
+            alert.place
+        );
+        let unknown: Vec<&String> = asked.difference(&declared).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", alert.place);
     }
 }
 
@@ -282,6 +317,25 @@ impl Prometheus {
     }
 }
 
+/// Cancels the show in the hall, for which the journeys have bought, as the demo's administrator.
+async fn cancel_the_show(system: &System) {
+    let admin = seed::accounts::accounts().admin;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let credentials = serde_json::json!({ "email": admin.email, "password": admin.password });
+    let session = http.post(format!("{}/api/v1/sessions", system.url(0)));
+    let session = session.json(&credentials).send().await.unwrap();
+    let session: Value = session.json().await.unwrap();
+    let hall = seed::catalogue::HALL;
+    let path = format!("/api/v1/admin/schedules/{hall}/cancellation");
+    let answer = http
+        .post(format!("{}{path}", system.url(0)))
+        .bearer_auth(session["accessToken"].as_str().unwrap())
+        .header("idempotency-key", "the-show-is-off")
+        .json(&serde_json::json!({ "reason": "The singer is ill" }))
+        .send();
+    assert_eq!(answer.await.unwrap().status(), 202);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_a_dashboard_finds_what_is_there() {
     let Some(program) = prometheus_program() else {
@@ -291,7 +345,7 @@ async fn every_query_of_a_dashboard_finds_what_is_there() {
         );
         return;
     };
-    let system = System::start(SystemOptions::default().workers(2))
+    let system = System::start(SystemOptions::default().workers(2).gateway())
         .await
         .unwrap();
     seed::seed(system.db.url(), |_| {}).await.unwrap();
@@ -320,17 +374,22 @@ async fn every_query_of_a_dashboard_finds_what_is_there() {
         .expect("the demo's dates are served");
     let journey = demo::Options {
         api: system.url(0),
+        gateway: system.gateway_url(),
         audit: None,
     };
     for _ in 0..2 {
         demo::play(&journey).await.unwrap();
     }
+    cancel_the_show(&system).await;
     // Two scrapes after the last of the journey, so that every rate has what it needs.
-    let lapsed = format!(
-        "count_over_time({}{{kind=\"hold\",outcome=\"accepted\"}}[1m]) > 2",
+    let held = format!(
+        "{}{{kind=\"hold\",outcome=\"accepted\"}}",
         metric::COMMANDS_DECIDED
     );
-    prometheus.until(&lapsed, "the journey is scraped").await;
+    for last in [&held, metric::REFUNDS, metric::SHOW_CANCELLED] {
+        let scraped = format!("count_over_time({last}[1m]) > 2");
+        prometheus.until(&scraped, "the journey is scraped").await;
+    }
 
     let mut touched = BTreeMap::new();
     for name in declared() {
@@ -357,6 +416,14 @@ async fn every_query_of_a_dashboard_finds_what_is_there() {
                     }
                 }
             }
+        }
+    }
+    // A healthy system wakes nobody.
+    for alert in alerts() {
+        match prometheus.ask(&alert.expr).await {
+            Ok(firing) if firing.is_empty() => {}
+            Ok(firing) => wrong.push(format!("{} would fire: {firing:?}", alert.place)),
+            Err(error) => wrong.push(format!("{}: {error}", alert.place)),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -13,13 +13,12 @@ use onsale_testkit::ports;
 use onsale_testkit::system::{System, SystemOptions};
 use std::time::Duration;
 
-async fn seeded() -> (System, Options) {
-    let system = System::start(SystemOptions::default().workers(2))
-        .await
-        .unwrap();
+async fn seeded(options: SystemOptions) -> (System, Options) {
+    let system = System::start(options.workers(2)).await.unwrap();
     seed::seed(system.db.url(), |_| {}).await.unwrap();
     let options = Options {
         api: system.url(0),
+        gateway: system.gateway_url(),
         audit: Some(
             audit::Options::new(system.db.url()).with_nats(&system.nats_url, &system.prefix),
         ),
@@ -43,7 +42,7 @@ async fn seeded() -> (System, Options) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_plays_again_and_again_and_several_at_once() {
-    let (system, options) = seeded().await;
+    let (system, options) = seeded(SystemOptions::default().gateway()).await;
     demo::play(&options).await.unwrap();
     let (a, b, c) = tokio::join!(
         demo::play(&options),
@@ -55,7 +54,10 @@ async fn it_plays_again_and_again_and_several_at_once() {
     let mut conn = db::connect(system.db.url()).await.unwrap();
     conn.batch_execute(
         "DO $$ BEGIN
-             ASSERT (SELECT count(*) FROM payment WHERE status = 'PAID') = 4;
+             ASSERT (SELECT count(*) FROM payment WHERE method = 'POINTS' AND status = 'PAID') = 4;
+             ASSERT (SELECT count(*) FROM payment_order WHERE status = 'PAID') = 4;
+             ASSERT (SELECT count(*) FROM refund WHERE status = 'DONE') = 8;
+             ASSERT (SELECT count(*) FROM reservation WHERE status = 'CANCELLED') = 4;
              ASSERT (SELECT count(*) FROM seat_claim WHERE state = 'S') = 12;
              ASSERT (SELECT count(*) FROM reservation WHERE status = 'EXPIRED') = 4;
          END $$",
@@ -69,12 +71,13 @@ async fn it_fails_with_what_is_off() {
     let port = ports::free().unwrap();
     let nowhere = Options {
         api: format!("http://127.0.0.1:{port}"),
+        gateway: None,
         audit: None,
     };
     let error = format!("{:#}", demo::play(&nowhere).await.unwrap_err());
     assert!(error.contains("nobody answers"), "{error}");
 
-    let (system, options) = seeded().await;
+    let (system, options) = seeded(SystemOptions::default()).await;
     let mut conn = db::connect(system.db.url()).await.unwrap();
     conn.batch_execute("INSERT INTO account VALUES ('00000000-0000-0000-0000-000000000001', 5)")
         .await

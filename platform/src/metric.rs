@@ -103,6 +103,16 @@ pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
 pub const GATEWAY_BREAKER: &str = "onsale_gateway_breaker_state";
 /// Steps of payment orders, by `outcome`: the status that they came to.
 pub const ORDERS: &str = "onsale_payment_orders_total";
+/// Time from an order's confirmation to its end, in seconds, by `outcome` (`PAID`, `FAILED`,
+/// `REFUNDING`).
+pub const ORDER_DURATION: &str = "onsale_payment_order_duration_seconds";
+/// Age of the oldest order whose end is not known yet, in seconds, by `kind`: `open` for all that are
+/// on their way, `unknown` for those that the gateway may have captured.
+pub const ORDER_OLDEST: &str = "onsale_payment_order_oldest_seconds";
+/// Refunds through the gateway that are not made, by `kind` (`pending`, `stuck`).
+pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
+/// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
+pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
 /// Refunds through the gateway that ended, by `outcome` (`done`, `stuck`). One that is stuck has to
 /// be seen to by somebody.
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
@@ -122,13 +132,19 @@ pub const NATS_DISCONNECTS: &str = "onsale_nats_disconnects_total";
 pub const LATENCY_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+/// Buckets of what may take minutes, in seconds: 10 ms to an hour.
+pub const SLOW_BUCKETS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
+];
 /// Buckets of sizes: powers of two.
 pub const SIZE_BUCKETS: &[f64] = &[
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
 ];
 
-/// The histograms that count sizes; all others are latencies.
+/// The histograms that count sizes.
 pub const SIZES: &[&str] = &[INGRESS_BATCH, COMMIT_COMMANDS, COMMIT_PARTITIONS];
+/// The histograms of what may take minutes; all others are latencies.
+pub const SLOW: &[&str] = &[ORDER_DURATION];
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
@@ -226,6 +242,25 @@ pub fn describe() {
     );
     describe_counter!(GATEWAY_REQUESTS, "Requests to the payment gateway");
     describe_counter!(ORDERS, "Steps of payment orders");
+    describe_histogram!(
+        ORDER_DURATION,
+        Unit::Seconds,
+        "Time from an order's confirmation to its end"
+    );
+    describe_gauge!(
+        ORDER_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest payment order that is on its way, or may have been captured"
+    );
+    describe_gauge!(
+        REFUNDS_OPEN,
+        "Refunds through the gateway that are not made"
+    );
+    describe_gauge!(
+        REFUND_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest refund that is not made"
+    );
     describe_counter!(REFUNDS, "Refunds through the gateway that ended");
     describe_histogram!(
         GATEWAY_DURATION,

@@ -35,9 +35,14 @@ pub fn init(settings: &Telemetry) -> Result<(), Error> {
         let mut builder = PrometheusBuilder::new()
             .with_http_listener(addr)
             .set_buckets(metric::LATENCY_BUCKETS)?;
-        for name in metric::SIZES {
-            let matcher = Matcher::Full((*name).to_owned());
-            builder = builder.set_buckets_for_metric(matcher, metric::SIZE_BUCKETS)?;
+        for (names, buckets) in [
+            (metric::SIZES, metric::SIZE_BUCKETS),
+            (metric::SLOW, metric::SLOW_BUCKETS),
+        ] {
+            for name in names {
+                let matcher = Matcher::Full((*name).to_owned());
+                builder = builder.set_buckets_for_metric(matcher, buckets)?;
+            }
         }
         builder.install()?;
         metric::describe();

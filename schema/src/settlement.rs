@@ -1,7 +1,7 @@
 //! What is said about payments and cancellations: commands, outcomes, and facts.
 
 use crate::ids::{
-    CancellationId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
+    CancellationId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, UserId,
 };
 use crate::money::Money;
 use crate::seats::Places;
@@ -70,7 +70,22 @@ pub enum Kind {
         /// Which order.
         order_id: PaymentOrderId,
     },
+    /// Somebody who administers wants the gateway asked again for a refund that is stuck.
+    RetryRefund {
+        /// Which.
+        refund_id: RefundId,
+    },
+    /// Somebody who administers has paid a refund that is stuck by other means.
+    ResolveRefund {
+        /// Which.
+        refund_id: RefundId,
+        /// By which means, for whoever asks later.
+        note: String,
+    },
 }
+
+/// The most characters of the note of a [`Kind::ResolveRefund`].
+pub const NOTE_CHARS: std::ops::RangeInclusive<usize> = 1..=500;
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +100,8 @@ pub enum Outcome {
     Confirmed(Order),
     /// The order is looked up, if there is such a one; or this was known.
     Noted,
+    /// Somebody has seen to a refund that was stuck.
+    Attended(RefundTask),
     /// No, and why. No money moved.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -133,6 +150,17 @@ pub struct Cancellation {
     /// The way back; none where nothing goes back.
     pub refund: Option<Refund>,
     /// When.
+    pub at: Timestamp,
+}
+
+/// A refund that was stuck, after somebody has seen to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundTask {
+    /// Which.
+    pub refund_id: RefundId,
+    /// How far it is now.
+    pub status: RefundStatus,
+    /// Since when.
     pub at: Timestamp,
 }
 
@@ -186,6 +214,11 @@ pub enum Refusal {
     PaymentKeyUsed,
     /// There is no gateway to pay through.
     GatewayNotConfigured,
+    /// The refund is not stuck.
+    RefundConflict {
+        /// But that.
+        status: RefundStatus,
+    },
 }
 
 /// Facts of one reservation's money and one batch, for other systems.
@@ -236,7 +269,7 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
-    /// A refund that was pending is done.
+    /// A refund that was pending is done, through the gateway or by other means.
     Refunded {
         /// What it is for; none for a capture that came too late.
         cancellation_id: Option<CancellationId>,

@@ -240,6 +240,18 @@ text_enum! {
         Done = "DONE",
         /// The gateway would not take it back; somebody has to see to it.
         Stuck = "STUCK",
+        /// The money is back; somebody has paid it by other means than the gateway.
+        Resolved = "RESOLVED",
+    }
+}
+
+text_enum! {
+    /// What somebody has done about a refund that was stuck.
+    RefundActionKind {
+        /// Had the gateway asked again.
+        Retry = "RETRY",
+        /// Paid it back by other means.
+        Resolution = "RESOLUTION",
     }
 }
 

@@ -156,6 +156,7 @@ diesel::table! {
         confirm_fingerprint -> Nullable<Uuid>, notice_id -> Nullable<Uuid>,
         rehold_id -> Nullable<Uuid>, fail_code -> Nullable<Text>, captured -> Numeric,
         refunded -> Numeric, created_at -> Timestamptz, updated_at -> Timestamptz,
+        confirmed_at -> Nullable<Timestamptz>,
     }
 }
 diesel::table! {
@@ -189,7 +190,13 @@ diesel::table! {
         order_id -> Nullable<Uuid>, method -> Text, amount -> Numeric, status -> Text,
         step_no -> Integer, attempts -> Integer, next_at -> Nullable<Timestamptz>,
         last_error -> Nullable<Text>, transfer_id -> Nullable<Uuid>, created_at -> Timestamptz,
-        done_at -> Nullable<Timestamptz>,
+        done_at -> Nullable<Timestamptz>, stuck_at -> Nullable<Timestamptz>,
+    }
+}
+diesel::table! {
+    refund_action (command_id) {
+        command_id -> Uuid, fingerprint -> Uuid, refund_id -> Uuid, kind -> Text, user_id -> Uuid,
+        note -> Nullable<Text>, at -> Timestamptz,
     }
 }
 

@@ -15,8 +15,8 @@ use onsale_schema::status::{
 };
 use onsale_schema::{
     BlockId, CancellationId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo,
-    PaymentId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp, TransferId,
-    UserId, ledger, settlement,
+    PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp,
+    TransferId, UserId, ledger, settlement,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -403,6 +403,33 @@ fn orders() {
     check("settlement-reply-orders", &reply(outcomes));
     let refused = vec![Outcome::Refused(Refusal::GatewayNotConfigured)];
     check("settlement-reply-gateway", &reply(refused));
+}
+
+#[test]
+fn tasks() {
+    use settlement::{Kind, Outcome, RefundTask, Refusal};
+    let refund_id = RefundId(uuid(17));
+    check(
+        "settlement-retry-refund",
+        &message(Kind::RetryRefund { refund_id }),
+    );
+    let note = "Bank transfer, ref. 4711".to_owned();
+    let resolve = Kind::ResolveRefund { refund_id, note };
+    check("settlement-resolve-refund", &message(resolve));
+    let attended = |status| {
+        Outcome::Attended(RefundTask {
+            refund_id,
+            status,
+            at: at(1000),
+        })
+    };
+    let status = RefundStatus::Done;
+    let outcomes = vec![
+        attended(RefundStatus::Pending),
+        attended(RefundStatus::Resolved),
+        Outcome::Refused(Refusal::RefundConflict { status }),
+    ];
+    check("settlement-reply-tasks", &reply(outcomes));
 }
 
 #[test]

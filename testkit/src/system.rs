@@ -296,6 +296,14 @@ impl System {
         format!("http://{addr}")
     }
 
+    /// The base URL of its payment gateway, where it has one.
+    #[must_use]
+    pub fn gateway_url(&self) -> Option<String> {
+        let gateway = self.gateway.as_ref()?;
+        let addr = gateway.http_addr.expect("a gateway has an address");
+        Some(format!("http://{addr}"))
+    }
+
     /// Waits until every partition has an owner that is alive.
     ///
     /// # Errors

@@ -255,7 +255,11 @@ pub async fn cancelled(app: &App, outcome: &Outcome) -> Result<Answer, Problem> 
         Outcome::Cancelled(made) => made,
         Outcome::Refused(refusal) => return Err(refusal.into()),
         Outcome::DeadLettered => return Err(Problem::unavailable()),
-        Outcome::Paid(_) | Outcome::Ordered(_) | Outcome::Confirmed(_) | Outcome::Noted => {
+        Outcome::Paid(_)
+        | Outcome::Ordered(_)
+        | Outcome::Confirmed(_)
+        | Outcome::Attended(_)
+        | Outcome::Noted => {
             return Err(super::misanswered());
         }
     };

@@ -31,7 +31,8 @@ pub struct Order {
     /// What we know to be captured.
     #[diesel(sql_type = Numeric)]
     pub captured: Money,
-    /// What we know to be given back.
+    /// What we know to be given back by the gateway. What somebody has paid back by other means is
+    /// not in its book: should the gateway have done it, too, then that is a difference.
     #[diesel(sql_type = Numeric)]
     pub refunded: Money,
     /// What is on its way back, or should be.
@@ -73,10 +74,13 @@ impl Ours {
             at: Timestamp,
         }
         let orders = sql_query(
-            "SELECT o.order_id, o.captured, o.refunded, \
+            "SELECT o.order_id, o.captured, \
+                    o.refunded - coalesce((SELECT sum(r.amount) FROM refund AS r \
+                                           WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
+                                             AND r.status = 'RESOLVED'), 0) AS refunded, \
                     coalesce((SELECT sum(r.amount) FROM refund AS r \
                               WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
-                                AND r.status <> 'DONE'), 0) AS refunding, \
+                                AND r.status IN ('PENDING', 'STUCK')), 0) AS refunding, \
                     o.status IN ('CAPTURING', 'UNKNOWN') AS is_open \
              FROM payment_order AS o WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL",
         )

@@ -183,7 +183,8 @@ impl Client {
             let is_decided = response.status() == StatusCode::OK;
             let status = response.status();
             let body: Value = response.json().await.with_context(|| request.clone())?;
-            if !is_decided {
+            // What is not a command says itself how far it is, as a payment order does.
+            if !is_decided || !location.contains("/commands/") {
                 return Ok(Answer {
                     request,
                     status,

@@ -100,24 +100,39 @@ impl Layout {
     /// So many available seats side by side, as near to the stage as there are.
     #[must_use]
     pub fn side_by_side(&self, map: &Map, count: usize) -> Option<Choice> {
-        let rows = self
-            .sections
-            .iter()
-            .flat_map(|section| section.rows.iter().map(|row| (section.name.as_str(), row)));
-        rows.into_iter().find_map(|(section, row)| {
-            let is_free = |seat: &Seat| map.state(seat.seat_no) == 'A';
-            let free = row
-                .seats
-                .windows(count)
-                .find(|seats| seats.iter().all(is_free))?;
-            Some(Choice {
-                seats: free.to_vec(),
-                section: section.to_owned(),
-                row: row.name.clone(),
-                row_seats: row.seats.iter().map(|seat| seat.seat_no).collect(),
-            })
-        })
+        choose(self.rows(), map, count)
     }
+
+    /// The same as far from the stage as there are, where nobody else looks first.
+    #[must_use]
+    pub fn at_the_back(&self, map: &Map, count: usize) -> Option<Choice> {
+        choose(self.rows().rev(), map, count)
+    }
+
+    fn rows(&self) -> impl DoubleEndedIterator<Item = (&str, &Row)> {
+        let sections = self.sections.iter();
+        sections.flat_map(|section| section.rows.iter().map(|row| (section.name.as_str(), row)))
+    }
+}
+
+fn choose<'a>(
+    mut rows: impl Iterator<Item = (&'a str, &'a Row)>,
+    map: &Map,
+    count: usize,
+) -> Option<Choice> {
+    rows.find_map(|(section, row)| {
+        let is_free = |seat: &Seat| map.state(seat.seat_no) == 'A';
+        let free = row
+            .seats
+            .windows(count)
+            .find(|seats| seats.iter().all(is_free))?;
+        Some(Choice {
+            seats: free.to_vec(),
+            section: section.to_owned(),
+            row: row.name.clone(),
+            row_seats: row.seats.iter().map(|seat| seat.seat_no).collect(),
+        })
+    })
 }
 
 impl Choice {
@@ -195,6 +210,8 @@ mod tests {
             "a row's end is no neighbour"
         );
         assert_eq!(choose("AASAAHAB"), None);
+        let back = layout.at_the_back(&map("AAAAAAAA"), 3).unwrap();
+        assert_eq!(back.seats[0].seat_no, 4);
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl System {
         println!();
         let options = demo::Options {
             api: self.api(0),
+            gateway: self.plan.gateway.map(local),
             audit: Some(
                 audit::Options::new(self.reader.as_ref().unwrap_or(&self.servers.database_url))
                     .with_nats(&self.servers.nats_url, &self.subject_prefix),

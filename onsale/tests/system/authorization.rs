@@ -124,6 +124,13 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/admin/dead-letters/{deadLetterId}/retry",
         For::Admin,
     ),
+    ("GET", "/api/v1/admin/tasks", For::Admin),
+    ("POST", "/api/v1/admin/tasks/{refundId}/retry", For::Admin),
+    (
+        "POST",
+        "/api/v1/admin/tasks/{refundId}/resolution",
+        For::Admin,
+    ),
     ("GET", "/api/v1/admin/webhooks", For::Admin),
     ("POST", "/api/v1/admin/webhooks", For::Admin),
     ("GET", "/api/v1/admin/webhooks/{webhookId}", For::Admin),
@@ -168,6 +175,7 @@ struct Things {
     order: Uuid,
     token: String,
     dead_letter: Uuid,
+    refund: Uuid,
     block: Uuid,
     webhook: Uuid,
     /// One that may be deleted.
@@ -210,6 +218,14 @@ impl Things {
              VALUES ('{date}', '{dead_letter}', '{dead_letter}', '{dead_letter}', 'x', 'infinity')"
         ))
         .await;
+        let refund = Uuid::now_v7();
+        hall.sql(&format!(
+            "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, \
+                                 stuck_at, created_at) \
+             VALUES ('{refund}', '{refund}', '{refund}', '{}', 'GATEWAY', 1, 'STUCK', now(), now())",
+            id(&order["orderId"])
+        ))
+        .await;
         let path = format!("/admin/schedules/{date}/blocks");
         let body = json!({ "seats": ["A-1-9"], "reason": "x" });
         let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
@@ -233,6 +249,7 @@ impl Things {
             order: id(&order["orderId"]),
             token: token.to_owned(),
             dead_letter,
+            refund,
             block: id(&block["blockId"]),
             webhook,
             doomed_webhook,
@@ -252,6 +269,7 @@ impl Things {
             order: Uuid::now_v7(),
             token,
             dead_letter: Uuid::now_v7(),
+            refund: Uuid::now_v7(),
             block: Uuid::now_v7(),
             webhook: Uuid::now_v7(),
             doomed_webhook: Uuid::now_v7(),
@@ -278,6 +296,7 @@ impl Things {
             .replace("{orderId}", &self.order.to_string())
             .replace("{token}", &self.token)
             .replace("{deadLetterId}", &self.dead_letter.to_string())
+            .replace("{refundId}", &self.refund.to_string())
             .replace("{blockId}", &self.block.to_string())
             .replace("{webhookId}", &self.webhook.to_string())
             .replace("{label}", "A-1-1")

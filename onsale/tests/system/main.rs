@@ -35,6 +35,7 @@ mod shop;
 mod shows;
 mod steps;
 mod streams;
+mod tasks;
 mod terms;
 mod tls;
 mod webhook_changes;

@@ -137,7 +137,9 @@ async fn an_answer_that_never_comes_is_looked_up_and_never_charged_again() {
 
 /// An order whose money was captured while nobody heard of it, and whose hold has lapsed since. The
 /// gateway stays silent.
-async fn captured_too_late(hall: &mut Hall) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
+pub async fn captured_too_late(
+    hall: &mut Hall,
+) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
     let date = hall.date(2).await;
     let buyer = hall.buyer();
     let order = hall.order(&buyer, date, &["A-1-1"]).await;

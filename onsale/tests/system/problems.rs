@@ -293,6 +293,21 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     hall.switch(json!({ "decline": 1 })).await;
     met.expect(hall.confirm(&buyer, &order).await, "payment-declined");
     met.expect(hall.confirm(&buyer, &order).await, "order-state-conflict");
+    let refund = uuid::Uuid::now_v7();
+    hall.sql(&format!(
+        "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, \
+                             created_at) \
+         SELECT '{refund}', order_id, user_id, order_id, 'GATEWAY', 1, 'PENDING', \
+                clock_timestamp() \
+         FROM payment_order WHERE order_id = '{}'",
+        order.id
+    ))
+    .await;
+    let path = format!("/admin/tasks/{refund}/retry");
+    let answer = api
+        .post(&hall.admin(), &path, "not-stuck", &json!({}))
+        .await;
+    met.expect(answer, "refund-state-conflict");
     let next = hall.order(&buyer, date, &["A-1-2"]).await;
     let used = json!({ "paymentKey": order.payment_key, "amount": won(next.amount) });
     let answer = hall.confirm_as(&buyer, &next, "used-before", &used).await;

@@ -206,8 +206,8 @@ impl Hall {
         found
     }
 
-    /// Every invariant holds, and the gateway's book says what our rows say.
-    pub async fn assert_reconciled(&self) {
+    /// What an audit finds that holds the gateway's book against our rows.
+    pub async fn reconcile(&self) -> audit::Report {
         let gateway = self.system.gateway.as_ref().expect("a gateway");
         let addr = gateway.http_addr.expect("an address");
         let arguments = [
@@ -223,7 +223,12 @@ impl Hall {
         let options = audit::Options::new(self.reader_url())
             .with_nats(self.operator_url(), &self.system.prefix)
             .with_gateway(settings);
-        let report = audit::audit(&options).await.expect("the audit runs");
+        audit::audit(&options).await.expect("the audit runs")
+    }
+
+    /// Every invariant holds, and the gateway's book says what our rows say.
+    pub async fn assert_reconciled(&self) {
+        let report = self.reconcile().await;
         assert!(report.ok(), "{report}\n{}", self.logs());
         assert!(
             report.to_string().contains("entries of the gateway's book"),

@@ -316,7 +316,7 @@ const P3: &str = "
 WITH of_payment AS (
     SELECT payment_id, sum(amount) AS refunds FROM refund GROUP BY payment_id
 ), of_order AS (
-    SELECT order_id, sum(amount) AS refunds, sum(amount) FILTER (WHERE status = 'DONE') AS done
+    SELECT order_id, sum(amount) AS refunds, sum(amount) FILTER (WHERE status IN ('DONE', 'RESOLVED')) AS done
     FROM refund GROUP BY order_id
 )
 SELECT format('%s payment %s of %s gave back %s, its refunds make %s', p.status, p.payment_id,

@@ -42,7 +42,7 @@ WHERE NOT CASE
           ELSE captured = amount AND refunded = 0 END";
 
 /// Ages count from the beginning of the snapshot's transaction. What somebody has to see to is late
-/// as well: it stays a violation until somebody has.
+/// as well: it stays a violation until somebody has, and has said so by name.
 pub(super) const P2: &str = "
 SELECT format('order %s of %s is %s with %s captured since %s', order_id,
               coalesce('reservation ' || reservation_id, 'points'), status, captured, updated_at)
@@ -52,12 +52,18 @@ WHERE status IN ('CAPTURED', 'REHOLDING')
 UNION ALL
 SELECT format('refund %s of %s is %s since %s', refund_id, amount, status, created_at)
 FROM refund
-WHERE status <> 'DONE' AND created_at < now() - {refund_ms} * interval '1 millisecond'
+WHERE status NOT IN ('DONE', 'RESOLVED') AND created_at < now() - {refund_ms} * interval '1 millisecond'
 UNION ALL
 SELECT format('order %s is REFUNDING, but has no refund', order_id)
 FROM payment_order AS o
 WHERE status = 'REFUNDING'
-  AND NOT EXISTS (SELECT FROM refund AS r WHERE r.order_id = o.order_id)";
+  AND NOT EXISTS (SELECT FROM refund AS r WHERE r.order_id = o.order_id)
+UNION ALL
+SELECT format('refund %s of %s is %s, but %s has said that it was paid back by other means',
+              refund_id, amount, status, coalesce(a.user_id::text, 'nobody'))
+FROM refund AS r
+     FULL JOIN (SELECT * FROM refund_action WHERE kind = 'RESOLUTION') AS a USING (refund_id)
+WHERE (r.status = 'RESOLVED') IS DISTINCT FROM (a.command_id IS NOT NULL)";
 
 #[cfg(test)]
 mod tests {

@@ -80,12 +80,20 @@ impl Queue for Settlement {
         if has(|outcome| {
             matches!(
                 outcome,
-                Outcome::Paid(_) | Outcome::Cancelled(_) | Outcome::Confirmed(_)
+                Outcome::Paid(_)
+                    | Outcome::Cancelled(_)
+                    | Outcome::Confirmed(_)
+                    | Outcome::Attended(_)
             )
         }) {
             ctx.publish(ctx.subjects.outbox_nudge(), Vec::new()).await;
         }
-        if has(|outcome| matches!(outcome, Outcome::Cancelled(_) | Outcome::Noted)) {
+        if has(|outcome| {
+            matches!(
+                outcome,
+                Outcome::Cancelled(_) | Outcome::Noted | Outcome::Attended(_)
+            )
+        }) {
             ctx.publish(ctx.subjects.orders_nudge(), Vec::new()).await;
         }
     }
@@ -101,12 +109,15 @@ impl Queue for Settlement {
             Kind::Order { .. } => "order",
             Kind::Confirm { .. } => "confirm",
             Kind::GatewayEvent { .. } => "gateway-event",
+            Kind::RetryRefund { .. } => "retry-refund",
+            Kind::ResolveRefund { .. } => "resolve-refund",
         };
         let outcome = match outcome {
             Outcome::Paid(_)
             | Outcome::Cancelled(_)
             | Outcome::Ordered(_)
             | Outcome::Confirmed(_)
+            | Outcome::Attended(_)
             | Outcome::Noted => "accepted",
             Outcome::Refused(Refusal::PaymentInProgress) => "payment-in-progress",
             Outcome::Refused(Refusal::AmountMismatch) => "amount-mismatch",
@@ -114,6 +125,7 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
             Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
             Outcome::Refused(Refusal::GatewayNotConfigured) => "gateway-not-configured",
+            Outcome::Refused(Refusal::RefundConflict { .. }) => "refund-state-conflict",
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",

@@ -3,7 +3,7 @@
 
 use onsale_schema::message::Command;
 use onsale_schema::settlement::Kind;
-use onsale_schema::{AccountId, CommandId, PaymentId, PaymentOrderId, ReservationId};
+use onsale_schema::{AccountId, CommandId, PaymentId, PaymentOrderId, RefundId, ReservationId};
 use std::collections::BTreeSet;
 
 /// Of a batch.
@@ -25,6 +25,8 @@ pub struct Needs {
     pub payment_keys: BTreeSet<String>,
     /// Notifications of the gateway.
     pub events: BTreeSet<String>,
+    /// Refunds that somebody wants to see to; their reservations and orders are locked first, too.
+    pub refunds: BTreeSet<RefundId>,
     /// Whether orders are made, confirmed or looked up.
     pub has_orders: bool,
 }
@@ -74,6 +76,9 @@ impl Needs {
                 self.events.insert(event_id.clone());
                 self.orders.insert(*order_id);
                 self.has_orders = true;
+            }
+            Kind::RetryRefund { refund_id } | Kind::ResolveRefund { refund_id, .. } => {
+                self.refunds.insert(*refund_id);
             }
         }
     }

@@ -8,6 +8,7 @@ mod notices;
 mod orders;
 mod payments;
 mod reservations;
+mod tasks;
 
 pub use facts::facts_insert;
 pub use notices::notice_insert;
@@ -42,7 +43,9 @@ pub async fn load(
     let mut state = Settlement::default();
     let mut reservations = needs.reservations.clone();
     reservations.extend(orders::order_list_reservations(conn, &needs.orders).await?);
+    reservations.extend(tasks::refund_list_reservations(conn, &needs.refunds).await?);
     let locked = reservation_lock(conn, &reservations).await?;
+    tasks::load(conn, needs, &mut state.tasks).await?;
     orders::load(conn, needs, &reservations, &mut state.ordering).await?;
     state.accounts = account_lock(conn, &needs.accounts).await?;
     for reservation in locked {
@@ -87,6 +90,7 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
     // is free.
     ledger::store::changes(conn, &changes.ledger).await?;
     orders::changes(conn, changes).await?;
+    tasks::changes(conn, changes).await?;
     let (payments, paid, notices, facts, cancellations) = join5(
         payments::payment_insert(conn, &changes.payments),
         reservations::reservation_set_paid(conn, &paid),

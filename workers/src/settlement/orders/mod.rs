@@ -9,6 +9,7 @@ mod charges;
 mod refunds;
 mod reservations;
 mod store;
+mod watch;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
@@ -55,6 +56,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
         work(&driver, "payment orders", orders, &shutdown),
         work(&driver, "refunds", refunds::take, &shutdown),
         purge(&driver, &shutdown),
+        watch::run(&driver, &shutdown),
     );
     Ok(())
 }
@@ -190,7 +192,7 @@ impl Driver {
     async fn advance(&self, claimed: Claimed) -> Result<(), db::Error> {
         let told = self.ask(&claimed).await;
         let (roll, limits) = (rand::random(), self.limits);
-        let order = claimed.order;
+        let (order, confirmed_at) = (claimed.order, claimed.confirmed_at);
         let write = || {
             let (order, told) = (order.clone(), told.clone());
             tx::run(&self.ctx.pool, move |conn| {
@@ -202,6 +204,7 @@ impl Driver {
             return Ok(());
         };
         metrics::counter!(metric::ORDERS, "outcome" => status.as_str()).increment(1);
+        watch::note_end(status, confirmed_at, self.ctx.clock.now());
         self.ctx
             .publish(self.ctx.subjects.outbox_nudge(), Vec::new())
             .await;

@@ -172,6 +172,7 @@ async fn apply(
                 status = CASE WHEN $3 THEN 'DONE' WHEN $5::bigint IS NULL THEN 'STUCK' \
                               ELSE 'PENDING' END, \
                 done_at = CASE WHEN $3 THEN clock_timestamp() END, \
+                stuck_at = CASE WHEN NOT $3 AND $5::bigint IS NULL THEN clock_timestamp() END, \
                 next_at = clock_timestamp() + $5::bigint * interval '1 millisecond' \
          WHERE refund_id = $1 AND step_no = $2 AND status = 'PENDING' \
          RETURNING clock_timestamp() AS now",

@@ -32,6 +32,8 @@ pub(super) struct Claimed {
     pub order: Order,
     /// Until when a capture may be begun; none when it may not.
     pub capture_until: Option<Instant>,
+    /// When its buyer wanted it captured; none if nobody has, or if that was not noted.
+    pub confirmed_at: Option<Timestamp>,
 }
 
 impl Claimed {
@@ -82,6 +84,7 @@ pub(super) async fn order_claim(
     .await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in rows {
+        let confirmed_at = row.confirmed_at;
         let order = Order::from(row);
         let capture_until = match order.status {
             OrderStatus::Capturing | OrderStatus::Unknown => {
@@ -105,6 +108,7 @@ pub(super) async fn order_claim(
         claimed.push(Claimed {
             order,
             capture_until,
+            confirmed_at,
         });
     }
     Ok(claimed)

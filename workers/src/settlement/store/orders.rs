@@ -61,6 +61,9 @@ pub struct OrderRow {
     captured: Money,
     #[diesel(sql_type = Timestamptz)]
     created_at: Timestamp,
+    /// When its buyer wanted it captured.
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pub confirmed_at: Option<Timestamp>,
 }
 
 impl From<OrderRow> for Order {
@@ -274,7 +277,9 @@ async fn order_set_confirmed(
     let confirmed = statement(
         "UPDATE payment_order o \
          SET status = 'SECURING', step_no = o.step_no + 1, attempts = 0, \
-             next_at = clock_timestamp() + $6 * interval '1 millisecond', updated_at = clock_timestamp(), payment_key = x.key, \
+             next_at = clock_timestamp() + $6 * interval '1 millisecond', \
+             updated_at = clock_timestamp(), confirmed_at = clock_timestamp(), \
+             payment_key = x.key, \
              confirm_command_id = x.command, confirm_fingerprint = x.print, notice_id = x.notice \
          FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[]) \
               AS x(id, key, command, print, notice) \

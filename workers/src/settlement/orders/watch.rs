@@ -1,0 +1,104 @@
+//! Says how long money is on its way: the oldest orders, and refunds that wait or that somebody has
+//! to see to. From the rows, each time anew, so that a restart forgets none of them; every replica
+//! says the same.
+
+use super::Driver;
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Double};
+use diesel_async::RunQueryDsl;
+use onsale_platform::sql::statement;
+use onsale_platform::{db, metric};
+use onsale_schema::Timestamp;
+use onsale_schema::status::OrderStatus;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// What is on its way. Ages are in seconds, by the database's clock; 0 where there is nothing.
+#[derive(QueryableByName)]
+struct OnItsWay {
+    #[diesel(sql_type = Double)]
+    open_s: f64,
+    #[diesel(sql_type = Double)]
+    unknown_s: f64,
+    #[diesel(sql_type = BigInt)]
+    pending: i64,
+    #[diesel(sql_type = Double)]
+    pending_s: f64,
+    #[diesel(sql_type = BigInt)]
+    stuck: i64,
+    #[diesel(sql_type = Double)]
+    stuck_s: f64,
+}
+
+/// Looks until `shutdown`.
+pub(super) async fn run(driver: &Driver, shutdown: &CancellationToken) {
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        match look(&driver.ctx.pool).await {
+            Ok(found) => tell(&found),
+            Err(error) => tracing::debug!(%error, "what is on its way is counted later"),
+        }
+    }
+}
+
+/// Each part reads an index of what is open, however much has ended.
+async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
+    let mut conn = pool.get().await?;
+    let found = statement(
+        "SELECT o.open_s, o.unknown_s, p.pending, p.pending_s, s.stuck, s.stuck_s \
+         FROM (SELECT coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at))), \
+                               0)::float8 AS open_s, \
+                      coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at)) \
+                                           FILTER (WHERE status = 'UNKNOWN')), \
+                               0)::float8 AS unknown_s \
+               FROM payment_order \
+               WHERE status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING')) AS o, \
+              (SELECT count(*) AS pending, \
+                      coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 \
+                          AS pending_s \
+               FROM refund WHERE next_at IS NOT NULL AND status = 'PENDING') AS p, \
+              (SELECT count(*) AS stuck, \
+                      coalesce(extract(epoch FROM now() - min(stuck_at)), 0)::float8 AS stuck_s \
+               FROM refund WHERE status = 'STUCK') AS s",
+    )
+    .get_result(&mut conn)
+    .await?;
+    Ok(found)
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "nobody has so many open refunds that it matters"
+)]
+fn tell(found: &OnItsWay) {
+    metrics::gauge!(metric::ORDER_OLDEST, "kind" => "open").set(found.open_s);
+    metrics::gauge!(metric::ORDER_OLDEST, "kind" => "unknown").set(found.unknown_s);
+    metrics::gauge!(metric::REFUNDS_OPEN, "kind" => "pending").set(found.pending as f64);
+    metrics::gauge!(metric::REFUNDS_OPEN, "kind" => "stuck").set(found.stuck as f64);
+    metrics::gauge!(metric::REFUND_OLDEST, "kind" => "pending").set(found.pending_s);
+    metrics::gauge!(metric::REFUND_OLDEST, "kind" => "stuck").set(found.stuck_s);
+}
+
+/// Notes how long an order took that has come to an end for its buyer.
+pub(super) fn note_end(status: OrderStatus, confirmed_at: Option<Timestamp>, now: Timestamp) {
+    let has_ended = match status {
+        OrderStatus::Paid | OrderStatus::Failed | OrderStatus::Refunding => true,
+        // The way back is counted with refunds.
+        OrderStatus::Refunded
+        | OrderStatus::Ready
+        | OrderStatus::Securing
+        | OrderStatus::Capturing
+        | OrderStatus::Unknown
+        | OrderStatus::Captured
+        | OrderStatus::Reholding => false,
+    };
+    if let (true, Some(confirmed_at)) = (has_ended, confirmed_at) {
+        let took = u64::try_from(now.micros() - confirmed_at.micros()).unwrap_or(0);
+        metrics::histogram!(metric::ORDER_DURATION, "outcome" => status.as_str())
+            .record(Duration::from_micros(took));
+    }
+}
