@@ -10,6 +10,9 @@ use diesel::sql_types::{BigInt, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::{Clock, db, nats};
 use onsale_testkit::Tools;
+use onsale_workers::config;
+use onsale_workers::gateway::toss::Toss;
+use onsale_workers::gateway::{Error, Gateway};
 
 use crate::migrate;
 use crate::running;
@@ -26,12 +29,16 @@ const CLOCK_LIMIT_S: f64 = 5.0;
 /// Checks this machine and the system on it; every complaint comes with what mends it.
 ///
 /// It looks at tools, disk, ports, the servers with their versions and settings, the clock against
-/// that of Postgres, and migrations. It changes nothing, and exits 1 when there is a complaint.
+/// that of Postgres, migrations, and whether the payment gateway knows us, where one is named. It
+/// changes nothing, and exits 1 when there is a complaint.
 #[derive(ClapArgs, Debug)]
 #[command(max_term_width = 100)]
 pub struct Args {
     #[command(flatten)]
     target: Target,
+
+    #[command(flatten)]
+    gateway: config::Gateway,
 }
 
 /// What the checks have found.
@@ -107,6 +114,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(url) => check_nats(&mut report, &url).await,
         Err(_) => report.skipped("NATS", "none runs and NATS_URL names none"),
     }
+    check_gateway(&mut report, &args.gateway).await;
     if report.complaints == 0 {
         println!("\nAll is well.");
         Ok(ExitCode::SUCCESS)
@@ -312,6 +320,24 @@ async fn check_roles(report: &mut Report, connection: &mut AsyncPgConnection) {
             );
         }
         Err(error) => report.complain("roles", error, "look at the log of Postgres"),
+    }
+}
+
+/// Asks for the last minute of its book.
+async fn check_gateway(report: &mut Report, settings: &config::Gateway) {
+    const WHAT: &str = "gateway";
+    let gateway = match Toss::of_settings(settings) {
+        Ok(Some(gateway)) => gateway,
+        Ok(None) => return report.skipped(WHAT, "ONSALE_GATEWAY_URL names none"),
+        Err(error) => return report.complain(WHAT, error, "look at ONSALE_GATEWAY_CA"),
+    };
+    let now = Clock::default().now();
+    match gateway.transactions(now.plus_ms(-60_000), now, None).await {
+        Ok(_) => report.fine(WHAT, "answers, and knows us"),
+        Err(error @ Error::Rejected { .. }) => {
+            report.complain(WHAT, error, "look at ONSALE_GATEWAY_SECRET");
+        }
+        Err(error) => report.complain(WHAT, error, "look at ONSALE_GATEWAY_URL, and its status"),
     }
 }
 

@@ -519,6 +519,18 @@ const CASES: &[Case] = &[
         &["P2"],
     ),
     (
+        "an order of which nobody knows for too long",
+        "SELECT too_late(); DELETE FROM refund;
+         UPDATE payment_order
+         SET status = 'UNKNOWN', captured = 0, updated_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "money that goes back to somebody else",
+        "SELECT too_late(); UPDATE refund SET user_id = id(99)",
+        &["P3"],
+    ),
+    (
         "points by card",
         "SELECT charge_card('PAID', 1000); SELECT credit_card(1000)",
         &[],

@@ -32,6 +32,7 @@ const TROUBLE: &[&str] = &[
     metric::TAIL_LOST,
     metric::CLAMPED,
     metric::EXPIRY_PUBLISHED,
+    metric::SHOW_SET_ASIDE,
     // And these only somebody who subscribes.
     metric::WEBHOOK_DELIVERIES,
     metric::WEBHOOK_DURATION,

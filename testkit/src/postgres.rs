@@ -275,7 +275,7 @@ impl PostgresServer {
             format!("port={}", self.port),
             // A path of a socket may not be longer than 107 bytes; nobody needs one.
             "unix_socket_directories=".to_owned(),
-            "max_connections=200".to_owned(),
+            "max_connections=400".to_owned(),
             "shared_buffers=256MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
             "min_wal_size=256MB".to_owned(),

@@ -28,6 +28,9 @@ pub struct Order {
     /// Which.
     #[diesel(sql_type = SqlUuid)]
     pub order_id: PaymentOrderId,
+    /// What it is for.
+    #[diesel(sql_type = Numeric)]
+    pub amount: Money,
     /// What we know to be captured.
     #[diesel(sql_type = Numeric)]
     pub captured: Money,
@@ -74,7 +77,7 @@ impl Ours {
             at: Timestamp,
         }
         let orders = sql_query(
-            "SELECT o.order_id, o.captured, \
+            "SELECT o.order_id, o.amount, o.captured, \
                     o.refunded - coalesce((SELECT sum(r.amount) FROM refund AS r \
                                            WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
                                              AND r.status = 'RESOLVED'), 0) AS refunded, \
@@ -165,6 +168,7 @@ fn compare(orders: &[Order], book: &[Transaction], at: Timestamp) -> Found {
         // What is open or late may be in the book alone; nothing may be in our rows alone.
         let ahead = theirs.captured - order.captured;
         if ahead < Money::ZERO
+            || theirs.captured > order.amount
             || ahead > Money::ZERO && !order.is_open && ahead > theirs.captured_late
         {
             differences.push(format!(
@@ -204,6 +208,7 @@ mod tests {
     fn order(n: u128, captured: i64, refunded: i64, refunding: i64, is_open: bool) -> Order {
         Order {
             order_id: PaymentOrderId(Uuid::from_u128(n)),
+            amount: Money::won(if captured == 0 { 500 } else { captured }),
             captured: Money::won(captured),
             refunded: Money::won(refunded),
             refunding: Money::won(refunding),
@@ -281,6 +286,11 @@ mod tests {
                 "captured, not noticed",
                 vec![order(1, 0, 0, 0, false)],
                 vec![entry(1, 500, old)],
+            ),
+            (
+                "captured twice while it is open",
+                vec![order(1, 0, 0, 0, true)],
+                vec![entry(1, 500, old), entry(1, 500, 10)],
             ),
             ("unknown order", vec![], vec![entry(1, 500, old)]),
             (

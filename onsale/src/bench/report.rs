@@ -354,17 +354,27 @@ impl<C: Contested> Report<C> {
         for (title, _) in COLUMNS {
             write!(f, "{title:>12}")?;
         }
-        writeln!(f)?;
+        // What is applied and published after the last answer, notices and facts; its CPU is
+        // counted above.
+        writeln!(f, "{:>12}{:>12}", "run ms", "and then ms")?;
         for group in &self.groups {
-            let run = group.median(Design::Pipeline);
-            let Some(times) = run.and_then(|run| run.pipeline.as_ref()) else {
+            let Some(run) = group.median(Design::Pipeline) else {
+                continue;
+            };
+            let Some(times) = run.pipeline.as_ref() else {
                 continue;
             };
             write!(f, "{:<12}{:>6}", group.case, group.connections)?;
             for (_, key) in COLUMNS {
                 write!(f, "{:>12.2}", times[key].as_f64().unwrap_or(0.0))?;
             }
-            writeln!(f)?;
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            writeln!(
+                f,
+                "{:>12.0}{:>12.0}",
+                ms(run.tally.elapsed),
+                ms(run.settled)
+            )?;
         }
         Ok(())
     }

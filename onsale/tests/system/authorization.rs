@@ -3,6 +3,7 @@
 
 use crate::forged::{forged, signed_again};
 use crate::hall::{Hall, reservation};
+use crate::shop::with_gateway;
 use onsale::openapi::sample::sample;
 use onsale_testkit::api::{id, text};
 use onsale_testkit::spawn::Signal;
@@ -333,7 +334,7 @@ async fn call(api: &Api, operation: &Operation, path: &str, token: Option<&str>)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_by_everybody() {
-    let mut hall = Hall::open().await;
+    let mut hall = Hall::open_with(with_gateway()).await;
     let (owner, other, admin) = (hall.buyer(), hall.buyer(), hall.admin());
     let things = Things::of(&mut hall, &owner).await;
     let api = hall.api.clone();
@@ -433,7 +434,7 @@ fn told(answer: Answer) -> (u16, Vec<String>, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_somebody_elses_is_not_there() {
-    let mut hall = Hall::open().await;
+    let mut hall = Hall::open_with(with_gateway()).await;
     let (owner, other) = (hall.buyer(), hall.buyer());
     let things = Things::of(&mut hall, &owner).await;
     let api = hall.api.clone();
@@ -475,7 +476,7 @@ fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_sets_what_is_not_theirs_to_set() {
-    let mut hall = Hall::open().await;
+    let mut hall = Hall::open_with(with_gateway()).await;
     let admin = hall.admin();
     let things = Things::of(&mut hall, &admin).await;
     let api = hall.api.clone();
@@ -568,7 +569,7 @@ fn set_null(body: &mut Value, place: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_never_null_is_not_taken_as_null() {
-    let mut hall = Hall::open().await;
+    let mut hall = Hall::open_with(with_gateway()).await;
     let admin = hall.admin();
     let things = Things::of(&mut hall, &admin).await;
     let api = hall.api.clone();
@@ -605,7 +606,7 @@ async fn what_is_never_null_is_not_taken_as_null() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn anothers_key_is_a_key_of_ones_own() {
-    let mut hall = Hall::open().await;
+    let mut hall = Hall::open_with(with_gateway()).await;
     let (owner, other) = (hall.buyer(), hall.buyer());
     let date = hall.date(10).await;
     let api = hall.api.clone();

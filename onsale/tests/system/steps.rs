@@ -346,7 +346,13 @@ async fn repeat(stage: &mut Stage) {
             }
         }
         let other = hall.confirm(buyer, order).await;
-        other.expect_problem(409, "order-state-conflict");
+        other.expect_problem(
+            409,
+            match sale.case.path {
+                Path::Declined | Path::Gone => "order-state-conflict",
+                Path::Sold | Path::Doubted | Path::Reheld | Path::Cancelled => "already-paid",
+            },
+        );
         if sale.case.path == Path::Cancelled {
             let (id, key) = (order.reservation, sale.cancel_key());
             let again = hall.cancel(buyer, id, &key, None).await.expect(200);

@@ -348,6 +348,15 @@ WHERE f.method = 'POINTS'
       IS DISTINCT FROM (f.amount, 'REFUND', '00000000-0000-0000-0000-000000005a1e'::uuid,
                         f.user_id)
 UNION ALL
+SELECT format('refund %s of %s goes to %s by %s of order %s; what it gives back was of %s by %s of '
+              'order %s', refund_id, f.amount, f.user_id, f.method, f.order_id,
+              coalesce(p.user_id, o.user_id), p.method, p.order_id)
+FROM refund AS f LEFT JOIN payment AS p USING (payment_id)
+     LEFT JOIN payment_order AS o ON o.order_id = f.order_id
+WHERE CASE WHEN f.payment_id IS NULL THEN f.user_id IS DISTINCT FROM o.user_id
+           ELSE (f.user_id, f.method, f.order_id)
+                IS DISTINCT FROM (p.user_id, p.method, p.order_id) END
+UNION ALL
 SELECT format('transfer %s of %s came back for nothing', transfer_id, t.amount)
 FROM transfer AS t
 WHERE t.kind = 'REFUND'
