@@ -125,7 +125,7 @@ async fn money_goes_its_way() {
     let message = ledger.next().await;
     let wanted = ledger::Kind::Charge {
         amount: Money::won(500),
-        method: ChargeMethod::Card,
+        method: ChargeMethod::Cash,
     };
     assert_eq!(message.commands[0].kind, wanted);
     let transfer_id = TransferId(Uuid::from_u128(9));
