@@ -221,9 +221,16 @@ impl Things {
         .await;
         let refund = Uuid::now_v7();
         hall.sql(&format!(
-            "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, \
+            "INSERT INTO payment_order (order_id, user_id, command_id, fingerprint, amount, status, \
+                                        payment_key, confirm_command_id, confirm_fingerprint, \
+                                        captured, created_at, updated_at) \
+             SELECT '{refund}', user_id, '{refund}', '{refund}', 1, 'REFUNDING', '{refund}', \
+                    gen_random_uuid(), '{refund}', 1, now(), now() \
+             FROM payment_order WHERE order_id = '{}'; \
+             INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, \
                                  stuck_at, created_at) \
-             VALUES ('{refund}', '{refund}', '{refund}', '{}', 'GATEWAY', 1, 'STUCK', now(), now())",
+             SELECT order_id, order_id, user_id, order_id, 'GATEWAY', 1, 'STUCK', now(), now() \
+             FROM payment_order WHERE order_id = '{refund}'",
             id(&order["orderId"])
         ))
         .await;

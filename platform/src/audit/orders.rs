@@ -50,10 +50,10 @@ FROM payment_order
 WHERE status IN ('CAPTURED', 'REHOLDING')
   AND updated_at < now() - {refund_ms} * interval '1 millisecond'
 UNION ALL
-SELECT format('order %s of %s is %s since %s: nobody knows whether %s is captured', order_id,
+SELECT format('order %s of %s is on its way, %s, since %s: %s may be captured', order_id,
               coalesce('reservation ' || reservation_id, 'points'), status, updated_at, amount)
 FROM payment_order
-WHERE status IN ('CAPTURING', 'UNKNOWN')
+WHERE status IN ('SECURING', 'CAPTURING', 'UNKNOWN')
   AND updated_at < now() - {refund_ms} * interval '1 millisecond'
 UNION ALL
 SELECT format('refund %s of %s is %s since %s', refund_id, amount, status, created_at)

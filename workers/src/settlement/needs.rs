@@ -1,5 +1,5 @@
 //! What the commands of a batch need: rows to lock, in the order that all workers keep
-//! (reservation, account), and what was made of them before.
+//! (reservation, order, refund, account, show), and what was made of them before.
 
 use onsale_schema::message::Command;
 use onsale_schema::settlement::Kind;

@@ -193,6 +193,11 @@ async fn fail(
     order.fail_code = Some(code.to_owned());
     let failed = payment(order, of.reservation_id, Some(code), now);
     payment_insert(conn, &[failed]).await?;
+    let_go(conn, order, of).await
+}
+
+/// Its hold, if it is one still, may be given back or paid by other means.
+async fn let_go(conn: &AsyncPgConnection, order: &Order, of: Reserved) -> Result<(), db::Error> {
     let notice_id = NoticeId(Uuid::now_v7());
     let notice = NewNotice {
         notice_id,
@@ -340,5 +345,6 @@ async fn refund(
 ) -> Result<(), db::Error> {
     let failed = payment(order, of.reservation_id, Some(code), now);
     payment_insert(conn, &[failed]).await?;
+    let_go(conn, order, of).await?;
     give_back(conn, order, code, now).await
 }
