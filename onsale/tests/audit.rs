@@ -476,7 +476,8 @@ const CASES: &[Case] = &[
     ),
     (
         "a payment of an order that captured nothing",
-        "SELECT captured(); UPDATE payment_order SET status = 'UNKNOWN', captured = 0",
+        "SELECT captured();
+         UPDATE payment_order SET status = 'UNKNOWN', captured = 0, updated_at = now()",
         &["P1"],
     ),
     (
