@@ -1,0 +1,150 @@
+//! What a waiting room of a million tickets costs its owner: to draw, to join, to open, to tick, to
+//! load, and in memory. `cargo bench -p onsale-domain --bench admission` prints it.
+
+use onsale_domain::admission::{Changes, Policy, Room, RoomRow, StoredTicket, Times};
+use onsale_schema::admission::{Kind, Line};
+use onsale_schema::draw::{Digest, Draw, Place, Secret};
+use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::status::{QueueMode, TicketStatus};
+use onsale_schema::{ArrivalNo, CommandId, ScheduleId, TicketId, Timestamp, UserId};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+const TICKETS: u32 = 1_000_000;
+
+fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    said(what, started.elapsed());
+    result
+}
+
+fn said(what: &str, took: Duration) {
+    println!("{what:<58} {:>12.1} µs", took.as_secs_f64() * 1e6);
+}
+
+fn id(no: u32) -> Uuid {
+    // As random as ours are.
+    Uuid::new_v5(&Uuid::nil(), &no.to_be_bytes())
+}
+
+fn join(no: u32, schedule_id: ScheduleId, deadline: Timestamp) -> Command<Kind> {
+    Command {
+        id: CommandId(id(no)),
+        user: UserId(id(no)),
+        fingerprint: Fingerprint(id(no)),
+        deadline,
+        trace: None,
+        kind: Kind::Join { schedule_id },
+    }
+}
+
+fn draws() {
+    let draw = timed("draw: prepare a million", || {
+        Draw::new(Digest([7; 32]), black_box(TICKETS))
+    });
+    const SOME: u32 = 10_000;
+    let started = Instant::now();
+    for no in 0..SOME {
+        black_box(draw.place(ArrivalNo(no)));
+    }
+    said("draw: the place of one ticket", started.elapsed() / SOME);
+    let started = Instant::now();
+    for place in 0..SOME {
+        black_box(draw.arrival(Place(place)));
+    }
+    said("draw: the ticket of one place", started.elapsed() / SOME);
+    timed(
+        "draw: all of a million (a table, as the audit does)",
+        || black_box(draw.order()),
+    );
+}
+
+fn main() {
+    draws();
+    let start = Timestamp::from_micros(1_790_000_000_000_000);
+    let schedule_id = ScheduleId(Uuid::from_u128(1));
+    let policy = Policy {
+        capacity: 100_000,
+        rate_per_second: 1000,
+        ..Policy::new(QueueMode::Draw, start.plus_ms(3_600_000))
+    };
+    let row = RoomRow::new(schedule_id, policy);
+    let secret = Secret([9; 32]);
+    let mut room = Room::load(row, secret, []);
+    let times = |at: Timestamp| Times {
+        business: at,
+        clock: at,
+    };
+    let commands: Vec<_> = (0..TICKETS)
+        .map(|no| join(no, schedule_id, start.plus_ms(60_000)))
+        .collect();
+    let before = resident();
+    let started = Instant::now();
+    for batch in commands.chunks(4096) {
+        let mut changes = Changes::default();
+        for command in batch {
+            black_box(room.decide(command, times(start), &mut changes));
+        }
+        room.seal(start, &mut changes);
+    }
+    said("room: join, of a million", started.elapsed() / TICKETS);
+    let bytes = resident().saturating_sub(before) / TICKETS as usize;
+    println!("{:<58} {bytes:>12} bytes", "room: a ticket in memory");
+
+    let opening = start.plus_ms(3_600_000 + 2000);
+    let mut changes = Changes::default();
+    timed(
+        "room: the tick that opens, draws and admits the first",
+        || room.tick(opening, &mut changes),
+    );
+    room.seal(opening, &mut changes);
+    let (mut ticks, mut longest) = (Duration::ZERO, Duration::ZERO);
+    const TICKS: u32 = 100;
+    for tick in 1..=TICKS {
+        let now = opening.plus_ms(i64::from(tick) * 200);
+        let mut changes = Changes::default();
+        let started = Instant::now();
+        room.tick(now, &mut changes);
+        room.seal(now, &mut changes);
+        ticks += started.elapsed();
+        longest = longest.max(started.elapsed());
+    }
+    said(
+        "room: a tick that admits 200 of a drawn line",
+        ticks / TICKS,
+    );
+    said("room: the longest of them", longest);
+    let row = room.row().clone();
+    println!("{:<58} {:>12}", "room: admitted", row.admissions);
+    let idle = opening.plus_ms(i64::from(TICKS) * 200);
+    timed("room: a tick with nothing to do", || {
+        room.tick(idle, &mut Changes::default())
+    });
+
+    // As after a takeover: nobody is loaded as admitted, which is no matter here.
+    let stored = |no| StoredTicket {
+        ticket_id: TicketId(id(no)),
+        user_id: UserId(id(no)),
+        fingerprint: Fingerprint(id(no)),
+        status: TicketStatus::Waiting,
+        slot: None,
+    };
+    let all: Vec<_> = (0..TICKETS).map(stored).collect();
+    let line = Line::behind(row.lobby.as_ref().expect("it is open")).expect("it is drawn");
+    timed("line: the whole order, as a load needs it", || {
+        black_box(line.before(row.front).count())
+    });
+    timed("room: load from a million rows", || {
+        black_box(Room::load(row, secret, all))
+    });
+}
+
+/// Memory of this process, in bytes, where the system tells.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    kilobytes.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
