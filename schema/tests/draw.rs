@@ -1,6 +1,8 @@
 //! The draw of a waiting room is a permutation for any number of tickets, the same both ways, the
 //! same as the published script's, and favours nobody.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use onsale_schema::draw::{Digest, Draw, Place, ROUNDS, Secret};
 use onsale_schema::{ArrivalNo, ScheduleId, TicketId};
 use sha2::{Digest as _, Sha256};
