@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 /// that the committer stays free for others.
 pub const STEPS_PER_TICK: usize = 500;
 /// Places that one tick looks further along, at most: in a drawn line each takes a hundred hashes.
-const LOOKS_PER_TICK: usize = 500;
+const LOOKS_PER_TICK: usize = 200;
 /// From so many places at the front on, reports of who was heard are wanted. Twice as many as are let
 /// in until somebody counts as silent, within these bounds.
 pub const WINDOW: RangeInclusive<u32> = 1000..=50_000;

@@ -169,11 +169,11 @@ impl Watermark {
         has_order && !self.policy.paused && self.policy.mode != QueueMode::Off
     }
 
-    /// Whether the owner wants to know that a ticket which waits was heard. `line` is none as long as
+    /// Whether the owner wants to know that a ticket which waits was heard. `place` is none as long as
     /// there is no order.
     #[must_use]
-    pub fn wants_report(&self, line: Option<&Line>, arrival: ArrivalNo) -> bool {
-        line.is_none_or(|line| line.place(arrival).0 < self.front.0.saturating_add(self.window))
+    pub fn wants_report(&self, place: Option<Place>) -> bool {
+        place.is_none_or(|place| place.0 < self.front.0.saturating_add(self.window))
     }
 
     /// What a ticket that waits is told, by its place; none in the lobby.
@@ -331,6 +331,11 @@ mod tests {
         // Before the front: passed over.
         let passed = watermark(500, 600, 60_000).sight(Some(Place(3)), ArrivalNo(7), now);
         assert_eq!((passed.ahead, passed.position), (Some(0), Some(4)));
+        for (place, is_wanted) in [(3, true), (1699, true), (1700, false)] {
+            let told = watermark(500, 600, 60_000);
+            assert_eq!(told.wants_report(Some(Place(place))), is_wanted);
+        }
+        assert!(watermark(0, 0, 0).wants_report(None));
         // In the lobby, an hour before the opening.
         let early = Timestamp::from_micros(-2_600_000_000);
         let lobby = watermark(0, 0, 0).sight(None, ArrivalNo(7), early);
