@@ -14,6 +14,7 @@ mod rows;
 mod world;
 
 use common::{for_seeds, is_replay};
+use onsale_schema::admission::{Outcome, Refusal};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use world::World;
@@ -69,5 +70,28 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
             let count = seen.get(what).copied().unwrap_or_default();
             assert!(count >= 30, "{what} was seen {count} times only");
         }
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Joined(ticket) if !ticket.is_new => "joined again",
+        Outcome::Joined(ticket) if !ticket.status.is_live() => "joined before",
+        Outcome::Joined(_) => "joined",
+        Outcome::Left { .. } => "left",
+        Outcome::Applied => "applied",
+        Outcome::Policy(_) => "policy",
+        Outcome::DeadLettered => "dead-lettered",
+        Outcome::Refused(refusal) => match refusal {
+            Refusal::CommandExpired => "command expired",
+            Refusal::KeyReused => "key reused",
+            Refusal::UnknownSchedule => "unknown schedule",
+            Refusal::RoomOff => "room off",
+            Refusal::RoomFull => "room full",
+            Refusal::NotFound => "not found",
+            Refusal::PolicyInvalid => "policy invalid",
+            Refusal::BeaconFixed => "beacon fixed",
+            Refusal::NotDue => "not due",
+        },
     }
 }

@@ -1,14 +1,14 @@
 //! A room, its rows and its model, and what happens to them.
 
-use crate::Seen;
 use crate::common::{
     Rng, at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, user,
 };
 use crate::model::Model;
 use crate::rows::{Rows, SECRET};
+use crate::{Seen, name};
 use onsale_domain::admission::{Changes, Known, Policy, Room, RoomRow, Times};
 use onsale_schema::admission::{
-    HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Refusal, Watermark,
+    HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Watermark,
 };
 use onsale_schema::draw::Place;
 use onsale_schema::message::Command;
@@ -508,28 +508,5 @@ impl World {
             _ => change.presence_ms = Some(self.rng.range(4, 10) * 1000),
         }
         change
-    }
-}
-
-fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Joined(ticket) if !ticket.is_new => "joined again",
-        Outcome::Joined(ticket) if !ticket.status.is_live() => "joined before",
-        Outcome::Joined(_) => "joined",
-        Outcome::Left { .. } => "left",
-        Outcome::Applied => "applied",
-        Outcome::Policy(_) => "policy",
-        Outcome::DeadLettered => "dead-lettered",
-        Outcome::Refused(refusal) => match refusal {
-            Refusal::CommandExpired => "command expired",
-            Refusal::KeyReused => "key reused",
-            Refusal::UnknownSchedule => "unknown schedule",
-            Refusal::RoomOff => "room off",
-            Refusal::RoomFull => "room full",
-            Refusal::NotFound => "not found",
-            Refusal::PolicyInvalid => "policy invalid",
-            Refusal::BeaconFixed => "beacon fixed",
-            Refusal::NotDue => "not due",
-        },
     }
 }
