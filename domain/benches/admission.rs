@@ -126,9 +126,10 @@ fn main() {
     let row = room.row().clone();
     println!("{:<58} {:>12}", "room: admitted", row.admissions);
     let idle = opening.plus_ms(TICKS * 200);
-    timed("room: a tick with nothing to do", || {
-        room.tick(idle, &mut Changes::default())
-    });
+    timed(
+        "room: a tick that only looks 200 places further along",
+        || room.tick(idle, &mut Changes::default()),
+    );
 
     // As after a takeover: nobody is loaded as admitted, which is no matter here.
     let stored = |no| StoredTicket {

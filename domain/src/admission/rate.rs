@@ -14,18 +14,7 @@ pub const BURST_MS: i64 = 1000;
 
 /// What an admission uses up, in microseconds: rounded up, so that there are never more.
 fn cost_us(rate_per_second: u32) -> i64 {
-    1_000_000_i64.div_ceil_by(i64::from(rate_per_second.max(1)))
-}
-
-/// Division that rounds up; that of the standard library is not stable for signed numbers.
-trait DivCeil {
-    fn div_ceil_by(self, by: Self) -> Self;
-}
-
-impl DivCeil for i64 {
-    fn div_ceil_by(self, by: Self) -> Self {
-        (self + by - 1) / by
-    }
+    i64::from(1_000_000_u32.div_ceil(rate_per_second.max(1)))
 }
 
 impl RoomRow {
