@@ -2,7 +2,7 @@
 """Recomputes the draw of a waiting room from what is public: verify_draw.py draw.json [ticketId]
 
 draw.json is what `GET /api/v1/schedules/{scheduleId}/queue/draw` answers. Prints the tickets in the
-drawn order, or one ticket's place, from 1. A million tickets take about half a minute."""
+drawn order, or one ticket's place, from 1. A million tickets take about a minute."""
 import hashlib, json, sys
 from uuid import UUID
 
