@@ -17,8 +17,8 @@ use onsale_schema::status::{
 };
 use onsale_schema::{
     BlockId, CancellationId, CommandId, Lane, Money, NoticeId, PartitionNo, PaymentId,
-    PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId, ledger,
-    settlement,
+    PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId,
+    ledger, settlement,
 };
 use serde::Serialize;
 
