@@ -69,6 +69,9 @@ uuid_id! {
     ReservationId;
     /// Seats that were taken off sale together.
     BlockId;
+    /// A ticket of a waiting room: the id of the command that made it, so that the same key is the
+    /// same ticket.
+    TicketId;
     /// A payment of a reservation.
     PaymentId;
     /// What is to be paid through the gateway.
@@ -189,6 +192,52 @@ impl FromSql<sql_types::Integer, Pg> for SeatNo {
 impl ToSql<sql_types::Integer, Pg> for SeatNo {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         <i32 as ToSql<sql_types::Integer, Pg>>::to_sql(&self.0, &mut out.reborrow())
+    }
+}
+
+/// The number of a ticket in its waiting room, in the order of arrival, from 0 and without a gap.
+#[derive(
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    AsExpression,
+    FromSqlRow,
+)]
+#[diesel(sql_type = sql_types::Integer)]
+#[serde(transparent)]
+pub struct ArrivalNo(pub u32);
+
+impl ArrivalNo {
+    /// The ticket's place in a vector of all tickets.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Debug for ArrivalNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromSql<sql_types::Integer, Pg> for ArrivalNo {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        let number = <i32 as FromSql<sql_types::Integer, Pg>>::from_sql(value)?;
+        Ok(Self(u32::try_from(number)?))
+    }
+}
+impl ToSql<sql_types::Integer, Pg> for ArrivalNo {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        let number = i32::try_from(self.0)?;
+        <i32 as ToSql<sql_types::Integer, Pg>>::to_sql(&number, &mut out.reborrow())
     }
 }
 

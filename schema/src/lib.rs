@@ -5,7 +5,9 @@
 //! added with a default, a new meaning is a new kind, and each kind has a frozen sample under
 //! `schema/fixtures/` that must still decode.
 
+pub mod admission;
 pub mod cancellation;
+pub mod draw;
 pub mod facts;
 pub mod ids;
 pub mod invariant;
@@ -24,9 +26,9 @@ pub mod tables;
 pub mod time;
 
 pub use ids::{
-    AccountId, BlockId, CancellationId, CommandId, ConcertId, DeadLetterId, IngressId, MessageId,
-    NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId,
-    TransferId, UserId, WebhookId, WorkerId,
+    AccountId, ArrivalNo, BlockId, CancellationId, CommandId, ConcertId, DeadLetterId, IngressId,
+    MessageId, NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo,
+    SessionId, TicketId, TransferId, UserId, WebhookId, WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;

@@ -296,3 +296,46 @@ text_enum! {
         Dead = "DEAD",
     }
 }
+
+text_enum! {
+    /// How a waiting room lets people in.
+    QueueMode {
+        /// There is no waiting room: holding needs no pass.
+        Off = "OFF",
+        /// In the order of arrival.
+        Fifo = "FIFO",
+        /// Who arrived before the opening in an order that is drawn then, all others behind them.
+        Draw = "DRAW",
+        /// Everybody at once, with a pass.
+        Open = "OPEN",
+    }
+}
+
+text_enum! {
+    /// State of a ticket of a waiting room.
+    TicketStatus {
+        /// The line has no order yet. No row says so: it follows from the room's.
+        Lobby = "LOBBY",
+        /// In line.
+        Waiting = "WAITING",
+        /// May hold seats with its pass.
+        Admitted = "ADMITTED",
+        /// The pass ended without a payment.
+        Expired = "EXPIRED",
+        /// Its owner left.
+        Left = "LEFT",
+        /// Its owner paid.
+        Done = "DONE",
+    }
+}
+
+impl TicketStatus {
+    /// Whether its owner gets no other ticket.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        match self {
+            Self::Lobby | Self::Waiting | Self::Admitted => true,
+            Self::Expired | Self::Left | Self::Done => false,
+        }
+    }
+}

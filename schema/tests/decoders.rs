@@ -5,7 +5,7 @@
 
 use onsale_schema::message::{CommandMessage, Lag, Reply, Revocation, decode, encode};
 use onsale_schema::seats::{Facts, MapBroadcast};
-use onsale_schema::{ledger, seats, settlement};
+use onsale_schema::{admission, ledger, seats, settlement};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,14 +28,18 @@ fn is_read<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) ->
 fn kinds_read(bytes: &[u8]) -> usize {
     let read = [
         is_read::<CommandMessage<seats::Kind>>(bytes),
+        is_read::<CommandMessage<admission::Kind>>(bytes),
         is_read::<CommandMessage<ledger::Kind>>(bytes),
         is_read::<CommandMessage<settlement::Kind>>(bytes),
         is_read::<Reply<seats::Outcome>>(bytes),
+        is_read::<Reply<admission::Outcome>>(bytes),
         is_read::<Reply<ledger::Outcome>>(bytes),
         is_read::<Reply<settlement::Outcome>>(bytes),
         is_read::<Vec<seats::Outcome>>(bytes),
+        is_read::<Vec<admission::Outcome>>(bytes),
         is_read::<Vec<ledger::Outcome>>(bytes),
         is_read::<Vec<settlement::Outcome>>(bytes),
+        is_read::<admission::Broadcast>(bytes),
         is_read::<MapBroadcast>(bytes),
         is_read::<Facts>(bytes),
         is_read::<settlement::Facts>(bytes),

@@ -4,9 +4,11 @@
 //! To freeze a new kind, add it to `samples` and run with `ONSALE_FREEZE=1`, which writes the
 //! missing files and never changes one that is there.
 
-use onsale_schema::message::{
-    Command, CommandMessage, Fingerprint, Lag, MessageOutcomes, Reply, Revocation, decode, encode,
-};
+#[path = "frozen/mod.rs"]
+mod frozen;
+
+use frozen::{at, check, message, reply, uuid};
+use onsale_schema::message::{Lag, Revocation, decode, encode};
 use onsale_schema::seats::{
     self, Fact, Facts, Hold, MapBroadcast, MapChange, Policy, PolicyChange,
 };
@@ -14,49 +16,11 @@ use onsale_schema::status::{
     ChargeMethod, ClaimState, PaymentMethod, RefundStatus, ReservationStatus, SaleState,
 };
 use onsale_schema::{
-    BlockId, CancellationId, CommandId, IngressId, Lane, MessageId, Money, NoticeId, PartitionNo,
-    PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId, Timestamp,
-    TransferId, UserId, ledger, settlement,
+    BlockId, CancellationId, CommandId, Lane, Money, NoticeId, PartitionNo, PaymentId,
+    PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo, SessionId, TransferId, UserId,
+    ledger, settlement,
 };
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::fmt::Debug;
-use std::path::PathBuf;
-use uuid::Uuid;
-
-fn uuid(n: u128) -> Uuid {
-    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + n)
-}
-
-fn at(ms: i64) -> Timestamp {
-    Timestamp::from_micros(1_790_000_000_000_000).plus_ms(ms)
-}
-
-fn message<K>(kind: K) -> CommandMessage<K> {
-    let command = Command {
-        id: CommandId(uuid(1)),
-        user: UserId(uuid(2)),
-        fingerprint: Fingerprint(uuid(3)),
-        deadline: at(5000),
-        trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-        kind,
-    };
-    CommandMessage {
-        id: MessageId(uuid(4)),
-        reply_to: Some(IngressId(uuid(5))),
-        commands: vec![command],
-    }
-}
-
-fn reply<O>(outcomes: Vec<O>) -> Reply<O> {
-    let message = MessageOutcomes {
-        message_id: MessageId(uuid(4)),
-        outcomes,
-    };
-    Reply {
-        messages: vec![message],
-    }
-}
 
 fn hold() -> Hold {
     Hold {
@@ -93,16 +57,6 @@ fn policy_with_terms() -> Policy {
         release_jitter_ms: 30_000,
         ..policy()
     }
-}
-
-/// Compares one sample with its file.
-fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, sample: &T) {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.msgpack"));
-    if std::env::var_os("ONSALE_FREEZE").is_some() && !file.exists() {
-        std::fs::write(&file, encode(sample)).expect("the fixtures folder is writable");
-    }
-    let frozen = std::fs::read(&file).unwrap_or_else(|e| panic!("{name} is not frozen: {e}"));
-    assert_eq!(decode::<T>(&frozen).expect(name), *sample, "{name}");
 }
 
 #[test]

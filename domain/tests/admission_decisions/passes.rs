@@ -1,0 +1,75 @@
+//! How long a pass lasts, and what frees its slot.
+
+use crate::Case;
+use onsale_domain::admission::LINGER_MS;
+use onsale_schema::ArrivalNo;
+use onsale_schema::admission::HoldState;
+use onsale_schema::status::TicketStatus;
+
+fn admitted() -> (Case, onsale_schema::admission::Ticket) {
+    let mut case = Case::new(|policy| policy.pass_ms = 60_000);
+    let ticket = case.join(0);
+    case.join_all(1..4);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    (case, ticket)
+}
+
+#[test]
+fn a_pass_ends_and_frees_its_slot() {
+    let (mut case, ticket) = admitted();
+    let until = case.now.plus_ms(60_000);
+    assert_eq!(case.join(0).pass_expires_at, Some(until));
+    // Word of a last hold may be on its way.
+    case.pass(60_000 + LINGER_MS - 1);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    case.pass(1);
+    case.tick();
+    assert_eq!(case.all(TicketStatus::Expired), [0, 1]);
+    assert_eq!(case.admitted(), [2, 3]);
+    let last = case.join(0);
+    assert_eq!((last.is_new, last.arrival_no), (true, ArrivalNo(4)));
+    assert_ne!(last.ticket_id, ticket.ticket_id);
+}
+
+#[test]
+fn a_hold_keeps_a_pass_until_it_is_over() {
+    let (mut case, ticket) = admitted();
+    let long = case.now.plus_ms(200_000);
+    case.hold(&ticket, 1, HoldState::Until(long));
+    case.hold(&ticket, 2, HoldState::Until(case.now));
+    assert_eq!(case.join(0).pass_expires_at, Some(long));
+    case.pass(100_000);
+    case.tick();
+    assert_eq!(case.status(0), TicketStatus::Admitted);
+    assert_eq!(case.status(1), TicketStatus::Expired);
+    // An end is for good, in whatever order words of it come.
+    case.hold(&ticket, 3, HoldState::Over);
+    case.hold(&ticket, 3, HoldState::Until(long.plus_ms(1_000_000)));
+    assert_eq!(case.join(0).pass_expires_at, Some(long));
+    case.hold(&ticket, 1, HoldState::Over);
+    case.tick();
+    assert_eq!(case.status(0), TicketStatus::Expired);
+    // Too late for anything.
+    case.hold(&ticket, 1, HoldState::Paid);
+    assert_eq!(case.status(0), TicketStatus::Expired);
+}
+
+#[test]
+fn who_has_paid_is_done_and_who_leaves_is_gone() {
+    let (mut case, ticket) = admitted();
+    case.hold(&ticket, 1, HoldState::Until(case.now.plus_ms(300_000)));
+    case.hold(&ticket, 1, HoldState::Paid);
+    assert_eq!(case.status(0), TicketStatus::Done);
+    case.leave(1);
+    case.tick();
+    assert_eq!(case.admitted(), [2, 3]);
+    // Somebody else's ticket is not meant.
+    let other = onsale_schema::admission::Ticket {
+        arrival_no: ArrivalNo(2),
+        ..ticket
+    };
+    case.hold(&other, 9, HoldState::Paid);
+    assert_eq!(case.admitted(), [2, 3]);
+}

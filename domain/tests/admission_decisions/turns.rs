@@ -1,0 +1,174 @@
+//! Whose turn it is, and the limits.
+
+use crate::Case;
+use crate::common::schedule_id;
+use onsale_schema::admission::PolicyChange;
+use onsale_schema::status::TicketStatus;
+
+fn capacity(capacity: u32) -> PolicyChange {
+    PolicyChange {
+        capacity: Some(capacity),
+        ..PolicyChange::default()
+    }
+}
+
+#[test]
+fn a_batch_in_which_everybody_left_does_not_stall_the_line() {
+    let mut case = Case::new(|policy| policy.rate_per_second = 10_000);
+    case.join_all(0..3000);
+    for by in 0..2990 {
+        case.leave(by);
+    }
+    let ticks = case.tick();
+    assert_eq!(case.admitted(), [2990, 2991]);
+    assert!(
+        ticks > 1,
+        "a tick does a bounded amount, and says that there is more"
+    );
+}
+
+#[test]
+fn a_lower_capacity_revokes_nothing_and_admits_nobody_until_there_is_room() {
+    let mut case = Case::new(|policy| policy.capacity = 4);
+    case.join_all(0..10);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2, 3]);
+    case.amend(capacity(2));
+    case.pass(1000);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2, 3]);
+    case.leave(0);
+    case.leave(1);
+    case.tick();
+    assert_eq!(case.admitted(), [2, 3]);
+    case.leave(2);
+    case.tick();
+    assert_eq!(case.admitted(), [3, 4]);
+    let slot = case.room.slot(onsale_schema::ArrivalNo(4)).unwrap();
+    let how = slot.admission;
+    assert_eq!((how.no, how.active_before, how.capacity), (4, 1, Some(2)));
+}
+
+#[test]
+fn the_rate_holds_and_a_pause_is_caught_up_with_by_a_second_at_most() {
+    let mut case = Case::new(|policy| {
+        policy.capacity = 1000;
+        policy.rate_per_second = 5;
+    });
+    case.join_all(0..200);
+    case.tick();
+    assert_eq!(case.admitted().len(), 5);
+    case.pass(399);
+    case.tick();
+    assert_eq!(case.admitted().len(), 6);
+    case.pass(1);
+    case.tick();
+    assert_eq!(case.admitted().len(), 7);
+    let pause = |paused| PolicyChange {
+        paused: Some(paused),
+        ..PolicyChange::default()
+    };
+    case.amend(pause(true));
+    case.pass(60_000);
+    case.tick();
+    assert_eq!(case.admitted().len(), 7);
+    case.amend(pause(false));
+    case.tick();
+    assert_eq!(case.admitted().len(), 12);
+}
+
+#[test]
+fn who_is_silent_is_passed_over_and_is_next_when_it_returns() {
+    let mut case = Case::new(|policy| policy.presence_ms = 10_000);
+    case.join_all(0..6);
+    case.amend(capacity(0));
+    case.hear(12, [1, 3, 4, 5]);
+    case.amend(capacity(2));
+    case.tick();
+    assert_eq!(case.admitted(), [1, 3]);
+    // It is next, under both limits, before those that waited behind it.
+    case.hear(1, [2]);
+    case.tick();
+    assert_eq!(case.admitted(), [1, 3]);
+    case.leave(1);
+    case.tick();
+    assert_eq!(case.admitted(), [2, 3]);
+    // Once more in time, and silent again at its turn.
+    case.hear(1, [0]);
+    case.hear(11, [4, 5]);
+    case.leave(2);
+    case.tick();
+    assert_eq!(case.admitted(), [3, 4]);
+    // To join again is to be heard.
+    assert!(!case.join(0).is_new);
+    case.leave(3);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 4]);
+}
+
+#[test]
+fn an_outage_passes_over_nobody() {
+    let mut case = Case::new(|policy| {
+        policy.presence_ms = 10_000;
+        policy.capacity = 0;
+    });
+    case.join_all(0..6);
+    case.hear(5, 0..6);
+    // Nothing is heard of anybody, for an hour; then the first report, of some of them.
+    case.pass(3_600_000);
+    case.hear(1, [5]);
+    case.amend(capacity(3));
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2]);
+}
+
+#[test]
+fn who_was_too_far_away_to_be_listened_to_is_not_silent_when_its_turn_comes() {
+    let mut case = Case::new(|policy| {
+        policy.presence_ms = 10_000;
+        policy.rate_per_second = 50;
+        policy.capacity = 1500;
+    });
+    case.join_all(0..2500);
+    // Only those at the front are heard, as an ingress reports them.
+    for _ in 0..25 {
+        case.tick();
+        let front = case.room.row().front.0;
+        let window = case.room.watermark(case.now).window;
+        assert_eq!(window, 1000);
+        case.hear(1, front..(front + window).min(2500));
+    }
+    case.tick();
+    let admitted = case.admitted();
+    assert!(admitted.len() >= 1200, "{}", admitted.len());
+    assert_eq!(
+        admitted.len() as u32,
+        case.room.row().front.0,
+        "nobody was passed over"
+    );
+}
+
+#[test]
+fn what_is_broadcast_says_how_fast_the_line_is() {
+    let mut case = Case::new(|policy| {
+        policy.capacity = 5000;
+        policy.rate_per_second = 20;
+    });
+    case.join_all(0..2000);
+    for _ in 0..300 {
+        case.pass(200);
+        case.tick();
+    }
+    let told = case.last.rooms[&schedule_id(1)].watermark.as_ref().unwrap();
+    assert_eq!(
+        (told.from_version + 1, told.changes.len()),
+        (told.version, 4)
+    );
+    assert!((1190..=1200).contains(&told.moved), "{told:?}");
+    let eta = told.eta(600).unwrap();
+    assert!(
+        eta.low_ms < 30_000 && 30_000 < eta.high_ms && eta.high_ms < 40_000,
+        "{eta:?}"
+    );
+    assert_eq!(case.status(0), TicketStatus::Admitted);
+}

@@ -1,0 +1,174 @@
+//! The tables as the store would leave them: all of a batch or nothing, with the constraints that
+//! the migrations will have, and the invariants checked from the rows alone.
+
+use onsale_domain::admission::{Changes, Room, RoomRow, Slot, StoredTicket};
+use onsale_schema::admission::Order;
+use onsale_schema::draw::{Digest, Draw, Place, Secret};
+use onsale_schema::message::Fingerprint;
+use onsale_schema::status::TicketStatus;
+use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const SECRET: Secret = Secret([42; 32]);
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub ticket_id: TicketId,
+    pub user_id: UserId,
+    pub fingerprint: Fingerprint,
+    pub status: TicketStatus,
+    pub slot: Option<Slot>,
+    pub joined_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+}
+
+pub struct Rows {
+    pub room: RoomRow,
+    pub tickets: Vec<Row>,
+    /// Ids of tickets of other rooms.
+    pub elsewhere: BTreeSet<TicketId>,
+}
+
+impl Rows {
+    /// What the next owner knows.
+    pub fn load(&self) -> Room {
+        let stored = self.tickets.iter().map(|row| StoredTicket {
+            ticket_id: row.ticket_id,
+            user_id: row.user_id,
+            fingerprint: row.fingerprint,
+            status: row.status,
+            slot: row.slot.clone(),
+        });
+        Room::load(self.room.clone(), SECRET, stored)
+    }
+
+    /// The number of the ticket that a command made here.
+    pub fn number(&self, id: TicketId) -> Option<ArrivalNo> {
+        let at = self.tickets.iter().position(|row| row.ticket_id == id);
+        at.map(|at| ArrivalNo(u32::try_from(at).unwrap()))
+    }
+
+    /// Stores a batch, or says which commands made a ticket before.
+    pub fn commit(&mut self, schedule: ScheduleId, changes: &Changes) -> Result<(), Vec<TicketId>> {
+        let Some(mine) = changes.rooms.get(&schedule) else {
+            return Ok(());
+        };
+        let ids = mine.joined.iter().map(|new| new.ticket_id);
+        let taken = ids.filter(|id| self.number(*id).is_some() || self.elsewhere.contains(id));
+        let taken: Vec<_> = taken.collect();
+        if !taken.is_empty() {
+            return Err(taken);
+        }
+        let update = mine.room.as_ref().expect("a batch is sealed");
+        assert_eq!(update.before, self.room, "nobody else writes the row");
+        assert_eq!(update.after.version, self.room.version + 1);
+        assert!(update.after.front >= self.room.front && update.after.latest >= self.room.latest);
+        self.room = update.after.clone();
+        for (no, update) in &mine.updates {
+            let row = &mut self.tickets[no.index()];
+            assert_eq!(row.status, update.from, "{no:?}");
+            row.status = update.to;
+            row.slot = update.slot.clone();
+            row.ended_at = update.ended_at;
+        }
+        for new in &mine.joined {
+            assert_eq!(new.arrival_no.index(), self.tickets.len(), "Q1: dense");
+            self.tickets.push(Row {
+                ticket_id: new.ticket_id,
+                user_id: new.user_id,
+                fingerprint: new.fingerprint,
+                status: new.status,
+                slot: None,
+                joined_at: new.joined_at,
+                ended_at: new.ended_at,
+            });
+        }
+        Ok(())
+    }
+
+    /// The place of every ticket, from the table of a whole draw.
+    pub fn places(&self) -> Option<Vec<Place>> {
+        let lobby = self.room.lobby.as_ref()?;
+        let mut order: Vec<ArrivalNo> = match lobby.order? {
+            Order::Arrival => Vec::new(),
+            Order::Drawn { seed } => Draw::new(seed, lobby.size).order(),
+        };
+        order.extend((order.len()..self.tickets.len()).map(|no| ArrivalNo(no as u32)));
+        let mut places = vec![Place(0); order.len()];
+        for (place, no) in (0..).zip(order) {
+            places[no.index()] = Place(place);
+        }
+        Some(places)
+    }
+
+    /// The invariants Q1 and Q2, from the rows alone.
+    pub fn check(&self) {
+        let mut live = BTreeSet::new();
+        let mut digest = Digest::of_room(self.room.schedule_id);
+        for (no, row) in (0..).map(ArrivalNo).zip(&self.tickets) {
+            digest = digest.with(no, row.ticket_id);
+            assert!(
+                !row.status.is_live() || live.insert(row.user_id),
+                "Q1: one live ticket per user"
+            );
+            assert_eq!(row.status.is_live(), row.ended_at.is_none());
+            assert!(row.ended_at.is_none_or(|at| at >= row.joined_at));
+        }
+        assert_eq!(digest, self.room.digest);
+        assert_eq!(self.room.arrivals as usize, self.tickets.len());
+        self.check_admissions();
+    }
+
+    fn check_admissions(&self) {
+        let slots = self.tickets.iter().enumerate();
+        let slots = slots.filter_map(|(no, row)| Some((row.slot.as_ref()?, no)));
+        let admitted: BTreeMap<u32, (&Slot, usize)> = slots
+            .map(|(slot, no)| (slot.admission.no, (slot, no)))
+            .collect();
+        assert!(admitted.keys().copied().eq(0..self.room.admissions));
+        let Some(places) = self.places() else {
+            assert!(
+                admitted.is_empty(),
+                "nobody is let in before there is an order"
+            );
+            return;
+        };
+        let mut last: Option<(Timestamp, Option<Place>)> = None;
+        for (slot, no) in admitted.values() {
+            let how = slot.admission;
+            if let Some(capacity) = how.capacity {
+                assert!(how.active_before < capacity, "Q2: {how:?}");
+            }
+            let place = (!how.was_passed).then_some(places[*no]);
+            assert!(places[*no] < self.room.front);
+            if let Some((at, before)) = last {
+                assert!(at <= how.at);
+                assert!(
+                    place.is_none() || before.is_none() || before < place,
+                    "Q2: order"
+                );
+            }
+            last = Some((how.at, place.or(last.and_then(|(_, before)| before))));
+        }
+        // So many had a pass as was said, by the rows' own times. What ended at the same moment may
+        // have been before or after.
+        for (slot, _) in admitted.values() {
+            let how = slot.admission;
+            let others = admitted
+                .values()
+                .filter(|(other, _)| other.admission.no < how.no);
+            let ended = |no: &usize| self.tickets[*no].ended_at;
+            let surely = others
+                .clone()
+                .filter(|(_, no)| ended(no).is_none_or(|at| at > how.at))
+                .count() as u32;
+            let perhaps = others
+                .filter(|(_, no)| ended(no).is_none_or(|at| at >= how.at))
+                .count() as u32;
+            assert!(
+                (surely..=perhaps).contains(&how.active_before),
+                "Q2: {how:?}"
+            );
+        }
+    }
+}

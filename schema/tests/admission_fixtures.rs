@@ -1,0 +1,187 @@
+//! Frozen samples of what is said about waiting rooms: see `fixtures.rs`, by whose rules they are
+//! made and kept.
+
+#[path = "frozen/mod.rs"]
+mod frozen;
+
+use frozen::{at, check, message, reply, uuid};
+use onsale_schema::admission::{
+    Broadcast, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Policy, PolicyChange, Refusal,
+    Ticket, Watermark,
+};
+use onsale_schema::draw::{Digest, Place};
+use onsale_schema::status::{QueueMode, TicketStatus};
+use onsale_schema::{ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp};
+
+fn schedule_id() -> ScheduleId {
+    ScheduleId(uuid(7))
+}
+
+fn policy() -> Policy {
+    Policy {
+        mode: QueueMode::Draw,
+        paused: true,
+        opens_at: at(0),
+        capacity: 100,
+        rate_per_second: 10,
+        pass_ms: 600_000,
+        presence_ms: 60_000,
+        holds_per_pass: 10,
+    }
+}
+
+#[test]
+fn commands() {
+    let schedule_id = schedule_id();
+    let hold = |no: u32, state| HoldChange {
+        ticket_id: TicketId(uuid(8)),
+        arrival_no: ArrivalNo(no),
+        reservation_id: ReservationId(uuid(6)),
+        state,
+    };
+    let all = PolicyChange {
+        mode: Some(QueueMode::Open),
+        paused: Some(false),
+        opens_at: Some(at(1000)),
+        capacity: Some(0),
+        rate_per_second: Some(10_000),
+        pass_ms: Some(1000),
+        presence_ms: Some(5000),
+        holds_per_pass: Some(1),
+    };
+    let leave = |ticket_id| Kind::Leave {
+        schedule_id,
+        ticket_id,
+    };
+    let change = |change| Kind::Policy {
+        schedule_id,
+        change,
+    };
+    let kinds = [
+        ("join", Kind::Join { schedule_id }),
+        ("leave", leave(None)),
+        ("leave-ticket", leave(Some(TicketId(uuid(8))))),
+        (
+            "seen",
+            Kind::Seen {
+                schedule_id,
+                tickets: [0, 1, 255, 65_536, 3_999_999].map(ArrivalNo).to_vec(),
+            },
+        ),
+        (
+            "holds",
+            Kind::Holds {
+                notice_id: NoticeId(uuid(9)),
+                schedule_id,
+                changes: vec![
+                    hold(0, HoldState::Until(at(300_000))),
+                    hold(1, HoldState::Over),
+                    hold(2, HoldState::Paid),
+                ],
+            },
+        ),
+        ("policy", change(all)),
+        ("policy-empty", change(PolicyChange::default())),
+        (
+            "name-beacon",
+            Kind::NameBeacon {
+                schedule_id,
+                name: "drand quicknet, round 20000000, randomness".to_owned(),
+            },
+        ),
+        (
+            "reveal-beacon",
+            Kind::RevealBeacon {
+                schedule_id,
+                value: vec![0, 127, 128, 255],
+            },
+        ),
+    ];
+    for (name, kind) in kinds {
+        assert_eq!(kind.schedule_id(), schedule_id);
+        check(&format!("admission-{name}"), &message(kind));
+    }
+}
+
+#[test]
+fn outcomes() {
+    let ticket = |status, pass_expires_at: Option<Timestamp>| {
+        Outcome::Joined(Ticket {
+            ticket_id: TicketId(uuid(8)),
+            schedule_id: schedule_id(),
+            arrival_no: ArrivalNo(999_999),
+            is_new: pass_expires_at.is_none(),
+            status,
+            pass_expires_at,
+        })
+    };
+    let mut outcomes = vec![
+        ticket(TicketStatus::Lobby, None),
+        ticket(TicketStatus::Waiting, None),
+        ticket(TicketStatus::Admitted, Some(at(600_000))),
+        ticket(TicketStatus::Expired, None),
+        ticket(TicketStatus::Left, None),
+        ticket(TicketStatus::Done, None),
+        Outcome::Left {
+            ticket_id: TicketId(uuid(8)),
+        },
+        Outcome::Applied,
+        Outcome::Policy(policy()),
+        Outcome::DeadLettered,
+    ];
+    let refused = [
+        Refusal::CommandExpired,
+        Refusal::KeyReused,
+        Refusal::UnknownSchedule,
+        Refusal::RoomOff,
+        Refusal::RoomFull,
+        Refusal::NotFound,
+        Refusal::PolicyInvalid,
+        Refusal::BeaconFixed,
+        Refusal::NotDue,
+    ];
+    outcomes.extend(refused.map(Outcome::Refused));
+    check("admission-reply", &reply(outcomes));
+}
+
+#[test]
+fn broadcasts() {
+    let lobby = |beacon, order| Lobby {
+        closed_at: at(10),
+        size: 500_000,
+        digest: Digest([1; 32]),
+        beacon,
+        order,
+    };
+    let room = |lobby| Watermark {
+        schedule_id: schedule_id(),
+        from_version: 11,
+        version: 12,
+        at: at(20),
+        policy: policy(),
+        arrivals: 1_000_000,
+        lobby,
+        front: Place(1234),
+        window: 1200,
+        active: 99,
+        moved: 600,
+        measured_ms: 60_000,
+        changes: vec![
+            (ArrivalNo(3), TicketStatus::Admitted, Some(at(600_000))),
+            (ArrivalNo(70_000), TicketStatus::Left, None),
+        ],
+    };
+    let drawn = Order::Drawn {
+        seed: Digest([2; 32]),
+    };
+    let broadcast = Broadcast {
+        rooms: vec![
+            room(None),
+            room(Some(lobby(None, None))),
+            room(Some(lobby(None, Some(Order::Arrival)))),
+            room(Some(lobby(Some(vec![0, 255]), Some(drawn)))),
+        ],
+        sent_at: at(30),
+    };
+    check("admission-watermark", &broadcast);
+}
