@@ -7,18 +7,6 @@ use onsale_schema::status::OrderStatus;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 
-const ALL: [OrderStatus; 10] = [
-    OrderStatus::Ready,
-    OrderStatus::Securing,
-    OrderStatus::Capturing,
-    OrderStatus::Unknown,
-    OrderStatus::Captured,
-    OrderStatus::Reholding,
-    OrderStatus::Paid,
-    OrderStatus::Failed,
-    OrderStatus::Refunding,
-    OrderStatus::Refunded,
-];
 const LEARNED: [Learned; 7] = [
     Learned::Nothing,
     Learned::Captured,
@@ -89,7 +77,7 @@ fn each_status_goes_on_as_the_table_says() {
 /// All that there is: 10 states, 7 words of the gateway, both sides of either bound.
 #[test]
 fn nothing_fails_that_may_be_captured_and_nothing_captured_is_lost() {
-    for status in ALL {
+    for status in OrderStatus::ALL {
         for learned in LEARNED {
             for (is_over_cap, ms) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
                 let world = World {

@@ -15,18 +15,6 @@ const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 const REHELD: ReservationId = ReservationId(Uuid::from_u128(9));
 const HELD: ReservationId = ReservationId(Uuid::from_u128(2));
 
-const ALL: [OrderStatus; 10] = [
-    OrderStatus::Ready,
-    OrderStatus::Securing,
-    OrderStatus::Capturing,
-    OrderStatus::Unknown,
-    OrderStatus::Captured,
-    OrderStatus::Reholding,
-    OrderStatus::Paid,
-    OrderStatus::Failed,
-    OrderStatus::Refunding,
-    OrderStatus::Refunded,
-];
 const LEARNED: [Learned; 7] = [
     Learned::Nothing,
     Learned::Captured,
@@ -176,7 +164,7 @@ fn each_status_goes_on_as_the_table_says() {
 
 #[test]
 fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
-    for status in ALL {
+    for status in OrderStatus::ALL {
         for learned in LEARNED {
             for bits in 0..128 {
                 let bit = |n: u32| bits & (1 << n) != 0;

@@ -22,6 +22,9 @@ macro_rules! text_enum {
         pub enum $name { $($(#[doc = $vdoc])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
+            /// All of them.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$variant),*];
+
             /// Its name on the wire and in tables.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -67,11 +70,6 @@ text_enum! {
         /// Payments of reservations.
         Settlement = "settlement",
     }
-}
-
-impl Lane {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Seats, Self::Ledger, Self::Settlement];
 }
 
 text_enum! {
@@ -167,17 +165,6 @@ text_enum! {
 }
 
 impl FailCode {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::InsufficientPoints,
-        Self::PaymentDeclined,
-        Self::GatewayUnavailable,
-        Self::HoldExpired,
-        Self::AlreadyPaid,
-        Self::SaleClosed,
-        Self::BalanceCapExceeded,
-    ];
-
     /// The one that is written so.
     #[must_use]
     pub fn named(text: &str) -> Option<Self> {

@@ -178,19 +178,7 @@ impl Case {
 /// Every change of an order to a status is a step of some path.
 #[test]
 fn every_status_that_an_order_comes_to_is_stopped_at() {
-    let all = [
-        OrderStatus::Ready,
-        OrderStatus::Securing,
-        OrderStatus::Capturing,
-        OrderStatus::Unknown,
-        OrderStatus::Captured,
-        OrderStatus::Reholding,
-        OrderStatus::Paid,
-        OrderStatus::Failed,
-        OrderStatus::Refunding,
-        OrderStatus::Refunded,
-    ];
-    for status in all {
+    for status in OrderStatus::ALL {
         let is_step = match status {
             // An order is made so, and from the other one it goes on in the transaction that comes to it.
             OrderStatus::Ready | OrderStatus::Captured => false,
