@@ -10,8 +10,8 @@ of it went back (`refunded`), and what of the rest is fees of cancellations (`fe
 
 What it counts, and what it has counted, change in one transaction, before it answers. So it may be
 killed at any moment: a delivery that was not answered comes again, and is known if it was counted.
-Facts of a date, and of a reservation's money, are numbered without a gap (`aggregateSeq`), for good:
-by that it knows them. What this subscriber gets is numbered, too (`sequence`). A gap in either says
+Facts of a date's seats, and of its money, are numbered without a gap (`aggregateSeq`), for good: by
+that it knows them. What this subscriber gets is numbered, too (`sequence`). A gap in either says
 that facts were lost, and so does a delivery that it can't read: `gaps` counts these, and each has a
 line on standard error.
 
@@ -130,9 +130,9 @@ def learn_of_seats(db, schedule, fact):
         add(db, schedule, seats_sold=-cancelled, seats_cancelled=cancelled)
 
 
-def learn_of_money(db, schedule, reservation, fact):
+def learn_of_money(db, schedule, fact):
     """Counts one fact about the money of a reservation."""
-    kind = fact.get("type")
+    kind, reservation = fact.get("type"), fact["reservationId"]
     if kind == "Paid":
         db.execute("INSERT OR IGNORE INTO paid VALUES (?)", (reservation,))
         add(db, schedule, gross=fact["amount"]["amount"])
@@ -177,7 +177,7 @@ def count(db, delivery):
         if topic == "seats":
             learn_of_seats(db, delivery["aggregateId"], fact)
         elif topic == "payments":
-            learn_of_money(db, data["scheduleId"], delivery["aggregateId"], fact)
+            learn_of_money(db, delivery["aggregateId"], fact)
 
 
 def take(db, body):

@@ -21,7 +21,7 @@ pub use tasks::{Action, NewAction, Refund, Tasks};
 
 use crate::ledger::{self, Accounts};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Cancellation, Fact, Facts, Kind, Outcome, Payment};
+use onsale_schema::settlement::{Cancellation, Fact, Kind, Outcome, Payment};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{
     CommandId, Money, NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId,
@@ -49,8 +49,6 @@ pub struct Reservation {
     pub total: Money,
     /// Whether its show was cancelled.
     pub show_cancelled: bool,
-    /// The number of the last batch of facts about its money.
-    pub fact_seq: i64,
 }
 
 /// Ids for what an accepted command makes.
@@ -105,8 +103,8 @@ pub struct Changes {
     pub refunds: Vec<NewRefund>,
     /// What of which reservations is cancelled.
     pub cancelled: BTreeMap<ReservationId, CancelledSeats>,
-    /// What other systems are told, with its number: one row for each reservation.
-    pub facts: BTreeMap<ReservationId, (i64, Facts)>,
+    /// What other systems are told, by date.
+    pub facts: BTreeMap<ScheduleId, Vec<Fact>>,
     /// Orders to insert.
     pub orders: Vec<Order>,
     /// Orders that were confirmed, as they are now.
@@ -118,6 +116,11 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Adds a fact about the money of a date.
+    fn tell(&mut self, schedule_id: ScheduleId, fact: Fact) {
+        self.facts.entry(schedule_id).or_default().push(fact);
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -182,25 +185,6 @@ impl Settlement {
     /// Adds what was captured for a reservation.
     pub fn load_captured(&mut self, reservation_id: ReservationId, captured: Captured) {
         self.captured.insert(reservation_id, captured);
-    }
-
-    /// Adds a fact to those of its reservation and batch.
-    fn tell(&mut self, reservation_id: ReservationId, fact: Fact, changes: &mut Changes) {
-        let reservation = self
-            .reservations
-            .get_mut(&reservation_id)
-            .expect("facts are about what is locked");
-        let (_, facts) = changes.facts.entry(reservation_id).or_insert_with(|| {
-            reservation.fact_seq += 1;
-            let facts = Facts {
-                reservation_id,
-                schedule_id: reservation.schedule_id,
-                user_id: reservation.user_id,
-                facts: Vec::new(),
-            };
-            (reservation.fact_seq, facts)
-        });
-        facts.facts.push(fact);
     }
 
     /// Decides one command, applies it and appends what must be written. `now` is the database's

@@ -55,7 +55,6 @@ fn reservation(n: u128, status: ReservationStatus, total: i64) -> Reservation {
         expires_at: at_s(EXPIRES_S),
         total: Money::won(total),
         show_cancelled: false,
-        fact_seq: 0,
     }
 }
 

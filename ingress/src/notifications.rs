@@ -47,7 +47,7 @@ struct Data {
 /// Signed by Standard Webhooks. Kinds that are not known have no effect.
 #[utoipa::path(post, path = "/webhooks/payments", operation_id = "takePaymentNotification",
     tag = "Payments", request_body = Object,
-    extensions(("x-problems" = json!([Code::WebhookSignatureInvalid]))),
+    extensions(("x-problems" = json!([Code::WebhookSignatureInvalid, Code::Overloaded]))),
     responses((status = 204, description = "Taken")))]
 pub async fn take(
     State(app): State<App>,

@@ -137,7 +137,7 @@ fn is_email(text: &str) -> bool {
 /// Makes a user who may buy.
 #[utoipa::path(post, path = "/users", operation_id = "createUser", tag = "Users",
     params(IdempotencyKey), request_body = SignUp,
-    extensions(("x-problems" = json!([Code::EmailTaken]))),
+    extensions(("x-problems" = json!([Code::EmailTaken, Code::Overloaded]))),
     responses((status = 201, description = "The user", body = NewUserView,
         headers(("Location" = String, description = "The user's own page")))))]
 pub async fn create(
@@ -217,7 +217,7 @@ struct SessionView {
 
 /// Sign in
 #[utoipa::path(post, path = "/sessions", operation_id = "createSession", tag = "Sessions",
-    request_body = SignIn, extensions(("x-problems" = json!([Code::CredentialsInvalid]))),
+    request_body = SignIn, extensions(("x-problems" = json!([Code::CredentialsInvalid, Code::Overloaded]))),
     responses((status = 201, description = "A session", body = SessionView)))]
 pub async fn sign_in(
     State(app): State<App>,

@@ -138,15 +138,11 @@ impl Report {
         }
         let data = facts::to_json(&message.payload)?;
         let date = text(&data, "scheduleId")?.to_owned();
-        let aggregate = aggregate.to_string();
         for fact in data["facts"].as_array().context("no facts")? {
             let sales = self.dates.entry(date.clone()).or_default();
             match topic {
                 facts::SEATS => sales.learn_of_seats(&mut self.reservations, fact)?,
-                settlement::TOPIC => {
-                    let reservation = self.reservations.entry(aggregate.clone()).or_default();
-                    sales.learn_of_money(reservation, fact)?;
-                }
+                settlement::TOPIC => sales.learn_of_money(&mut self.reservations, fact)?,
                 // Other topics say nothing about sales.
                 _ => {}
             }
@@ -204,9 +200,11 @@ impl Sales {
     /// `Refunded` only says that what a cancellation gives back has arrived.
     fn learn_of_money(
         &mut self,
-        reservation: &mut Reservation,
+        reservations: &mut BTreeMap<String, Reservation>,
         fact: &Value,
     ) -> anyhow::Result<()> {
+        let of = text(fact, "reservationId")?.to_owned();
+        let reservation = reservations.entry(of).or_default();
         match fact["type"].as_str() {
             Some("Paid") => {
                 self.gross += won(fact, "amount")?;

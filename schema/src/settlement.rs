@@ -221,15 +221,11 @@ pub enum Refusal {
     },
 }
 
-/// Facts of one reservation's money and one batch, for other systems.
+/// Facts about money that was paid for one date and is of one batch, for other systems.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The reservation.
-    pub reservation_id: ReservationId,
-    /// Where its seats are.
+    /// The date.
     pub schedule_id: ScheduleId,
-    /// Whose it is.
-    pub user_id: UserId,
     /// In the order in which they became true.
     pub facts: Vec<Fact>,
 }
@@ -237,8 +233,12 @@ pub struct Facts {
 /// Something that became true.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Fact {
-    /// The reservation was paid.
+    /// A reservation was paid.
     Paid {
+        /// Of which reservation.
+        reservation_id: ReservationId,
+        /// Whose that is.
+        user_id: UserId,
         /// The payment.
         payment_id: PaymentId,
         /// How.
@@ -248,8 +248,12 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
-    /// Seats of it were given up.
+    /// Seats of one were given up.
     Cancelled {
+        /// Of which reservation.
+        reservation_id: ReservationId,
+        /// Whose that is.
+        user_id: UserId,
         /// The cancellation.
         cancellation_id: CancellationId,
         /// By whom: its owner, or who cancelled the show.
@@ -271,6 +275,10 @@ pub enum Fact {
     },
     /// A refund that was pending is done, through the gateway or by other means.
     Refunded {
+        /// Of which reservation.
+        reservation_id: ReservationId,
+        /// Whose that is.
+        user_id: UserId,
         /// What it is for; none for a capture that came too late.
         cancellation_id: Option<CancellationId>,
         /// How much.

@@ -115,7 +115,7 @@ diesel::table! {
         first_expires_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
         extended_by -> Nullable<Array<Uuid>>, given_back_by -> Nullable<Uuid>,
         cancelled_seat_nos -> Nullable<Array<Integer>>, paying_order -> Nullable<Uuid>,
-        rehold_order -> Nullable<Uuid>, fact_seq -> BigInt,
+        rehold_order -> Nullable<Uuid>,
     }
 }
 diesel::table! {
@@ -129,6 +129,9 @@ diesel::table! {
         seat_nos -> Array<Integer>, user_id -> Uuid, reason -> Nullable<Text>, fingerprint -> Uuid,
         at -> Timestamptz,
     }
+}
+diesel::table! {
+    payment_facts (schedule_id) { schedule_id -> Uuid, last_seq -> BigInt, }
 }
 diesel::table! {
     account (account_id) { account_id -> Uuid, balance -> Nullable<Numeric>, }

@@ -433,12 +433,16 @@ fn cancellations() {
     check("settlement-reply-cancellations", &reply(outcomes));
     let facts = vec![
         Fact::Paid {
+            reservation_id,
+            user_id,
             payment_id: PaymentId(uuid(9)),
             method: PaymentMethod::Gateway,
             amount: Money::won(99_000),
             at: at(0),
         },
         Fact::Cancelled {
+            reservation_id,
+            user_id,
             cancellation_id,
             by: user_id,
             of_show: false,
@@ -450,17 +454,14 @@ fn cancellations() {
             at: at(1000),
         },
         Fact::Refunded {
+            reservation_id,
+            user_id,
             cancellation_id: Some(cancellation_id),
             amount: Money::won(89_100),
             at: at(2000),
         },
     ];
-    let facts = Facts {
-        reservation_id,
-        schedule_id,
-        user_id,
-        facts,
-    };
+    let facts = Facts { schedule_id, facts };
     check("settlement-facts", &facts);
 }
 

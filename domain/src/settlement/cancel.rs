@@ -337,6 +337,8 @@ impl Settlement {
             },
         });
         let fact = Fact::Cancelled {
+            reservation_id,
+            user_id: reservation.user_id,
             cancellation_id: given.cancellation_id,
             by: asker.user_id,
             of_show: asker.of_show,
@@ -347,7 +349,7 @@ impl Settlement {
             refund,
             at: now,
         };
-        self.tell(reservation_id, fact, changes);
+        changes.tell(reservation.schedule_id, fact);
         let cancellation = Cancellation {
             cancellation_id: given.cancellation_id,
             reservation_id,

@@ -128,12 +128,14 @@ impl Settlement {
         };
         self.load_captured(reservation_id, captured);
         let fact = Fact::Paid {
+            reservation_id,
+            user_id: command.user,
             payment_id,
             method,
             amount: price.amount,
             at: now,
         };
-        self.tell(reservation_id, fact, changes);
+        changes.tell(reservation.schedule_id, fact);
         let payment = Payment {
             payment_id,
             reservation_id,

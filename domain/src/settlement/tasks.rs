@@ -125,12 +125,15 @@ impl Settlement {
         };
         // Whoever follows the money of a reservation hears that it is back, however it went.
         if let (RefundStatus::Resolved, Some(reservation_id)) = (status, refund.reservation_id) {
+            let reservation = &self.reservations[&reservation_id];
             let fact = Fact::Refunded {
+                reservation_id,
+                user_id: reservation.user_id,
                 cancellation_id: refund.cancellation_id,
                 amount: refund.amount,
                 at: now,
             };
-            self.tell(reservation_id, fact, changes);
+            changes.tell(reservation.schedule_id, fact);
         }
         let task = RefundTask {
             refund_id,

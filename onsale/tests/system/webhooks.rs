@@ -169,7 +169,7 @@ async fn a_subscriber_gets_every_fact_once_signed_and_in_order() {
     let mut kinds = Vec::new();
     for one in received.iter().map(Received::delivery) {
         if one.topic == "payments" {
-            assert_eq!(one.data["reservationId"], json!(one.aggregate_id));
+            assert_eq!(one.data["scheduleId"], json!(one.aggregate_id));
             continue;
         }
         assert_eq!(one.topic, "seats");

@@ -14,7 +14,7 @@ pub use facts::facts_insert;
 pub use notices::notice_insert;
 pub use orders::{OWNER_PAUSE_MS, OrderRow};
 pub use payments::payment_insert;
-pub use reservations::reservation_lock;
+pub use reservations::{reservation_lock, reservation_set_paid};
 
 use super::needs::Needs;
 use crate::compete::store::clock_now;
@@ -25,10 +25,10 @@ use cancellations::{
     terms_list, terms_load,
 };
 use diesel_async::AsyncPgConnection;
-use futures_util::future::{join3, join4, join5};
+use futures_util::future::join4;
 use onsale_domain::settlement::{Changes, Settlement};
 use onsale_platform::db;
-use onsale_schema::{ReservationId, Timestamp};
+use onsale_schema::Timestamp;
 use payments::{payment_list, payment_load};
 
 /// Locks what is needed, in the order that all workers keep, and loads it. What is not seen then does
@@ -79,37 +79,26 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
     if changes.is_empty() {
         return Ok(());
     }
-    let fact_seq = |id: &ReservationId| changes.facts[id].0;
-    let paid: Vec<_> = (changes.paid.iter())
-        .map(|id| (*id, fact_seq(id)))
-        .collect();
-    let cancelled: Vec<_> = (changes.cancelled.iter())
-        .map(|(id, seats)| (*id, seats, fact_seq(id)))
-        .collect();
     // Payments refer to transfers, refunds to both. Everything else is locked already, so that order
     // is free.
     ledger::store::changes(conn, &changes.ledger).await?;
     orders::changes(conn, changes).await?;
     tasks::changes(conn, changes).await?;
-    let (payments, paid, notices, facts, cancellations) = join5(
+    let (payments, paid, notices, cancellations) = join4(
         payments::payment_insert(conn, &changes.payments),
-        reservations::reservation_set_paid(conn, &paid),
+        reservations::reservation_set_paid(conn, &changes.paid),
         notices::notice_insert(conn, &changes.notices),
-        facts::facts_insert(conn, changes.facts.values()),
         cancellation_insert(conn, &changes.cancellations),
     )
     .await;
     // The first error in the order of the statements is the cause of the others.
-    payments
-        .and(paid)
-        .and(notices)
-        .and(facts)
-        .and(cancellations)?;
-    let (refunds, sums, cancelled) = join3(
+    payments.and(paid).and(notices).and(cancellations)?;
+    let (refunds, sums, cancelled, facts) = join4(
         refund_insert(conn, &changes.refunds),
         payment_add_refunded(conn, &changes.refunds),
-        reservations::reservation_set_cancelled(conn, &cancelled),
+        reservations::reservation_set_cancelled(conn, &changes.cancelled),
+        facts::facts_insert(conn, &changes.facts),
     )
     .await;
-    refunds.and(sums).and(cancelled)
+    refunds.and(sums).and(cancelled).and(facts)
 }

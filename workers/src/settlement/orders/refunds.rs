@@ -1,10 +1,9 @@
 //! Gives money back through the gateway, each refund once: its id is the key, however often it is
 //! asked. What can't be given back is left for somebody to see to, loudly.
 
-use super::reservations::tell;
 use super::{Driver, Steps};
 use crate::gateway::{Cancel, Error, IdempotencyKey, PaymentKey};
-use crate::settlement::store::reservation_lock;
+use crate::settlement::store::{facts_insert, reservation_lock};
 use diesel::sql_types::{
     BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -17,7 +16,7 @@ use onsale_platform::sql::statement;
 use onsale_platform::{db, metric, tx};
 use onsale_schema::settlement::Fact;
 use onsale_schema::{CancellationId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// For so long, in hours, the gateway is asked for a refund that it neither grants nor refuses.
@@ -161,7 +160,7 @@ async fn apply(
     roll: f64,
 ) -> Result<bool, db::Error> {
     let reservations: BTreeSet<_> = claimed.reservation_id.into_iter().collect();
-    reservation_lock(conn, &reservations).await?;
+    let reservation = reservation_lock(conn, &reservations).await?.pop();
     statement("SELECT FROM payment_order WHERE order_id = $1 FOR NO KEY UPDATE")
         .bind::<SqlUuid, _>(claimed.order_id)
         .execute(conn)
@@ -197,14 +196,16 @@ async fn apply(
         .bind::<Numeric, _>(claimed.amount)
         .execute(conn)
         .await?;
-        if let Some(reservation_id) = claimed.reservation_id {
+        if let Some(of) = reservation {
             let is_late = claimed.key == claimed.order_id.0;
             let fact = Fact::Refunded {
+                reservation_id: of.reservation_id,
+                user_id: of.user_id,
                 cancellation_id: (!is_late).then_some(CancellationId(claimed.key)),
                 amount: claimed.amount,
                 at: row.now,
             };
-            tell(conn, reservation_id, fact, false).await?;
+            facts_insert(conn, &BTreeMap::from([(of.schedule_id, vec![fact])])).await?;
         }
     }
     Ok(true)

@@ -3,9 +3,11 @@
 
 use super::Told;
 use super::store::{Limits, capture, give_back};
-use crate::settlement::store::{OWNER_PAUSE_MS, facts_insert, notice_insert, payment_insert};
+use crate::settlement::store::{
+    OWNER_PAUSE_MS, facts_insert, notice_insert, payment_insert, reservation_set_paid,
+};
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::settlement::order::{
     LAST_LOOK_MS, Learned, ODD_PAUSE_MS, Step, World, pause_ms, step,
@@ -13,11 +15,10 @@ use onsale_domain::settlement::order::{
 use onsale_domain::settlement::{NewNotice, NewPayment, Order, Reserved};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
-use onsale_schema::settlement::{Fact, Facts};
+use onsale_schema::settlement::Fact;
 use onsale_schema::status::{OrderStatus, PaymentMethod, PaymentStatus, ReservationStatus};
-use onsale_schema::{
-    NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp, UserId, seats,
-};
+use onsale_schema::{NoticeId, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp, seats};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 #[derive(QueryableByName)]
@@ -212,42 +213,6 @@ async fn let_go(conn: &AsyncPgConnection, order: &Order, of: Reserved) -> Result
     notice_insert(conn, &[notice]).await
 }
 
-#[derive(QueryableByName)]
-struct SoldRow {
-    #[diesel(sql_type = SqlUuid)]
-    schedule_id: ScheduleId,
-    #[diesel(sql_type = SqlUuid)]
-    user_id: UserId,
-    #[diesel(sql_type = BigInt)]
-    fact_seq: i64,
-}
-
-/// Tells other systems something about the money of a locked reservation, and makes that PAID if it
-/// is held.
-pub(super) async fn tell(
-    mut conn: &AsyncPgConnection,
-    reservation_id: ReservationId,
-    fact: Fact,
-    is_sold: bool,
-) -> Result<(), db::Error> {
-    let row: SoldRow = statement(
-        "UPDATE reservation SET fact_seq = fact_seq + 1, \
-                status = CASE WHEN $2 AND status = 'HELD' THEN 'PAID' ELSE status END \
-         WHERE reservation_id = $1 RETURNING schedule_id, user_id, fact_seq",
-    )
-    .bind::<SqlUuid, _>(reservation_id)
-    .bind::<Bool, _>(is_sold)
-    .get_result(&mut conn)
-    .await?;
-    let facts = Facts {
-        reservation_id,
-        schedule_id: row.schedule_id,
-        user_id: row.user_id,
-        facts: vec![fact],
-    };
-    facts_insert(conn, [(row.fact_seq, facts)].iter()).await
-}
-
 async fn sell(
     conn: &AsyncPgConnection,
     order: &mut Order,
@@ -258,29 +223,31 @@ async fn sell(
     order.status = OrderStatus::Paid;
     let row = payment(order, reservation_id, None, now);
     let fact = Fact::Paid {
+        reservation_id,
+        user_id: order.user_id,
         payment_id: row.payment_id,
         method: row.method,
         amount: row.amount,
         at: now,
     };
     payment_insert(conn, &[row]).await?;
-    tell(conn, reservation_id, fact, true).await?;
-    show_reopen(conn, of.schedule_id).await?;
-    if reservation_id != of.reservation_id {
-        // The owner of the seats has sold them already.
-        return Ok(());
-    }
-    let notice_id = NoticeId(Uuid::now_v7());
-    let notice = NewNotice {
-        notice_id,
-        subject: reservation_id.0,
-        kind: seats::Kind::Paid {
+    // One that was held again is sold by the owner of the seats.
+    if reservation_id == of.reservation_id {
+        reservation_set_paid(conn, &[reservation_id]).await?;
+        let notice_id = NoticeId(Uuid::now_v7());
+        let notice = NewNotice {
             notice_id,
-            reservation_id,
-            schedule_id: of.schedule_id,
-        },
-    };
-    notice_insert(conn, &[notice]).await
+            subject: reservation_id.0,
+            kind: seats::Kind::Paid {
+                notice_id,
+                reservation_id,
+                schedule_id: of.schedule_id,
+            },
+        };
+        notice_insert(conn, &[notice]).await?;
+    }
+    facts_insert(conn, &BTreeMap::from([(of.schedule_id, vec![fact])])).await?;
+    show_reopen(conn, of.schedule_id).await
 }
 
 /// A cancellation of a show that has finished goes on when something is sold there after all: it was

@@ -3,16 +3,14 @@
 
 use crate::seats::array_text;
 use diesel::QueryableByName;
-use diesel::sql_types::{
-    Array, BigInt, Bool, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
-};
+use diesel::sql_types::{Array, Bool, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::settlement::{CancelledSeats, Reservation};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{Money, ReservationId, ScheduleId, Timestamp, UserId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(QueryableByName)]
 struct ReservationRow {
@@ -32,8 +30,6 @@ struct ReservationRow {
     total: Money,
     #[diesel(sql_type = Bool)]
     show_cancelled: bool,
-    #[diesel(sql_type = BigInt)]
-    fact_seq: i64,
 }
 
 /// Locks reservations, in order, and loads them.
@@ -46,7 +42,7 @@ pub async fn reservation_lock(
 ) -> Result<Vec<Reservation>, db::Error> {
     let rows: Vec<ReservationRow> = statement(
         "SELECT reservation_id, schedule_id, user_id, coalesce(ends_as, status) AS status, \
-                held_at, expires_at, total, fact_seq, \
+                held_at, expires_at, total, \
                 EXISTS (SELECT FROM show_cancellation AS s \
                         WHERE s.schedule_id = reservation.schedule_id) AS show_cancelled \
          FROM reservation WHERE reservation_id = ANY($1) \
@@ -66,43 +62,37 @@ pub async fn reservation_lock(
             expires_at: row.expires_at,
             total: row.total,
             show_cancelled: row.show_cancelled,
-            fact_seq: row.fact_seq,
         })
         .collect())
 }
 
-/// Makes held reservations paid ones, each with the number of its last facts. They are locked, so
-/// that it can't miss.
+/// Makes held reservations paid ones. They are locked, so that it can't miss.
 ///
 /// # Errors
 /// When Postgres fails or one is not held.
 pub async fn reservation_set_paid(
     mut conn: &AsyncPgConnection,
-    rows: &[(ReservationId, i64)],
+    ids: &[ReservationId],
 ) -> Result<(), db::Error> {
-    if rows.is_empty() {
+    if ids.is_empty() {
         return Ok(());
     }
-    let (ids, facts): (Vec<ReservationId>, Vec<i64>) = rows.iter().copied().unzip();
     let paid = statement(
-        "UPDATE reservation r SET status = 'PAID', fact_seq = x.fact_seq \
-         FROM unnest($1::uuid[], $2::bigint[]) AS x(reservation_id, fact_seq) \
-         WHERE r.reservation_id = x.reservation_id AND r.status = 'HELD'",
+        "UPDATE reservation SET status = 'PAID' WHERE reservation_id = ANY($1) AND status = 'HELD'",
     )
     .bind::<Array<SqlUuid>, _>(ids)
-    .bind::<Array<BigInt>, _>(facts)
     .execute(&mut conn)
     .await?;
-    all_were("held", paid, rows.len())
+    all_were("held", paid, ids.len())
 }
 
-/// Writes what of paid reservations is cancelled, each with the number of its last facts.
+/// Writes what of paid reservations is cancelled.
 ///
 /// # Errors
 /// When Postgres fails or one is not paid.
 pub async fn reservation_set_cancelled(
     mut conn: &AsyncPgConnection,
-    rows: &[(ReservationId, &CancelledSeats, i64)],
+    rows: &BTreeMap<ReservationId, CancelledSeats>,
 ) -> Result<(), db::Error> {
     if rows.is_empty() {
         return Ok(());
@@ -111,15 +101,14 @@ pub async fn reservation_set_cancelled(
         "UPDATE reservation r \
          SET cancelled_seat_nos = coalesce(r.cancelled_seat_nos, '{}') || x.seats::int[], \
              status = CASE WHEN x.ended_at IS NULL THEN r.status ELSE 'CANCELLED' END, \
-             ended_at = x.ended_at, fact_seq = x.fact_seq \
-         FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[]) \
-              AS x(reservation_id, seats, ended_at, fact_seq) \
+             ended_at = x.ended_at \
+         FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) \
+              AS x(reservation_id, seats, ended_at) \
          WHERE r.reservation_id = x.reservation_id AND r.status = 'PAID'",
     )
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|r| r.0).collect())
-    .bind::<Array<Text>, Vec<_>>(rows.iter().map(|r| array_text(&r.1.seats)).collect())
-    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(rows.iter().map(|r| r.1.ended_at).collect())
-    .bind::<Array<BigInt>, Vec<_>>(rows.iter().map(|r| r.2).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.keys().collect())
+    .bind::<Array<Text>, Vec<_>>(rows.values().map(|r| array_text(&r.seats)).collect())
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(rows.values().map(|r| r.ended_at).collect())
     .execute(&mut conn)
     .await?;
     all_were("paid", cancelled, rows.len())

@@ -3,7 +3,7 @@
 
 use crate::settlement::needs::Needs;
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::settlement::{Action, Changes, NewAction, Refund, Tasks};
 use onsale_platform::db;
@@ -159,12 +159,7 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
         actions.iter().partition(is_retry);
     refund_retry(conn, &retries).await?;
     refund_resolve(conn, &resolutions).await?;
-    order_add_refunded(conn, &resolutions).await?;
-    let told = resolutions
-        .iter()
-        .filter_map(|action| action.refund.reservation_id)
-        .map(|id| (id, changes.facts[&id].0));
-    reservation_set_fact_seq(conn, &told.collect()).await
+    order_add_refunded(conn, &resolutions).await
 }
 
 async fn action_insert(
@@ -270,26 +265,6 @@ async fn order_add_refunded(
     )
     .bind::<Array<SqlUuid>, _>(orders)
     .bind::<Array<Numeric>, _>(amounts)
-    .execute(&mut conn)
-    .await?;
-    Ok(())
-}
-
-/// The numbers of the last facts of reservations.
-async fn reservation_set_fact_seq(
-    mut conn: &AsyncPgConnection,
-    told: &BTreeMap<ReservationId, i64>,
-) -> Result<(), db::Error> {
-    if told.is_empty() {
-        return Ok(());
-    }
-    statement(
-        "UPDATE reservation r SET fact_seq = x.fact_seq \
-         FROM unnest($1::uuid[], $2::bigint[]) AS x (reservation_id, fact_seq) \
-         WHERE r.reservation_id = x.reservation_id",
-    )
-    .bind::<Array<SqlUuid>, Vec<_>>(told.keys().collect())
-    .bind::<Array<BigInt>, Vec<_>>(told.values().collect())
     .execute(&mut conn)
     .await?;
     Ok(())
