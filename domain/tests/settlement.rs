@@ -15,7 +15,7 @@ use onsale_schema::ledger::SALES_ACCOUNT;
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{PaymentMethod, PaymentStatus, ReservationStatus, TransferKind};
-use onsale_schema::{AccountId, Money, Timestamp, seats};
+use onsale_schema::{AccountId, Money, ReservationId, Timestamp, seats};
 use std::collections::BTreeMap;
 
 const EXPIRES_S: i64 = 50;
@@ -106,10 +106,10 @@ fn a_payment_moves_points_and_tells_the_owner_of_the_seats() {
     assert_eq!(changes.paid, [reservation_id(1)]);
     let notice = NewNotice {
         notice_id: notice_id(7),
-        subject: reservation_id(1).0,
-        kind: seats::Kind::Paid {
+        subject: notice_id(7).0,
+        kind: seats::Kind::PaidAll {
             notice_id: notice_id(7),
-            reservation_id: reservation_id(1),
+            reservation_ids: vec![reservation_id(1)],
             schedule_id: schedule_id(5),
         },
     };
@@ -292,6 +292,36 @@ fn the_same_payment_again_gets_the_same_answer() {
     assert_eq!(again, first);
 }
 
+/// The reservations of which the owners of seats are told.
+fn told(changes: &Changes) -> Vec<ReservationId> {
+    let told = changes.notices.iter().map(|notice| match &notice.kind {
+        seats::Kind::PaidAll {
+            reservation_ids, ..
+        } => reservation_ids.clone(),
+        other => panic!("{other:?}"),
+    });
+    told.collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn owners_are_told_of_many_payments_at_once() {
+    let count = seats::PAID_MAX as u128 + 2;
+    let held: Vec<_> = (1..=count)
+        .map(|n| reservation(n, ReservationStatus::Held, 1))
+        .collect();
+    let mut settlement = settlement(500, &held);
+    let mut changes = Changes::default();
+    for n in 1..=count {
+        let paid = settlement.decide(&pay(n, n), ids(n), at_s(30), &mut changes);
+        assert!(matches!(paid, Outcome::Paid(_)));
+    }
+    assert_eq!(told(&changes), changes.paid);
+    let ids: Vec<_> = changes.notices.iter().map(|n| n.notice_id).collect();
+    let second = seats::PAID_MAX as u128 + 1;
+    assert_eq!(ids, [notice_id(1), notice_id(second)]);
+    assert!(changes.notices.iter().all(|n| n.subject == n.notice_id.0));
+}
+
 #[test]
 fn two_payments_of_one_user_spend_no_point_twice() {
     let held = [1, 2].map(|n| reservation(n, ReservationStatus::Held, 300));
@@ -375,7 +405,7 @@ fn what_is_paid_is_captured_once() {
             let is_paid = |p: &&NewPayment| p.status == PaymentStatus::Paid;
             let paid: Vec<_> = changes.payments.iter().filter(is_paid).collect();
             assert_eq!(paid.len(), changes.paid.len());
-            assert_eq!(paid.len(), changes.notices.len());
+            assert_eq!(told(&changes), changes.paid);
             let captured: Money = paid.iter().map(|p| p.amount).sum();
             let moved: Money = changes.ledger.transfers.iter().map(|t| t.amount).sum();
             assert_eq!(captured, moved, "P1");

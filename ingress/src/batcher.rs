@@ -388,6 +388,11 @@ mod tests {
             reservation_id,
             schedule_id,
         });
+        assert_fits::<Seats>(seats::Kind::PaidAll {
+            notice_id: NoticeId(Uuid::max()),
+            reservation_ids: vec![reservation_id; seats::PAID_MAX],
+            schedule_id,
+        });
         assert_fits::<Ledger>(ledger::Kind::Charge {
             amount: Money::won(i64::MAX),
             method: ChargeMethod::Card,

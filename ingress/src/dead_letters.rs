@@ -144,7 +144,7 @@ impl Readable {
                     | K::Unsecure { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Block { seats, .. } => (None, Some(seats.clone())),
                     K::Unblock { seats, .. } => (None, seats.clone()),
-                    K::Policy { .. } => (None, None),
+                    K::PaidAll { .. } | K::Policy { .. } => (None, None),
                 };
                 CommandView {
                     schedule_id: Some(command.kind.schedule_id()),
@@ -328,6 +328,7 @@ pub async fn retry(
                 seats::Kind::Unblock { .. } => Asked::Unblock(schedule),
                 seats::Kind::Expire { .. }
                 | seats::Kind::Paid { .. }
+                | seats::Kind::PaidAll { .. }
                 | seats::Kind::Secure { .. }
                 | seats::Kind::Unsecure { .. }
                 | seats::Kind::Rehold { .. }

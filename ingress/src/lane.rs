@@ -22,6 +22,8 @@ pub trait Commands: Send + Sync + 'static {
 const KIND_BYTES: usize = 224;
 /// Room for one seat number.
 const SEAT_BYTES: usize = 5;
+/// Room for one id in a list.
+const ID_BYTES: usize = 18;
 /// Room for places of one section, besides its name.
 const PLACES_BYTES: usize = 32;
 
@@ -60,6 +62,9 @@ impl Commands for Seats {
             | seats::Kind::Paid { .. }
             | seats::Kind::Secure { .. }
             | seats::Kind::Unsecure { .. } => KIND_BYTES,
+            seats::Kind::PaidAll {
+                reservation_ids, ..
+            } => KIND_BYTES + ID_BYTES * reservation_ids.len(),
             seats::Kind::Cancelled { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
             seats::Kind::Rehold { seats, .. } => 2 * KIND_BYTES + SEAT_BYTES * seats.len(),
             seats::Kind::Policy { .. } => 2 * KIND_BYTES,

@@ -81,6 +81,15 @@ pub enum Kind {
         /// Where.
         schedule_id: ScheduleId,
     },
+    /// Settlement made several reservations PAID in one transaction.
+    PaidAll {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// What was paid; at most [`PAID_MAX`].
+        reservation_ids: Vec<ReservationId>,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
     /// A payment of a hold through the gateway is about to be captured: the hold lasts longer, within
     /// bounds, and until word that the payment ended it can't be given back. Nothing comes of it for
     /// a hold that has lapsed.
@@ -278,6 +287,9 @@ pub const EXTENSIONS_MAX: RangeInclusive<u32> = 0..=20;
 pub const RELEASE_JITTER_MS: RangeInclusive<i64> = 0..=10 * 60 * 1000;
 /// The most seats that one command takes off sale, so that its commit keeps nobody waiting.
 pub const BLOCK_SEATS_MAX: usize = 5_000;
+/// The most reservations that one notice says are paid: a message of notices stays small, and so does
+/// what its owner applies at once.
+pub const PAID_MAX: usize = 32;
 /// How many characters the reason of a block has.
 pub const REASON_CHARS: RangeInclusive<usize> = 1..=500;
 
@@ -292,6 +304,7 @@ impl Kind {
             | Self::Extend { schedule_id, .. }
             | Self::Expire { schedule_id, .. }
             | Self::Paid { schedule_id, .. }
+            | Self::PaidAll { schedule_id, .. }
             | Self::Secure { schedule_id, .. }
             | Self::Unsecure { schedule_id, .. }
             | Self::Rehold { schedule_id, .. }
@@ -312,6 +325,7 @@ impl Kind {
             Self::Extend { .. } => "extend",
             Self::Expire { .. } => "expire",
             Self::Paid { .. } => "paid",
+            Self::PaidAll { .. } => "paid-all",
             Self::Secure { .. } => "secure",
             Self::Unsecure { .. } => "unsecure",
             Self::Rehold { .. } => "rehold",

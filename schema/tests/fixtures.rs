@@ -97,6 +97,11 @@ fn seats_commands() {
             reservation_id,
             schedule_id,
         },
+        seats::Kind::PaidAll {
+            notice_id: NoticeId(uuid(8)),
+            reservation_ids: vec![reservation_id, ReservationId(uuid(26))],
+            schedule_id,
+        },
         seats::Kind::Policy {
             schedule_id,
             change: PolicyChange {

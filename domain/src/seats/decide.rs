@@ -122,13 +122,12 @@ impl Sale {
                 notice_id,
                 reservation_id,
                 ..
-            } => {
-                changes.notices_done.push(*notice_id);
-                if self.may_sell(*reservation_id, changes) {
-                    self.sell(*reservation_id, now, changes);
-                }
-                Outcome::Applied
-            }
+            } => self.paid(*notice_id, &[*reservation_id], now, changes),
+            Kind::PaidAll {
+                notice_id,
+                reservation_ids,
+                ..
+            } => self.paid(*notice_id, reservation_ids, now, changes),
             Kind::Secure {
                 notice_id,
                 order_id,

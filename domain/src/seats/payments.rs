@@ -28,6 +28,7 @@ pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
         | Kind::Extend { .. }
         | Kind::Expire { .. }
         | Kind::Paid { .. }
+        | Kind::PaidAll { .. }
         | Kind::Unsecure { .. }
         | Kind::Cancelled { .. }
         | Kind::Policy { .. }
@@ -61,9 +62,26 @@ impl Sale {
         !self.told.remove(&notice_id) && !is_again
     }
 
+    /// Sells what settlement has made PAID.
+    pub(super) fn paid(
+        &mut self,
+        notice_id: NoticeId,
+        reservations: &[ReservationId],
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        changes.notices_done.push(notice_id);
+        for &id in reservations {
+            if self.may_sell(id, changes) {
+                self.sell(id, now, changes);
+            }
+        }
+        Outcome::Applied
+    }
+
     /// A paid reservation that was ended here was ended by this very batch, whose conditional update
     /// will miss; or the notice is about nothing. Neither is a reason to sell.
-    pub(super) fn may_sell(&self, id: ReservationId, changes: &Changes) -> bool {
+    fn may_sell(&self, id: ReservationId, changes: &Changes) -> bool {
         let status = self.reservations.get(&id).map(|r| r.status);
         let may_be = match status {
             Some(
@@ -76,7 +94,7 @@ impl Sale {
 
     /// Turns into sold ones what a paid reservation has of its seats; its row is PAID already, or
     /// even CANCELLED.
-    pub(super) fn sell(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
+    fn sell(&mut self, id: ReservationId, now: Timestamp, changes: &mut Changes) {
         let r = self.reservations.get_mut(&id);
         let r = r.expect("only known reservations are sold");
         if r.status.is_live() {

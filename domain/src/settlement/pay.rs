@@ -4,11 +4,12 @@
 use super::{Captured, Changes, Ids, NewNotice, Reservation, Settlement};
 use crate::ledger::{InsufficientPoints, Price};
 use onsale_schema::message::{Command, Fingerprint};
+use onsale_schema::seats::PAID_MAX;
 use onsale_schema::settlement::{Fact, Kind, Outcome, Payment, Refusal};
 use onsale_schema::status::{FailCode, PaymentMethod, PaymentStatus, ReservationStatus};
 use onsale_schema::{
-    CommandId, Money, PaymentId, PaymentOrderId, ReservationId, Timestamp, TransferId, UserId,
-    seats,
+    CommandId, Money, NoticeId, PaymentId, PaymentOrderId, ReservationId, ScheduleId, Timestamp,
+    TransferId, UserId, seats,
 };
 
 /// The code of an attempt that failed for lack of points, as it is stored and as clients see it.
@@ -49,6 +50,41 @@ pub(super) struct Wanted {
     pub payment_id: PaymentId,
     pub reservation_id: ReservationId,
     pub method: PaymentMethod,
+}
+
+impl Changes {
+    /// Tells the owner of the seats, with others of the batch if there is such a notice.
+    fn tell_paid(
+        &mut self,
+        notice_id: NoticeId,
+        reservation_id: ReservationId,
+        schedule: ScheduleId,
+    ) {
+        let others = self
+            .notices
+            .iter_mut()
+            .rev()
+            .find_map(|notice| match &mut notice.kind {
+                seats::Kind::PaidAll {
+                    reservation_ids,
+                    schedule_id,
+                    ..
+                } if *schedule_id == schedule => Some(reservation_ids),
+                _ => None,
+            });
+        match others.filter(|others| others.len() < PAID_MAX) {
+            Some(others) => others.push(reservation_id),
+            None => self.notices.push(NewNotice {
+                notice_id,
+                subject: notice_id.0,
+                kind: seats::Kind::PaidAll {
+                    notice_id,
+                    reservation_ids: vec![reservation_id],
+                    schedule_id: schedule,
+                },
+            }),
+        }
+    }
 }
 
 impl Settlement {
@@ -109,15 +145,7 @@ impl Settlement {
         }
         changes.payments.push(row);
         changes.paid.push(reservation_id);
-        changes.notices.push(NewNotice {
-            notice_id: ids.notice_id,
-            subject: reservation_id.0,
-            kind: seats::Kind::Paid {
-                notice_id: ids.notice_id,
-                reservation_id,
-                schedule_id: reservation.schedule_id,
-            },
-        });
+        changes.tell_paid(ids.notice_id, reservation_id, reservation.schedule_id);
         self.set_paid(reservation_id);
         let captured = Captured {
             payment_id,

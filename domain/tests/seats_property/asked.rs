@@ -324,6 +324,7 @@ impl World {
             | Kind::Extend { .. }
             | Kind::Expire { .. }
             | Kind::Paid { .. }
+            | Kind::PaidAll { .. }
             | Kind::Secure { .. }
             | Kind::Unsecure { .. }
             | Kind::Rehold { .. }

@@ -208,6 +208,7 @@ impl Model {
                 None => Outcome::Applied,
             },
             Kind::Paid { .. }
+            | Kind::PaidAll { .. }
             | Kind::Secure { .. }
             | Kind::Unsecure { .. }
             | Kind::Rehold { .. }

@@ -36,9 +36,13 @@ impl World {
         notice
     }
 
+    fn set_paid(&mut self, id: ReservationId) {
+        self.rows.reservations.get_mut(&id).unwrap().status = ReservationStatus::Paid;
+    }
+
     /// Makes a hold PAID.
     fn sell(&mut self, id: ReservationId) {
-        self.rows.reservations.get_mut(&id).unwrap().status = ReservationStatus::Paid;
+        self.set_paid(id);
         let schedule_id = self.rows.schedule;
         self.tell(|notice_id| Kind::Paid {
             notice_id,
@@ -52,9 +56,25 @@ impl World {
         let rows = self.rows.reservations.values();
         let payable = rows.filter(|r| is_payable(r, clock) && r.term.paying_order.is_none());
         let payable: Vec<_> = payable.map(|r| r.reservation_id).collect();
-        if let Some(&id) = self.rng.pick(&payable) {
-            self.sell(id);
+        let Some(&first) = self.rng.pick(&payable) else {
+            return;
+        };
+        let others = payable.into_iter().filter(|&id| id != first);
+        let mut reservation_ids = vec![first];
+        for id in others {
+            if self.rng.percent(30) {
+                reservation_ids.push(id);
+            }
         }
+        for &id in &reservation_ids {
+            self.set_paid(id);
+        }
+        let schedule_id = self.rows.schedule;
+        self.tell(|notice_id| Kind::PaidAll {
+            notice_id,
+            reservation_ids,
+            schedule_id,
+        });
     }
 
     /// Of any reservation, since it is about to be confirmed when it may have ended.

@@ -151,6 +151,7 @@ impl State {
                 | Kind::Extend { .. }
                 | Kind::Expire { .. }
                 | Kind::Paid { .. }
+                | Kind::PaidAll { .. }
                 | Kind::Secure { .. }
                 | Kind::Unsecure { .. }
                 | Kind::Rehold { .. }

@@ -54,16 +54,20 @@ async fn a_payment_is_told_to_the_owner_of_its_seats_until_that_is_done() {
 
     let (first, kinds) = owners.next(&rig, schedule).await;
     let [
-        Kind::Paid {
+        Kind::PaidAll {
             notice_id,
-            reservation_id,
+            reservation_ids,
             schedule_id,
         },
-    ] = kinds[..]
+    ] = &kinds[..]
     else {
         panic!("{kinds:?}")
     };
-    assert_eq!((reservation_id, schedule_id), (reservation, schedule));
+    assert_eq!(
+        (&reservation_ids[..], *schedule_id),
+        (&[reservation][..], schedule)
+    );
+    let notice_id = *notice_id;
     let (second, again) = owners.next(&rig, schedule).await;
     assert_eq!((first, kinds), (second, again), "the stream keeps one");
     let mut stream = rig

@@ -185,6 +185,12 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
             Kind::Extend { reservation_id, .. } => format!("extend {}", short(reservation_id.0)),
             Kind::Expire { reservation_id, .. } => format!("expire {}", short(reservation_id.0)),
             Kind::Paid { reservation_id, .. } => format!("paid {}", short(reservation_id.0)),
+            Kind::PaidAll {
+                reservation_ids, ..
+            } => {
+                let ids: Vec<_> = reservation_ids.iter().map(|id| short(id.0)).collect();
+                format!("paid {}", ids.join(", "))
+            }
             Kind::Secure {
                 reservation_id,
                 order_id,

@@ -29,6 +29,7 @@ enum Step {
 pub fn notice_of(kind: &Kind) -> Option<NoticeId> {
     match kind {
         Kind::Paid { notice_id, .. }
+        | Kind::PaidAll { notice_id, .. }
         | Kind::Secure { notice_id, .. }
         | Kind::Unsecure { notice_id, .. }
         | Kind::Rehold { notice_id, .. }
@@ -150,10 +151,18 @@ async fn sell(
         let is_payable = r.status == ReservationStatus::Held
             && r.term.ends_as.is_none()
             && r.term.expires_at > sim.now();
-        let kind = Kind::Paid {
-            notice_id,
-            reservation_id: id,
-            schedule_id: row.schedule,
+        let kind = if sim.percent(50) {
+            Kind::Paid {
+                notice_id,
+                reservation_id: id,
+                schedule_id: row.schedule,
+            }
+        } else {
+            Kind::PaidAll {
+                notice_id,
+                reservation_ids: vec![id],
+                schedule_id: row.schedule,
+            }
         };
         (is_payable && is_meant(r)).then(|| Work::Pay(notice(sim, id, kind)))
     });

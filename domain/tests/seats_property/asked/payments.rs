@@ -37,7 +37,12 @@ impl World {
         let order_id = PaymentOrderId(self.rng.uuid());
         let schedule_id = self.rows.schedule;
         let seats = self.seats();
-        let kind = match self.rng.range(1, 5) {
+        let kind = match self.rng.range(0, 5) {
+            0 => Kind::PaidAll {
+                notice_id,
+                reservation_ids: vec![other_id, some_id],
+                schedule_id,
+            },
             1 => Kind::Paid {
                 notice_id,
                 reservation_id: other_id,

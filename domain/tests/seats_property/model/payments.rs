@@ -11,6 +11,13 @@ impl Model {
     pub(super) fn told(&mut self, command: &Command<Kind>, now: Timestamp) {
         match &command.kind {
             Kind::Paid { reservation_id, .. } => self.paid(*reservation_id, now),
+            Kind::PaidAll {
+                reservation_ids, ..
+            } => {
+                for &id in reservation_ids {
+                    self.paid(id, now);
+                }
+            }
             Kind::Secure { notice_id, .. } => {
                 if self.is_first(*notice_id) {
                     self.secure(command, now);
