@@ -40,7 +40,7 @@ impl World {
         let kind = match self.rng.range(0, 5) {
             0 => Kind::PaidAll {
                 notice_id,
-                reservation_ids: vec![other_id, some_id],
+                reservation_ids: vec![other_id, ReservationId(self.rng.uuid())],
                 schedule_id,
             },
             1 => Kind::Paid {
