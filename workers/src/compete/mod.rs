@@ -24,7 +24,7 @@ use onsale_platform::{db, metric};
 use onsale_schema::message::{Command, MessageOutcomes};
 use onsale_schema::{IngressId, Lane, PartitionNo, Timestamp};
 use patience::Patience;
-use reader::{Reader, Taken};
+use reader::{Behind, Reader, Taken};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -87,7 +87,7 @@ pub async fn run<Q: Queue>(
     let board = Board::default();
     let tally = Arc::new(Tally {
         progress: board.enter(LAG_PARTITION, 0),
-        jobs: Mutex::default(),
+        in_hand: Mutex::default(),
     });
     let queue = Arc::new(queue);
     let incarnation = Arc::default();
@@ -109,18 +109,40 @@ pub async fn run<Q: Queue>(
 /// What all jobs of this replica have in hand.
 struct Tally {
     progress: Arc<Progress>,
-    /// Messages, and the time of the oldest.
-    jobs: Mutex<[(u64, Option<Timestamp>); JOBS]>,
+    in_hand: Mutex<InHand>,
+}
+
+#[derive(Default)]
+struct InHand {
+    /// Of each job: messages, and the time of the oldest.
+    jobs: [(u64, Option<Timestamp>); JOBS],
+    /// What the server had behind the message that it has delivered last, as far as any job knows.
+    behind: Behind,
 }
 
 impl Tally {
-    /// A job has these messages in hand; so many more are pending.
-    fn set(&self, job: usize, messages: usize, oldest: Option<Timestamp>, pending: u64) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs[job] = (messages as u64, oldest);
-        let in_hand: u64 = jobs.iter().map(|job| job.0).sum();
-        let oldest = jobs.iter().filter_map(|job| job.1).min();
-        self.progress.set(pending + in_hand, oldest);
+    /// A job has these messages in hand, and this is what its reader knows of those behind them. That
+    /// may be older than what another one knows, which then counts.
+    fn set(&self, job: usize, messages: usize, oldest: Option<Timestamp>, behind: Behind) {
+        let mut in_hand = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        in_hand.jobs[job] = (messages as u64, oldest);
+        if behind.delivery >= in_hand.behind.delivery {
+            in_hand.behind = behind;
+        }
+        self.tell(&in_hand);
+    }
+
+    /// A job has opened the consumer anew: it may count from the beginning.
+    fn opened(&self, behind: Behind) {
+        let mut in_hand = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        in_hand.behind = behind;
+        self.tell(&in_hand);
+    }
+
+    fn tell(&self, in_hand: &InHand) {
+        let messages: u64 = in_hand.jobs.iter().map(|job| job.0).sum();
+        let oldest = in_hand.jobs.iter().filter_map(|job| job.1).min();
+        self.progress.set(in_hand.behind.pending + messages, oldest);
     }
 }
 
@@ -154,6 +176,7 @@ impl<Q: Queue> Worker<Q> {
             };
             let error = match opened {
                 Ok(mut reader) => {
+                    self.tally.opened(reader.behind());
                     let error = self.read(&mut reader, &mut patience).await;
                     reader.close(&self.ctx).await;
                     error
@@ -180,18 +203,18 @@ impl<Q: Queue> Worker<Q> {
                 },
             };
             patience.healed();
-            self.begun(&batch, reader.pending());
+            self.begun(&batch, reader.behind());
             self.process(batch).await;
             // Behind this batch the next is pending; its age is not known before it is read.
-            self.tally.set(self.job, 0, None, reader.pending());
+            self.tally.set(self.job, 0, None, reader.behind());
         }
     }
 
-    fn begun(&self, batch: &Batch<Q>, pending: u64) {
+    fn begun(&self, batch: &Batch<Q>, behind: Behind) {
         let now = self.ctx.clock.now();
         let since = batch.iter().map(|taken| taken.inbound.waits_since(now));
         let oldest = since.min();
-        self.tally.set(self.job, batch.len(), oldest, pending);
+        self.tally.set(self.job, batch.len(), oldest, behind);
         if let Some(oldest) = oldest {
             let age_s = now.ms_since(oldest) as f64 / 1e3;
             metrics::histogram!(metric::PARTITION_AGE, "lane" => Q::LANE.as_str()).record(age_s);
@@ -306,5 +329,41 @@ async fn hand_back<K>(batch: Vec<Taken<K>>) {
     };
     if tokio::time::timeout(ACT_TIMEOUT, hand_back).await.is_err() {
         tracing::debug!("NATS is away; messages come again by themselves");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behind(delivery: u64, pending: u64) -> Behind {
+        Behind { delivery, pending }
+    }
+
+    #[test]
+    fn what_one_job_read_before_another_is_not_what_is_pending_now() {
+        let progress = Board::default().enter(LAG_PARTITION, 0);
+        let tally = Tally {
+            progress: Arc::clone(&progress),
+            in_hand: Mutex::default(),
+        };
+        let at = Timestamp::from_micros;
+        tally.opened(behind(0, 100));
+        assert_eq!(progress.get(), (100, None));
+        tally.set(0, 40, Some(at(1)), behind(40, 60));
+        tally.set(1, 50, Some(at(2)), behind(90, 10));
+        assert_eq!(progress.get(), (100, Some(at(1))));
+        // The first one ends later than the second one has read.
+        tally.set(0, 0, None, behind(40, 60));
+        assert_eq!(progress.get(), (60, Some(at(2))));
+        tally.set(1, 0, None, behind(90, 10));
+        assert_eq!(progress.get(), (10, None));
+        // What comes again is a delivery of its own.
+        tally.set(0, 1, Some(at(1)), behind(91, 12));
+        assert_eq!(progress.get(), (13, Some(at(1))));
+        // A consumer that was made anew counts from the beginning.
+        tally.opened(behind(0, 3));
+        tally.set(0, 1, Some(at(3)), behind(1, 2));
+        assert_eq!(progress.get(), (3, Some(at(3))));
     }
 }

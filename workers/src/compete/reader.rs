@@ -78,11 +78,20 @@ impl<K> Taken<K> {
     }
 }
 
+/// What the server has behind a message that it has delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// The message, as the consumer counts deliveries: what comes again is another one.
+    pub delivery: u64,
+    /// Messages that nobody was given by then.
+    pub pending: u64,
+}
+
 /// An open consumer.
 pub struct Reader {
     messages: pull::Stream,
     broken: Option<Error>,
-    pending: u64,
+    behind: Behind,
     clock: Clock,
     quiet: Quiet,
 }
@@ -109,7 +118,11 @@ impl Reader {
             .create_consumer_on_stream(config, ctx.subjects.stream(lane))
             .await
             .map_err(|e| Error(e.to_string()))?;
-        let pending = consumer.cached_info().num_pending;
+        let info = consumer.cached_info();
+        let behind = Behind {
+            delivery: info.delivered.consumer_sequence,
+            pending: info.num_pending,
+        };
         let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
@@ -121,16 +134,16 @@ impl Reader {
         Ok(Self {
             messages,
             broken: None,
-            pending,
+            behind,
             clock: ctx.clock.clone(),
             quiet: Quiet::default(),
         })
     }
 
-    /// Messages that the server had behind the last one read.
+    /// What the server had behind the last message read.
     #[must_use]
-    pub fn pending(&self) -> u64 {
-        self.pending
+    pub fn behind(&self) -> Behind {
+        self.behind
     }
 
     /// Waits for a message, then takes what is there. A message that was delivered twice is taken
@@ -157,8 +170,8 @@ impl Reader {
                 None => Err(Error("the consumer ended".into())),
             };
             match read {
-                Ok((taken, pending)) => {
-                    self.pending = pending;
+                Ok((taken, behind)) => {
+                    self.behind = behind;
                     match places.entry(taken.inbound.seq) {
                         Entry::Occupied(place) => batch[*place.get()].ackers.extend(taken.ackers),
                         Entry::Vacant(place) => {
@@ -184,7 +197,7 @@ impl Reader {
     /// What is buffered, and be it more than a task may take at a time.
     fn next_now(&mut self) -> Option<Next> {
         let next = tokio::task::unconstrained(self.messages.next()).now_or_never();
-        let nothing = next.is_none() && self.pending == 0;
+        let nothing = next.is_none() && self.behind.pending == 0;
         self.quiet.look(self.clock.now(), nothing);
         next
     }
@@ -194,7 +207,7 @@ impl Reader {
         loop {
             match tokio::time::timeout(LOOK_EVERY, self.messages.next()).await {
                 Ok(next) => return next,
-                Err(_) => self.quiet.look(self.clock.now(), self.pending == 0),
+                Err(_) => self.quiet.look(self.clock.now(), self.behind.pending == 0),
             }
         }
     }
@@ -218,14 +231,17 @@ impl Reader {
     }
 }
 
-/// The message, and how many the server had behind it; `quiet` is when it had none.
+/// The message, and what the server had behind it; `quiet` is when it had nothing.
 fn accept<K: DeserializeOwned>(
     message: Message,
     quiet: Timestamp,
-) -> Result<(Taken<K>, u64), Error> {
+) -> Result<(Taken<K>, Behind), Error> {
     let info = message.info().map_err(|e| Error(e.to_string()))?;
     let (seq, at) = (info.stream_sequence, Timestamp::from(info.published));
-    let pending = info.pending;
+    let behind = Behind {
+        delivery: info.consumer_sequence,
+        pending: info.pending,
+    };
     let after = match info.delivered {
         // What comes again was there before.
         2.. => Timestamp::EPOCH,
@@ -242,5 +258,5 @@ fn accept<K: DeserializeOwned>(
         }),
         ackers: vec![acker],
     };
-    Ok((taken, pending))
+    Ok((taken, behind))
 }

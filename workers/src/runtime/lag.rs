@@ -31,6 +31,16 @@ impl Progress {
         self.oldest_us
             .store(oldest.map_or(0, Timestamp::micros), Ordering::Relaxed);
     }
+
+    /// What was set last.
+    #[cfg(test)]
+    pub fn get(&self) -> (u64, Option<Timestamp>) {
+        let oldest = match self.oldest_us.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(Timestamp::from_micros(us)),
+        };
+        (self.undecided.load(Ordering::Relaxed), oldest)
+    }
 }
 
 /// The progress of the partitions that this process owns.
