@@ -75,8 +75,8 @@ fn faults() -> StyledStr {
         "\nSwitches, for all payments: POST /switches with any of\n  \
          {\"decline\": N, \"timeoutAfterCapture\": N, \"timeoutBeforeCapture\": N, \"error\": N,\n   \
          \"unavailable\": N, \"refundFailure\": N, \"refundDecline\": N, \"timeoutAfterRefund\": N,\n   \
-         \"slowMs\": MS, \"webhookCopies\": COUNT, \"lateWebhooksMs\": MS, \"reorderWebhooks\": true,\n   \
-         \"loseWebhooks\": N}\n\
+         \"forgetKeys\": N, \"slowMs\": MS, \"webhookCopies\": COUNT, \"lateWebhooksMs\": MS,\n   \
+         \"reorderWebhooks\": true, \"loseWebhooks\": N}\n\
          N is how many of the next are befallen, 0 for none, or \"all\". GET shows them, DELETE turns all\n\
          off. A restart does, too.",
     );

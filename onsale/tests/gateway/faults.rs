@@ -111,15 +111,24 @@ async fn switches_befall_everybody() {
     }
     let paying = rig.checkout(7000).await;
     rig.confirm(&paying, "k").await;
-    for (switch, status) in [
-        (json!({"refundFailure": 2}), 503),
-        (json!({}), 503),
-        (json!({"refundDecline": 1}), 403),
-        (json!({}), 200),
+    for (switch, key, status) in [
+        (json!({"refundFailure": 2}), "r", 503),
+        (json!({}), "r", 503),
+        (json!({"refundDecline": 1}), "r", 403),
+        // It says the same again for as long as it knows the key.
+        (json!({}), "r", 403),
+        (json!({}), "s", 200),
+        (json!({"forgetKeys": 1}), "s", 200),
+        (json!({}), "s", 200),
     ] {
         rig.switch(switch).await;
-        assert_eq!(rig.cancel(&paying, 1000, "r").await.status, status);
+        assert_eq!(rig.cancel(&paying, 1000, key).await.status, status);
     }
+    assert_eq!(
+        rig.moved(&paying).await.len(),
+        3,
+        "once more where the key was forgotten"
+    );
     rig.switch(json!({"slowMs": 300, "decline": "all"})).await;
     let started = Instant::now();
     for _ in 0..2 {
@@ -151,7 +160,7 @@ fn every_fault_is_documented() {
         );
         assert!(page.contains(&format!("| {code:03} | {what} |")), "{code}");
     }
-    for name in ["timeoutAfterCapture", "loseWebhooks"] {
+    for name in ["timeoutAfterCapture", "forgetKeys", "loseWebhooks"] {
         assert!(help.contains(name) && page.contains(name), "{name}");
     }
 }

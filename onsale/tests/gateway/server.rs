@@ -72,6 +72,27 @@ async fn a_payment_is_captured_once_and_given_back_in_parts() {
     assert_eq!(by_order, rig.find(&paying).await);
 }
 
+/// As real gateways do: who asks for the same under the same key hears what was said the first time.
+#[tokio::test]
+async fn a_refusal_is_remembered_under_its_key() {
+    let mut rig = Rig::start().await;
+    let paying = rig.checkout(10_000).await;
+    let early = rig.cancel(&paying, 4000, "early").await;
+    assert_eq!(early.said(), (403, "NOT_CANCELABLE_PAYMENT"));
+    rig.confirm(&paying, "c").await;
+    let much = rig.cancel(&paying, 10_001, "much").await;
+    assert_eq!(much.said(), (403, "NOT_CANCELABLE_AMOUNT"));
+    rig.gateway.kill9().await;
+    rig.gateway.restart().await.unwrap();
+    assert_eq!(rig.cancel(&paying, 4000, "early").await, early);
+    assert_eq!(rig.cancel(&paying, 10_001, "much").await, much);
+    let other = rig.cancel(&paying, 4001, "early").await;
+    assert_eq!(other.said(), (422, "IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(rig.moved(&paying).await.len(), 1);
+    let again = rig.cancel(&paying, 4000, "later").await;
+    assert_eq!(again.said(), (200, "PARTIAL_CANCELED"));
+}
+
 #[tokio::test]
 async fn a_payment_is_for_its_order_its_amount_and_who_has_the_key() {
     let rig = Rig::start().await;

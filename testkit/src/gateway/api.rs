@@ -284,6 +284,9 @@ async fn befall(
     if let Some(instead) = plan.before {
         return Ok((Answer::error(Refusal::Failed), Some(instead)));
     }
+    if plan.forgets_key {
+        wish.idempotency_key = None;
+    }
     match &mut wish.what {
         What::Confirm { declined, .. }
         | What::Charge { declined, .. }

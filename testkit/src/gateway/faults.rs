@@ -100,6 +100,9 @@ pub struct Switches {
     /// Refunds that are made but never answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_after_refund: Option<Times>,
+    /// Requests whose idempotency key is neither known nor kept, as if it had been forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forget_keys: Option<Times>,
     /// How long a request that changes something waits before it is looked at, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_ms: Option<u32>,
@@ -128,6 +131,7 @@ impl Switches {
             refund_failure,
             refund_decline,
             timeout_after_refund,
+            forget_keys,
             slow_ms,
             webhook_copies,
             late_webhooks_ms,
@@ -142,6 +146,7 @@ impl Switches {
         self.refund_failure = refund_failure.or(self.refund_failure);
         self.refund_decline = refund_decline.or(self.refund_decline);
         self.timeout_after_refund = timeout_after_refund.or(self.timeout_after_refund);
+        self.forget_keys = forget_keys.or(self.forget_keys);
         self.slow_ms = slow_ms.or(self.slow_ms);
         self.webhook_copies = webhook_copies.or(self.webhook_copies);
         self.late_webhooks_ms = late_webhooks_ms.or(self.late_webhooks_ms);
@@ -161,6 +166,7 @@ pub struct Plan {
     /// In place of doing anything.
     pub before: Option<Instead>,
     pub declined: bool,
+    pub forgets_key: bool,
     /// In place of the answer.
     pub after: Option<Instead>,
 }
@@ -284,6 +290,7 @@ impl Faults {
         Plan {
             slow: Duration::from_millis(self.switches.slow_ms.unwrap_or(0).into()),
             before: self.of_look_up(),
+            forgets_key: take(&mut self.switches.forget_keys),
             ..Plan::default()
         }
     }

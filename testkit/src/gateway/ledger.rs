@@ -271,16 +271,27 @@ impl Ledger {
                 declined,
             } => self.cancel(payment_key, *amount, reason, *declined, moment),
         };
+        let remembered = |answer: &Answer| {
+            name.map(|name| Remembered {
+                name,
+                asked: wish.asked.clone(),
+                answer: answer.clone(),
+            })
+        };
         match done {
             Ok((mut line, answer)) => {
-                line.answer = name.map(|name| Remembered {
-                    name,
-                    asked: wish.asked.clone(),
-                    answer: answer.clone(),
-                });
+                line.answer = remembered(&answer);
                 (Some(line), answer)
             }
-            Err(refusal) => (None, Answer::error(refusal)),
+            // Nothing has changed, but whoever asks the same under the same key hears the same.
+            Err(refusal) => {
+                let answer = Answer::error(refusal);
+                let line = remembered(&answer).map(|remembered| Line {
+                    answer: Some(remembered),
+                    ..Line::default()
+                });
+                (line, answer)
+            }
         }
     }
 
