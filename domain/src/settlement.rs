@@ -11,13 +11,14 @@ pub mod fee;
 pub mod order;
 mod ordering;
 mod pay;
+pub mod refund;
 mod tasks;
 
 pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
 pub use order::{Order, Purpose, Reserved};
 pub use ordering::Ordering;
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
-pub use tasks::{Action, NewAction, Refund, Tasks};
+pub use tasks::{Action, NewAction, Tasks};
 
 use crate::ledger::{self, Accounts};
 use onsale_schema::message::{Command, Fingerprint};

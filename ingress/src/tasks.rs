@@ -42,7 +42,7 @@ enum TaskKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum TaskState {
-    /// Somebody has to.
+    /// Somebody has to, or has, and the gateway is yet to say that it has not made the refund, too.
     Open,
     /// Somebody has paid the money back by other means.
     Resolved,
@@ -91,11 +91,11 @@ struct TaskView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retried_by: Option<UserId>,
-    /// Of a resolved one: who has paid it back.
+    /// Who says to have paid it back by other means.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     resolved_by: Option<UserId>,
-    /// Of a resolved one: by which means.
+    /// By which means.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     note: Option<String>,
@@ -108,7 +108,10 @@ impl From<Row> for TaskView {
             kind: TaskKind::RefundStuck,
             state: match row.status {
                 RefundStatus::Resolved => TaskState::Resolved,
-                RefundStatus::Stuck | RefundStatus::Pending | RefundStatus::Done => TaskState::Open,
+                RefundStatus::Stuck
+                | RefundStatus::Resolving
+                | RefundStatus::Pending
+                | RefundStatus::Done => TaskState::Open,
             },
             since: row.since,
             order_id: row.order_id,
@@ -179,8 +182,8 @@ pub async fn list(
 
 /// Try a refund again
 ///
-/// Has the gateway asked again, as often as at first. It is the same refund: if the gateway has made
-/// it in the meantime, it is not made twice.
+/// Has the gateway asked again, as often as at first. It is the same refund: the gateway is asked first
+/// whether it has made it in the meantime, so that it is not made twice.
 #[utoipa::path(post, path = "/admin/tasks/{refundId}/retry", operation_id = "retryTask",
     tag = "Administration",
     params(("refundId" = RefundId, Path, description = "The refund"), IdempotencyKey, Prefer),
@@ -218,14 +221,16 @@ struct NewResolution {
 
 /// Say that a refund was paid back by other means
 ///
-/// For a refund that the gateway does not make whatever is tried. It counts as refunded from then on;
-/// who has said so, when, and the note are kept. It can't be taken back, so pay first.
+/// For a refund that the gateway does not make whatever is tried. It counts as refunded (`RESOLVED`) as
+/// soon as the gateway has said once more that it has not made it, a moment later as a rule; should it
+/// have, the refund is `DONE`. Who has said so, when, and the note are kept. It can't be taken back, so
+/// pay first.
 #[utoipa::path(post, path = "/admin/tasks/{refundId}/resolution", operation_id = "resolveTask",
     tag = "Administration",
     params(("refundId" = RefundId, Path, description = "The refund"), IdempotencyKey, Prefer),
     request_body = NewResolution,
     extensions(("x-problems" = json!([Code::RefundStateConflict]))),
-    responses((status = 200, description = "It is refunded", body = AttendedView)))]
+    responses((status = 200, description = "It is noted", body = AttendedView)))]
 #[allow(
     clippy::too_many_arguments,
     reason = "each is a part of the request, and the framework takes them apart"

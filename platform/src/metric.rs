@@ -113,8 +113,8 @@ pub const ORDER_OLDEST: &str = "onsale_payment_order_oldest_seconds";
 pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 /// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
 pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
-/// Refunds through the gateway that ended, by `outcome` (`done`, `stuck`). One that is stuck has to
-/// be seen to by somebody.
+/// Refunds through the gateway that ended, by `outcome` (`done`, `resolved` by other means, `stuck`).
+/// One that is stuck has to be seen to by somebody.
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
 
 /// Reservations that were cancelled with their show.

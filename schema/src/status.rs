@@ -229,6 +229,9 @@ text_enum! {
         Stuck = "STUCK",
         /// The money is back; somebody has paid it by other means than the gateway.
         Resolved = "RESOLVED",
+        /// Somebody says to have paid it by other means; it counts as soon as the gateway is known not
+        /// to have made it, too.
+        Resolving = "RESOLVING",
     }
 }
 

@@ -1,32 +1,16 @@
 //! What is decided when somebody sees to a refund that the gateway would not make: it is asked for
 //! again, or somebody has paid it back by other means and says so. Nothing else ends such a refund,
 //! and what was said can't be taken back.
+//!
+//! Neither is done here: whoever asks the gateway looks first whether it has made the refund after all
+//! ([`super::refund`]).
 
 use super::{Changes, Settlement};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Fact, Kind, Outcome, RefundTask, Refusal};
+use onsale_schema::settlement::{Kind, Outcome, RefundTask, Refusal};
 use onsale_schema::status::RefundStatus;
-use onsale_schema::{
-    CancellationId, CommandId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
-};
+use onsale_schema::{CommandId, RefundId, Timestamp, UserId};
 use std::collections::HashMap;
-
-/// A locked refund that somebody wants to see to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refund {
-    /// Its id.
-    pub refund_id: RefundId,
-    /// Of which order, if it goes back through the gateway.
-    pub order_id: Option<PaymentOrderId>,
-    /// What was paid; none where that was no reservation.
-    pub reservation_id: Option<ReservationId>,
-    /// What it is for; none for a capture that came too late.
-    pub cancellation_id: Option<CancellationId>,
-    /// How much.
-    pub amount: Money,
-    /// How far it is.
-    pub status: RefundStatus,
-}
 
 /// What is done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +31,8 @@ pub struct NewAction {
     pub command_id: CommandId,
     /// What it asked, as a digest.
     pub fingerprint: Fingerprint,
-    /// Of which refund; as it was.
-    pub refund: Refund,
+    /// Of which refund.
+    pub refund_id: RefundId,
     /// By whom.
     pub user_id: UserId,
     /// What.
@@ -60,15 +44,16 @@ pub struct NewAction {
 /// What a batch has locked and loaded of refunds that are tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    refunds: HashMap<RefundId, Refund>,
+    /// How far they are.
+    refunds: HashMap<RefundId, RefundStatus>,
     /// What was done before, by the command that did it.
     done: HashMap<CommandId, (Fingerprint, RefundTask)>,
 }
 
 impl Tasks {
     /// Adds a locked refund.
-    pub fn load(&mut self, refund: Refund) {
-        self.refunds.insert(refund.refund_id, refund);
+    pub fn load(&mut self, refund_id: RefundId, status: RefundStatus) {
+        self.refunds.insert(refund_id, status);
     }
 
     /// Adds what a command did before.
@@ -82,7 +67,7 @@ impl Tasks {
         command: &Command<Kind>,
         refund_id: RefundId,
         now: Timestamp,
-    ) -> Result<Refund, Outcome> {
+    ) -> Result<(), Outcome> {
         if let Some((fingerprint, task)) = self.done.get(&command.id) {
             return Err(if *fingerprint == command.fingerprint {
                 Outcome::Attended(*task)
@@ -90,18 +75,19 @@ impl Tasks {
                 Outcome::Refused(Refusal::KeyReused)
             });
         }
-        let Some(refund) = self.refunds.get(&refund_id) else {
+        let Some(status) = self.refunds.get(&refund_id).copied() else {
             return Err(Outcome::Refused(Refusal::NotFound));
         };
         if now > command.deadline {
             return Err(Outcome::Refused(Refusal::CommandExpired));
         }
-        let RefundStatus::Stuck = refund.status else {
-            return Err(Outcome::Refused(Refusal::RefundConflict {
-                status: refund.status,
-            }));
-        };
-        Ok(*refund)
+        match status {
+            RefundStatus::Stuck => Ok(()),
+            RefundStatus::Pending
+            | RefundStatus::Done
+            | RefundStatus::Resolved
+            | RefundStatus::Resolving => Err(Outcome::Refused(Refusal::RefundConflict { status })),
+        }
     }
 }
 
@@ -115,37 +101,24 @@ impl Settlement {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        let refund = match self.tasks.may_attend(command, refund_id, now) {
-            Ok(refund) => refund,
-            Err(outcome) => return outcome,
-        };
+        if let Err(outcome) = self.tasks.may_attend(command, refund_id, now) {
+            return outcome;
+        }
         let status = match &action {
             Action::Retry => RefundStatus::Pending,
-            Action::Resolution { .. } => RefundStatus::Resolved,
+            Action::Resolution { .. } => RefundStatus::Resolving,
         };
-        // Whoever follows the money of a reservation hears that it is back, however it went.
-        if let (RefundStatus::Resolved, Some(reservation_id)) = (status, refund.reservation_id) {
-            let reservation = &self.reservations[&reservation_id];
-            let fact = Fact::Refunded {
-                reservation_id,
-                user_id: reservation.user_id,
-                cancellation_id: refund.cancellation_id,
-                amount: refund.amount,
-                at: now,
-            };
-            changes.tell(reservation.schedule_id, fact);
-        }
         let task = RefundTask {
             refund_id,
             status,
             at: now,
         };
-        self.tasks.load(Refund { status, ..refund });
+        self.tasks.load(refund_id, status);
         self.tasks.load_done(command.id, command.fingerprint, task);
         changes.actions.push(NewAction {
             command_id: command.id,
             fingerprint: command.fingerprint,
-            refund,
+            refund_id,
             user_id: command.user,
             action,
             at: now,

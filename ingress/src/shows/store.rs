@@ -89,7 +89,7 @@ pub async fn show_find(pool: &Pool, schedule: ScheduleId) -> Result<Option<Row>,
                 (SELECT count(*) FROM show_aside AS a \
                  WHERE a.schedule_id = s.schedule_id) AS set_aside \
          FROM show_cancellation AS s CROSS JOIN LATERAL ( \
-             SELECT count(*) FILTER (WHERE refund.status = 'PENDING') AS pending, \
+             SELECT count(*) FILTER (WHERE refund.status IN ('PENDING', 'RESOLVING')) AS pending, \
                     count(*) FILTER (WHERE refund.status = 'STUCK') AS failed \
              FROM cancellation AS c JOIN refund ON refund.key = c.cancellation_id \
              WHERE c.schedule_id = s.schedule_id AND c.of_show) AS back \

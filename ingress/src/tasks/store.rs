@@ -51,14 +51,14 @@ pub struct Row {
 
 /// The refunds of the page, by an index, and then what belongs to them.
 macro_rules! page_of {
-    ($since:literal, $status:literal) => {
+    ($since:literal, $statuses:literal) => {
         concat!(
             "WITH page AS (SELECT refund.*, ",
             $since,
             " AS since FROM refund \
-                           WHERE status = '",
-            $status,
-            "' AND order_id IS NOT NULL \
+                           WHERE status IN (",
+            $statuses,
+            ") AND order_id IS NOT NULL \
                              AND ($1::timestamptz IS NULL OR (",
             $since,
             ", refund_id) > ($1, $2)) \
@@ -85,17 +85,18 @@ macro_rules! page_of {
     };
 }
 
-/// Those that are stuck, or were resolved; who has waited longest first.
+/// Those that are stuck and not known to be paid back, or were resolved; who has waited longest first.
 pub async fn task_list(
     pool: &Pool,
     status: RefundStatus,
     start: &PageStart,
 ) -> Result<Vec<Row>, Error> {
     let sql = match status {
-        RefundStatus::Resolved => page_of!("done_at", "RESOLVED"),
-        RefundStatus::Stuck | RefundStatus::Pending | RefundStatus::Done => {
-            page_of!("stuck_at", "STUCK")
-        }
+        RefundStatus::Resolved => page_of!("done_at", "'RESOLVED'"),
+        RefundStatus::Stuck
+        | RefundStatus::Resolving
+        | RefundStatus::Pending
+        | RefundStatus::Done => page_of!("stuck_at", "'STUCK', 'RESOLVING'"),
     };
     let mut conn = pool.get().await?;
     let rows = statement(sql)

@@ -83,7 +83,8 @@ impl Ours {
                                              AND r.status = 'RESOLVED'), 0) AS refunded, \
                     coalesce((SELECT sum(r.amount) FROM refund AS r \
                               WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
-                                AND r.status IN ('PENDING', 'STUCK')), 0) AS refunding, \
+                                AND r.status IN ('PENDING', 'STUCK', 'RESOLVING')), 0) \
+                        AS refunding, \
                     o.status IN ('CAPTURING', 'UNKNOWN') AS is_open \
              FROM payment_order AS o WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL",
         )

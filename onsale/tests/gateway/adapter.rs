@@ -232,6 +232,32 @@ async fn fifty_refunds_with_one_key_refund_once() {
 }
 
 #[tokio::test]
+async fn what_was_given_back_is_known_by_its_refund() {
+    let rig = Rig::start().await;
+    let gateway = rig.adapter();
+    let paying = rig.checkout(80_000).await;
+    gateway.confirm(&paying.confirm()).await.unwrap();
+    let refunds = [(1, 30_000), (2, 10_000), (3, 10_000)];
+    let refunds = refunds.map(|(id, won)| paying.cancel(won, Uuid::from_u128(id)));
+    for refund in &refunds[..2] {
+        let made = gateway.cancel(refund).await.unwrap();
+        assert_eq!(made.refund_id, Some(refund.refund_id));
+    }
+    // Somebody at the gateway's own pages.
+    assert_eq!(rig.cancel(&paying, 10_000, "by-hand").await.status, 200);
+    let made = gateway.cancel(&refunds[2]).await.unwrap();
+    // Later ones don't hide an earlier one.
+    let first = gateway.cancel(&refunds[0]).await.unwrap();
+    assert_eq!(first.amount, Money::won(30_000));
+    let payment = gateway.find_by_key(&paying.payment_key()).await.unwrap();
+    let named: Vec<_> = payment.cancels.iter().map(|one| one.refund_id).collect();
+    let [one, two, three] = refunds.map(|refund| Some(refund.refund_id));
+    assert_eq!(named, [one, two, None, three]);
+    assert_eq!(payment.cancels.last(), Some(&made));
+    assert_eq!(payment.balance, Money::won(20_000));
+}
+
+#[tokio::test]
 async fn the_breaker_opens_and_heals() {
     let rig = Rig::start().await;
     let mut settings = rig.settings();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use onsale_schema::{Money, UserId};
+use onsale_schema::{Money, RefundId, UserId};
 use onsale_testkit::Scratch;
 use onsale_testkit::system::{GATEWAY_SECRET, Process};
 use onsale_workers::config;
@@ -54,6 +54,7 @@ impl Paying {
     pub fn cancel(&self, amount: i64, key: Uuid) -> Cancel {
         Cancel {
             payment_key: self.payment_key(),
+            refund_id: RefundId(key),
             amount: Money::won(amount),
             reason: "a test",
             idempotency_key: IdempotencyKey(key),

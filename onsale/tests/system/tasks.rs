@@ -14,9 +14,7 @@ use uuid::Uuid;
 
 /// Seats that were paid through the gateway and given up while it refuses refunds.
 async fn stuck(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
-    let date = hall.date(4).await;
-    let order = hall.order(buyer, date, seats).await;
-    hall.confirm(buyer, &order).await.expect(200);
+    let order = paid(hall, buyer, seats).await;
     hall.switch(json!({ "refundDecline": "all" })).await;
     let path = format!("/reservations/{}/cancellation", order.reservation);
     for seat in seats {
@@ -30,8 +28,27 @@ async fn stuck(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
 }
 
 async fn are_stuck(hall: &mut Hall, count: usize) {
-    let sql = "SELECT count(*) AS n FROM refund WHERE status = 'STUCK'";
-    hall.becomes(sql, i64::try_from(count).expect("few")).await;
+    are(hall, "STUCK", i64::try_from(count).expect("few")).await;
+}
+
+/// Waits until so many refunds have come so far.
+async fn are(hall: &mut Hall, status: &str, count: i64) {
+    let sql = format!("SELECT count(*) AS n FROM refund WHERE status = '{status}'");
+    hall.becomes(&sql, count).await;
+}
+
+/// What only the gateway's own people do.
+async fn give_back_by_hand(hall: &Hall, order: &Order, amount: i64) {
+    let path = format!("/v1/payments/{}/cancel", order.payment_key);
+    let body = json!({ "cancelReason": "by hand", "cancelAmount": amount });
+    hall.gateway(Method::POST, &path, Some(body)).await;
+}
+
+async fn paid(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
+    let date = hall.date(4).await;
+    let order = hall.order(buyer, date, seats).await;
+    hall.confirm(buyer, &order).await.expect(200);
+    order
 }
 
 async fn tasks(hall: &Hall, by: &Buyer, query: &str) -> Value {
@@ -94,13 +111,12 @@ async fn a_refund_that_is_refused_is_a_task_until_it_is_made() {
     );
     assert_eq!(id(&again["retriedBy"]), admin.user_id);
 
-    // And once more when it does not: made once, however often the same is asked.
+    // And once more when it does not, though it remembers what it has refused: made once, however often the same is asked.
     hall.gateway(Method::DELETE, "/switches", None).await;
     let tried = retry(&hall, &admin, refund, "once-more").await.expect(200);
     let same = retry(&hall, &admin, refund, "once-more").await.expect(200);
     assert_eq!(tried.body, same.body);
-    hall.becomes("SELECT count(*) AS n FROM refund WHERE status = 'DONE'", 1)
-        .await;
+    are(&mut hall, "DONE", 1).await;
     let same = retry(&hall, &admin, refund, "once-more").await.expect(200);
     assert_eq!(tried.body, same.body);
     let answer = retry(&hall, &admin, refund, "yet-another").await;
@@ -137,7 +153,7 @@ async fn what_was_paid_back_by_other_means_is_said_once_and_for_good() {
         answer.expect_problem(409, "refund-state-conflict");
     }
     let (key, resolved) = &done[0];
-    assert_eq!(resolved.body["status"], "RESOLVED");
+    assert_eq!(resolved.body["status"], "RESOLVING");
     let same = resolve(&hall, &admin, refund, key, "Bank transfer 4711").await;
     assert_eq!(same.expect(200).body, resolved.body);
     let other = resolve(&hall, &admin, refund, key, "Cash").await;
@@ -145,6 +161,7 @@ async fn what_was_paid_back_by_other_means_is_said_once_and_for_good() {
     let answer = retry(&hall, &admin, refund, "too-late-key").await;
     answer.expect_problem(409, "refund-state-conflict");
 
+    are(&mut hall, "RESOLVED", 1).await;
     let open = tasks(&hall, &admin, "").await;
     assert_eq!(open["items"], json!([]));
     let resolved = tasks(&hall, &admin, "?state=RESOLVED").await;
@@ -167,9 +184,7 @@ async fn what_was_paid_back_by_other_means_is_said_once_and_for_good() {
 
     // A gateway that has made it after all has paid twice: that is found.
     hall.gateway(Method::DELETE, "/switches", None).await;
-    let path = format!("/v1/payments/{}/cancel", order.payment_key);
-    let body = json!({ "cancelReason": "by hand", "cancelAmount": PRICE });
-    hall.gateway(Method::POST, &path, Some(body)).await;
+    give_back_by_hand(&hall, &order, PRICE).await;
     // As soon as the entry is so old that no clock can be the reason.
     let found = tokio::time::timeout(PATIENCE, async {
         while hall.reconcile().await.ok() {
@@ -197,5 +212,94 @@ async fn a_capture_that_came_too_late_is_over_when_it_was_paid_back_by_other_mea
         .expect(200);
     hall.order_becomes(&buyer, &order, "REFUNDED").await;
     assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+/// The gateway has made it, but its answer is lost, and so is its memory of the key: whoever asks again
+/// would be paid twice, or be refused and leave it to somebody who pays it by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_is_made_once_though_answer_and_key_are_lost() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let buyer = hall.buyer();
+    let half = paid(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
+    let whole = paid(&mut hall, &buyer, &["A-1-1"]).await;
+    hall.switch(json!({ "timeoutAfterRefund": 2, "forgetKeys": "all" }))
+        .await;
+    let seats: Option<&[&str]> = Some(&["A-1-1"]);
+    for order in [&half, &whole] {
+        let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", seats);
+        cancelled.await.expect(200);
+    }
+    are(&mut hall, "DONE", 2).await;
+    let book = hall.book_by_order().await;
+    assert_eq!(book[&half.id], [2 * PRICE, -PRICE]);
+    assert_eq!(book[&whole.id], [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_given_back_is_nobodys_task() {
+    // Who asks waits for longer than this takes.
+    let options = with_gateway().setting("ONSALE_GATEWAY_TIMEOUT_MS", 60_000);
+    let mut hall = Hall::open_with(options).await;
+    let buyer = hall.buyer();
+    let order = paid(&mut hall, &buyer, &["A-1-1"]).await;
+    hall.switch(json!({ "timeoutAfterRefund": 1, "forgetKeys": "all" }))
+        .await;
+    let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", None);
+    cancelled.await.expect(200);
+    hall.booked(2).await;
+    // Two days of that later.
+    hall.switch(json!({ "error": "all" })).await;
+    hall.sql(
+        "UPDATE refund SET created_at = created_at - interval '2 days', attempts = 100, \
+                next_at = clock_timestamp()",
+    )
+    .await;
+    let looked = "SELECT count(*) AS n FROM refund WHERE attempts >= 102 OR status <> 'PENDING'";
+    hall.becomes(looked, 1).await;
+    are(&mut hall, "PENDING", 1).await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.sql("UPDATE refund SET next_at = clock_timestamp()")
+        .await;
+    are(&mut hall, "DONE", 1).await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    // It is of the day before yesterday, and so late, but all right.
+    hall.sql("UPDATE refund SET created_at = done_at").await;
+    hall.assert_reconciled().await;
+}
+
+/// Somebody gives the money back at the gateway: before we ask for it, before we say that we have paid
+/// it by other means, and before we have it tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_back_at_the_gateway_is_not_given_back_again() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    let order = paid(&mut hall, &buyer, &["A-1-1"]).await;
+    give_back_by_hand(&hall, &order, PRICE).await;
+    let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", None);
+    cancelled.await.expect(200);
+    are(&mut hall, "DONE", 1).await;
+
+    let order = stuck(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    let refunds = tasks(&hall, &admin, "").await;
+    let refund = |nth: usize| id(&refunds["items"][nth]["refundId"]);
+    give_back_by_hand(&hall, &order, PRICE).await;
+    resolve(&hall, &admin, refund(0), "paid-by-hand", "At the gateway")
+        .await
+        .expect(200);
+    are(&mut hall, "DONE", 2).await;
+    give_back_by_hand(&hall, &order, PRICE).await;
+    retry(&hall, &admin, refund(1), "try-again")
+        .await
+        .expect(200);
+    are(&mut hall, "DONE", 3).await;
+    assert_eq!(
+        hall.book_by_order().await[&order.id],
+        [2 * PRICE, -PRICE, -PRICE]
+    );
+    let shown = hall.api.get(Some(&buyer), &order.path()).await.expect(200);
+    assert_eq!(shown.body["refunded"], won(2 * PRICE));
     hall.assert_reconciled().await;
 }

@@ -15,7 +15,7 @@ mod retry;
 pub mod toss;
 
 use futures_util::future::BoxFuture;
-use onsale_schema::{Money, Timestamp};
+use onsale_schema::{Money, RefundId, Timestamp};
 
 pub use error::Error;
 pub use key::{CustomerKey, IdempotencyKey, Invalid, OrderId, PaymentKey, TransactionKey};
@@ -105,6 +105,8 @@ pub struct Charge {
 pub struct Cancel {
     /// Which payment.
     pub payment_key: PaymentKey,
+    /// Which refund of ours it is: the gateway's book says so, for as long as it has it.
+    pub refund_id: RefundId,
     /// How much of it.
     pub amount: Money,
     /// Why, for the gateway's records and the buyer's statement; no personal data.
@@ -199,6 +201,8 @@ pub struct Payment {
 pub struct Refunded {
     /// The entry of the gateway's book.
     pub transaction_key: TransactionKey,
+    /// Which refund it names; none where somebody gave it back without us.
+    pub refund_id: Option<RefundId>,
     /// How much, by this entry.
     pub amount: Money,
     /// When.

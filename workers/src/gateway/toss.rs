@@ -318,7 +318,7 @@ impl Gateway for Toss {
 
     fn cancel<'a>(&'a self, cancel: &'a Cancel) -> BoxFuture<'a, Result<Refunded, Error>> {
         let body = json!({
-            "cancelReason": cancel.reason,
+            "cancelReason": wire::reason(cancel.reason, cancel.refund_id),
             "cancelAmount": cancel.amount.to_won(),
         });
         let call = Call {
@@ -326,10 +326,10 @@ impl Gateway for Toss {
             path: format!("/v1/payments/{}/cancel", cancel.payment_key),
             change: Some((body, cancel.idempotency_key)),
         };
-        // The answer was written when it was granted: what was given back last is this.
         let read = |body: &[u8]| {
             let payment = wire::payment(body)?;
-            let refunded = payment.cancels.last()?.clone();
+            let is_it = |one: &Refunded| one.refund_id == Some(cancel.refund_id);
+            let refunded = payment.cancels.into_iter().find(is_it)?;
             let fits =
                 payment.payment_key == cancel.payment_key && refunded.amount == cancel.amount;
             fits.then_some(refunded)

@@ -25,7 +25,7 @@ pub struct Needs {
     pub payment_keys: BTreeSet<String>,
     /// Notifications of the gateway.
     pub events: BTreeSet<String>,
-    /// Refunds that somebody wants to see to; their reservations and orders are locked first, too.
+    /// Refunds that somebody wants to see to; to be locked after all orders.
     pub refunds: BTreeSet<RefundId>,
     /// Whether orders are made, confirmed or looked up.
     pub has_orders: bool,

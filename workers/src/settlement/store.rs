@@ -43,10 +43,9 @@ pub async fn load(
     let mut state = Settlement::default();
     let mut reservations = needs.reservations.clone();
     reservations.extend(orders::order_list_reservations(conn, &needs.orders).await?);
-    reservations.extend(tasks::refund_list_reservations(conn, &needs.refunds).await?);
     let locked = reservation_lock(conn, &reservations).await?;
-    tasks::load(conn, needs, &mut state.tasks).await?;
     orders::load(conn, needs, &reservations, &mut state.ordering).await?;
+    tasks::load(conn, needs, &mut state.tasks).await?;
     state.accounts = account_lock(conn, &needs.accounts).await?;
     for reservation in locked {
         state.load_reservation(reservation);

@@ -11,3 +11,4 @@ mod outages;
 mod payments;
 mod publishing;
 mod rig;
+mod tasks;

@@ -4,10 +4,13 @@
 use super::super::{
     Movement, OrderId, Page, Payment, PaymentKey, Refunded, Status, Transaction, TransactionKey,
 };
-use onsale_schema::{Money, Timestamp};
+use onsale_schema::{Money, RefundId, Timestamp};
 use serde::Deserialize;
+use uuid::Uuid;
 
 const CURRENCY: &str = "KRW";
+/// The status of money that was given back.
+const GIVEN: &str = "DONE";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +59,8 @@ struct CancelWire {
     transaction_key: String,
     cancel_amount: i64,
     canceled_at: Timestamp,
+    cancel_reason: Option<String>,
+    cancel_status: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +85,12 @@ pub fn payment(body: &[u8]) -> Option<Payment> {
         return None;
     }
     let cancels = wire.cancels.unwrap_or_default().into_iter().map(|cancel| {
+        // Of payments that are given back later there are other ones; we make none of that kind.
+        if cancel.cancel_status.is_some_and(|status| status != GIVEN) {
+            return None;
+        }
         Some(Refunded {
+            refund_id: cancel.cancel_reason.as_deref().and_then(named),
             transaction_key: cancel.transaction_key.parse::<TransactionKey>().ok()?,
             amount: money(CURRENCY, cancel.cancel_amount)?,
             at: cancel.canceled_at,
@@ -136,6 +146,18 @@ fn transaction(wire: TransactionWire) -> Option<Transaction> {
     })
 }
 
+/// A reason that names a refund of ours. There is no other place for its name: what the gateway keeps
+/// of a wish is amount, time and reason.
+pub fn reason(why: &str, refund_id: RefundId) -> String {
+    format!("{why} ({refund_id})")
+}
+
+/// The refund that a reason names.
+fn named(reason: &str) -> Option<RefundId> {
+    let (_, name) = reason.strip_suffix(')')?.rsplit_once('(')?;
+    name.parse::<Uuid>().ok().map(RefundId)
+}
+
 fn money(currency: &str, won: i64) -> Option<Money> {
     (currency == CURRENCY && won > 0).then(|| Money::won(won))
 }
@@ -177,6 +199,26 @@ mod tests {
             assert_ne!(changed, PAYMENT, "{from}");
             assert_eq!(payment(changed.as_bytes()), None, "{to}");
         }
+    }
+
+    #[test]
+    fn a_refund_is_known_by_its_reason() {
+        let id = RefundId(Uuid::from_u128(7));
+        let told = reason("cancelled", id);
+        assert_eq!(named(&told), Some(id), "{told}");
+        for other in ["x", "", ")", "()", "by hand (Kim)", "(", "a) b (c"] {
+            assert_eq!(named(other), None, "{other}");
+        }
+        let of = |text: &str| payment(text.as_bytes()).map(|found| found.cancels[0].refund_id);
+        assert_eq!(of(PAYMENT), Some(None));
+        let ours = PAYMENT.replace(
+            r#""cancelReason":"x""#,
+            &format!(r#""cancelReason":"{told}""#),
+        );
+        assert_eq!(of(&ours), Some(Some(id)));
+        let later = PAYMENT.replace(r#"cancelStatus":"DONE""#, r#"cancelStatus":"IN_PROGRESS""#);
+        assert_ne!(later, PAYMENT);
+        assert_eq!(of(&later), None);
     }
 
     #[test]

@@ -69,7 +69,8 @@ struct Driver {
     limits: Limits,
 }
 
-/// What is in hand is somebody else's after two questions to the gateway, with their repetitions.
+/// An order in hand is somebody else's after two questions to the gateway, with their repetitions, and
+/// a refund after three.
 fn limits(ctx: &Context) -> Limits {
     /// The longest pause between two attempts, and some time to write.
     const SLACK_MS: i64 = 3000;
@@ -79,6 +80,7 @@ fn limits(ctx: &Context) -> Limits {
     Limits {
         request_ms,
         lease_ms: request_ms.saturating_mul(2).saturating_add(SLACK_MS),
+        refund_lease_ms: request_ms.saturating_mul(3).saturating_add(SLACK_MS),
         balance_cap: Money::won(ctx.config.money.balance_cap),
     }
 }

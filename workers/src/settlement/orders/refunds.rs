@@ -1,67 +1,41 @@
-//! Gives money back through the gateway, each refund once: its id is the key, however often it is
-//! asked. What can't be given back is left for somebody to see to, loudly.
+//! Gives money back through the gateway, each refund once. What to do next is
+//! [`onsale_domain::settlement::refund`]'s to say. What can't be given back is left for somebody to see
+//! to, loudly.
+//!
+//! It must never ask anew for what the gateway may have made: whoever takes up a refund that was asked
+//! for before looks the payment up first, and so does who is refused.
 
-use super::{Driver, Steps};
-use crate::gateway::{Cancel, Error, IdempotencyKey, PaymentKey};
-use crate::settlement::store::{facts_insert, reservation_lock};
-use diesel::sql_types::{
-    BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
-};
-use diesel::{OptionalExtension, QueryableByName};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+mod store;
+
+use super::{Driver, Steps, insist};
+use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use onsale_domain::settlement::order::pause_ms;
-use onsale_platform::sql::statement;
+use onsale_domain::settlement::refund::{Entry, Learned, Ours, Step, found, key, step};
 use onsale_platform::{db, metric, tx};
-use onsale_schema::settlement::Fact;
-use onsale_schema::{CancellationId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
-use uuid::Uuid;
+use onsale_schema::Money;
+use onsale_schema::status::RefundStatus;
+use store::Claimed;
 
-/// For so long, in hours, the gateway is asked for a refund that it neither grants nor refuses.
-const GIVE_UP_HOURS: i32 = 24;
-/// And at least so often, if somebody has it tried again.
-const ATTEMPTS_MIN: i32 = 20;
 /// Why, for the gateway's records.
 const REASON: &str = "cancelled";
 
-/// A refund in hand.
-#[derive(QueryableByName, Clone)]
-struct Claimed {
-    #[diesel(sql_type = SqlUuid)]
-    refund_id: RefundId,
-    #[diesel(sql_type = SqlUuid)]
-    key: Uuid,
-    #[diesel(sql_type = SqlUuid)]
-    order_id: PaymentOrderId,
-    /// What it was paid for; nothing for points.
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    reservation_id: Option<ReservationId>,
-    #[diesel(sql_type = Numeric)]
-    amount: Money,
-    #[diesel(sql_type = Integer)]
-    step_no: i32,
-    #[diesel(sql_type = Integer)]
-    attempts: i32,
-    #[diesel(sql_type = Bool)]
-    is_old: bool,
-    #[diesel(sql_type = Text)]
-    payment_key: String,
-}
-
-/// What came of asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Done,
-    Later,
-    Stuck,
+/// What came of taking up a refund.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct End {
+    /// What follows.
+    step: Step,
+    /// Whether something was asked of which nobody knows what came.
+    is_in_doubt: bool,
+    /// What the gateway said when it did not do what it was asked.
+    why: Option<String>,
 }
 
 /// Takes refunds that are due.
 pub(super) fn take(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
     async move {
-        let due = refund_claim(&driver.ctx.pool, most, driver.limits.lease_ms).await?;
+        let lease_ms = driver.limits.refund_lease_ms;
+        let due = store::refund_claim(&driver.ctx.pool, most, lease_ms).await?;
         let steps = due.into_iter().map(|claimed| {
             let driver = driver.clone();
             async move { give_back(&driver, claimed).await }.boxed()
@@ -71,142 +45,135 @@ pub(super) fn take(driver: Driver, most: usize) -> BoxFuture<'static, Result<Ste
     .boxed()
 }
 
-async fn refund_claim(
-    pool: &db::Pool,
-    most: usize,
-    lease_ms: i64,
-) -> Result<Vec<Claimed>, db::Error> {
-    let mut conn = pool.get().await?;
-    let rows = statement(
-        "WITH taken AS (UPDATE refund \
-           SET next_at = clock_timestamp() + $2 * interval '1 millisecond', \
-               step_no = step_no + 1, attempts = attempts + 1 \
-           WHERE refund_id IN (SELECT refund_id FROM refund \
-                               WHERE next_at <= (SELECT clock_timestamp()) \
-                                 AND status = 'PENDING' AND method = 'GATEWAY' \
-                               ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
-           RETURNING refund_id, key, order_id, payment_id, amount, step_no, attempts, \
-                     created_at < now() - make_interval(hours => $3) AS is_old) \
-         SELECT taken.refund_id, taken.key, taken.order_id, taken.amount, taken.step_no, \
-                taken.attempts, taken.is_old, coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
-                o.payment_key \
-         FROM taken JOIN payment_order AS o ON o.order_id = taken.order_id \
-              LEFT JOIN payment AS p ON p.payment_id = taken.payment_id",
-    )
-    .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
-    .bind::<BigInt, _>(lease_ms)
-    .bind::<Integer, _>(GIVE_UP_HOURS)
-    .load(&mut conn)
-    .await?;
-    Ok(rows)
-}
-
 async fn give_back(driver: &Driver, claimed: Claimed) -> Result<(), db::Error> {
-    let error = ask(driver, &claimed).await.err();
-    let end = match &error {
-        None => End::Done,
-        Some(Error::Declined { .. } | Error::NotFound) => End::Stuck,
-        Some(_) if claimed.is_old && claimed.attempts >= ATTEMPTS_MIN => End::Stuck,
-        Some(error @ Error::Rejected { .. }) => {
-            tracing::error!(%error, refund = %claimed.refund_id, "not refunded");
-            End::Later
-        }
-        Some(Error::Unknown { .. } | Error::Unavailable { .. }) => End::Later,
+    let end = go_on(driver, &claimed).await?;
+    let roll = rand::random();
+    let write = || {
+        let (claimed, end) = (claimed.clone(), end.clone());
+        tx::run(&driver.ctx.pool, move |conn| {
+            let (claimed, end) = (claimed.clone(), end.clone());
+            async move { store::apply(conn, &claimed, &end, roll).await }.boxed()
+        })
     };
-    let why = error.as_ref().map(Error::to_string);
-    let (roll, refund) = (rand::random(), claimed.clone());
-    let is_written = tx::run(&driver.ctx.pool, move |conn| {
-        let (claimed, why) = (claimed.clone(), why.clone());
-        async move { apply(conn, &claimed, end, why.as_deref(), roll).await }.boxed()
-    })
-    .await?;
-    match end {
-        End::Done if is_written => {
-            metrics::counter!(metric::REFUNDS, "outcome" => "done").increment(1);
-        }
-        End::Stuck if is_written => {
-            metrics::counter!(metric::REFUNDS, "outcome" => "stuck").increment(1);
-            tracing::error!(refund = %refund.refund_id, order = %refund.order_id,
-                "a refund can't be made; somebody has to see to it");
-        }
-        End::Done | End::Stuck | End::Later => {}
+    if insist(write).await? {
+        tell(&claimed, &end);
     }
     Ok(())
+}
+
+/// Asks the gateway until it is clear what to write.
+async fn go_on(driver: &Driver, claimed: &Claimed) -> Result<End, db::Error> {
+    let state = claimed.state();
+    let (mut learned, mut is_in_doubt, mut why) = (Learned::Nothing, false, None);
+    loop {
+        let next = step(&state, learned);
+        match next {
+            Step::LookUp => learned = look_up(driver, claimed).await?,
+            Step::Ask => {
+                let error = ask(driver, claimed).await.err();
+                learned = match &error {
+                    None => Learned::Made,
+                    Some(Error::Declined { .. } | Error::NotFound) => {
+                        match look_up(driver, claimed).await? {
+                            Learned::NotMade => Learned::Refused,
+                            made_or_not_known => made_or_not_known,
+                        }
+                    }
+                    Some(Error::Unknown { .. }) => Learned::Unknown,
+                    Some(Error::Unavailable { .. }) => Learned::Unavailable,
+                    Some(error @ Error::Rejected { .. }) => {
+                        tracing::error!(%error, refund = %claimed.refund_id, "not refunded");
+                        Learned::Unavailable
+                    }
+                };
+                is_in_doubt = learned == Learned::Unknown;
+                why = error.as_ref().map(Error::to_string);
+            }
+            Step::Wait | Step::Done | Step::Resolved | Step::Stuck { .. } | Step::Rest => {
+                return Ok(End {
+                    step: next,
+                    is_in_doubt,
+                    why,
+                });
+            }
+        }
+    }
+}
+
+/// Says what came of it, where somebody has to know.
+fn tell(claimed: &Claimed, end: &End) {
+    let outcome = match end.step {
+        Step::Done if claimed.status == RefundStatus::Resolving => {
+            tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
+                "the gateway has made a refund that somebody says to have paid back by other means");
+            "done"
+        }
+        Step::Done => "done",
+        Step::Resolved => "resolved",
+        Step::Stuck { .. } => {
+            tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
+                "a refund can't be made; somebody has to see to it");
+            "stuck"
+        }
+        Step::Wait | Step::LookUp | Step::Ask | Step::Rest => return,
+    };
+    metrics::counter!(metric::REFUNDS, "outcome" => outcome).increment(1);
 }
 
 async fn ask(driver: &Driver, claimed: &Claimed) -> Result<(), Error> {
     let payment_key: PaymentKey = claimed.payment_key.parse().map_err(|_| Error::NotFound)?;
     let cancel = Cancel {
         payment_key,
+        refund_id: claimed.refund_id,
         amount: claimed.amount,
         reason: REASON,
-        idempotency_key: IdempotencyKey(claimed.refund_id.0),
+        idempotency_key: IdempotencyKey(key(claimed.refund_id, claimed.key_no)),
     };
     driver.gateway.cancel(&cancel).await.map(drop)
 }
 
-#[derive(QueryableByName)]
-struct NowRow {
-    #[diesel(sql_type = Timestamptz)]
-    now: Timestamp,
+/// Whether the gateway has made it.
+async fn look_up(driver: &Driver, claimed: &Claimed) -> Result<Learned, db::Error> {
+    let Ok(payment_key) = claimed.payment_key.parse::<PaymentKey>() else {
+        // The gateway has never given such a key to anybody.
+        return Ok(Learned::NotMade);
+    };
+    let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
+    Ok(match driver.gateway.find_by_key(&payment_key).await {
+        Ok(payment) => judge(claimed, &all, &payment),
+        Err(Error::NotFound) => Learned::NotMade,
+        Err(error) => {
+            if claimed.is_old {
+                tracing::error!(%error, refund = %claimed.refund_id,
+                    "nobody can tell whether a refund was made: the payment can't be looked up");
+            } else {
+                tracing::debug!(%error, refund = %claimed.refund_id, "it can't be looked up");
+            }
+            Learned::Unknown
+        }
+    })
 }
 
-/// Writes what came of it; whether nobody else has.
-async fn apply(
-    conn: &mut AsyncPgConnection,
-    claimed: &Claimed,
-    end: End,
-    why: Option<&str>,
-    roll: f64,
-) -> Result<bool, db::Error> {
-    let reservations: BTreeSet<_> = claimed.reservation_id.into_iter().collect();
-    let reservation = reservation_lock(conn, &reservations).await?.pop();
-    statement("SELECT FROM payment_order WHERE order_id = $1 FOR NO KEY UPDATE")
-        .bind::<SqlUuid, _>(claimed.order_id)
-        .execute(conn)
-        .await?;
-    let pause = (end == End::Later).then(|| pause_ms(claimed.attempts, roll));
-    let row: Option<NowRow> = statement(
-        "UPDATE refund SET step_no = step_no + 1, last_error = $4, \
-                status = CASE WHEN $3 THEN 'DONE' WHEN $5::bigint IS NULL THEN 'STUCK' \
-                              ELSE 'PENDING' END, \
-                done_at = CASE WHEN $3 THEN clock_timestamp() END, \
-                stuck_at = CASE WHEN NOT $3 AND $5::bigint IS NULL THEN clock_timestamp() END, \
-                next_at = clock_timestamp() + $5::bigint * interval '1 millisecond' \
-         WHERE refund_id = $1 AND step_no = $2 AND status = 'PENDING' \
-         RETURNING clock_timestamp() AS now",
-    )
-    .bind::<SqlUuid, _>(claimed.refund_id)
-    .bind::<Integer, _>(claimed.step_no)
-    .bind::<Bool, _>(end == End::Done)
-    .bind::<Nullable<Text>, _>(why)
-    .bind::<Nullable<BigInt>, _>(pause)
-    .get_result(conn)
-    .await
-    .optional()?;
-    let Some(row) = row else { return Ok(false) };
-    if end == End::Done {
-        statement(
-            "UPDATE payment_order \
-             SET refunded = refunded + $2, step_no = step_no + 1, updated_at = clock_timestamp(), \
-                 status = CASE status WHEN 'REFUNDING' THEN 'REFUNDED' ELSE status END \
-             WHERE order_id = $1",
-        )
-        .bind::<SqlUuid, _>(claimed.order_id)
-        .bind::<Numeric, _>(claimed.amount)
-        .execute(conn)
-        .await?;
-        if let Some(of) = reservation {
-            let is_late = claimed.key == claimed.order_id.0;
-            let fact = Fact::Refunded {
-                reservation_id: of.reservation_id,
-                user_id: of.user_id,
-                cancellation_id: (!is_late).then_some(CancellationId(claimed.key)),
-                amount: claimed.amount,
-                at: row.now,
-            };
-            facts_insert(conn, &BTreeMap::from([(of.schedule_id, vec![fact])])).await?;
-        }
+/// What a payment says about a refund of it.
+fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment) -> Learned {
+    let given: Vec<Entry> = (payment.cancels.iter())
+        .map(|cancel| Entry {
+            refund_id: cancel.refund_id,
+            amount: cancel.amount,
+        })
+        .collect();
+    let back: Money = given.iter().map(|entry| entry.amount).sum();
+    let is_sound = payment.order_id.uuid() == Some(claimed.order_id.0)
+        && payment.status.is_captured()
+        && payment.total - payment.balance == back;
+    let learned = match is_sound {
+        true => found(claimed.refund_id, all, &given),
+        false => Learned::Unknown,
+    };
+    if learned == Learned::Unknown {
+        tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
+            status = payment.status.as_str(),
+            "the gateway's payment is not the one of a refund, or says of it what can't be");
     }
-    Ok(true)
+    learned
 }

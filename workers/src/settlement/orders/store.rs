@@ -49,8 +49,10 @@ impl Claimed {
 pub(super) struct Limits {
     /// A request to the gateway, its repetitions included, in milliseconds.
     pub request_ms: i64,
-    /// How long nobody else takes what one has in hand, in milliseconds.
+    /// How long nobody else takes an order that one has in hand, in milliseconds.
     pub lease_ms: i64,
+    /// The same of a refund.
+    pub refund_lease_ms: i64,
     /// The highest balance after a charge.
     pub balance_cap: Money,
 }

@@ -63,7 +63,7 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
                FROM refund WHERE next_at IS NOT NULL AND status = 'PENDING') AS p, \
               (SELECT count(*) AS stuck, \
                       coalesce(extract(epoch FROM now() - min(stuck_at)), 0)::float8 AS stuck_s \
-               FROM refund WHERE status = 'STUCK') AS s",
+               FROM refund WHERE status IN ('STUCK', 'RESOLVING')) AS s",
     )
     .get_result(&mut conn)
     .await?;

@@ -1,0 +1,204 @@
+//! How a refund through the gateway goes on: from what its row says and what the gateway has said
+//! follows what to do next. Whoever drives it only asks and writes.
+//!
+//! Two rules carry it. What may have been given back is not asked for once more before the gateway
+//! has said that it was not. And nothing is left to a person, nor counts as paid back by other means,
+//! while the gateway may have made it: somebody would pay it twice.
+
+use onsale_schema::status::RefundStatus;
+use onsale_schema::{Money, RefundId};
+use uuid::Uuid;
+
+/// From this age on, in hours, a refund is not asked for any longer than a few times, and the gateway
+/// is not believed to know its key: gateways forget keys, some of them after a day.
+pub const OLD_HOURS: i32 = 23;
+/// So often it is asked for at least, also when somebody has it tried again.
+const ATTEMPTS_MIN: i32 = 20;
+
+/// What is known of a refund before anything is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// How far it is.
+    pub status: RefundStatus,
+    /// What was asked of the gateway before; none where nothing was that could have an effect.
+    pub asked: Option<Asked>,
+    /// Whether it is older than [`OLD_HOURS`].
+    pub is_old: bool,
+    /// How often it was taken up, this time included, since somebody last had it tried again.
+    pub attempts: i32,
+}
+
+/// What was asked of the gateway before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whether none of it can be on its way any more.
+    pub is_settled: bool,
+    /// Whether the refund was old by then.
+    pub was_old: bool,
+}
+
+impl State {
+    fn is_settled(&self) -> bool {
+        self.asked.is_none_or(|asked| asked.is_settled)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.is_old && self.attempts >= ATTEMPTS_MIN
+    }
+}
+
+/// What the gateway has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// It was not asked.
+    Nothing,
+    /// The money is back.
+    Made,
+    /// A look-up says that it is not back.
+    NotMade,
+    /// The gateway refuses it for good, and a look-up says that it is not back either.
+    Refused,
+    /// It was asked for, and certainly nothing came of that.
+    Unavailable,
+    /// The money may be back.
+    Unknown,
+}
+
+/// What to do with a refund.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look the payment up: was it made?
+    LookUp,
+    /// Ask for it.
+    Ask,
+    /// Go on after a pause.
+    Wait,
+    /// The money is back, through the gateway.
+    Done,
+    /// The money is back, by other means.
+    Resolved,
+    /// It can't be had, and was not made: somebody has to see to it.
+    Stuck {
+        /// Whether the gateway has refused it: it may say so again for as long as it knows the key,
+        /// so that the next wish needs another one.
+        is_refused: bool,
+    },
+    /// Nothing.
+    Rest,
+}
+
+/// What to do next.
+#[must_use]
+pub fn step(state: &State, learned: Learned) -> Step {
+    match state.status {
+        RefundStatus::Pending => pending(state, learned),
+        RefundStatus::Resolving => match learned {
+            Learned::Nothing => Step::LookUp,
+            Learned::Made => Step::Done,
+            Learned::NotMade if state.is_settled() => Step::Resolved,
+            Learned::NotMade | Learned::Refused | Learned::Unavailable | Learned::Unknown => {
+                Step::Wait
+            }
+        },
+        RefundStatus::Done | RefundStatus::Stuck | RefundStatus::Resolved => Step::Rest,
+    }
+}
+
+fn pending(state: &State, learned: Learned) -> Step {
+    match learned {
+        Learned::Nothing if state.asked.is_some() => Step::LookUp,
+        Learned::Nothing => Step::Ask,
+        Learned::Made => Step::Done,
+        // What is on its way is made once only if the gateway still knows its key.
+        Learned::NotMade if !state.is_settled() && state.is_old => Step::Wait,
+        // Its last word was none, and nothing came of it.
+        Learned::NotMade
+            if state.is_given_up()
+                && (state.asked).is_some_and(|asked| asked.is_settled && asked.was_old) =>
+        {
+            Step::Stuck { is_refused: false }
+        }
+        Learned::NotMade => Step::Ask,
+        Learned::Refused => Step::Stuck { is_refused: true },
+        Learned::Unavailable if state.is_given_up() && state.is_settled() => {
+            Step::Stuck { is_refused: false }
+        }
+        Learned::Unavailable | Learned::Unknown => Step::Wait,
+    }
+}
+
+/// Under which idempotency key it is asked for after so many refusals. The same key as long as it is
+/// not known what came of it.
+#[must_use]
+pub fn key(refund_id: RefundId, refusals: i32) -> Uuid {
+    match refusals {
+        0 => refund_id.0,
+        _ => Uuid::new_v5(&refund_id.0, &refusals.to_be_bytes()),
+    }
+}
+
+/// A refund of a payment, as our rows have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ours {
+    /// Its id.
+    pub refund_id: RefundId,
+    /// How much.
+    pub amount: Money,
+    /// How far it is.
+    pub status: RefundStatus,
+}
+
+/// Money of a payment that the gateway has given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The refund that it names; none where somebody gave it back in the gateway's own pages.
+    pub refund_id: Option<RefundId>,
+    /// How much.
+    pub amount: Money,
+}
+
+/// Whether the gateway has made a refund, by all that it has given back of the payment and by all
+/// refunds of that: nothing else when it says of itself what can't be.
+///
+/// What names no refund counts for one of its amount: first for those that are done and that nothing
+/// names, then for the oldest that are not. That need not be the one that was meant, but what goes
+/// back in all is right.
+#[must_use]
+pub fn found(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> Learned {
+    let Some(own) = all.iter().find(|one| one.refund_id == refund_id) else {
+        return Learned::Unknown;
+    };
+    let names = |id: RefundId| {
+        given
+            .iter()
+            .filter(move |entry| entry.refund_id == Some(id))
+    };
+    let mut named = names(refund_id);
+    match (named.next(), named.next()) {
+        (Some(entry), None) if entry.amount == own.amount => return Learned::Made,
+        (Some(_), _) => return Learned::Unknown,
+        (None, _) => {}
+    }
+    let is_ours = |entry: &Entry| all.iter().any(|one| entry.refund_id == Some(one.refund_id));
+    let nameless = given
+        .iter()
+        .filter(|entry| entry.amount == own.amount && !is_ours(entry))
+        .count();
+    let before = all.iter().filter(|one| {
+        let comes_first = match one.status {
+            RefundStatus::Done => true,
+            // The gateway's book has nothing of what was paid by other means.
+            RefundStatus::Resolved => false,
+            RefundStatus::Pending | RefundStatus::Stuck | RefundStatus::Resolving => {
+                one.refund_id < refund_id
+            }
+        };
+        let is_named = names(one.refund_id).next().is_some();
+        one.refund_id != refund_id && one.amount == own.amount && comes_first && !is_named
+    });
+    if nameless > before.count() {
+        Learned::Made
+    } else {
+        Learned::NotMade
+    }
+}
