@@ -116,6 +116,8 @@ codes! {
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// A payment of the reservation is on its way; it comes to an end soon.
     PaymentInProgress = 409 "payment-in-progress" "A payment of the reservation is on its way" again;
+    /// Charges by card of the user are on their way; they come to an end soon.
+    TooManyOpenCharges = 409 "too-many-open-charges" "Too many charges by card are on their way" again;
     /// The state of the order does not allow it.
     OrderStateConflict = 409 "order-state-conflict" "The state of the order does not allow this" never;
     /// The gateway's payment is another order's.
@@ -319,6 +321,14 @@ impl Problem {
     #[must_use]
     pub fn seat_limit(limit: u32) -> Self {
         let mut problem = Self::new(Code::SeatLimitExceeded);
+        problem.more = More::Limit(limit);
+        problem
+    }
+
+    /// `too-many-open-charges`, with how many may be.
+    #[must_use]
+    pub fn open_charges(limit: u32) -> Self {
+        let mut problem = Self::new(Code::TooManyOpenCharges);
         problem.more = More::Limit(limit);
         problem
     }

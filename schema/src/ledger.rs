@@ -61,4 +61,9 @@ pub enum Refusal {
         /// The cap.
         cap: Money,
     },
+    /// So many charges by card of the user are at the gateway already.
+    TooManyOpenCharges {
+        /// How many may be.
+        limit: u32,
+    },
 }

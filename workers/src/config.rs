@@ -131,6 +131,11 @@ pub struct Money {
     #[arg(long, env = "ONSALE_BALANCE_CAP", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     pub balance_cap: i64,
+    /// Charges by card that a user may have at the payment gateway at once. Until one is points it
+    /// does not count against the cap of balances, and what comes over the cap is given back.
+    #[arg(long, env = "ONSALE_OPEN_CHARGES_MAX", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub open_charges_max: u32,
 }
 
 /// The payment gateway; without its address and secret nothing is paid through one.

@@ -47,6 +47,7 @@ async fn every_code_is_met_over_http() {
         .setting("ONSALE_REQUEST_TIMEOUT_MS", 1500)
         .setting("ONSALE_BODY_TIMEOUT_MS", 300)
         .setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 3)
+        .setting("ONSALE_OPEN_CHARGES_MAX", 1)
         .setting("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", 1)
         .setting("ONSALE_SIGN_IN_ACCOUNT_BURST", 1);
     let mut hall = Hall::open_with(settings).await;
@@ -329,6 +330,10 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     let same = json!({ "paymentKey": next.payment_key, "amount": won(next.amount) });
     let answer = hall.confirm_as(&buyer, &next, "nobody-there", &same).await;
     met.expect(answer, "payment-gateway-unavailable");
+    let open = hall.charge_later(&buyer, 10_000, "still-waiting").await;
+    let answer = hall.charge_card(&buyer, 10_000, "one-too-many").await;
+    assert_eq!(answer.body["limit"], 1, "{open}: {answer:?}");
+    met.expect(answer, "too-many-open-charges");
     let unsigned = api.request(Method::POST, "/webhooks/payments");
     let answer = api.send(unsigned.json(&json!({}))).await;
     met.expect(answer, "webhook-signature-invalid");
