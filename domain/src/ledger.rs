@@ -36,6 +36,17 @@ pub enum Cards {
         /// cap, and what is over that is captured only to be given back.
         open_max: u32,
     },
+    /// Nobody, though there is a gateway: it has no cards on file, and what it takes money for by
+    /// other ways must not be had for nothing by this one.
+    Refused,
+}
+
+/// Where the points of a charge come from.
+enum Source {
+    /// An account of ours, at once.
+    Account(AccountId),
+    /// The card, once the gateway has captured it.
+    Gateway { open_max: u32 },
 }
 
 /// Why points moved; each cause moves them once (L2).
@@ -218,7 +229,7 @@ impl Accounts {
     }
 
     /// Decides one charge, applies it and appends what must be written. The checks in their order:
-    /// duplicate, deadline, amount, cap, what is open. What waits for the gateway does not count against the cap
+    /// duplicate, deadline, method, amount, cap, what is open. What waits for the gateway does not count against the cap
     /// yet: that is looked at once more when the money is there.
     ///
     /// # Panics
@@ -238,6 +249,16 @@ impl Accounts {
         if clock > command.deadline {
             return Outcome::Refused(Refusal::CommandExpired);
         }
+        let source = match (method, limits.cards) {
+            (ChargeMethod::Card, Cards::Gateway { open_max }) => Source::Gateway { open_max },
+            (ChargeMethod::Card, Cards::Plain) => Source::Account(CARD_ACCOUNT),
+            (ChargeMethod::Card, Cards::Refused) => {
+                return Outcome::Refused(Refusal::CardsNotConfigured);
+            }
+            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway { .. } | Cards::Refused) => {
+                Source::Account(CASH_ACCOUNT)
+            }
+        };
         if !amount.is_positive() || *amount > limits.charge_max {
             return Outcome::Refused(Refusal::AmountInvalid);
         }
@@ -246,16 +267,15 @@ impl Accounts {
                 cap: limits.balance_cap,
             });
         }
-        let debit = match (method, limits.cards) {
-            (ChargeMethod::Card, Cards::Gateway { open_max }) => {
+        let debit = match source {
+            Source::Account(account) => account,
+            Source::Gateway { open_max } => {
                 if self.open.get(&command.user).is_some_and(|&n| n >= open_max) {
                     return Outcome::Refused(Refusal::TooManyOpenCharges { limit: open_max });
                 }
                 let order_id = PaymentOrderId::of_charge(transfer_id);
                 return self.order(command, order_id, *amount, clock, changes);
             }
-            (ChargeMethod::Card, Cards::Plain) => CARD_ACCOUNT,
-            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway { .. }) => CASH_ACCOUNT,
         };
         let credit = Credit {
             transfer_id,

@@ -258,6 +258,38 @@ fn a_card_is_charged_by_the_gateway_if_there_is_one() {
 }
 
 #[test]
+fn a_card_is_refused_where_the_gateway_has_none() {
+    let limits = Limits {
+        cards: Cards::Refused,
+        ..limits()
+    };
+    let mut accounts = accounts(0);
+    let order_id = PaymentOrderId::of_charge(transfer_id(7));
+    accounts.load_order(command_id(9), fingerprint(9), order_id, user(1));
+    let mut changes = Changes::default();
+    let mut decide = |command: &Command<Kind>, clock| {
+        accounts.decide(command, transfer_id(8), &limits, at_s(clock), &mut changes)
+    };
+    // Known, late, by card, too much: the first counts.
+    assert_eq!(
+        decide(&charge(9, 1, 1001), 101),
+        Outcome::Ordered { order_id }
+    );
+    let refusal = Refusal::CommandExpired;
+    assert_eq!(decide(&charge(1, 1, 1001), 101), refused(refusal));
+    let refusal = Refusal::CardsNotConfigured;
+    assert_eq!(decide(&charge(1, 1, 1001), 100), refused(refusal.clone()));
+    assert_eq!(decide(&charge(1, 1, 100), 100), refused(refusal));
+    let mut cash = charge(2, 1, 100);
+    cash.kind = Kind::Charge {
+        amount: Money::won(100),
+        method: ChargeMethod::Cash,
+    };
+    assert!(matches!(decide(&cash, 100), Outcome::Charged { .. }));
+    assert!(changes.orders.is_empty());
+}
+
+#[test]
 fn only_so_many_charges_of_a_user_are_at_the_gateway_at_once() {
     let too_many = refused(Refusal::TooManyOpenCharges { limit: 2 });
     let is_ordered = |outcome: &Outcome| matches!(outcome, Outcome::Ordered { .. });

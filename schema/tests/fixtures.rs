@@ -550,6 +550,8 @@ fn outcomes() {
     let too_many = ledger::Refusal::TooManyOpenCharges { limit: 3 };
     let refused = vec![ledger::Outcome::Refused(too_many)];
     check("ledger-reply-open-charges", &reply(refused));
+    let refused = ledger::Outcome::Refused(ledger::Refusal::CardsNotConfigured);
+    check("ledger-reply-no-cards", &reply(vec![refused]));
 
     let paid = settlement::Outcome::Paid(settlement::Payment {
         payment_id: PaymentId(uuid(9)),

@@ -51,6 +51,12 @@ impl Settings for Config {
                 why: "must not exceed ONSALE_BALANCE_CAP: no such charge could be made".to_owned(),
             });
         }
+        if self.money.card_on_file && self.gateway.url.is_none() {
+            wrong.push(Wrong {
+                setting: "ONSALE_CARD_ON_FILE (--card-on-file)".to_owned(),
+                why: "needs ONSALE_GATEWAY_URL: nobody else has the cards".to_owned(),
+            });
+        }
         if self.gateway.url.is_some() != self.gateway.secret.is_some() {
             wrong.push(Wrong {
                 setting: "ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET".to_owned(),
@@ -131,6 +137,13 @@ pub struct Money {
     #[arg(long, env = "ONSALE_BALANCE_CAP", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     pub balance_cap: i64,
+    /// Whether charges by card are made through the payment gateway: it has a card on file for each
+    /// user who charges, under a billing key that is the user's id. Cards are registered there by
+    /// others, not by onsale. Without it charges by card are refused where there is a payment
+    /// gateway, and are points at once where there is none. The same for all workers.
+    #[arg(long, env = "ONSALE_CARD_ON_FILE", default_value_t = false,
+          action = clap::ArgAction::Set)]
+    pub card_on_file: bool,
     /// Charges by card that a user may have at the payment gateway at once. Until one is points it
     /// does not count against the cap of balances, and what comes over the cap is given back.
     #[arg(long, env = "ONSALE_OPEN_CHARGES_MAX", default_value_t = 3,
@@ -143,7 +156,8 @@ pub struct Money {
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
     /// `https://api.tosspayments.com`; `http://` on loopback only. Without it there is none: payments
-    /// through it are refused, and charges by card are points at once. The same for all workers.
+    /// through it are refused, and charges by card are points at once (see ONSALE_CARD_ON_FILE). The
+    /// same for all workers.
     #[arg(
         long = "gateway-url",
         env = "ONSALE_GATEWAY_URL",
@@ -283,6 +297,29 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Config::command().debug_assert();
+    }
+
+    #[test]
+    fn cards_are_charged_by_a_gateway_only() {
+        let wrong = |more: &[&str]| {
+            let mut arguments = vec!["test", "--database-url", "postgres://u@h/d"];
+            arguments.extend(more);
+            let config = Config::try_parse_from(arguments).unwrap();
+            let wrong = config.contradictions().into_iter();
+            wrong.map(|wrong| wrong.setting).collect::<Vec<_>>()
+        };
+        let gateway = [
+            "--gateway-url=https://gateway.example",
+            "--gateway-secret=test_sk_0123456789",
+            "--card-on-file=true",
+        ];
+        assert!(wrong(&[]).is_empty());
+        assert!(wrong(&gateway[..2]).is_empty());
+        assert!(wrong(&gateway).is_empty());
+        assert_eq!(
+            wrong(&gateway[2..]),
+            ["ONSALE_CARD_ON_FILE (--card-on-file)"]
+        );
     }
 
     #[test]

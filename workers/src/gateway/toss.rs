@@ -6,7 +6,9 @@
 //! A card on file is charged as in their billing: `POST /v1/billing/{billingKey}`. We register no
 //! cards, so there is no table of billing keys here: the billing key that is named is the customer
 //! key, our id of the user. The simulated gateway has it so; before Toss Payments itself can be asked,
-//! cards have to be registered there, and the billing keys that it issues to be kept and named.
+//! cards have to be registered there, and the billing keys that it issues to be kept and named. So
+//! nobody is charged in this way unless the operator says that the cards are there
+//! (`ONSALE_CARD_ON_FILE`).
 
 mod answer;
 mod wire;

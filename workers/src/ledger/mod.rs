@@ -2,7 +2,7 @@
 //!
 //! Points are a double-entry ledger. A balance is kept for user accounts only and is a consequence
 //! of transfers; [`store`] is the one module that writes either table. A charge by card is an order,
-//! if there is a gateway: it is written here, and settlement drives it from there.
+//! if the gateway has cards on file: it is written here, and settlement drives it from there.
 
 pub mod store;
 
@@ -29,11 +29,12 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
     let limits = Limits {
         charge_max: Money::won(ctx.config.money.charge_max),
         balance_cap: Money::won(ctx.config.money.balance_cap),
-        cards: match ctx.gateway {
-            Some(_) => Cards::Gateway {
+        cards: match (&ctx.gateway, ctx.config.money.card_on_file) {
+            (Some(_), true) => Cards::Gateway {
                 open_max: ctx.config.money.open_charges_max,
             },
-            None => Cards::Plain,
+            (Some(_), false) => Cards::Refused,
+            (None, _) => Cards::Plain,
         },
     };
     compete::run(ctx, Ledger::new(limits), shutdown).await
@@ -102,6 +103,7 @@ impl Queue for Ledger {
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::AmountInvalid) => "amount-invalid",
             Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => "balance-cap-exceeded",
+            Outcome::Refused(Refusal::CardsNotConfigured) => "cards-not-configured",
             Outcome::Refused(Refusal::TooManyOpenCharges { .. }) => "too-many-open-charges",
             Outcome::DeadLettered => "dead-lettered",
         };
@@ -120,7 +122,9 @@ impl Ledger {
     fn users_of_cards(&self, commands: &[&Command<Kind>]) -> Vec<UserId> {
         let is_asked = |method| match (self.limits.cards, method) {
             (Cards::Gateway { .. }, ChargeMethod::Card) => true,
-            (Cards::Gateway { .. }, ChargeMethod::Cash) | (Cards::Plain, _) => false,
+            (Cards::Gateway { .. }, ChargeMethod::Cash) | (Cards::Plain | Cards::Refused, _) => {
+                false
+            }
         };
         let users: BTreeSet<UserId> = commands
             .iter()
