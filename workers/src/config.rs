@@ -39,6 +39,9 @@ pub struct Config {
     pub facts: Facts,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub dead_letters: DeadLetters,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub webhooks: Webhooks,
 }
 
@@ -243,6 +246,16 @@ pub struct Facts {
     #[arg(long = "facts-keep-hours", env = "ONSALE_FACTS_KEEP_HOURS", default_value_t = 72,
           value_parser = clap::value_parser!(u32).range(24..=87_600))]
     pub keep_h: u32,
+}
+
+/// How long dead letters are kept.
+#[derive(Args, Clone)]
+pub struct DeadLetters {
+    /// How long dead letters are kept after they were tried again the last time, in days; those of
+    /// bytes that are no command, after they were given up. What nobody has tried again stays.
+    #[arg(long = "dead-letters-keep-days", env = "ONSALE_DEAD_LETTERS_KEEP_DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(7..=3650))]
+    pub keep_d: u32,
 }
 
 /// How facts are delivered to webhook subscribers.
