@@ -66,6 +66,13 @@ impl Settings for Config {
                 why: "must be set together, or neither".to_owned(),
             });
         }
+        let is_plain = |url: &Address| !url.is_confidential();
+        if self.gateway.url.as_ref().is_some_and(is_plain) && !self.gateway.unsafe_plain_http {
+            wrong.push(Wrong {
+                setting: "ONSALE_GATEWAY_URL (--gateway-url)".to_owned(),
+                why: "must be https://, or http:// on loopback".to_owned(),
+            });
+        }
         if self.webhooks.retry_min_ms > self.webhooks.retry_max_ms {
             wrong.push(Wrong {
                 setting: "ONSALE_WEBHOOK_RETRY_MIN_MS (--webhook-retry-min-ms)".to_owned(),
@@ -158,7 +165,8 @@ pub struct Money {
 #[derive(Args, Clone, Debug)]
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
-    /// `https://api.tosspayments.com`; `http://` on loopback only. Without it there is none: payments
+    /// `https://api.tosspayments.com`; `http://` on loopback only (but see
+    /// ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP). Without it there is none: payments
     /// through it are refused, and charges by card are points at once (see ONSALE_CARD_ON_FILE). The
     /// same for all workers.
     #[arg(
@@ -180,6 +188,13 @@ pub struct Gateway {
     /// the system without it.
     #[arg(long = "gateway-ca", env = "ONSALE_GATEWAY_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
+
+    /// Unsafe, and for development only: whether the payment gateway may be asked over `http://`
+    /// elsewhere than on loopback, on a private network. Whoever is on the way reads the secret and
+    /// can say that money was paid.
+    #[arg(long = "gateway-unsafe-plain-http", env = "ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP",
+          default_value_t = false, action = clap::ArgAction::Set)]
+    pub unsafe_plain_http: bool,
 
     /// How long one request to the payment gateway may take, in milliseconds.
     #[arg(long = "gateway-timeout-ms", env = "ONSALE_GATEWAY_TIMEOUT_MS", default_value_t = 10_000,
@@ -313,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn cards_are_charged_by_a_gateway_only() {
+    fn what_a_gateway_is_trusted_with_is_asked_for() {
         let wrong = |more: &[&str]| {
             let mut arguments = vec!["test", "--database-url", "postgres://u@h/d"];
             arguments.extend(more);
@@ -333,6 +348,12 @@ mod tests {
             wrong(&gateway[2..]),
             ["ONSALE_CARD_ON_FILE (--card-on-file)"]
         );
+        let plain = ["--gateway-url=http://gateway:8090", gateway[1]];
+        assert_eq!(wrong(&plain), ["ONSALE_GATEWAY_URL (--gateway-url)"]);
+        let told = "--gateway-unsafe-plain-http=true";
+        assert!(wrong(&[plain[0], plain[1], told]).is_empty());
+        let local = ["--gateway-url=http://127.0.0.1:8090", gateway[1]];
+        assert!(wrong(&local).is_empty());
     }
 
     #[test]
