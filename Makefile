@@ -55,6 +55,7 @@ lint: ## format and clippy, as CI does
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-k6-smoke: ## load the running system with k6: the journey, and the hot seat
+k6-smoke: ## load the running system with k6: the journey, orders through the gateway, and the hot seat
 	@deploy/tools/k6.sh run k6/smoke.js
+	@deploy/tools/k6.sh run k6/orders.js
 	@deploy/tools/k6.sh run k6/hot_seat.js

@@ -31,7 +31,22 @@ pub enum Cards {
     /// Nobody whom we know: the points are there at once.
     Plain,
     /// The payment gateway: an order is made, and the points come when it is captured.
-    Gateway,
+    Gateway {
+        /// Orders that one user may have at the gateway at once. Each may lift the balance up to its
+        /// cap, and what is over that is captured only to be given back.
+        open_max: u32,
+    },
+    /// Nobody, though there is a gateway: it has no cards on file, and what it takes money for by
+    /// other ways must not be had for nothing by this one.
+    Refused,
+}
+
+/// Where the points of a charge come from.
+enum Source {
+    /// An account of ours, at once.
+    Account(AccountId),
+    /// The card, once the gateway has captured it.
+    Gateway { open_max: u32 },
 }
 
 /// Why points moved; each cause moves them once (L2).
@@ -74,6 +89,8 @@ pub struct Accounts {
     balances: HashMap<AccountId, Money>,
     charges: HashMap<Cause, Charge>,
     orders: HashMap<CommandId, Ordered>,
+    /// Charges by card that are neither points yet nor known to have failed.
+    open: HashMap<UserId, u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,8 +219,17 @@ impl Accounts {
         assert!(twice.is_none(), "I1: {command}");
     }
 
+    /// Adds how many charges by card a user has at the gateway; none without it.
+    pub fn load_open(&mut self, user: UserId, count: u32) {
+        let twice = self.open.insert(user, count);
+        assert!(
+            twice.is_none(),
+            "the open charges of {user} are counted once"
+        );
+    }
+
     /// Decides one charge, applies it and appends what must be written. The checks in their order:
-    /// duplicate, deadline, amount, cap. What waits for the gateway does not count against the cap
+    /// duplicate, deadline, method, amount, cap, what is open. What waits for the gateway does not count against the cap
     /// yet: that is looked at once more when the money is there.
     ///
     /// # Panics
@@ -223,6 +249,16 @@ impl Accounts {
         if clock > command.deadline {
             return Outcome::Refused(Refusal::CommandExpired);
         }
+        let source = match (method, limits.cards) {
+            (ChargeMethod::Card, Cards::Gateway { open_max }) => Source::Gateway { open_max },
+            (ChargeMethod::Card, Cards::Plain) => Source::Account(CARD_ACCOUNT),
+            (ChargeMethod::Card, Cards::Refused) => {
+                return Outcome::Refused(Refusal::CardsNotConfigured);
+            }
+            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway { .. } | Cards::Refused) => {
+                Source::Account(CASH_ACCOUNT)
+            }
+        };
         if !amount.is_positive() || *amount > limits.charge_max {
             return Outcome::Refused(Refusal::AmountInvalid);
         }
@@ -231,13 +267,15 @@ impl Accounts {
                 cap: limits.balance_cap,
             });
         }
-        let debit = match (method, limits.cards) {
-            (ChargeMethod::Card, Cards::Gateway) => {
+        let debit = match source {
+            Source::Account(account) => account,
+            Source::Gateway { open_max } => {
+                if self.open.get(&command.user).is_some_and(|&n| n >= open_max) {
+                    return Outcome::Refused(Refusal::TooManyOpenCharges { limit: open_max });
+                }
                 let order_id = PaymentOrderId::of_charge(transfer_id);
                 return self.order(command, order_id, *amount, clock, changes);
             }
-            (ChargeMethod::Card, Cards::Plain) => CARD_ACCOUNT,
-            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway) => CASH_ACCOUNT,
         };
         let credit = Credit {
             transfer_id,
@@ -304,6 +342,7 @@ impl Accounts {
             at,
         });
         self.load_order(command.id, command.fingerprint, order_id, command.user);
+        *self.open.entry(command.user).or_default() += 1;
         Outcome::Ordered { order_id }
     }
 

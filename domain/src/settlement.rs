@@ -108,6 +108,9 @@ pub struct Changes {
     pub facts: BTreeMap<ScheduleId, Vec<Fact>>,
     /// Orders to insert.
     pub orders: Vec<Order>,
+    /// Commands that asked for an order, with what they were told of: an order of this batch, or one
+    /// that was there. Rows to insert, so that no command asks for two.
+    pub order_keys: Vec<(CommandId, PaymentOrderId)>,
     /// Orders that were confirmed, as they are now.
     pub confirmed: Vec<Order>,
     /// Notifications of the gateway to insert, with the orders to look up.
@@ -131,6 +134,7 @@ impl Changes {
             && self.notices.is_empty()
             && self.cancellations.is_empty()
             && self.orders.is_empty()
+            && self.order_keys.is_empty()
             && self.confirmed.is_empty()
             && self.events.is_empty()
             && self.actions.is_empty()

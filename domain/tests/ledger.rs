@@ -26,7 +26,7 @@ fn limits() -> Limits {
 
 fn with_gateway() -> Limits {
     Limits {
-        cards: Cards::Gateway,
+        cards: Cards::Gateway { open_max: 2 },
         ..limits()
     }
 }
@@ -255,6 +255,72 @@ fn a_card_is_charged_by_the_gateway_if_there_is_one() {
     };
     assert_eq!(accounts.credit(credit, &mut changes), cap);
     assert!(accounts.is_over(user(1), Money::won(300), cap));
+}
+
+#[test]
+fn a_card_is_refused_where_the_gateway_has_none() {
+    let limits = Limits {
+        cards: Cards::Refused,
+        ..limits()
+    };
+    let mut accounts = accounts(0);
+    let order_id = PaymentOrderId::of_charge(transfer_id(7));
+    accounts.load_order(command_id(9), fingerprint(9), order_id, user(1));
+    let mut changes = Changes::default();
+    let mut decide = |command: &Command<Kind>, clock| {
+        accounts.decide(command, transfer_id(8), &limits, at_s(clock), &mut changes)
+    };
+    // Known, late, by card, too much: the first counts.
+    assert_eq!(
+        decide(&charge(9, 1, 1001), 101),
+        Outcome::Ordered { order_id }
+    );
+    let refusal = Refusal::CommandExpired;
+    assert_eq!(decide(&charge(1, 1, 1001), 101), refused(refusal));
+    let refusal = Refusal::CardsNotConfigured;
+    assert_eq!(decide(&charge(1, 1, 1001), 100), refused(refusal.clone()));
+    assert_eq!(decide(&charge(1, 1, 100), 100), refused(refusal));
+    let mut cash = charge(2, 1, 100);
+    cash.kind = Kind::Charge {
+        amount: Money::won(100),
+        method: ChargeMethod::Cash,
+    };
+    assert!(matches!(decide(&cash, 100), Outcome::Charged { .. }));
+    assert!(changes.orders.is_empty());
+}
+
+#[test]
+fn only_so_many_charges_of_a_user_are_at_the_gateway_at_once() {
+    let too_many = refused(Refusal::TooManyOpenCharges { limit: 2 });
+    let is_ordered = |outcome: &Outcome| matches!(outcome, Outcome::Ordered { .. });
+    let mut accounts = accounts(0);
+    accounts.load(account(2), Money::ZERO);
+    // One of an earlier batch.
+    accounts.load_open(user(1), 1);
+    let mut changes = Changes::default();
+    let mut decide = |command: &Command<Kind>, transfer| {
+        let transfer = transfer_id(transfer);
+        accounts.decide(command, transfer, &with_gateway(), at_s(5), &mut changes)
+    };
+    assert!(is_ordered(&decide(&charge(1, 1, 100), 1)));
+    assert_eq!(decide(&charge(2, 1, 100), 2), too_many);
+    // What is known is told again; the amount is looked at before.
+    assert!(is_ordered(&decide(&charge(1, 1, 100), 3)));
+    assert_eq!(
+        decide(&charge(3, 1, 1001), 4),
+        refused(Refusal::AmountInvalid)
+    );
+    // Cash waits for nobody, and another user has done nothing.
+    let mut cash = charge(4, 1, 100);
+    cash.kind = Kind::Charge {
+        amount: Money::won(100),
+        method: ChargeMethod::Cash,
+    };
+    assert!(matches!(decide(&cash, 5), Outcome::Charged { .. }));
+    assert!(is_ordered(&decide(&charge(5, 2, 100), 6)));
+    assert!(is_ordered(&decide(&charge(6, 2, 100), 7)));
+    assert_eq!(decide(&charge(7, 2, 100), 8), too_many);
+    assert_eq!(changes.orders.len(), 3);
 }
 
 #[test]

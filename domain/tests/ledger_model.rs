@@ -237,7 +237,11 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
                 Outcome::Refused(Refusal::CommandExpired) => Told::Late,
                 Outcome::Refused(Refusal::AmountInvalid) => Told::AmountInvalid,
                 Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => Told::OverCap,
-                Outcome::Ordered { .. } | Outcome::DeadLettered => {
+                Outcome::Refused(
+                    Refusal::TooManyOpenCharges { .. } | Refusal::CardsNotConfigured,
+                )
+                | Outcome::Ordered { .. }
+                | Outcome::DeadLettered => {
                     unreachable!("nothing is set aside here, and there is no gateway")
                 }
             }

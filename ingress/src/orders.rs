@@ -57,7 +57,8 @@ struct Confirmed<'a> {
 
 /// Order a reservation
 ///
-/// The buyer agrees to it at the payment gateway, by its id, and then it is confirmed here.
+/// The buyer agrees to it at the payment gateway, by its id, and then it is confirmed here. A
+/// reservation has one order that is `READY`: who asks for another, is told of that one.
 #[utoipa::path(post, path = "/payment-orders", operation_id = "createPaymentOrder",
     tag = "Payments", params(IdempotencyKey, Prefer), request_body = NewOrder,
     extensions(("x-problems" = json!([Code::NotFound, Code::AlreadyPaid, Code::HoldExpired,

@@ -116,6 +116,8 @@ codes! {
     ReservationStateConflict = 409 "reservation-state-conflict" "The state of the reservation does not allow this" never;
     /// A payment of the reservation is on its way; it comes to an end soon.
     PaymentInProgress = 409 "payment-in-progress" "A payment of the reservation is on its way" again;
+    /// Charges by card of the user are on their way; they come to an end soon.
+    TooManyOpenCharges = 409 "too-many-open-charges" "Too many charges by card are on their way" again;
     /// The state of the order does not allow it.
     OrderStateConflict = 409 "order-state-conflict" "The state of the order does not allow this" never;
     /// The gateway's payment is another order's.
@@ -166,6 +168,8 @@ codes! {
     InternalError = 500 "internal-error" "Something went wrong on our side" never;
     /// Nothing is paid through a gateway here.
     GatewayNotConfigured = 501 "gateway-not-configured" "There is no payment gateway to pay through" never;
+    /// There is a gateway, but it has no cards on file to be charged.
+    CardsNotConfigured = 501 "cards-not-configured" "Points can't be bought by card here" never;
     /// The gateway could not be asked while there was time; nothing was captured.
     PaymentGatewayUnavailable = 502 "payment-gateway-unavailable" "The payment gateway is unavailable" never;
     /// Too much is waiting already; nothing was changed.
@@ -319,6 +323,14 @@ impl Problem {
     #[must_use]
     pub fn seat_limit(limit: u32) -> Self {
         let mut problem = Self::new(Code::SeatLimitExceeded);
+        problem.more = More::Limit(limit);
+        problem
+    }
+
+    /// `too-many-open-charges`, with how many may be.
+    #[must_use]
+    pub fn open_charges(limit: u32) -> Self {
+        let mut problem = Self::new(Code::TooManyOpenCharges);
         problem.more = More::Limit(limit);
         problem
     }

@@ -52,6 +52,8 @@ impl From<&ledger::Refusal> for Problem {
             R::KeyReused => Self::new(Code::IdempotencyKeyReused),
             R::AmountInvalid => Self::new(Code::AmountInvalid),
             R::BalanceCapExceeded { cap } => Self::balance_cap(*cap),
+            R::CardsNotConfigured => Self::new(Code::CardsNotConfigured),
+            R::TooManyOpenCharges { limit } => Self::open_charges(*limit),
         }
     }
 }

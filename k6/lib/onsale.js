@@ -16,6 +16,9 @@ const up = __ENV.ONSALE_UP ? JSON.parse(__ENV.ONSALE_UP) : {};
 
 const origin = (__ENV.BASE_URL || up.api || 'http://127.0.0.1:8080').replace(/\/+$/, '');
 
+/** The simulated payment gateway, if there is one; `GATEWAY_URL` names another one. */
+const gateway = (__ENV.GATEWAY_URL || up.gateway || '').replace(/\/+$/, '');
+
 /** The schedules of the demo catalogue (`onsale seed`); their ids are the same everywhere. */
 export const schedules = {
   hall: '01900000-0000-7000-8000-000000000010',
@@ -44,17 +47,39 @@ export function call(method, path, options = {}) {
   return settle(http.request(method, url, body, params), options.token);
 }
 
-/** The answer behind a response: a 202 is looked up until its command is decided. */
+/** What a buyer does on the gateway's page; the payment's key. */
+export function agree(orderId, amount) {
+  if (!gateway) fail('no payment gateway: name a simulated one in GATEWAY_URL');
+  const wish = request('POST', `${gateway}/v1/checkout`, {
+    body: { orderId, amount },
+    name: 'gateway /v1/checkout',
+  });
+  const answer = http.post(wish.url, wish.body, wish.params);
+  return expect(noted(answer.status, parsed(answer)), 200, 'agree at the gateway').paymentKey;
+}
+
+/**
+ * The answer behind a response: a 202 is looked up until its command is decided, or the order that
+ * it leads to has ended.
+ */
 export function settle(response, token) {
   let answer = response;
   for (let round = 0; answer.status === 202; round += 1) {
     if (round > 30) fail(`${response.url}: still open after ${round} look-ups`);
     sleep(1);
     const location = response.headers.Location;
-    const look = request('GET', `${origin}${location}`, { token, name: '/commands/{token}' });
+    const isOrder = location.includes('/payment-orders/');
+    const name = isOrder ? '/payment-orders/{id}' : '/commands/{token}';
+    const look = request('GET', `${origin}${location}`, { token, name });
     answer = http.get(look.url, look.params);
-    const decided = answer.status === 200 ? answer.json() : null;
-    if (decided) return noted(decided.status, decided.body);
+    const found = answer.status === 200 ? answer.json() : null;
+    if (found && !isOrder) return noted(found.status, found.body);
+    if (found) {
+      // A charge by card is an order, too, and answered with the charge.
+      if (found.status === 'PAID') return noted(found.charge ? 201 : 200, found.charge || found);
+      if (['FAILED', 'REFUNDED'].includes(found.status)) return noted(402, found);
+      answer = response;
+    }
   }
   return noted(answer.status, parsed(answer));
 }

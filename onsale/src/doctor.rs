@@ -29,8 +29,8 @@ const CLOCK_LIMIT_S: f64 = 5.0;
 /// Checks this machine and the system on it; every complaint comes with what mends it.
 ///
 /// It looks at tools, disk, ports, the servers with their versions and settings, the clock against
-/// that of Postgres, migrations, and whether the payment gateway knows us, where one is named. It
-/// changes nothing, and exits 1 when there is a complaint.
+/// that of Postgres, migrations, and whether the payment gateway knows us, where one is named or runs.
+/// It changes nothing, and exits 1 when there is a complaint.
 #[derive(ClapArgs, Debug)]
 #[command(max_term_width = 100)]
 pub struct Args {
@@ -114,7 +114,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(url) => check_nats(&mut report, &url).await,
         Err(_) => report.skipped("NATS", "none runs and NATS_URL names none"),
     }
-    check_gateway(&mut report, &args.gateway).await;
+    match target.gateway(args.gateway.clone()) {
+        Ok(settings) => check_gateway(&mut report, &settings).await,
+        Err(error) => report.complain("gateway", format!("{error:#}"), "make up"),
+    }
     if report.complaints == 0 {
         println!("\nAll is well.");
         Ok(ExitCode::SUCCESS)
@@ -328,8 +331,11 @@ async fn check_gateway(report: &mut Report, settings: &config::Gateway) {
     const WHAT: &str = "gateway";
     let gateway = match Toss::of_settings(settings) {
         Ok(Some(gateway)) => gateway,
-        Ok(None) => return report.skipped(WHAT, "ONSALE_GATEWAY_URL names none"),
-        Err(error) => return report.complain(WHAT, error, "look at ONSALE_GATEWAY_CA"),
+        Ok(None) => return report.skipped(WHAT, "none runs and ONSALE_GATEWAY_URL names none"),
+        Err(error) => {
+            let mend = "look at ONSALE_GATEWAY_CA and ONSALE_GATEWAY_URL";
+            return report.complain(WHAT, error, mend);
+        }
     };
     let now = Clock::default().now();
     match gateway.transactions(now.plus_ms(-60_000), now, None).await {

@@ -19,13 +19,20 @@ use tokio_util::sync::CancellationToken;
 /// A buyer's page asks POST /v1/checkout {orderId, amount} for a paymentKey; who has the secret key
 /// may confirm, cancel and look up payments, charge the card on file of a customer (POST
 /// /v1/billing/{billingKey}; everybody has one, and its billing key is the customer key), and read the
-/// book (GET /v1/transactions). It keeps all that it has answered, and listens on loopback only.
+/// book (GET /v1/transactions). It keeps all that it has answered, and listens on loopback only, unless
+/// it is told that it may be unsafe.
 #[derive(ClapArgs)]
 #[command(max_term_width = 100, after_long_help = faults())]
 pub struct Args {
     /// Where it listens.
     #[arg(long, env = "ONSALE_GATEWAY_ADDR", default_value = "127.0.0.1:8090")]
     addr: SocketAddr,
+
+    /// Unsafe, and for development only: whether it may listen elsewhere than on loopback. Whoever is
+    /// on the way reads the secret.
+    #[arg(long = "unsafe-plain-http", env = "ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP",
+          default_value_t = false, action = clap::ArgAction::Set)]
+    unsafe_plain_http: bool,
 
     /// Where its book lies.
     #[arg(
@@ -98,6 +105,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(&args.telemetry)?;
     let options = Options {
         addr: args.addr,
+        unsafe_plain_http: args.unsafe_plain_http,
         dir: args.dir,
         secret_key: secret.expose().to_owned(),
         webhook_url: args.webhook_url,

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use onsale_platform::config::{database_with_ca, nats_with_ca};
+use onsale_workers::config;
 
 use crate::running::{self, DEFAULT_DATA_DIR, Running};
+use crate::up;
 
 /// The system that a command works on.
 #[derive(Args, Debug, Clone)]
@@ -153,6 +155,29 @@ impl Target {
             running.api
         })?;
         Ok(api.trim_end_matches('/').to_owned())
+    }
+
+    /// The payment gateway of the settings; where they name none, the simulated one of the running
+    /// `onsale up`.
+    ///
+    /// # Errors
+    /// When what the running one keeps for its owner can't be read.
+    pub fn gateway(&self, given: config::Gateway) -> anyhow::Result<config::Gateway> {
+        if given.url.is_some() {
+            return Ok(given);
+        }
+        let Some(running) = running::find(&self.data_dir)? else {
+            return Ok(given);
+        };
+        let Some(url) = running.gateway else {
+            return Ok(given);
+        };
+        let secret = up::gateway_key(&running.data_dir)?;
+        Ok(config::Gateway {
+            url: Some(url.parse().context("the gateway's address")?),
+            secret: Some(secret.parse().context("the gateway's key")?),
+            ..given
+        })
     }
 
     fn given_or(

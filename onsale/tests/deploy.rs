@@ -84,6 +84,7 @@ fn every_service_can_start_with_what_is_there() {
         "migrate",
         "ingress",
         "workers",
+        "gateway",
         "prometheus",
         "grafana",
     ] {
@@ -171,6 +172,50 @@ fn every_setting_is_one_of_its_program() {
             dockerfile.contains(&format!("target/release/{program}")),
             "nor copied"
         );
+    }
+}
+
+/// The simulated gateway is there on demand only, and what is unsafe is said by nobody else.
+#[test]
+fn the_simulated_gateway_is_no_part_of_what_starts_by_itself() {
+    let compose = compose();
+    let gateway = &compose["services"]["gateway"];
+    assert_eq!(texts(&gateway["profiles"]), ["simulated-gateway"]);
+    assert_eq!(texts(&gateway["command"]), ["onsale", "gateway"]);
+    let command = onsale::gateway::Args::augment_args(clap::Command::new("gateway"));
+    let known: Vec<_> = command
+        .get_arguments()
+        .filter_map(clap::Arg::get_env)
+        .collect();
+    let given = keys(&gateway["environment"]);
+    for variable in &given {
+        let is_there = known.iter().any(|env| env == variable);
+        assert!(is_there, "the gateway has no {variable}");
+    }
+    for needed in command.get_arguments().filter(|arg| arg.is_required_set()) {
+        let variable = needed.get_env().unwrap().to_str().unwrap();
+        assert!(given.contains(&variable), "the gateway needs {variable}");
+    }
+    const UNSAFE: &str = "ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP";
+    assert_eq!(gateway["environment"][UNSAFE].as_str(), Some("true"));
+    // Those that would use it have it from the environment, if it is there.
+    for (service, variables) in [
+        (
+            "workers",
+            &[
+                "ONSALE_GATEWAY_URL",
+                "ONSALE_GATEWAY_SECRET",
+                "ONSALE_CARD_ON_FILE",
+                UNSAFE,
+            ][..],
+        ),
+        ("ingress", &["ONSALE_GATEWAY_WEBHOOK_SECRETS"]),
+    ] {
+        let environment = &compose["services"][service]["environment"];
+        for variable in variables {
+            let given = environment.get(variable);
+            assert!(given.is_some_and(Value::is_null), "{service}: {variable}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! It follows no redirect, uses no proxy, and logs nothing of what it sends.
 
 use crate::dial::{self, Place, Stream, Tls};
+use crate::outward::is_public;
 use crate::tls;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -21,29 +22,64 @@ use tokio::time::{Instant, timeout_at};
 
 pub use hyper::Request;
 
-/// Where a server is: `https://host[:port][/path]`; `http://` on this machine only, since secrets
-/// are sent there.
+/// Where a server is: `https://host[:port][/path]`, or `http://…`, which [`Server::new`] takes on
+/// this machine only unless told otherwise, since secrets are sent there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(Place);
 
 /// No such address. It is not repeated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "must be https://host[:port][/path], or http:// on loopback, without user, password or query"
-)]
+#[error("must be https://host[:port][/path] or http://…, without user, password or query")]
 pub struct InvalidAddress;
+
+/// To whom one may speak without TLS, so that everybody on the way can read secrets and change
+/// answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// To this machine, where nobody is on the way.
+    Loopback,
+    /// Unsafe: to whatever has no public address. Only for development.
+    PrivateNetwork,
+}
+
+impl PlainHttp {
+    fn allows(self, address: IpAddr) -> bool {
+        match self {
+            Self::Loopback => address.is_loopback(),
+            Self::PrivateNetwork => !is_public(address),
+        }
+    }
+}
+
+/// Why a server can't be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// Secrets would be sent in the clear.
+    #[error("http:// is for this machine only; elsewhere it must be https://")]
+    Plain,
+    /// Nobody can be trusted.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+}
 
 impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let mut place: Place = text.parse().map_err(|_| InvalidAddress)?;
-        let is_safe = place.is_tls || is_loopback(&place.host);
-        if !is_safe || place.path.contains('?') {
+        if place.path.contains('?') {
             return Err(InvalidAddress);
         }
         place.path.truncate(place.path.trim_end_matches('/').len());
         Ok(Self(place))
+    }
+}
+
+impl Address {
+    /// Whether what is sent there can be read by nobody else: by TLS, or because it is this machine.
+    #[must_use]
+    pub fn is_confidential(&self) -> bool {
+        self.0.is_tls || is_loopback(&self.0.host)
     }
 }
 
@@ -88,6 +124,7 @@ pub struct Server {
     place: Place,
     host: HeaderValue,
     tls: Tls,
+    plain: PlainHttp,
     answer_bytes_max: usize,
 }
 
@@ -96,15 +133,20 @@ impl Server {
     /// of the system without one.
     ///
     /// # Errors
-    /// When there is no authority to trust.
+    /// When there is no authority to trust, or it would be asked in the clear and may not.
     pub fn new(
-        Address(place): Address,
+        address: Address,
         ca: Option<&Path>,
+        plain: PlainHttp,
         answer_bytes_max: usize,
-    ) -> Result<Self, tls::Error> {
+    ) -> Result<Self, Unfit> {
+        if plain == PlainHttp::Loopback && !address.is_confidential() {
+            return Err(Unfit::Plain);
+        }
+        let Address(place) = address;
         let tls = match place.is_tls {
             true if place.server_name().is_none() => {
-                return Err(tls::Error::System("the host has no name to verify".into()));
+                return Err(tls::Error::System("the host has no name to verify".into()).into());
             }
             true => Ok(dial::connector(ca)?),
             false => Err("not asked for".to_owned()),
@@ -114,6 +156,7 @@ impl Server {
             host: host.expect("an authority of an address has only visible characters"),
             place,
             tls,
+            plain,
             answer_bytes_max,
         })
     }
@@ -146,7 +189,8 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
-        let dialled = dial::dial(&self.place, &self.tls, |_| true).await;
+        let may = |address| self.place.is_tls || self.plain.allows(address);
+        let dialled = dial::dial(&self.place, &self.tls, may).await;
         dialled.map_err(|failure| match failure {
             dial::Failure::Unresolved | dial::Failure::Forbidden | dial::Failure::Connect(_) => {
                 Failure::NotSent("no connection")
@@ -194,6 +238,24 @@ mod tests {
 
     #[test]
     fn addresses_are_safe_to_send_secrets_to() {
+        let new = |text: &str, plain| Server::new(text.parse().unwrap(), None, plain, 8);
+        for (text, is_safe) in [
+            ("http://127.0.0.1:8090", true),
+            ("http://[::1]:8090", true),
+            ("http://localhost:1", true),
+            ("http://gateway:8090", false),
+            ("http://10.0.0.7", false),
+            ("http://localhost.example", false),
+        ] {
+            let made = new(text, PlainHttp::Loopback);
+            assert_eq!(made.is_ok(), is_safe, "{text}");
+            assert_eq!(matches!(made, Err(Unfit::Plain)), !is_safe, "{text}");
+            assert!(new(text, PlainHttp::PrivateNetwork).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_those_of_servers() {
         for (text, shown) in [
             (
                 "https://api.tosspayments.com",
@@ -203,7 +265,7 @@ mod tests {
             ("http://127.0.0.1:8090", Some("http://127.0.0.1:8090")),
             ("http://[::1]:8090", Some("http://[::1]:8090")),
             ("http://localhost:1", Some("http://localhost:1")),
-            ("http://api.example", None),
+            ("http://api.example", Some("http://api.example")),
             ("https://u:p@host", None),
             ("https://host?x=y", None),
             ("https://host:99999", None),
@@ -216,11 +278,29 @@ mod tests {
         }
     }
 
+    fn server(address: &str) -> Server {
+        Server::new(address.parse().unwrap(), None, PlainHttp::Loopback, 8).unwrap()
+    }
+
+    #[tokio::test]
+    async fn public_addresses_are_not_called_in_the_clear() {
+        for address in ["http://8.8.8.8:9", "http://[2606:4700::1111]:9"] {
+            let plain = PlainHttp::PrivateNetwork;
+            let server = Server::new(address.parse().unwrap(), None, plain, 8).unwrap();
+            let request = Request::get("/").body(Full::default()).unwrap();
+            let failed = server.ask(request, Duration::from_secs(60)).await;
+            assert_eq!(failed, Err(Failure::NotSent("no connection")), "{address}");
+        }
+        assert!(PlainHttp::PrivateNetwork.allows("172.18.0.5".parse().unwrap()));
+        assert!(!PlainHttp::Loopback.allows("172.18.0.5".parse().unwrap()));
+        assert!(PlainHttp::Loopback.allows("127.0.0.1".parse().unwrap()));
+    }
+
     /// A server that answers one connection with these bytes, after it has read something.
     async fn ask_one(answer: &'static [u8]) -> Result<Answer, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server::new(address.parse().unwrap(), None, 8).unwrap();
+        let server = server(&address);
         let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut asked = [0; 1024];
@@ -255,7 +335,7 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", closed.local_addr().unwrap());
         drop(closed);
-        let server = Server::new(address.parse().unwrap(), None, 8).unwrap();
+        let server = server(&address);
         let request = Request::get("/").body(Full::default()).unwrap();
         let failed = server.ask(request, Duration::from_secs(10)).await;
         assert_eq!(failed, Err(Failure::NotSent("no connection")));

@@ -6,6 +6,10 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+/// Whatever the filter says: the client of Postgres tells the parameters of every statement there,
+/// and some are secrets that are stored as they are. The statements themselves are told elsewhere.
+const WITHOUT_PARAMETERS: &str = "tokio_postgres::query=info";
+
 /// Why telemetry can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,7 +27,7 @@ pub enum Error {
 /// # Errors
 /// When the filter is malformed or the metrics address is taken.
 pub fn init(settings: &Telemetry) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&settings.log)?;
+    let filter = EnvFilter::try_new(&settings.log)?.add_directive(WITHOUT_PARAMETERS.parse()?);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -61,4 +61,11 @@ pub enum Refusal {
         /// The cap.
         cap: Money,
     },
+    /// There is a gateway, and it has no cards on file.
+    CardsNotConfigured,
+    /// So many charges by card of the user are at the gateway already.
+    TooManyOpenCharges {
+        /// How many may be.
+        limit: u32,
+    },
 }

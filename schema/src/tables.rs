@@ -163,6 +163,11 @@ diesel::table! {
     }
 }
 diesel::table! {
+    payment_order_key (command_id) {
+        command_id -> Uuid, order_id -> Uuid, at -> Timestamptz,
+    }
+}
+diesel::table! {
     cancellation (cancellation_id) {
         cancellation_id -> Uuid, reservation_id -> Uuid, schedule_id -> Uuid, command_id -> Uuid,
         fingerprint -> Uuid, user_id -> Uuid, seat_nos -> Array<Integer>, price -> Numeric,

@@ -547,6 +547,11 @@ fn outcomes() {
     let order_id = PaymentOrderId(uuid(16));
     let ordered = vec![ledger::Outcome::Ordered { order_id }];
     check("ledger-reply-cards", &reply(ordered));
+    let too_many = ledger::Refusal::TooManyOpenCharges { limit: 3 };
+    let refused = vec![ledger::Outcome::Refused(too_many)];
+    check("ledger-reply-open-charges", &reply(refused));
+    let refused = ledger::Outcome::Refused(ledger::Refusal::CardsNotConfigured);
+    check("ledger-reply-no-cards", &reply(vec![refused]));
 
     let paid = settlement::Outcome::Paid(settlement::Payment {
         payment_id: PaymentId(uuid(9)),

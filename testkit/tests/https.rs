@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onsale_platform::http::{Answer, Failure, Request, Server};
+use onsale_platform::http::{Answer, Failure, PlainHttp, Request, Server};
 use onsale_testkit::Scratch;
 use onsale_testkit::tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,7 +51,7 @@ async fn ask(
         String::from_utf8(asked).unwrap()
     };
     let address = format!("https://127.0.0.1:{port}/pay").parse().unwrap();
-    let server = Server::new(address, Some(trusted.file()), 1024).unwrap();
+    let server = Server::new(address, Some(trusted.file()), PlainHttp::Loopback, 1024).unwrap();
     let mut request = Request::get(server.path("/v1/x"));
     request = request.header("authorization", "Basic c2VjcmV0");
     let request = request.body(Vec::new().into()).unwrap();

@@ -39,6 +39,9 @@ pub struct Config {
     pub facts: Facts,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub dead_letters: DeadLetters,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub webhooks: Webhooks,
 }
 
@@ -51,10 +54,23 @@ impl Settings for Config {
                 why: "must not exceed ONSALE_BALANCE_CAP: no such charge could be made".to_owned(),
             });
         }
+        if self.money.card_on_file && self.gateway.url.is_none() {
+            wrong.push(Wrong {
+                setting: "ONSALE_CARD_ON_FILE (--card-on-file)".to_owned(),
+                why: "needs ONSALE_GATEWAY_URL: nobody else has the cards".to_owned(),
+            });
+        }
         if self.gateway.url.is_some() != self.gateway.secret.is_some() {
             wrong.push(Wrong {
                 setting: "ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET".to_owned(),
                 why: "must be set together, or neither".to_owned(),
+            });
+        }
+        let is_plain = |url: &Address| !url.is_confidential();
+        if self.gateway.url.as_ref().is_some_and(is_plain) && !self.gateway.unsafe_plain_http {
+            wrong.push(Wrong {
+                setting: "ONSALE_GATEWAY_URL (--gateway-url)".to_owned(),
+                why: "must be https://, or http:// on loopback".to_owned(),
             });
         }
         if self.webhooks.retry_min_ms > self.webhooks.retry_max_ms {
@@ -131,14 +147,28 @@ pub struct Money {
     #[arg(long, env = "ONSALE_BALANCE_CAP", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     pub balance_cap: i64,
+    /// Whether charges by card are made through the payment gateway: it has a card on file for each
+    /// user who charges, under a billing key that is the user's id. Cards are registered there by
+    /// others, not by onsale. Without it charges by card are refused where there is a payment
+    /// gateway, and are points at once where there is none. The same for all workers.
+    #[arg(long, env = "ONSALE_CARD_ON_FILE", default_value_t = false,
+          action = clap::ArgAction::Set)]
+    pub card_on_file: bool,
+    /// Charges by card that a user may have at the payment gateway at once. Until one is points it
+    /// does not count against the cap of balances, and what comes over the cap is given back.
+    #[arg(long, env = "ONSALE_OPEN_CHARGES_MAX", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub open_charges_max: u32,
 }
 
 /// The payment gateway; without its address and secret nothing is paid through one.
 #[derive(Args, Clone, Debug)]
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
-    /// `https://api.tosspayments.com`; `http://` on loopback only. Without it there is none: payments
-    /// through it are refused, and charges by card are points at once. The same for all workers.
+    /// `https://api.tosspayments.com`; `http://` on loopback only (but see
+    /// ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP). Without it there is none: payments
+    /// through it are refused, and charges by card are points at once (see ONSALE_CARD_ON_FILE). The
+    /// same for all workers.
     #[arg(
         long = "gateway-url",
         env = "ONSALE_GATEWAY_URL",
@@ -158,6 +188,13 @@ pub struct Gateway {
     /// the system without it.
     #[arg(long = "gateway-ca", env = "ONSALE_GATEWAY_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
+
+    /// Unsafe, and for development only: whether the payment gateway may be asked over `http://`
+    /// elsewhere than on loopback, on a private network. Whoever is on the way reads the secret and
+    /// can say that money was paid.
+    #[arg(long = "gateway-unsafe-plain-http", env = "ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP",
+          default_value_t = false, action = clap::ArgAction::Set)]
+    pub unsafe_plain_http: bool,
 
     /// How long one request to the payment gateway may take, in milliseconds.
     #[arg(long = "gateway-timeout-ms", env = "ONSALE_GATEWAY_TIMEOUT_MS", default_value_t = 10_000,
@@ -226,6 +263,16 @@ pub struct Facts {
     pub keep_h: u32,
 }
 
+/// How long dead letters are kept.
+#[derive(Args, Clone)]
+pub struct DeadLetters {
+    /// How long dead letters are kept after they were tried again the last time, in days; those of
+    /// bytes that are no command, after they were given up. What nobody has tried again stays.
+    #[arg(long = "dead-letters-keep-days", env = "ONSALE_DEAD_LETTERS_KEEP_DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(7..=3650))]
+    pub keep_d: u32,
+}
+
 /// How facts are delivered to webhook subscribers.
 #[derive(Args, Clone)]
 pub struct Webhooks {
@@ -278,6 +325,35 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Config::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_gateway_is_trusted_with_is_asked_for() {
+        let wrong = |more: &[&str]| {
+            let mut arguments = vec!["test", "--database-url", "postgres://u@h/d"];
+            arguments.extend(more);
+            let config = Config::try_parse_from(arguments).unwrap();
+            let wrong = config.contradictions().into_iter();
+            wrong.map(|wrong| wrong.setting).collect::<Vec<_>>()
+        };
+        let gateway = [
+            "--gateway-url=https://gateway.example",
+            "--gateway-secret=test_sk_0123456789",
+            "--card-on-file=true",
+        ];
+        assert!(wrong(&[]).is_empty());
+        assert!(wrong(&gateway[..2]).is_empty());
+        assert!(wrong(&gateway).is_empty());
+        assert_eq!(
+            wrong(&gateway[2..]),
+            ["ONSALE_CARD_ON_FILE (--card-on-file)"]
+        );
+        let plain = ["--gateway-url=http://gateway:8090", gateway[1]];
+        assert_eq!(wrong(&plain), ["ONSALE_GATEWAY_URL (--gateway-url)"]);
+        let told = "--gateway-unsafe-plain-http=true";
+        assert!(wrong(&[plain[0], plain[1], told]).is_empty());
+        let local = ["--gateway-url=http://127.0.0.1:8090", gateway[1]];
+        assert!(wrong(&local).is_empty());
     }
 
     #[test]

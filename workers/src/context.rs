@@ -1,11 +1,11 @@
 //! What every role of a worker process shares.
 
 use crate::config::Config;
-use crate::gateway::{Gateway, toss};
+use crate::gateway::{Gateway, toss::Toss};
 use crate::runtime::world::Publish;
 use async_nats::connection::State;
 use bytes::Bytes;
-use onsale_platform::{Clock, db, nats};
+use onsale_platform::{Clock, db, http, nats};
 use onsale_schema::WorkerId;
 use onsale_schema::subjects::Subjects;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub enum Error {
     Task(String),
     /// The payment gateway.
     #[error("the payment gateway: {0}")]
-    Gateway(#[from] toss::Unfit),
+    Gateway(#[from] http::Unfit),
     /// The subject prefix.
     #[error(transparent)]
     Prefix(#[from] onsale_schema::subjects::InvalidPrefix),
@@ -66,7 +66,7 @@ impl Context {
     /// When a server can't be reached or the settings don't fit the database.
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let subjects = Subjects::new(&config.common.subject_prefix)?;
-        let gateway = toss::Toss::of_settings(&config.gateway)?;
+        let gateway = Toss::of_settings(&config.gateway)?;
         let pool = db::pool(
             &config.common.servers.database_url(),
             usize::from(config.common.db_pool),

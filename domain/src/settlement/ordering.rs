@@ -18,6 +18,8 @@ pub struct Ordering {
     orders: HashMap<PaymentOrderId, Order>,
     /// By the command that made them.
     made: HashMap<CommandId, PaymentOrderId>,
+    /// Those that may be confirmed, by what they pay.
+    ready: HashMap<ReservationId, PaymentOrderId>,
     /// By the command that confirmed them.
     confirmed: HashMap<CommandId, PaymentOrderId>,
     /// Which order a payment of the gateway serves.
@@ -31,6 +33,13 @@ pub struct Ordering {
 impl Ordering {
     /// Adds an order.
     pub fn load(&mut self, order: Order) {
+        if let Some(Reserved { reservation_id, .. }) = order.purpose.reserved() {
+            if order.status == OrderStatus::Ready {
+                self.ready.insert(reservation_id, order.order_id);
+            } else if self.ready.get(&reservation_id) == Some(&order.order_id) {
+                self.ready.remove(&reservation_id);
+            }
+        }
         self.made.insert(order.command_id, order.order_id);
         if let Some((command, _)) = order.confirmed_by {
             self.confirmed.insert(command, order.order_id);
@@ -39,6 +48,11 @@ impl Ordering {
             self.keys.insert(key.clone(), order.order_id);
         }
         self.orders.insert(order.order_id, order);
+    }
+
+    /// Adds which order a command was told of that asked for one.
+    pub fn load_key(&mut self, command: CommandId, order_id: PaymentOrderId) {
+        self.made.insert(command, order_id);
     }
 
     /// Adds that an order is paying a reservation.
@@ -69,6 +83,12 @@ impl Ordering {
         Outcome::Noted
     }
 
+    /// The order of a reservation that may be confirmed, if there is one of this amount.
+    fn ready(&self, reservation_id: ReservationId, amount: Money) -> Option<&Order> {
+        let order = self.orders.get(self.ready.get(&reservation_id)?)?;
+        Some(order).filter(|order| order.amount == amount)
+    }
+
     fn known(&self, by: &HashMap<CommandId, PaymentOrderId>, command: CommandId) -> Option<&Order> {
         self.orders.get(by.get(&command)?)
     }
@@ -93,7 +113,8 @@ fn told(order: &Order) -> Option<settlement::Order> {
 }
 
 impl Settlement {
-    /// The checks in their order: duplicate, owner, deadline, gateway, state, price.
+    /// The checks in their order: duplicate, owner, deadline, gateway, state, price. A reservation has
+    /// one order that may be confirmed: who asks for another, under another key, is told of that one.
     pub(super) fn order(
         &mut self,
         command: &Command<Kind>,
@@ -117,6 +138,13 @@ impl Settlement {
             reservation_id,
             schedule_id: reservation.schedule_id,
         };
+        if let Some(ready) = self.ordering.ready(reservation_id, reservation.total) {
+            let outcome = again(ready, true, Outcome::Ordered);
+            let order_id = ready.order_id;
+            changes.order_keys.push((command.id, order_id));
+            self.ordering.load_key(command.id, order_id);
+            return outcome;
+        }
         let order = Order {
             order_id,
             purpose: Purpose::Reservation(reserved),
@@ -136,6 +164,7 @@ impl Settlement {
             created_at: now,
         };
         let outcome = again(&order, true, Outcome::Ordered);
+        changes.order_keys.push((command.id, order_id));
         changes.orders.push(order.clone());
         self.ordering.load(order);
         outcome

@@ -117,6 +117,14 @@ pub struct Args {
     pub streams: config::Streams,
 }
 
+/// What the simulated payment gateway knows us by, of a system that runs on this data directory.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn gateway_key(data_dir: &Path) -> anyhow::Result<String> {
+    secrets::gateway_key(&DataDir(data_dir.to_owned()))
+}
+
 impl Args {
     /// The Postgres that was named.
     fn named_database(&self) -> Option<String> {

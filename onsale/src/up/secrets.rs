@@ -13,6 +13,18 @@ use onsale_platform::webhook;
 use super::DataDir;
 use crate::running;
 
+const GATEWAY_KEY: &str = "gateway-key";
+
+/// What the simulated payment gateway of a data directory knows us by.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn gateway_key(dir: &DataDir) -> anyhow::Result<String> {
+    let path = dir.secrets().join(GATEWAY_KEY);
+    let key = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(key.trim().to_owned())
+}
+
 /// Everything secret.
 pub struct Secrets {
     /// The key that signs access tokens.
@@ -42,7 +54,7 @@ impl Secrets {
         let [a, b, c] = Role::ALL.map(|role| of("postgres", role.as_str()));
         let [w, x, y, z] = User::ALL.map(|user| of("nats", user.as_str()));
         Ok(Self {
-            gateway: secret(&folder.join("gateway-key"))?,
+            gateway: secret(&folder.join(GATEWAY_KEY))?,
             webhook: kept(&folder.join("gateway-webhook"), webhook_secret)?,
             token: secret(&dir.token_secret())?,
             roles: [a?, b?, c?],

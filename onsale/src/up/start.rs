@@ -403,6 +403,8 @@ impl Crews<'_> {
             if let Some(port) = self.plan.gateway {
                 environment.push(("ONSALE_GATEWAY_URL", local(port)));
                 environment.push(("ONSALE_GATEWAY_SECRET", self.secrets.gateway.clone()));
+                // The simulated one has a card of everybody.
+                environment.push(("ONSALE_CARD_ON_FILE", "true".to_owned()));
             }
             Spec {
                 role: "workers",

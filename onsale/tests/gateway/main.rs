@@ -5,6 +5,7 @@
 )]
 
 mod adapter;
+mod exposed;
 mod faults;
 mod receiver;
 mod rig;

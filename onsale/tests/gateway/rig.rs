@@ -101,6 +101,7 @@ impl Rig {
             url: Some(self.url().parse().unwrap()),
             secret: Some(GATEWAY_SECRET.parse().unwrap()),
             ca: None,
+            unsafe_plain_http: false,
             timeout_ms: 2000,
             attempts: 1,
             breaker_failures: 1000,

@@ -39,22 +39,27 @@ impl Canaries {
 
     /// A secret that somebody else has made.
     pub fn add(&mut self, what: &str, secret: &str) {
-        let bytes = secret.as_bytes();
+        self.add_form(what, &secret.as_bytes()[..PART_CHARS.min(secret.len())]);
+        self.add_bytes(what, secret.as_bytes());
+    }
+
+    /// A secret that is no text, in all forms that it would be told in.
+    pub fn add_bytes(&mut self, what: &str, bytes: &[u8]) {
         let list = format!("{bytes:?}");
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         // What is encoded with more before it begins elsewhere.
         let base64 = (0..3).map(|cut| STANDARD_NO_PAD.encode(&bytes[cut..]));
         let part = |form: &str, chars: usize| form.as_bytes()[..chars.min(form.len())].to_vec();
-        let mut forms = vec![
-            part(secret, PART_CHARS),
-            part(&list[1..], 4 * PART_CHARS),
-            part(&hex, 2 * PART_CHARS),
-        ];
+        let mut forms = vec![part(&list[1..], 4 * PART_CHARS), part(&hex, 2 * PART_CHARS)];
         forms.extend(base64.map(|form| part(&form, PART_CHARS)));
         for form in forms {
-            self.heads.insert([form[0], form[1]]);
-            self.forms.push((form, what.to_owned()));
+            self.add_form(what, &form);
         }
+    }
+
+    fn add_form(&mut self, what: &str, form: &[u8]) {
+        self.heads.insert([form[0], form[1]]);
+        self.forms.push((form.to_vec(), what.to_owned()));
     }
 
     /// Which of them a text tells, with what stands around them.

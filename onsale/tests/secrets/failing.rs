@@ -196,6 +196,7 @@ impl Trial {
                 "http://SECRET@h",
                 "SECRET://h",
                 "https://h?SECRET",
+                "http://SECRET.example",
             ] {
                 let url = url.replace("SECRET", &secret);
                 trial.one(&sound, kind, "ONSALE_GATEWAY_URL", &url);

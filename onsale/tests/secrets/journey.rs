@@ -2,6 +2,7 @@
 //! but for the tokens that are handed over; these are secrets from then on.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,13 +15,17 @@ use uuid::Uuid;
 use crate::canary::Canaries;
 
 /// What hands over a secret says so by its name.
-const HANDED_OVER: [&str; 3] = ["accessToken", "refreshToken", "streamToken"];
+const HANDED_OVER: [&str; 4] = ["accessToken", "refreshToken", "streamToken", "secret"];
+/// How long something may take that is done behind an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks one ingress, and keeps what it says.
 pub struct Asker<'a> {
     client: Client,
     api: String,
     canaries: &'a mut Canaries,
+    /// The secrets of webhook subscribers, as they are stored.
+    pub webhooks: Canaries,
     /// All answers, each with what was asked.
     pub told: Vec<String>,
 }
@@ -37,6 +42,7 @@ impl<'a> Asker<'a> {
             client,
             api: format!("{api}/api/v1"),
             canaries,
+            webhooks: Canaries::default(),
             told: Vec::new(),
         }
     }
@@ -72,6 +78,14 @@ impl<'a> Asker<'a> {
     }
 
     fn keep_secret(&mut self, what: &str, token: &str) {
+        if let Some(digits) = token.strip_prefix("whsec_") {
+            // It signs with the bytes, which Postgres keeps.
+            let bytes = STANDARD.decode(digits).unwrap();
+            self.canaries.add(what, digits);
+            self.webhooks
+                .add_bytes("the bytes of a webhook's secret", &bytes);
+            return;
+        }
         match token.rsplit_once('.') {
             // The rest of an access token is no secret without its signature.
             Some((_, signature)) => self.canaries.add(what, signature),
@@ -102,6 +116,41 @@ impl<'a> Asker<'a> {
         let held = answer.status() == 201;
         self.told.push(told + &answer.text().await.unwrap());
         held
+    }
+
+    /// Somebody who wants facts over HTTP, gets another secret, and does not take what comes: its
+    /// address and what somebody who administers asks with.
+    pub async fn subscribes(&mut self, email: &str, password: &str) -> (String, String) {
+        let admin = self.sign_in(email, password).await.access;
+        // An ingress: it knows no such route, and hears signatures as any receiver does.
+        let url = format!("{}/no/such/receiver", self.api);
+        let new = self.post("/admin/webhooks", &json!({ "url": url }));
+        let made = self.ask("subscribe", 201, new.bearer_auth(&admin)).await;
+        assert!(made["secret"].as_str().unwrap().starts_with("whsec_"));
+        let path = format!("/admin/webhooks/{}", made["webhookId"].as_str().unwrap());
+        let rotation = self.post(&format!("{path}/secret"), &json!({}));
+        let other = self.ask("rotate", 200, rotation.bearer_auth(&admin)).await;
+        assert_ne!(other["secret"], made["secret"]);
+        for path in ["/admin/webhooks", &path] {
+            let look = self.request(Method::GET, path).bearer_auth(&admin);
+            self.ask("look", 200, look).await;
+        }
+        (admin, path)
+    }
+
+    /// Waits until something was sent to a subscriber, in vain.
+    pub async fn was_called(&mut self, admin: &str, path: &str) {
+        let called = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let look = self.request(Method::GET, path).bearer_auth(admin);
+                let one = self.ask("look again", 200, look).await;
+                if one["failure"]["attempts"].as_i64() > Some(0) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        called.await.expect("an attempt to deliver a fact");
     }
 
     /// Everything; an access token that is still good, and seats that nobody holds.

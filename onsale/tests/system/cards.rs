@@ -14,13 +14,13 @@ use uuid::Uuid;
 const CHARGES: &str = "/users/me/points/charges";
 
 impl Hall {
-    async fn charge_card(&self, by: &Buyer, amount: i64, key: &str) -> Answer {
+    pub async fn charge_card(&self, by: &Buyer, amount: i64, key: &str) -> Answer {
         let body = json!({ "amount": won(amount), "method": "CARD" });
         self.api.post(by, CHARGES, key, &body).await
     }
 
     /// Charges and does not wait; where its outcome will be.
-    async fn charge_later(&self, by: &Buyer, amount: i64, key: &str) -> String {
+    pub async fn charge_later(&self, by: &Buyer, amount: i64, key: &str) -> String {
         let body = json!({ "amount": won(amount), "method": "CARD" });
         let request = self.api.post_request(by, CHARGES, key, &body);
         let request = request.header("prefer", "respond-async");
@@ -276,6 +276,39 @@ async fn of_charges_that_fit_only_one_by_one_the_second_is_given_back() {
     hall.assert_reconciled().await;
 }
 
+/// Asked for all at once, through two ledgers: whoever counts them, counts under the account's lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_charges_of_a_user_are_open_at_once() {
+    let mut hall = Hall::open_with(with_gateway().workers(2)).await;
+    let (buyer, other) = (hall.buyer(), hall.buyer());
+    hall.switch(json!({ "unavailable": "all" })).await;
+    let keys: Vec<String> = (0..20).map(|n| format!("charge-no-{n}")).collect();
+    let all = keys.iter().map(|key| hall.charge_card(&buyer, 10_000, key));
+    let answers = join_all(all).await;
+    let open = "SELECT count(*) AS n FROM payment_order WHERE status IN ('CAPTURING', 'UNKNOWN')";
+    hall.becomes(open, 3).await;
+    for answer in answers {
+        if answer.status != StatusCode::ACCEPTED {
+            let answer = answer.expect_problem(409, "too-many-open-charges");
+            assert_eq!(
+                (&answer.body["limit"], &answer.body["retryable"]),
+                (&json!(3), &json!(true))
+            );
+        }
+    }
+    // Cash asks nobody, and others have a card of their own.
+    hall.api.charge(&buyer, 5000).await.expect(201);
+    hall.charge_later(&other, 10_000, "another-buyer").await;
+    hall.becomes(open, 4).await;
+    // Those that have ended make room.
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.becomes(open, 0).await;
+    let next = hall.charge_card(&buyer, 10_000, "there-is-room").await;
+    next.expect(201);
+    assert_eq!(hall.points(&buyer).await, won(45_000));
+    hall.assert_reconciled().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_every_charge_is_captured_and_credited_once() {
     const CHARGES: usize = 30;
@@ -294,9 +327,7 @@ async fn whoever_dies_every_charge_is_captured_and_credited_once() {
     };
     let killing = async {
         for captured in [1, 10, 20] {
-            while hall.book().await.len() < captured {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            hall.booked(captured).await;
             workers[captured / 10 % 2].kill9().await;
             workers[captured / 10 % 2]
                 .restart()

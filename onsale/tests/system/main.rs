@@ -28,6 +28,7 @@ mod ownership;
 mod prefer;
 mod problems;
 mod race;
+mod ready_orders;
 mod receiver;
 mod refunded_once;
 mod servers;

@@ -47,6 +47,7 @@ async fn every_code_is_met_over_http() {
         .setting("ONSALE_REQUEST_TIMEOUT_MS", 1500)
         .setting("ONSALE_BODY_TIMEOUT_MS", 300)
         .setting("ONSALE_SCHEDULE_IN_FLIGHT_MAX", 3)
+        .setting("ONSALE_OPEN_CHARGES_MAX", 1)
         .setting("ONSALE_SIGN_IN_ACCOUNT_PER_MIN", 1)
         .setting("ONSALE_SIGN_IN_ACCOUNT_BURST", 1);
     let mut hall = Hall::open_with(settings).await;
@@ -63,6 +64,7 @@ async fn every_code_is_met_over_http() {
     broken_database(&mut hall, &mut met).await;
     drop(hall);
     without_gateway(&mut met).await;
+    without_cards(&mut met).await;
 
     let declared: BTreeMap<String, u16> = Code::ALL
         .iter()
@@ -329,6 +331,12 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     let same = json!({ "paymentKey": next.payment_key, "amount": won(next.amount) });
     let answer = hall.confirm_as(&buyer, &next, "nobody-there", &same).await;
     met.expect(answer, "payment-gateway-unavailable");
+    hall.charge_later(&buyer, 10_000, "still-waiting").await;
+    let open = "SELECT count(*) AS n FROM payment_order WHERE reservation_id IS NULL";
+    hall.becomes(open, 1).await;
+    let answer = hall.charge_card(&buyer, 10_000, "one-too-many").await;
+    assert_eq!(answer.body["limit"], 1, "{answer:?}");
+    met.expect(answer, "too-many-open-charges");
     let unsigned = api.request(Method::POST, "/webhooks/payments");
     let answer = api.send(unsigned.json(&json!({}))).await;
     met.expect(answer, "webhook-signature-invalid");
@@ -344,6 +352,18 @@ async fn without_gateway(met: &mut Met) {
         .api
         .post(&buyer, "/payment-orders", "nowhere-to-pay", &body);
     met.expect(answer.await, "gateway-not-configured");
+}
+
+/// A system whose gateway has no cards on file.
+async fn without_cards(met: &mut Met) {
+    let mut hall = Hall::open_with(with_gateway().setting("ONSALE_CARD_ON_FILE", false)).await;
+    let buyer = hall.buyer();
+    let answer = hall.charge_card(&buyer, 10_000, "no-such-card").await;
+    met.expect(answer, "cards-not-configured");
+    hall.api.charge(&buyer, 10_000).await.expect(201);
+    let orders = "SELECT count(*) AS n FROM payment_order";
+    assert_eq!(hall.number(orders).await, 0);
+    assert!(hall.book().await.is_empty());
 }
 
 /// What can't be paid.

@@ -28,8 +28,10 @@ pub const CHECKOUT_TTL: Duration = Duration::from_secs(600);
 /// How to run it.
 #[derive(Clone)]
 pub struct Options {
-    /// Where it listens; loopback only.
+    /// Where it listens; loopback only, unless `unsafe_plain_http`.
     pub addr: SocketAddr,
+    /// Whether it may be reached from elsewhere, in the clear.
+    pub unsafe_plain_http: bool,
     /// Where its book lies.
     pub dir: PathBuf,
     /// The key that merchants sign in with.

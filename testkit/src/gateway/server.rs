@@ -84,7 +84,10 @@ impl Drop for Begun {
 pub async fn serve(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let addr = options.addr;
     if !addr.ip().is_loopback() {
-        return Err(Error::NotLoopback(addr));
+        if !options.unsafe_plain_http {
+            return Err(Error::NotLoopback(addr));
+        }
+        tracing::warn!(%addr, "it can be reached from elsewhere, in the clear: for development only");
     }
     let (book, writer) = Book::open(&options.dir)?;
     let listener = TcpListener::bind(addr).await;

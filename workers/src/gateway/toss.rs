@@ -6,7 +6,9 @@
 //! A card on file is charged as in their billing: `POST /v1/billing/{billingKey}`. We register no
 //! cards, so there is no table of billing keys here: the billing key that is named is the customer
 //! key, our id of the user. The simulated gateway has it so; before Toss Payments itself can be asked,
-//! cards have to be registered there, and the billing keys that it issues to be kept and named.
+//! cards have to be registered there, and the billing keys that it issues to be kept and named. So
+//! nobody is charged in this way unless the operator says that the cards are there
+//! (`ONSALE_CARD_ON_FILE`).
 
 mod answer;
 mod wire;
@@ -27,8 +29,8 @@ use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request};
-use onsale_platform::http::{Failure, Server};
-use onsale_platform::{metric, tls};
+use onsale_platform::http::{Failure, PlainHttp, Server, Unfit};
+use onsale_platform::metric;
 use onsale_schema::Timestamp;
 use serde_json::{Value, json};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,14 +46,6 @@ const KOREA_S: i32 = 9 * 3600;
 /// An order has a captured payment already.
 const CAPTURED_BEFORE: &str = "DUPLICATED_ORDER_ID";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// Why a gateway can't be asked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// Nobody can be trusted.
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
-}
 
 /// What is asked, for metrics and for what a failure means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +98,17 @@ impl Toss {
     /// The gateway of the settings; none when they name none.
     ///
     /// # Errors
-    /// When it can't be verified.
+    /// When it can't be verified, or would be asked in the clear and may not.
     pub fn of_settings(settings: &config::Gateway) -> Result<Option<Self>, Unfit> {
         let (Some(address), Some(secret)) = (&settings.url, &settings.secret) else {
             return Ok(None);
         };
-        let server = Server::new(address.clone(), settings.ca.as_deref(), ANSWER_BYTES_MAX)?;
+        let plain = match settings.unsafe_plain_http {
+            true => PlainHttp::PrivateNetwork,
+            false => PlainHttp::Loopback,
+        };
+        let ca = settings.ca.as_deref();
+        let server = Server::new(address.clone(), ca, plain, ANSWER_BYTES_MAX)?;
         let credentials = STANDARD.encode(format!("{}:", secret.expose()));
         let authorization = HeaderValue::from_str(&format!("Basic {credentials}"));
         let mut authorization = authorization.expect("base64 can stand in a header");

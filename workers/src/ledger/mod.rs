@@ -2,7 +2,7 @@
 //!
 //! Points are a double-entry ledger. A balance is kept for user accounts only and is a consequence
 //! of transfers; [`store`] is the one module that writes either table. A charge by card is an order,
-//! if there is a gateway: it is written here, and settlement drives it from there.
+//! if the gateway has cards on file: it is written here, and settlement drives it from there.
 
 pub mod store;
 
@@ -15,7 +15,8 @@ use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits};
 use onsale_platform::db;
 use onsale_schema::ledger::{Kind, Outcome, Refusal};
 use onsale_schema::message::{Command, MessageOutcomes};
-use onsale_schema::{AccountId, CommandId, Lane, Money, Timestamp, TransferId};
+use onsale_schema::status::ChargeMethod;
+use onsale_schema::{AccountId, CommandId, Lane, Money, Timestamp, TransferId, UserId};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,9 +29,12 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
     let limits = Limits {
         charge_max: Money::won(ctx.config.money.charge_max),
         balance_cap: Money::won(ctx.config.money.balance_cap),
-        cards: match ctx.gateway {
-            Some(_) => Cards::Gateway,
-            None => Cards::Plain,
+        cards: match (&ctx.gateway, ctx.config.money.card_on_file) {
+            (Some(_), true) => Cards::Gateway {
+                open_max: ctx.config.money.open_charges_max,
+            },
+            (Some(_), false) => Cards::Refused,
+            (None, _) => Cards::Plain,
         },
     };
     compete::run(ctx, Ledger::new(limits), shutdown).await
@@ -62,15 +66,18 @@ impl Queue for Ledger {
         let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
         store::account_open(conn, &users).await?;
         let mut accounts = store::account_lock(conn, &users).await?;
-        // Under the locks: a charge of these users that is not seen now does not exist.
-        let (charges, orders, now) = futures_util::future::join3(
+        // Under the locks: a charge of these users that is not seen now does not exist, and only
+        // this transaction makes one of theirs.
+        let (charges, orders, open, now) = futures_util::future::join4(
             store::charge_list(conn, causes),
             charge_orders::list(conn, &ids),
+            charge_orders::count_open(conn, &self.users_of_cards(commands)),
             clock_now(conn),
         )
         .await;
         store::charge_load(charges?, &mut accounts);
         charge_orders::load(orders?, &mut accounts);
+        charge_orders::load_open(open?, &mut accounts);
         let (outcomes, changes) = self.decide(commands, &mut accounts, now?);
         store::changes(conn, &changes).await?;
         charge_orders::insert(conn, &changes.orders).await?;
@@ -96,6 +103,8 @@ impl Queue for Ledger {
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::AmountInvalid) => "amount-invalid",
             Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => "balance-cap-exceeded",
+            Outcome::Refused(Refusal::CardsNotConfigured) => "cards-not-configured",
+            Outcome::Refused(Refusal::TooManyOpenCharges { .. }) => "too-many-open-charges",
             Outcome::DeadLettered => "dead-lettered",
         };
         ("charge", outcome)
@@ -107,6 +116,25 @@ impl Ledger {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { limits }
+    }
+
+    /// Whose charges the gateway would be asked for; a batch without any asks for no count.
+    fn users_of_cards(&self, commands: &[&Command<Kind>]) -> Vec<UserId> {
+        let is_asked = |method| match (self.limits.cards, method) {
+            (Cards::Gateway { .. }, ChargeMethod::Card) => true,
+            (Cards::Gateway { .. }, ChargeMethod::Cash) | (Cards::Plain | Cards::Refused, _) => {
+                false
+            }
+        };
+        let users: BTreeSet<UserId> = commands
+            .iter()
+            .filter(|command| {
+                let Kind::Charge { method, .. } = command.kind;
+                is_asked(method)
+            })
+            .map(|command| command.user)
+            .collect();
+        Vec::from_iter(users)
     }
 
     fn decide(

@@ -1,5 +1,7 @@
 //! Removes what has served, in pieces, so that no transaction is long: outcomes, done notices and the
-//! rows of processes that are gone a day after their time, facts a set time after their publication.
+//! rows of processes that are gone a day after their time, facts a set time after their publication,
+//! dead letters a set time after they were tried again. A dead letter that is a command stays until
+//! somebody has tried it: what it asked for was not done, and only a person knows whether it matters.
 //!
 //! Facts go in the order of their numbers, whether or not every webhook subscriber has them, or one
 //! that is dead would fill the disk. Up to which number they are gone is written with it, so that a
@@ -52,6 +54,8 @@ enum What {
     Rows(&'static str, Statement),
     /// Published facts.
     Facts,
+    /// Dead letters that nobody has to see to.
+    DeadLetters,
 }
 
 /// Purges for ever.
@@ -61,7 +65,7 @@ pub async fn run(ctx: &Context) -> Infallible {
         let rows = PIECES
             .iter()
             .map(|(table, sql)| What::Rows(table, statement(sql)));
-        for what in rows.chain([What::Facts]) {
+        for what in rows.chain([What::Facts, What::DeadLetters]) {
             match purge(ctx, what).await {
                 Ok(()) => patience.healed(),
                 Err(error) => patience.wait(error).await,
@@ -99,6 +103,21 @@ async fn fact_purge(ctx: &Context) -> Result<usize, db::Error> {
     Ok(usize::try_from(row.gone).unwrap_or_default())
 }
 
+async fn dead_letter_purge(ctx: &Context) -> Result<usize, db::Error> {
+    let keep_d = i32::try_from(ctx.config.dead_letters.keep_d).unwrap_or(i32::MAX);
+    let mut conn = ctx.pool.get().await?;
+    let gone = statement(
+        "DELETE FROM dead_letter WHERE dead_letter_id = ANY (ARRAY ( \
+             SELECT dead_letter_id FROM dead_letter \
+             WHERE CASE WHEN command_index < 0 THEN at ELSE retried_at END \
+                   < now() - make_interval(days => $1) LIMIT 1000))",
+    )
+    .bind::<Integer, _>(keep_d)
+    .execute(&mut conn)
+    .await?;
+    Ok(gone)
+}
+
 async fn purge(ctx: &Context, what: What) -> Result<(), db::Error> {
     let (mut total, mut table) = (0, "outbox");
     if let What::Facts = what {
@@ -112,6 +131,10 @@ async fn purge(ctx: &Context, what: What) -> Result<(), db::Error> {
                 piece.execute(&mut conn).await?
             }
             What::Facts => fact_purge(ctx).await?,
+            What::DeadLetters => {
+                table = "dead_letter";
+                dead_letter_purge(ctx).await?
+            }
         };
         total += deleted;
         if deleted < PIECE {

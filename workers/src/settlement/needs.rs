@@ -27,6 +27,8 @@ pub struct Needs {
     pub events: BTreeSet<String>,
     /// Refunds that somebody wants to see to; to be locked after all orders.
     pub refunds: BTreeSet<RefundId>,
+    /// Reservations that orders are asked for.
+    pub ordered: BTreeSet<ReservationId>,
     /// Whether orders are made, confirmed or looked up.
     pub has_orders: bool,
 }
@@ -61,6 +63,7 @@ impl Needs {
             }
             Kind::Order { reservation_id, .. } => {
                 self.reservations.insert(*reservation_id);
+                self.ordered.insert(*reservation_id);
                 self.has_orders = true;
             }
             Kind::Confirm {

@@ -6,6 +6,7 @@
 //! its lease is over; that one looks the payment up before it asks for anything.
 
 mod charges;
+mod purge;
 mod refunds;
 mod reservations;
 mod store;
@@ -26,7 +27,6 @@ use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
 use onsale_schema::status::OrderStatus;
 use std::sync::Arc;
-use std::time::Duration;
 use store::{Claimed, Limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +35,6 @@ use tokio_util::sync::CancellationToken;
 const IN_HAND_MAX: usize = 32;
 /// What a charge is called on the buyer's statement.
 const CHARGE_NAME: &str = "points";
-/// How often notifications are purged.
-const PURGE_EVERY: Duration = Duration::from_secs(600);
 
 /// Drives orders and refunds until `shutdown`. Without a gateway there is nothing to do.
 ///
@@ -55,7 +53,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
     tokio::join!(
         work(&driver, "payment orders", orders, &shutdown),
         work(&driver, "refunds", refunds::take, &shutdown),
-        purge(&driver, &shutdown),
+        purge::run(&driver.ctx, &shutdown),
         watch::run(&driver, &shutdown),
     );
     Ok(())
@@ -148,15 +146,6 @@ async fn nudged(ctx: &Context, patience: &mut Patience) -> Pace {
         match ctx.nats.subscribe(ctx.subjects.orders_nudge()).await {
             Ok(nudges) => return Pace::new(Some(nudges)),
             Err(error) => patience.wait(error).await,
-        }
-    }
-}
-
-async fn purge(driver: &Driver, shutdown: &CancellationToken) {
-    let mut every = tokio::time::interval(PURGE_EVERY);
-    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        if let Err(error) = store::event_purge(&driver.ctx.pool).await {
-            tracing::debug!(%error, "notifications are purged later");
         }
     }
 }

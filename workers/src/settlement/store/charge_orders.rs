@@ -2,7 +2,7 @@
 //! without anybody's confirming them.
 
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, Numeric, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::ledger::{Accounts, NewOrder};
 use onsale_platform::db;
@@ -48,6 +48,47 @@ pub fn load(rows: Vec<Row>, accounts: &mut Accounts) {
     for row in rows {
         let print = Fingerprint(row.fingerprint);
         accounts.load_order(row.command_id, print, row.order_id, row.user_id);
+    }
+}
+
+/// How many charges a user has at the gateway.
+#[derive(QueryableByName)]
+pub struct Open {
+    #[diesel(sql_type = SqlUuid)]
+    user_id: UserId,
+    #[diesel(sql_type = BigInt)]
+    open: i64,
+}
+
+/// Counts the charges of these users that are neither points yet nor known to have failed. What is
+/// on its way back counts no more: it is captured, and nothing is to be captured again.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn count_open(
+    mut conn: &AsyncPgConnection,
+    users: &[UserId],
+) -> Result<Vec<Open>, db::Error> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    // As the index payment_order_open_charge says it.
+    let rows = statement(
+        "SELECT user_id, count(*) AS open FROM payment_order \
+         WHERE user_id = ANY($1) AND reservation_id IS NULL \
+           AND status IN ('CAPTURING', 'UNKNOWN', 'CAPTURED') \
+         GROUP BY user_id",
+    )
+    .bind::<Array<SqlUuid>, _>(users)
+    .load(&mut conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Tells the accounts of charges that are open.
+pub fn load_open(rows: Vec<Open>, accounts: &mut Accounts) {
+    for row in rows {
+        accounts.load_open(row.user_id, u32::try_from(row.open).unwrap_or(u32::MAX));
     }
 }
 

@@ -103,6 +103,14 @@ struct ReservationRow {
 }
 
 #[derive(QueryableByName)]
+struct KeyRow {
+    #[diesel(sql_type = SqlUuid)]
+    command_id: CommandId,
+    #[diesel(sql_type = SqlUuid)]
+    order_id: PaymentOrderId,
+}
+
+#[derive(QueryableByName)]
 struct EventRow {
     #[diesel(sql_type = Text)]
     event_id: String,
@@ -157,14 +165,24 @@ pub async fn load(
         .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
         .execute(&mut conn)
         .await?;
+        let keys = key_list(conn, needs).await?;
+        let told: Vec<PaymentOrderId> = keys.iter().map(|key| key.order_id).collect();
+        // The reservations are locked, so that no other order of theirs becomes READY.
         let known: Vec<OrderRow> = statement(
             "SELECT * FROM payment_order \
-             WHERE command_id = ANY($1) OR confirm_command_id = ANY($1) OR payment_key = ANY($2)",
+             WHERE command_id = ANY($1) OR confirm_command_id = ANY($1) OR payment_key = ANY($2) \
+                OR order_id = ANY($3) OR reservation_id = ANY($4) AND status = 'READY' \
+             ORDER BY created_at",
         )
         .bind::<Array<SqlUuid>, _>(&needs.commands)
         .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
+        .bind::<Array<SqlUuid>, _>(told)
+        .bind::<Array<SqlUuid>, _>(Vec::from_iter(&needs.ordered))
         .load(&mut conn)
         .await?;
+        for key in keys {
+            state.load_key(key.command_id, key.order_id);
+        }
         for row in locked.into_iter().chain(known) {
             state.load(row.into());
         }
@@ -197,6 +215,19 @@ pub async fn load(
     Ok(())
 }
 
+/// What those of the commands that have asked for an order before were told of.
+async fn key_list(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Vec<KeyRow>, db::Error> {
+    if needs.ordered.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows =
+        statement("SELECT command_id, order_id FROM payment_order_key WHERE command_id = ANY($1)")
+            .bind::<Array<SqlUuid>, _>(&needs.commands)
+            .load(&mut conn)
+            .await?;
+    Ok(rows)
+}
+
 /// Stores orders that were made or confirmed, and notifications.
 ///
 /// # Errors
@@ -204,6 +235,19 @@ pub async fn load(
 pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
     if !changes.orders.is_empty() {
         order_insert(conn, &changes.orders).await?;
+    }
+    if !changes.order_keys.is_empty() {
+        let (commands, orders): (Vec<CommandId>, Vec<PaymentOrderId>) =
+            changes.order_keys.iter().copied().unzip();
+        statement(
+            "INSERT INTO payment_order_key (command_id, order_id, at) \
+             SELECT x.command, x.ordered, clock_timestamp() \
+             FROM unnest($1::uuid[], $2::uuid[]) AS x(command, ordered)",
+        )
+        .bind::<Array<SqlUuid>, _>(commands)
+        .bind::<Array<SqlUuid>, _>(orders)
+        .execute(&mut conn)
+        .await?;
     }
     if !changes.confirmed.is_empty() {
         order_set_confirmed(conn, &changes.confirmed).await?;
