@@ -84,7 +84,15 @@ pub(super) async fn world_find(
     Ok((world, row.now))
 }
 
-/// Makes the next step of what pays a reservation; when to look again.
+/// What a step leads to.
+pub(super) struct Made {
+    /// When to look again.
+    pub next_at: Option<Timestamp>,
+    /// What other systems are told about the money of which date, by [`tell`] when all else is written.
+    pub fact: Option<(ScheduleId, Fact)>,
+}
+
+/// Makes the next step of what pays a reservation.
 pub(super) async fn advance(
     conn: &mut AsyncPgConnection,
     order: &mut Order,
@@ -92,17 +100,29 @@ pub(super) async fn advance(
     told: &Told,
     limits: Limits,
     roll: f64,
-) -> Result<Option<Timestamp>, db::Error> {
+) -> Result<Made, db::Error> {
     let (world, now) = world_find(conn, order, of, limits.request_ms).await?;
     let mut next = step(order, &world, told.learned, now);
     if next == Step::Captured {
         capture(order, told.payment_key.as_ref());
         next = step(order, &world, Learned::Nothing, now);
     }
-    make(conn, order, of, next, now, roll).await
+    if let Step::Sell(reservation_id) = next {
+        let fact = sell(conn, order, of, reservation_id, now).await?;
+        let fact = Some((of.schedule_id, fact));
+        return Ok(Made {
+            next_at: None,
+            fact,
+        });
+    }
+    let next_at = make(conn, order, of, next, now, roll).await?;
+    Ok(Made {
+        next_at,
+        fact: None,
+    })
 }
 
-/// Makes a step; when to look again.
+/// Makes a step that sells nothing; when to look again.
 async fn make(
     conn: &mut AsyncPgConnection,
     order: &mut Order,
@@ -137,14 +157,10 @@ async fn make(
             order.status = OrderStatus::Unknown;
             Some(now.plus_ms(ODD_PAUSE_MS))
         }
-        Step::Captured => unreachable!("a capture is followed by a step of its own"),
+        Step::Captured | Step::Sell(_) => unreachable!("made by the caller"),
         Step::Fail(code) => {
             fail(conn, order, of, code, now).await?;
             Some(now.plus_ms(LAST_LOOK_MS))
-        }
-        Step::Sell(reservation_id) => {
-            sell(conn, order, of, reservation_id, now).await?;
-            None
         }
         Step::Rehold => {
             rehold(conn, order, of).await?;
@@ -219,7 +235,7 @@ async fn sell(
     of: Reserved,
     reservation_id: ReservationId,
     now: Timestamp,
-) -> Result<(), db::Error> {
+) -> Result<Fact, db::Error> {
     order.status = OrderStatus::Paid;
     let row = payment(order, reservation_id, None, now);
     let fact = Fact::Paid {
@@ -246,8 +262,18 @@ async fn sell(
         };
         notice_insert(conn, &[notice]).await?;
     }
-    facts_insert(conn, &BTreeMap::from([(of.schedule_id, vec![fact])])).await?;
-    show_reopen(conn, of.schedule_id).await
+    Ok(fact)
+}
+
+/// Tells other systems of a sale. What it locks is wanted by everybody who pays for the date: so this
+/// is the end of a transaction.
+pub(super) async fn tell(
+    conn: &AsyncPgConnection,
+    schedule_id: ScheduleId,
+    fact: Fact,
+) -> Result<(), db::Error> {
+    facts_insert(conn, &BTreeMap::from([(schedule_id, vec![fact])])).await?;
+    show_reopen(conn, schedule_id).await
 }
 
 /// A cancellation of a show that has finished goes on when something is sold there after all: it was

@@ -1,6 +1,7 @@
 //! What the driver reads and writes of orders. A step is written only by who has read the one
 //! before; reservations are locked first, then the order.
 
+use super::reservations::Made;
 use super::{Told, charges, reservations};
 use crate::compete::store::clock_now;
 use crate::gateway::PaymentKey;
@@ -159,16 +160,22 @@ pub(super) async fn apply(
         return Ok(None);
     };
     let before = order.status;
-    let next_at = match order.purpose {
+    let Made { next_at, fact } = match order.purpose {
         Purpose::Reservation(of) => {
             reservations::advance(conn, &mut order, of, told, limits, roll).await?
         }
-        Purpose::Charge => charges::advance(conn, &mut order, told, limits, roll).await?,
+        Purpose::Charge => Made {
+            next_at: charges::advance(conn, &mut order, told, limits, roll).await?,
+            fact: None,
+        },
     };
     if order.status != before {
         order.attempts = 0;
     }
     order_update(conn, &order, next_at, order.status != before).await?;
+    if let Some((schedule_id, fact)) = fact {
+        reservations::tell(conn, schedule_id, fact).await?;
+    }
     Ok((order.status != before).then_some(order.status))
 }
 
