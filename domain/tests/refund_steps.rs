@@ -74,6 +74,8 @@ fn each_status_goes_on_as_the_table_says() {
         // The key keeps it from being made twice, as long as it is known.
         (on_its_way, L::NotMade, Step::Ask),
         (old(on_its_way, 1), L::NotMade, Step::Wait),
+        (on_its_way, L::Refused, Step::Wait),
+        (again, L::Refused, refused),
         (old(again, 1), L::NotMade, Step::Ask),
         // After long, it is asked for once more before it is given up.
         (old(again, ENOUGH), L::NotMade, Step::Ask),
@@ -134,7 +136,8 @@ fn check(state: &State, learned: Learned) {
         }
         Step::Stuck { is_refused } => {
             assert_eq!(is_refused, learned == Learned::Refused, "{case}");
-            let is_over = is_settled && matches!(learned, Learned::NotMade | Learned::Unavailable);
+            let is_over = matches!(learned, Learned::NotMade | Learned::Unavailable);
+            assert!(is_settled, "{case}");
             assert!(is_refused || is_over && state.is_old, "{case}");
             assert_eq!(state.status, RefundStatus::Pending, "{case}");
         }

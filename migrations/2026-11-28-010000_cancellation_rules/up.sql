@@ -6,12 +6,8 @@ ALTER TABLE schedule
     ADD COLUMN cancellation_rules jsonb NOT NULL
         DEFAULT '{"untilSecondsBefore": 0, "fees": [], "rounding": "HALF_UP", "unit": 1}';
 
--- workers::settlement: numbers the facts about a date's money without a gap, under the row's lock, which
--- is taken after almost all others and so is short.
-CREATE TABLE payment_facts (
-    schedule_id uuid PRIMARY KEY,
-    last_seq bigint NOT NULL CHECK (last_seq > 0)
-) WITH (fillfactor = 50);
+-- Numbers the facts of a reservation's money without a gap, under the row's lock.
+ALTER TABLE reservation ADD COLUMN fact_seq bigint NOT NULL DEFAULT 0;
 
 -- The ingress inserts what somebody who administers wants, workers::settlement works it off. One
 -- piece at a time, under the row's lock; a crash leaves the rest to whoever looks at next_at next.

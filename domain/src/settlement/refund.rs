@@ -119,11 +119,12 @@ fn pending(state: &State, learned: Learned) -> Step {
             Step::Stuck { is_refused: false }
         }
         Learned::NotMade => Step::Ask,
-        Learned::Refused => Step::Stuck { is_refused: true },
+        // The next wish has another key: what is on its way would not be known again.
+        Learned::Refused if state.is_settled() => Step::Stuck { is_refused: true },
         Learned::Unavailable if state.is_given_up() && state.is_settled() => {
             Step::Stuck { is_refused: false }
         }
-        Learned::Unavailable | Learned::Unknown => Step::Wait,
+        Learned::Refused | Learned::Unavailable | Learned::Unknown => Step::Wait,
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the commands of a batch need: rows to lock, in the order that all workers keep
-//! (reservation, order, refund, account, show), and what was made of them before.
+//! (reservation, order, refund, account, counter of facts, show), and what was made of them before.
 
 use onsale_schema::message::Command;
 use onsale_schema::settlement::Kind;
@@ -15,7 +15,7 @@ pub struct Needs {
     pub reservations: BTreeSet<ReservationId>,
     /// Those of them that are to be cancelled.
     pub cancelled: BTreeSet<ReservationId>,
-    /// To be locked last.
+    /// To be locked after them.
     pub accounts: BTreeSet<AccountId>,
     /// Attempts to pay that may have failed before.
     pub attempts: Vec<PaymentId>,

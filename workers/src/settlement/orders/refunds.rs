@@ -7,6 +7,7 @@
 
 mod store;
 
+use super::store::Limits;
 use super::{Driver, Steps, insist};
 use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
 use futures_util::FutureExt;
@@ -15,7 +16,9 @@ use onsale_domain::settlement::refund::{Entry, Learned, Ours, Step, found, key, 
 use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
 use onsale_schema::status::RefundStatus;
+use std::time::Duration;
 use store::Claimed;
+use tokio::time::Instant;
 
 /// Why, for the gateway's records.
 const REASON: &str = "cancelled";
@@ -34,19 +37,27 @@ struct End {
 /// Takes refunds that are due.
 pub(super) fn take(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
     async move {
-        let lease_ms = driver.limits.refund_lease_ms;
+        let Limits {
+            refund_lease_ms: lease_ms,
+            request_ms,
+            ..
+        } = driver.limits;
+        // Somebody else may have it, and a person may be told of it, when the lease is over: by then
+        // nothing of ours may be on its way.
+        let ask_for = u64::try_from(lease_ms - request_ms).unwrap_or_default();
+        let ask_until = Instant::now() + Duration::from_millis(ask_for);
         let due = store::refund_claim(&driver.ctx.pool, most, lease_ms).await?;
         let steps = due.into_iter().map(|claimed| {
             let driver = driver.clone();
-            async move { give_back(&driver, claimed).await }.boxed()
+            async move { give_back(&driver, claimed, ask_until).await }.boxed()
         });
         Ok(steps.collect())
     }
     .boxed()
 }
 
-async fn give_back(driver: &Driver, claimed: Claimed) -> Result<(), db::Error> {
-    let end = go_on(driver, &claimed).await?;
+async fn give_back(driver: &Driver, claimed: Claimed, ask_until: Instant) -> Result<(), db::Error> {
+    let end = go_on(driver, &claimed, ask_until).await?;
     let roll = rand::random();
     let write = || {
         let (claimed, end) = (claimed.clone(), end.clone());
@@ -61,12 +72,15 @@ async fn give_back(driver: &Driver, claimed: Claimed) -> Result<(), db::Error> {
     Ok(())
 }
 
-/// Asks the gateway until it is clear what to write.
-async fn go_on(driver: &Driver, claimed: &Claimed) -> Result<End, db::Error> {
+/// Asks the gateway until it is clear what to write. After a while it asks for nothing more.
+async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result<End, db::Error> {
     let state = claimed.state();
     let (mut learned, mut is_in_doubt, mut why) = (Learned::Nothing, false, None);
     loop {
-        let next = step(&state, learned);
+        let next = match step(&state, learned) {
+            Step::Ask if Instant::now() >= ask_until => Step::Wait,
+            next => next,
+        };
         match next {
             Step::LookUp => learned = look_up(driver, claimed).await?,
             Step::Ask => {
@@ -138,9 +152,13 @@ async fn look_up(driver: &Driver, claimed: &Claimed) -> Result<Learned, db::Erro
         // The gateway has never given such a key to anybody.
         return Ok(Learned::NotMade);
     };
-    let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
     Ok(match driver.gateway.find_by_key(&payment_key).await {
-        Ok(payment) => judge(claimed, &all, &payment),
+        Ok(payment) => {
+            // After the gateway has said what it has given back: the row of a refund is there before
+            // it is asked for, so that no name of ours is unknown.
+            let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
+            judge(claimed, &all, &payment)
+        }
         Err(Error::NotFound) => Learned::NotMade,
         Err(error) => {
             if claimed.is_old {

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 const FACTS_MAX: usize = 256;
 
 /// Adds facts. They are numbered by date, under the lock of a row that is held until the commit. So it
-/// is locked after all else but the row of a cancelled show, or somebody waits who is waited for.
+/// is locked after all else but the row of a cancelled show, or somebody waits who is waited for. Only
+/// a batch that is decided command by command locks more behind it, and may have to be tried again.
 ///
 /// # Errors
 /// When Postgres fails or refuses.
