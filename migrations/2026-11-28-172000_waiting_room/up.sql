@@ -72,7 +72,7 @@ CREATE TABLE ticket (
            IN (0, 6)),
     CHECK (admission_no IS NOT NULL OR num_nonnulls(capacity, holds) = 0),
     -- Q2: nobody is admitted while the room is full.
-    CHECK (active_before < capacity)
+    CONSTRAINT ticket_room CHECK (active_before < capacity)
 ) WITH (fillfactor = 80);
 -- Q1: one number, one ticket; and one live ticket per user.
 CREATE UNIQUE INDEX ticket_arrival_no ON ticket (schedule_id, arrival_no);
