@@ -73,7 +73,7 @@ async fn from_an_empty_database_to_an_audited_demo() {
         .unwrap();
     let report: Value = serde_json::from_str(&ends(run(&["audit", "--json"]), 1)).unwrap();
     assert_eq!(report["ok"], json!(false));
-    assert_eq!(report["checks"][5]["violations"], json!(50));
+    assert_eq!(report["checks"][7]["violations"], json!(50));
     let table = ends(run(&["audit"]), 1);
     assert!(
         table.contains("VIOLATED") && table.contains("and 45 more"),
