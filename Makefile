@@ -41,8 +41,10 @@ test: tools ## all tests, on real servers
 	$(CARGO) test --workspace --features onsale-workers/sabotage --test simulation sabotage
 
 simulate: export ONSALE_SIM_SEEDS ?= 100000
-simulate: ## 100,000 seeded histories of the partition runtime, in virtual time
+simulate: ## 100,000 seeded histories of the partition runtime, and some of the waiting room
 	$(CARGO) test --release -p onsale-workers --test simulation every_history -- --nocapture
+	ONSALE_SIM_SEEDS=$$(($(ONSALE_SIM_SEEDS) / 50)) $(CARGO) test --release -p onsale-workers \
+		--test admission_simulation -- --nocapture
 
 openapi: ## write the checked-in descriptions of the HTTP API
 	$(CARGO) build -p onsale --bin onsale

@@ -121,6 +121,77 @@ pub struct Room {
     known: HashMap<TicketId, Known>,
 }
 
+/// A room that is being loaded, so that its tickets need not be in memory all at once.
+#[derive(Debug)]
+pub struct Loading(Room);
+
+impl Loading {
+    /// Begins with the row of a room.
+    #[must_use]
+    pub fn new(row: RoomRow, secret: Secret) -> Self {
+        Self(Room {
+            line: row.lobby.as_ref().and_then(Line::behind),
+            row,
+            secret,
+            tickets: Tickets::default(),
+            slots: Slots::default(),
+            presence: Presence::default(),
+            near: VecDeque::new(),
+            back: BTreeSet::new(),
+            speed: Speed::default(),
+            known: HashMap::new(),
+        })
+    }
+
+    /// Adds the ticket with the next number.
+    ///
+    /// # Panics
+    /// When its row contradicts itself.
+    pub fn push(&mut self, ticket: StoredTicket) {
+        let Self(room) = self;
+        let state = State::of(ticket.status).expect("no row says LOBBY");
+        let no = room
+            .tickets
+            .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
+        room.presence.hear(no);
+        if state == State::Admitted {
+            let slot = ticket.slot.expect("an admitted ticket has its slot");
+            room.slots.set(no, Some(slot));
+        }
+    }
+
+    /// So many tickets are missing.
+    #[must_use]
+    pub fn missing(&self) -> u32 {
+        let Self(room) = self;
+        room.row.arrivals.saturating_sub(room.tickets.len())
+    }
+
+    /// The room, with all its tickets.
+    ///
+    /// # Panics
+    /// When the rows contradict each other.
+    #[must_use]
+    pub fn finish(self) -> Room {
+        let Self(mut room) = self;
+        assert_eq!(
+            room.tickets.len(),
+            room.row.arrivals,
+            "Q1: numbers are dense"
+        );
+        let has_begun = room.line.is_some() || room.row.front == Place::default();
+        assert!(has_begun, "nobody is admitted before there is an order");
+        if let Some(line) = &room.line {
+            for no in line.before(room.row.front) {
+                if room.tickets.state(no) == State::Waiting {
+                    room.tickets.set_state(no, State::Passed);
+                }
+            }
+        }
+        room
+    }
+}
+
 /// A ticket that a command has made before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -141,44 +212,9 @@ impl Room {
         secret: Secret,
         tickets: impl IntoIterator<Item = StoredTicket>,
     ) -> Self {
-        let mut room = Self {
-            line: row.lobby.as_ref().and_then(Line::behind),
-            row,
-            secret,
-            tickets: Tickets::default(),
-            slots: Slots::default(),
-            presence: Presence::default(),
-            near: VecDeque::new(),
-            back: BTreeSet::new(),
-            speed: Speed::default(),
-            known: HashMap::new(),
-        };
-        for ticket in tickets {
-            let state = State::of(ticket.status).expect("no row says LOBBY");
-            let no = room
-                .tickets
-                .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
-            room.presence.hear(no);
-            if state == State::Admitted {
-                let slot = ticket.slot.expect("an admitted ticket has its slot");
-                room.slots.set(no, Some(slot));
-            }
-        }
-        assert_eq!(
-            room.tickets.len(),
-            room.row.arrivals,
-            "Q1: numbers are dense"
-        );
-        let has_begun = room.line.is_some() || room.row.front == Place::default();
-        assert!(has_begun, "nobody is admitted before there is an order");
-        if let Some(line) = &room.line {
-            for no in line.before(room.row.front) {
-                if room.tickets.state(no) == State::Waiting {
-                    room.tickets.set_state(no, State::Passed);
-                }
-            }
-        }
-        room
+        let mut loading = Loading::new(row, secret);
+        tickets.into_iter().for_each(|ticket| loading.push(ticket));
+        loading.finish()
     }
 
     /// Adds what a conflicting insert tells of a command: it has made a ticket before, so that it

@@ -8,12 +8,12 @@ use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
 use crate::fresh::Fresh;
 use crate::lag::Gate;
-use crate::lane::{Ledger, Seats, Settlement};
+use crate::lane::{Admission, Commands, Ledger, Seats, Settlement};
 use crate::layout::Layouts;
 use crate::limits::{Rate, SignIns};
 use crate::order_ends::OrderEnds;
 use crate::password::{self, Passwords};
-use crate::replies::Replies;
+use crate::replies::{Replies, Waiting};
 use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
@@ -147,6 +147,7 @@ pub struct Parts {
 /// A batcher for each subject that commands go to.
 pub struct Batchers {
     seats: Vec<Arc<Batcher<Seats>>>,
+    admission: Vec<Arc<Batcher<Admission>>>,
     /// Of the ledger.
     pub ledger: Arc<Batcher<Ledger>>,
     /// Of settlement.
@@ -155,16 +156,9 @@ pub struct Batchers {
 
 impl Batchers {
     fn new(link: &Link, subjects: &Subjects, partitions: u16, replies: &Replies) -> Self {
-        let seats = (0..partitions).map(|no| {
-            let subject = subjects.partition(Lane::Seats, PartitionNo(no));
-            Arc::new(Batcher::new(
-                link.clone(),
-                subject,
-                Arc::clone(&replies.seats),
-            ))
-        });
         Self {
-            seats: seats.collect(),
+            seats: partitioned(link, subjects, partitions, &replies.seats),
+            admission: partitioned(link, subjects, partitions, &replies.admission),
             ledger: Arc::new(Batcher::new(
                 link.clone(),
                 subjects.queue(Lane::Ledger),
@@ -187,8 +181,21 @@ impl Batchers {
         &self.seats[usize::from(partition.0)]
     }
 
+    /// Of a partition of the admission lane.
+    ///
+    /// # Panics
+    /// When there is no such partition.
+    #[must_use]
+    pub fn admission(&self, partition: PartitionNo) -> &Batcher<Admission> {
+        &self.admission[usize::from(partition.0)]
+    }
+
     fn spawn(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         for batcher in &self.seats {
+            let (batcher, stop) = (Arc::clone(batcher), stop.clone());
+            tasks.spawn(async move { batcher.run(stop).await });
+        }
+        for batcher in &self.admission {
             let (batcher, stop) = (Arc::clone(batcher), stop.clone());
             tasks.spawn(async move { batcher.run(stop).await });
         }
@@ -197,6 +204,20 @@ impl Batchers {
         let (settlement, token) = (Arc::clone(&self.settlement), stop.clone());
         tasks.spawn(async move { settlement.run(token).await });
     }
+}
+
+/// A batcher for each partition of a lane.
+fn partitioned<L: Commands>(
+    link: &Link,
+    subjects: &Subjects,
+    partitions: u16,
+    waiting: &Arc<Waiting<L>>,
+) -> Vec<Arc<Batcher<L>>> {
+    let batcher = |no| {
+        let subject = subjects.partition(L::LANE, PartitionNo(no));
+        Arc::new(Batcher::new(link.clone(), subject, Arc::clone(waiting)))
+    };
+    (0..partitions).map(batcher).collect()
 }
 
 /// The subscriptions of an ingress; made before it listens.

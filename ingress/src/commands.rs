@@ -27,7 +27,7 @@ use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
 use onsale_schema::outcome::Missing;
-use onsale_schema::{Lane, Timestamp, ledger, seats, settlement};
+use onsale_schema::{Lane, Timestamp, admission, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -143,6 +143,8 @@ async fn progress(pool: &Pool, token: &CommandToken) -> Result<Progress, db::Err
 pub enum Told {
     /// Of a seat command.
     Seats(seats::Outcome),
+    /// Of a command to a waiting room.
+    Admission(admission::Outcome),
     /// Of a charge.
     Ledger(ledger::Outcome),
     /// Of a payment.
@@ -153,6 +155,7 @@ pub enum Told {
 async fn decided(app: &App, token: &CommandToken, outcomes: &[u8]) -> Result<Answer, Problem> {
     let told = match token.asked.lane() {
         Lane::Seats => Told::Seats(at(token, outcomes)?),
+        Lane::Admission => Told::Admission(at(token, outcomes)?),
         Lane::Ledger => Told::Ledger(at(token, outcomes)?),
         Lane::Settlement => Told::Settlement(at(token, outcomes)?),
     };
@@ -195,6 +198,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             reservations::cancelled(app, &outcome).await
         }
         (Asked::Task, Told::Settlement(outcome)) => tasks::attended(&outcome),
+        (Asked::Room, Told::Admission(outcome)) => roomed(&outcome),
         (
             Asked::Hold(_)
             | Asked::Release
@@ -206,8 +210,9 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Charge
             | Asked::Payment
             | Asked::Cancellation
-            | Asked::Task,
-            Told::Seats(_) | Told::Ledger(_) | Told::Settlement(_),
+            | Asked::Task
+            | Asked::Room,
+            Told::Seats(_) | Told::Admission(_) | Told::Ledger(_) | Told::Settlement(_),
         ) => {
             tracing::error!("a lane has answered for another");
             Err(Problem::internal())
@@ -233,6 +238,30 @@ fn noted(outcome: &seats::Outcome) -> Result<Answer, Problem> {
             Err(Problem::internal())
         }
     }
+}
+
+/// What became of a command to a waiting room, for somebody who looks on.
+fn roomed(outcome: &admission::Outcome) -> Result<Answer, Problem> {
+    use admission::{Outcome, Refusal};
+    let refusal = match outcome {
+        Outcome::Joined(_) | Outcome::Left { .. } | Outcome::Applied | Outcome::Policy(_) => {
+            return Ok(Answer::done());
+        }
+        Outcome::DeadLettered => return Err(Problem::unavailable()),
+        Outcome::Refused(refusal) => refusal,
+    };
+    Err(Problem::new(match refusal {
+        Refusal::CommandExpired => Code::CommandExpired,
+        Refusal::KeyReused => Code::IdempotencyKeyReused,
+        Refusal::RoomFull => Code::Overloaded,
+        Refusal::PolicyInvalid => Code::ValidationFailed,
+        // What was meant is not there, or not any more.
+        Refusal::UnknownSchedule
+        | Refusal::RoomOff
+        | Refusal::NotFound
+        | Refusal::BeaconFixed
+        | Refusal::NotDue => Code::NotFound,
+    }))
 }
 
 fn at<O: DeserializeOwned>(token: &CommandToken, outcomes: &[u8]) -> Result<O, Problem> {

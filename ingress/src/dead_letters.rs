@@ -23,7 +23,7 @@ use axum::response::Response;
 use onsale_schema::message::{Command, decode};
 use onsale_schema::{
     CommandId, DeadLetterId, Lane, Money, PartitionNo, ReservationId, ScheduleId, SeatNo,
-    Timestamp, UserId, ledger, partition, seats, settlement,
+    Timestamp, UserId, admission, ledger, partition, seats, settlement,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,7 @@ struct CommandView {
 /// A command that can be read.
 enum Readable {
     Seats(Command<seats::Kind>),
+    Admission(Command<admission::Kind>),
     Ledger(Command<ledger::Kind>),
     Settlement(Command<settlement::Kind>),
 }
@@ -110,6 +111,7 @@ impl Readable {
         }
         match row.lane {
             Lane::Seats => read(row).map(Self::Seats),
+            Lane::Admission => read(row).map(Self::Admission),
             Lane::Ledger => read(row).map(Self::Ledger),
             Lane::Settlement => read(row).map(Self::Settlement),
         }
@@ -153,6 +155,10 @@ impl Readable {
                     ..CommandView::of(command, command.kind.name())
                 }
             }
+            Self::Admission(command) => CommandView {
+                schedule_id: Some(command.kind.schedule_id()),
+                ..CommandView::of(command, command.kind.name())
+            },
             Self::Ledger(command) => {
                 let ledger::Kind::Charge { amount, .. } = &command.kind;
                 CommandView {
@@ -227,7 +233,7 @@ impl From<Row> for DeadLetter {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Only of this lane: `seats`, `ledger` or `settlement`.
+    /// Only of this lane: `seats`, `admission`, `ledger` or `settlement`.
     #[param(value_type = Lane, required = false)]
     lane: Option<String>,
     /// Only those that were tried again (`true`), or never (`false`).
@@ -338,6 +344,16 @@ pub async fn retry(
             let place = (asked, Some(partition));
             retry
                 .send(batcher, command, place, in_flight, Told::Seats)
+                .await
+        }
+        Readable::Admission(command) => {
+            let schedule = command.kind.schedule_id();
+            let partition = partition::of_schedule(schedule, app.partitions);
+            let in_flight = app.gate.admit_room(schedule, partition)?;
+            let batcher = app.batchers.admission(partition);
+            let place = (Asked::Room, Some(partition));
+            retry
+                .send(batcher, command, place, in_flight, Told::Admission)
                 .await
         }
         Readable::Ledger(command) => {

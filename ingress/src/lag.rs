@@ -28,6 +28,7 @@ pub struct Gate {
     schedule_in_flight_max: u32,
     money_in_flight_max: u32,
     seats: Vec<Report>,
+    admission: Vec<Report>,
     ledger: Report,
     settlement: Report,
     schedules: RwLock<HashMap<ScheduleId, Arc<AtomicU32>>>,
@@ -97,6 +98,7 @@ impl Gate {
             schedule_in_flight_max: flow.schedule_in_flight_max,
             money_in_flight_max: flow.money_in_flight_max,
             seats: (0..partitions).map(|_| Report::default()).collect(),
+            admission: (0..partitions).map(|_| Report::default()).collect(),
             ledger: Report::default(),
             settlement: Report::default(),
             schedules: RwLock::default(),
@@ -110,6 +112,7 @@ impl Gate {
     fn report(&self, lane: Lane, partition: PartitionNo) -> Option<&Report> {
         match lane {
             Lane::Seats => self.seats.get(usize::from(partition.0)),
+            Lane::Admission => self.admission.get(usize::from(partition.0)),
             Lane::Ledger => Some(&self.ledger),
             Lane::Settlement => Some(&self.settlement),
         }
@@ -141,6 +144,19 @@ impl Gate {
         partition: PartitionNo,
     ) -> Result<InFlight, Problem> {
         self.admit(Lane::Seats, partition)?;
+        self.let_in(self.schedule(schedule), self.schedule_in_flight_max)
+    }
+
+    /// The same for a command to a schedule's waiting room.
+    ///
+    /// # Errors
+    /// `overloaded`, with when to come again.
+    pub fn admit_room(
+        &self,
+        schedule: ScheduleId,
+        partition: PartitionNo,
+    ) -> Result<InFlight, Problem> {
+        self.admit(Lane::Admission, partition)?;
         self.let_in(self.schedule(schedule), self.schedule_in_flight_max)
     }
 

@@ -1,7 +1,7 @@
 //! The lanes that the ingress sends to, as types: what goes in, what comes back.
 
 use onsale_schema::seats::Places;
-use onsale_schema::{Lane, ledger, seats, settlement};
+use onsale_schema::{Lane, admission, ledger, seats, settlement};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,8 @@ const KIND_BYTES: usize = 224;
 const SEAT_BYTES: usize = 5;
 /// Room for one id in a list.
 const ID_BYTES: usize = 18;
+/// Room for the number of one ticket.
+const ARRIVAL_BYTES: usize = 5;
 /// Room for places of one section, besides its name.
 const PLACES_BYTES: usize = 32;
 
@@ -68,6 +70,26 @@ impl Commands for Seats {
             seats::Kind::Cancelled { seats, .. } => KIND_BYTES + SEAT_BYTES * seats.len(),
             seats::Kind::Rehold { seats, .. } => 2 * KIND_BYTES + SEAT_BYTES * seats.len(),
             seats::Kind::Policy { .. } => 2 * KIND_BYTES,
+        }
+    }
+}
+
+/// See [`Lane::Admission`].
+pub enum Admission {}
+
+impl Commands for Admission {
+    type Kind = admission::Kind;
+    type Outcome = admission::Outcome;
+    const LANE: Lane = Lane::Admission;
+
+    fn kind_bytes_max(kind: &admission::Kind) -> usize {
+        match kind {
+            admission::Kind::Join { .. } | admission::Kind::Leave { .. } => KIND_BYTES,
+            admission::Kind::Policy { .. } => 2 * KIND_BYTES,
+            admission::Kind::Seen { tickets, .. } => KIND_BYTES + ARRIVAL_BYTES * tickets.len(),
+            admission::Kind::Holds { changes, .. } => KIND_BYTES * (1 + changes.len()),
+            admission::Kind::NameBeacon { name, .. } => KIND_BYTES + name.len(),
+            admission::Kind::RevealBeacon { value, .. } => KIND_BYTES + value.len(),
         }
     }
 }

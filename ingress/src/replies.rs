@@ -4,7 +4,7 @@
 //! who waited have gone; so a lost reply costs nothing in the end.
 
 use crate::flight::{Flight, NotSent};
-use crate::lane::{Commands, Ledger, Seats, Settlement};
+use crate::lane::{Admission, Commands, Ledger, Seats, Settlement};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use metrics::Gauge;
@@ -120,6 +120,8 @@ impl<L: Commands> Waiting<L> {
 pub struct Replies {
     /// Of the seats' owners.
     pub seats: Arc<Waiting<Seats>>,
+    /// Of the rooms' owners.
+    pub admission: Arc<Waiting<Admission>>,
     /// Of the ledger.
     pub ledger: Arc<Waiting<Ledger>>,
     /// Of settlement.
@@ -142,6 +144,7 @@ impl Replies {
                 _ = sweep.tick() => {
                     let now = clock.now();
                     self.seats.sweep(now);
+                    self.admission.sweep(now);
                     self.ledger.sweep(now);
                     self.settlement.sweep(now);
                 }
@@ -152,6 +155,7 @@ impl Replies {
     fn dispatch(&self, message: &async_nats::Message) {
         match lane_of(&message.subject) {
             Some(Lane::Seats) => self.seats.resolve(&message.payload),
+            Some(Lane::Admission) => self.admission.resolve(&message.payload),
             Some(Lane::Ledger) => self.ledger.resolve(&message.payload),
             Some(Lane::Settlement) => self.settlement.resolve(&message.payload),
             None => tracing::error!("a reply came on no lane"),
@@ -162,9 +166,7 @@ impl Replies {
 /// The lane is the last token of a reply's subject.
 fn lane_of(subject: &str) -> Option<Lane> {
     let name = subject.rsplit('.').next()?;
-    [Lane::Seats, Lane::Ledger, Lane::Settlement]
-        .into_iter()
-        .find(|lane| lane.as_str() == name)
+    Lane::ALL.into_iter().find(|lane| lane.as_str() == name)
 }
 
 #[cfg(test)]

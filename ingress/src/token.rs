@@ -41,6 +41,8 @@ pub enum Asked {
     Cancellation,
     /// To see to a refund that is stuck.
     Task,
+    /// Anything of a waiting room.
+    Room,
 }
 
 impl Asked {
@@ -55,6 +57,7 @@ impl Asked {
             | Self::Notice
             | Self::Block(_)
             | Self::Unblock(_) => Lane::Seats,
+            Self::Room => Lane::Admission,
             Self::Charge => Lane::Ledger,
             Self::Payment | Self::Cancellation | Self::Task => Lane::Settlement,
         }
@@ -116,6 +119,7 @@ impl Signer {
             Asked::Extension => (8, Uuid::nil()),
             Asked::Cancellation => (9, Uuid::nil()),
             Asked::Task => (10, Uuid::nil()),
+            Asked::Room => (11, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -169,6 +173,7 @@ impl Signer {
                 8 => Asked::Extension,
                 9 => Asked::Cancellation,
                 10 => Asked::Task,
+                11 => Asked::Room,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])

@@ -49,7 +49,7 @@ pub struct Args {
 #[serde(rename_all = "camelCase")]
 pub struct Partition {
     /// The lane.
-    pub lane: &'static str,
+    pub lane: Lane,
     /// The partition.
     pub partition: u16,
     /// The worker that owns it.
@@ -117,7 +117,7 @@ struct Row {
     applied_at: Timestamp,
 }
 
-/// All partitions of the seats lane, in order.
+/// All partitions of the lanes that have some, in order.
 ///
 /// # Errors
 /// When a server can't be reached.
@@ -133,28 +133,28 @@ pub async fn list(
 
 /// What Postgres knows of them.
 async fn owned(database_url: &str, lease_ms: u32) -> anyhow::Result<Vec<Partition>> {
-    let lane = Lane::Seats;
     let mut conn = db::connect(database_url)
         .await
         .context("connecting to Postgres")?;
-    let rows = rows(&mut conn, lane, lease_ms)
-        .await
-        .context("reading the partitions")?;
-    let known = rows.into_iter().map(|row| {
-        Ok(Partition {
-            lane: lane.as_str(),
-            partition: u16::try_from(row.partition_no).context("a partition's number")?,
-            owner: row.owner,
-            alive: row.alive,
-            epoch: row.epoch,
-            commit_no: row.commit_no,
-            incarnation: row.incarnation,
-            applied_seq: row.applied_seq,
-            applied_at: row.applied_at,
-            undecided: None,
-        })
-    });
-    known.collect()
+    let mut all = Vec::new();
+    for lane in Lane::partitioned() {
+        let rows = rows(&mut conn, lane, lease_ms).await;
+        for row in rows.context("reading the partitions")? {
+            all.push(Partition {
+                lane,
+                partition: u16::try_from(row.partition_no).context("a partition's number")?,
+                owner: row.owner,
+                alive: row.alive,
+                epoch: row.epoch,
+                commit_no: row.commit_no,
+                incarnation: row.incarnation,
+                applied_seq: row.applied_seq,
+                applied_at: row.applied_at,
+                undecided: None,
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// Asks the stream how much lies behind each.
@@ -163,16 +163,17 @@ async fn count(
     nats_url: &str,
     subject_prefix: &str,
 ) -> anyhow::Result<()> {
-    let lane = Lane::Seats;
     let client = nats::connect(nats_url, "onsale-partitions").await?;
     let subjects = Subjects::new(subject_prefix)?;
-    let stream = nats::jetstream(client)
-        .get_stream(subjects.stream(lane))
-        .await;
-    let stream = stream.context("looking at the stream")?;
-    for known in partitions {
-        let subject = subjects.partition(lane, PartitionNo(known.partition));
-        known.undecided = Some(behind(&stream, subject, known).await?);
+    let jetstream = nats::jetstream(client);
+    for of_lane in partitions.chunk_by_mut(|a, b| a.lane == b.lane) {
+        let lane = of_lane[0].lane;
+        let stream = jetstream.get_stream(subjects.stream(lane)).await;
+        let stream = stream.context("looking at the stream")?;
+        for known in of_lane {
+            let subject = subjects.partition(lane, PartitionNo(known.partition));
+            known.undecided = Some(behind(&stream, subject, known).await?);
+        }
     }
     Ok(())
 }

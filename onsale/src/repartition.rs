@@ -126,9 +126,9 @@ pub async fn change(
         sql_query(
             "UPDATE partition SET owner = NULL, epoch = epoch + 1, \
                  incarnation = incarnation + 1, applied_seq = 0 \
-             WHERE lane = $1 AND applied_seq > 0",
+             WHERE lane = ANY ($1) AND applied_seq > 0",
         )
-        .bind::<Text, _>(Lane::Seats.as_str())
+        .bind::<Array<Text>, Vec<_>>(Lane::partitioned().map(Lane::as_str).collect())
         .execute(conn)
         .await?;
         Ok(before.n)

@@ -140,6 +140,30 @@ const HEALTHY: &str = "
                             created_at, done_at)
         VALUES (id(921), id(901), id(1), id(402), 'POINTS', price - fee, 'DONE', id(303), at(30),
                 at(30)) $$;
+    -- A drawn room of three; the second of its line came back after it was passed over.
+    INSERT INTO waiting_room (schedule_id, secret, mode, paused, opens_at, capacity,
+            rate_per_second, pass_ms, presence_ms, holds_per_pass, version, arrivals, digest,
+            closed_at, lobby_size, lobby_digest, lobby_order, seed, front, admissions, rate_used,
+            latest)
+        VALUES (id(16), sha256('s'), 'DRAW', false, at(5), 2, 10, 60000, 60000, 4, 9, 5, sha256('t'),
+            at(5), 3, sha256('u'), 'DRAWN', sha256('v'), 4, 4, at(9), at(40));
+    CREATE FUNCTION stand(n integer, buyer integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO ticket (ticket_id, schedule_id, arrival_no, user_id, fingerprint, status,
+                            joined_at)
+        VALUES (id(2000 + n), id(16), n, id(buyer), id(0), 'WAITING', at(n)) $$;
+    CREATE FUNCTION admit(n integer, no integer, from_place integer, at_s integer, active integer,
+                          passed boolean) RETURNS void LANGUAGE sql AS $$
+        UPDATE ticket SET status = 'ADMITTED', admission_no = no, admitted_at = at(at_s),
+            place = from_place, active_before = active, capacity = 2, was_passed = passed,
+            pass_until = at(at_s + 60) WHERE arrival_no = n $$;
+    CREATE FUNCTION finish(n integer, state text, at_s integer) RETURNS void LANGUAGE sql AS $$
+        UPDATE ticket SET status = state, ended_at = at(at_s) WHERE arrival_no = n $$;
+    SELECT stand(0, 1), stand(1, 2), stand(2, 3), stand(3, 4), stand(4, 5);
+    SELECT admit(2, 0, 0, 6, 0, false), admit(1, 1, 2, 7, 1, false);
+    SELECT finish(2, 'DONE', 20);
+    SELECT admit(0, 2, 1, 20, 1, true);
+    SELECT finish(1, 'LEFT', 30);
+    SELECT admit(3, 3, 3, 31, 1, false);
     INSERT INTO notice VALUES (id(701), 'seats', id(16), '', at(20), at(21));
     INSERT INTO outbox VALUES ('seats', id(16), 1, '', at(20), at(21));";
 
@@ -398,6 +422,102 @@ const CASES: &[Case] = &[
         "cancelled seats that counted no more",
         "SELECT partly(); SELECT reserve(1010, 4, '{4,5,6}', 'HELD', 30, 330, NULL)",
         &[],
+    ),
+    (
+        "two live tickets of one user",
+        "DROP INDEX ticket_live; UPDATE ticket SET user_id = id(1) WHERE arrival_no = 4",
+        &["Q1"],
+    ),
+    (
+        "another ticket after the first has ended",
+        "UPDATE ticket SET user_id = id(2) WHERE arrival_no = 4",
+        &[],
+    ),
+    (
+        "a ticket that is lost",
+        "DELETE FROM ticket WHERE arrival_no = 4",
+        &["Q1"],
+    ),
+    (
+        "a number that was given twice",
+        "DROP INDEX ticket_arrival_no; UPDATE ticket SET arrival_no = 2 WHERE arrival_no = 4",
+        &["Q1"],
+    ),
+    (
+        "a number that was left out",
+        "UPDATE ticket SET arrival_no = 5 WHERE arrival_no = 4",
+        &["Q1"],
+    ),
+    (
+        "a ticket without a room",
+        "DELETE FROM ticket WHERE arrival_no < 4;
+         DELETE FROM waiting_room",
+        &["Q1"],
+    ),
+    (
+        "an admission to a full room",
+        "ALTER TABLE ticket DROP CONSTRAINT ticket_room;
+         UPDATE ticket SET capacity = 1 WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    (
+        "an admission that says that the room was emptier than it was",
+        "UPDATE ticket SET active_before = 0 WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    (
+        "what ended in the moment of an admission, counted before it or after it",
+        "UPDATE ticket SET ended_at = at(31), active_before = 1 WHERE arrival_no = 1;
+         SELECT finish(0, 'EXPIRED', 31)",
+        &[],
+    ),
+    (
+        "an admission out of order",
+        "UPDATE ticket SET was_passed = false WHERE arrival_no = 0",
+        &["Q2"],
+    ),
+    (
+        "an admission before the opening",
+        "UPDATE waiting_room SET closed_at = at(7)",
+        &["Q2"],
+    ),
+    (
+        "an admission that is left out",
+        "UPDATE ticket SET admission_no = 5 WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    (
+        "an admission that the room knows nothing of",
+        "UPDATE waiting_room SET admissions = 3",
+        &["Q2"],
+    ),
+    (
+        "admissions that went back in time",
+        "UPDATE ticket SET admitted_at = at(8), joined_at = at(1) WHERE arrival_no = 3;
+         UPDATE ticket SET ended_at = at(8) WHERE arrival_no IN (1, 2)",
+        &["Q2"],
+    ),
+    (
+        "a latecomer in the lobby's places",
+        "UPDATE ticket SET place = 4 WHERE arrival_no = 0;
+         UPDATE waiting_room SET front = 5",
+        &["Q2"],
+    ),
+    (
+        "a place of two",
+        "UPDATE ticket SET place = 2 WHERE arrival_no = 0",
+        &["Q2"],
+    ),
+    (
+        "a place that the line has not come to",
+        "UPDATE waiting_room SET admissions = 3, front = 3;
+         UPDATE ticket SET admission_no = 3 WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    (
+        "a ticket whose key made a reservation, too",
+        "UPDATE ticket SET ticket_id = id(1102) WHERE arrival_no = 4",
+        &["I1"],
     ),
     (
         "a balance out of nothing",

@@ -51,7 +51,7 @@ async fn from_an_empty_database_to_an_audited_demo() {
 
     let table = ends(run(&["audit"]), 0);
     assert!(
-        table.contains("all 14 hold") && table.contains("not compared"),
+        table.contains("all 16 hold") && table.contains("not compared"),
         "{table}"
     );
     let report: Value = serde_json::from_str(&ends(run(&["audit", "--json"]), 0)).unwrap();
@@ -62,7 +62,8 @@ async fn from_an_empty_database_to_an_audited_demo() {
         .iter()
         .map(|check| &check["id"]);
     let expected = [
-        "S1", "S2", "S3", "S4", "S5", "L1", "L2", "P1", "P2", "P3", "I1", "F1", "F2", "O1",
+        "S1", "S2", "S3", "S4", "S5", "Q1", "Q2", "L1", "L2", "P1", "P2", "P3", "I1", "F1", "F2",
+        "O1",
     ];
     assert!(ids.eq(expected.iter()), "{report}");
 
@@ -72,7 +73,7 @@ async fn from_an_empty_database_to_an_audited_demo() {
         .unwrap();
     let report: Value = serde_json::from_str(&ends(run(&["audit", "--json"]), 1)).unwrap();
     assert_eq!(report["ok"], json!(false));
-    assert_eq!(report["checks"][5]["violations"], json!(50));
+    assert_eq!(report["checks"][7]["violations"], json!(50));
     let table = ends(run(&["audit"]), 1);
     assert!(
         table.contains("VIOLATED") && table.contains("and 45 more"),

@@ -3,6 +3,7 @@
 
 mod checks;
 mod orders;
+mod queue;
 
 use crate::db::Error;
 use diesel::sql_types::{BigInt, Text};

@@ -118,7 +118,7 @@ pub struct Streams {
           value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
 
-    /// The most that each of the four streams may take on the disk of each NATS server that has a
+    /// The most that each of the five streams may take on the disk of each NATS server that has a
     /// copy, in bytes. JetStream reserves it.
     #[arg(long = "stream-bytes-max", env = "ONSALE_STREAM_BYTES_MAX", default_value_t = 1 << 30,
           value_parser = clap::value_parser!(i64).range(1_048_576..))]

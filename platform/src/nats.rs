@@ -253,7 +253,7 @@ fn stream_configs(subjects: &Subjects, settings: &config::Streams) -> Vec<stream
         match lane {
             // What is decided stays until it is old, so a full stream is the rule, and its oldest
             // messages are decided long ago: back-pressure shuts a partition much earlier.
-            Lane::Seats => config.discard = stream::DiscardPolicy::Old,
+            Lane::Seats | Lane::Admission => config.discard = stream::DiscardPolicy::Old,
             // What is decided is gone. A full queue holds nothing but undecided commands, of which
             // none may vanish: the next is refused, and its client learns of it at once.
             Lane::Ledger | Lane::Settlement => {
@@ -281,7 +281,7 @@ fn refusal(error: &CreateStreamError, settings: &config::Streams) -> String {
     ];
     match error.kind() {
         CreateStreamErrorKind::JetStream(why) if NO_ROOM.contains(&why.error_code()) => format!(
-            "{why}: each of the four streams reserves {} bytes on the NATS server; raise its \
+            "{why}: each of the five streams reserves {} bytes on the NATS server; raise its \
              max_file_store, or lower ONSALE_STREAM_BYTES_MAX",
             settings.bytes_max
         ),

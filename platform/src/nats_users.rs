@@ -86,6 +86,7 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
                 subjects.all_replies(),
                 subjects.lags(),
                 subjects.maps(),
+                subjects.watermarks(),
                 subjects.revocations(),
             ]);
         }
@@ -93,9 +94,11 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
             publish.extend([
                 // Expiries and notices are commands, too.
                 subjects.lane_filter(Lane::Seats),
+                subjects.lane_filter(Lane::Admission),
                 subjects.all_replies(),
                 subjects.lags(),
                 subjects.maps(),
+                subjects.watermarks(),
                 subjects.nudges(),
                 subjects.events_filter(),
             ]);
@@ -116,7 +119,9 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
                 publish.push(api("STREAM.UPDATE", &stream));
             }
             // What looks into a queue would take from it.
-            publish.extend(reading(&subjects.stream(Lane::Seats)));
+            for lane in Lane::partitioned() {
+                publish.extend(reading(&subjects.stream(lane)));
+            }
             publish.extend(reading(&subjects.events_stream()));
             publish.extend([
                 api("STREAM.INFO", &subjects.stream(Lane::Ledger)),

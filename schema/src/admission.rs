@@ -262,7 +262,7 @@ pub enum Refusal {
     CommandExpired,
     /// The key was used for another request.
     KeyReused,
-    /// No such schedule, or it never had a waiting room.
+    /// No such schedule is on sale.
     UnknownSchedule,
     /// The waiting room is off: no ticket is needed.
     RoomOff,

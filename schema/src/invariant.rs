@@ -39,6 +39,10 @@ invariants! {
     S4 = "reservations change only HELD→PAID/EXPIRED/RELEASED and PAID→CANCELLED",
     /// Found by the audit only.
     S5 = "a user's live seats per schedule are within the limit at the time of the hold",
+    /// Last line of defence: the unique indexes of `ticket`.
+    Q1 = "one live ticket per user and schedule, and arrival numbers are unique and dense",
+    /// Last line of defence: a check of `ticket`; the order is found by the audit only.
+    Q2 = "admissions are in order among the present, and none was made while the room was full",
     /// Last line of defence: the check that a balance is not negative.
     L1 = "balance = credits − debits for every account, all transfers sum to zero, and no user's \
           balance is negative",

@@ -60,15 +60,33 @@ macro_rules! text_enum {
 }
 
 text_enum! {
-    /// Where commands go. `seats` is partitioned and decided in order; `ledger` and `settlement` are
-    /// work queues for competing consumers.
+    /// Where commands go. `seats` and `admission` are partitioned and decided in order; `ledger` and
+    /// `settlement` are work queues for competing consumers.
     Lane {
         /// Seat decisions, in order per partition.
         Seats = "seats",
+        /// Waiting rooms, in order per partition.
+        Admission = "admission",
         /// Point charges.
         Ledger = "ledger",
         /// Payments of reservations.
         Settlement = "settlement",
+    }
+}
+
+impl Lane {
+    /// Whether its commands are decided in order, each partition by its owner.
+    #[must_use]
+    pub fn is_partitioned(self) -> bool {
+        match self {
+            Self::Seats | Self::Admission => true,
+            Self::Ledger | Self::Settlement => false,
+        }
+    }
+
+    /// The lanes whose commands are decided in order.
+    pub fn partitioned() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|lane| lane.is_partitioned())
     }
 }
 

@@ -45,7 +45,7 @@ impl Subjects {
         }
     }
 
-    /// The stream of a lane: `SEATS`, `LEDGER`, `SETTLEMENT`.
+    /// The stream of a lane: `SEATS`, `ADMISSION`, `LEDGER`, `SETTLEMENT`.
     #[must_use]
     pub fn stream(&self, lane: Lane) -> String {
         self.name(&lane.as_str().to_uppercase())
@@ -66,9 +66,10 @@ impl Subjects {
     /// What the lane's stream holds.
     #[must_use]
     pub fn lane_filter(&self, lane: Lane) -> String {
-        match lane {
-            Lane::Seats => self.subject(&format!("cmd.{lane}.*")),
-            Lane::Ledger | Lane::Settlement => self.queue(lane),
+        if lane.is_partitioned() {
+            self.subject(&format!("cmd.{lane}.*"))
+        } else {
+            self.queue(lane)
         }
     }
 
@@ -112,6 +113,18 @@ impl Subjects {
     #[must_use]
     pub fn maps(&self) -> String {
         self.subject("map.seats.*")
+    }
+
+    /// How far the lines of one partition are (core NATS).
+    #[must_use]
+    pub fn watermark(&self, partition: PartitionNo) -> String {
+        self.subject(&format!("watermark.admission.{partition}"))
+    }
+
+    /// How far all lines are.
+    #[must_use]
+    pub fn watermarks(&self) -> String {
+        self.subject("watermark.admission.*")
     }
 
     /// Lag of one partition (core NATS).
@@ -193,6 +206,7 @@ mod tests {
         assert_eq!(plain.lane_filter(Lane::Ledger), "cmd.ledger");
         let test = Subjects::new("t1").unwrap();
         assert_eq!(test.lane_filter(Lane::Seats), "t1.cmd.seats.*");
+        assert_eq!(test.lane_filter(Lane::Admission), "t1.cmd.admission.*");
         assert_eq!(test.stream(Lane::Settlement), "t1_SETTLEMENT");
         assert_eq!(
             (plain.user("ingress"), test.user("ingress")),

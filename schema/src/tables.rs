@@ -208,6 +208,29 @@ diesel::table! {
         note -> Nullable<Text>, at -> Timestamptz,
     }
 }
+diesel::table! {
+    waiting_room (schedule_id) {
+        schedule_id -> Uuid, secret -> Binary, commitment -> Binary, mode -> Text, paused -> Bool,
+        opens_at -> Timestamptz, capacity -> Integer, rate_per_second -> Integer,
+        pass_ms -> BigInt, presence_ms -> BigInt, holds_per_pass -> Integer,
+        beacon_name -> Nullable<Text>, version -> BigInt, arrivals -> Integer, digest -> Binary,
+        closed_at -> Nullable<Timestamptz>, lobby_size -> Nullable<Integer>,
+        lobby_digest -> Nullable<Binary>, beacon -> Nullable<Binary>,
+        lobby_order -> Nullable<Text>, seed -> Nullable<Binary>, revealed -> Nullable<Binary>,
+        front -> Integer, admissions -> Integer, rate_used -> Timestamptz, latest -> Timestamptz,
+    }
+}
+diesel::table! {
+    ticket (ticket_id) {
+        ticket_id -> Uuid, schedule_id -> Uuid, arrival_no -> Integer, user_id -> Uuid,
+        fingerprint -> Uuid, status -> Text, joined_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>, admission_no -> Nullable<Integer>,
+        admitted_at -> Nullable<Timestamptz>, place -> Nullable<Integer>,
+        active_before -> Nullable<Integer>, capacity -> Nullable<Integer>,
+        was_passed -> Nullable<Bool>, pass_until -> Nullable<Timestamptz>,
+        holds -> Nullable<Jsonb>,
+    }
+}
 
 diesel::joinable!(schedule -> concert (concert_id));
 diesel::joinable!(sale -> schedule (schedule_id));

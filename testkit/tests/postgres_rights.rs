@@ -135,7 +135,7 @@ async fn every_role_may_do_what_is_listed_with_every_table_and_nothing_else() {
 async fn what_nobody_may_is_refused() {
     let db = database().await;
     let owners = "account partition outcome outbox notice reservation payment seat_claim \
-                  seat_block transfer";
+                  seat_block ticket transfer waiting_room";
     let mut refused: Vec<(Role, String)> = Vec::new();
     for role in Role::ALL {
         for sql in [
@@ -176,6 +176,10 @@ async fn what_nobody_may_is_refused() {
         "DELETE FROM webhook",
         "UPDATE webhook SET url = ''",
         "UPDATE webhook SET secret = ''",
+        "UPDATE waiting_room SET secret = ''",
+        "DELETE FROM waiting_room",
+        "DELETE FROM ticket",
+        "UPDATE ticket SET arrival_no = 0",
     ] {
         refused.push((Role::Workers, sql.to_owned()));
     }
@@ -191,6 +195,9 @@ async fn what_nobody_may_is_refused() {
         refused.push((Role::Reader, format!("SELECT {column} FROM webhook")));
     }
     refused.push((Role::Ingress, "UPDATE webhook SET cursor_no = 0".to_owned()));
+    for role in [Role::Ingress, Role::Reader] {
+        refused.push((role, "SELECT secret FROM waiting_room".to_owned()));
+    }
     for role in Role::ALL {
         let client = connect(&db.url_of(role)).await;
         for (_, sql) in refused.iter().filter(|(whose, _)| *whose == role) {

@@ -27,7 +27,7 @@ pub struct Config {
     pub roles: Roles,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub seats: Seats,
+    pub ownership: Ownership,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: Money,
@@ -96,8 +96,8 @@ impl Settings for Config {
 pub struct Roles {
     /// Roles of this process.
     #[arg(long, env = "ONSALE_ROLES", value_enum, value_delimiter = ',',
-          default_values_t = [Role::Seats, Role::Ledger, Role::Settlement, Role::Gateway,
-                              Role::Expiry, Role::Outbox])]
+          default_values_t = [Role::Seats, Role::Admission, Role::Ledger, Role::Settlement,
+                              Role::Gateway, Role::Expiry, Role::Outbox])]
     pub roles: Vec<Role>,
 }
 
@@ -106,6 +106,8 @@ pub struct Roles {
 pub enum Role {
     /// Owns partitions and decides their seats.
     Seats,
+    /// Owns partitions and decides who is let in from their waiting rooms.
+    Admission,
     /// Moves points.
     Ledger,
     /// Pays reservations.
@@ -120,7 +122,7 @@ pub enum Role {
 
 /// How partitions are owned and read.
 #[derive(Args, Clone)]
-pub struct Seats {
+pub struct Ownership {
     /// How long an owner that gives no sign of life keeps its partitions, in milliseconds. Longer
     /// than the time-outs of a session (2 s), so that what it has open ends first.
     #[arg(long, env = "ONSALE_LEASE_MS", default_value_t = 3000,
@@ -130,7 +132,8 @@ pub struct Seats {
     #[arg(long, env = "ONSALE_BATCH_COMMANDS", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch_commands: u32,
-    /// How often an owner looks for holds that are due, in milliseconds.
+    /// How often an owner looks for what is due, in milliseconds: holds that lapse, and who is the
+    /// next to be let in.
     #[arg(long, env = "ONSALE_TICK_MS", default_value_t = 200,
           value_parser = clap::value_parser!(u64).range(10..=5000))]
     pub tick_ms: u64,

@@ -5,17 +5,18 @@ use crate::gateway::{Gateway, toss::Toss};
 use crate::runtime::world::Publish;
 use async_nats::connection::State;
 use bytes::Bytes;
-use onsale_platform::{Clock, db, http, nats};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use onsale_platform::{Clock, db, http, nats, tx};
 use onsale_schema::WorkerId;
 use onsale_schema::subjects::Subjects;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The connections and settings of one worker process. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// This start of this process.
+    /// This start of this process, among the owners of partitions: see [`Self::member`].
     pub worker_id: WorkerId,
     /// Postgres.
     pub pool: db::Pool,
@@ -89,6 +90,34 @@ impl Context {
             config: Arc::new(config),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
         })
+    }
+
+    /// The same process as another member among the owners of partitions: each lane gives signs of
+    /// life of its own, so that one of them can be lost, or run elsewhere, without the others.
+    #[must_use]
+    pub fn member(&self) -> Self {
+        Self {
+            worker_id: WorkerId(uuid::Uuid::now_v7()),
+            ..self.clone()
+        }
+    }
+
+    /// A connection in a transaction that sees one snapshot, to read what one partition needs. It is
+    /// its own, because one of the pool is lent for less time than a large schedule may take.
+    pub(crate) async fn snapshot(
+        &self,
+    ) -> Result<(AsyncPgConnection, SemaphorePermit<'_>), db::Error> {
+        let unavailable = |error: String| db::Error::Unavailable(error);
+        let one_of_few = self.loads.acquire().await;
+        let one_of_few = one_of_few.map_err(|error| unavailable(error.to_string()))?;
+        let mut conn = db::connect(&self.config.common.servers.database_url())
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
+        conn.batch_execute("SET statement_timeout = 0").await?;
+        tx::begin(&mut conn).await?;
+        conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .await?;
+        Ok((conn, one_of_few))
     }
 
     /// Makes the streams that are missing. Who finds that one was deleted must do it: nobody else

@@ -1,6 +1,7 @@
 //! The workers: the partition runtime with its lanes, and the workers that compete for messages,
 //! sweep and publish. One process runs any subset of the roles.
 
+pub mod admission;
 pub mod compete;
 pub mod config;
 pub mod context;

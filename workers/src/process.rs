@@ -1,8 +1,10 @@
 //! A worker process: its roles as tasks of one set, joined at shutdown.
 
+use crate::admission::Admission;
 use crate::config::Role;
 use crate::context::{Context, Error};
 use crate::runtime;
+use crate::runtime::lane::Persistent;
 use crate::seats::Seats;
 use onsale_platform::db;
 use std::time::Duration;
@@ -24,7 +26,8 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), Error>
     for role in &ctx.config.roles.roles {
         let (ctx, stop) = (ctx.clone(), stop.clone());
         match role {
-            Role::Seats => tasks.spawn(seats(ctx, stop)),
+            Role::Seats => tasks.spawn(own::<Seats>(ctx.member(), stop)),
+            Role::Admission => tasks.spawn(own::<Admission>(ctx.member(), stop)),
             Role::Ledger => tasks.spawn(crate::ledger::run(ctx, stop)),
             Role::Settlement => tasks.spawn(crate::settlement::run(ctx, stop)),
             Role::Gateway => tasks.spawn(crate::settlement::orders::run(ctx, stop)),
@@ -32,7 +35,7 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), Error>
             Role::Outbox => tasks.spawn(crate::outbox::run(ctx, stop)),
         };
     }
-    tracing::info!(worker = %ctx.worker_id, roles = ?ctx.config.roles.roles, "working");
+    tracing::info!(roles = ?ctx.config.roles.roles, "working");
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = ended.unwrap_or_else(|e| Err(Error::Task(e.to_string())));
@@ -59,7 +62,9 @@ async fn keep_clock(ctx: Context, stop: CancellationToken) -> Result<(), Error> 
     Ok(())
 }
 
-async fn seats(ctx: Context, stop: CancellationToken) -> Result<(), Error> {
-    runtime::run::<Seats, Context>(ctx, stop).await;
+/// Owns a share of a lane's partitions.
+async fn own<L: Persistent>(ctx: Context, stop: CancellationToken) -> Result<(), Error> {
+    tracing::info!(worker = %ctx.worker_id, lane = %L::LANE, "owning partitions");
+    runtime::run::<L, Context>(ctx, stop).await;
     Ok(())
 }

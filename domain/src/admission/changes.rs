@@ -4,6 +4,7 @@
 use super::tickets::State;
 use super::{RoomRow, Slot};
 use onsale_schema::admission::{TicketChange, Watermark};
+use onsale_schema::draw::Secret;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::TicketStatus;
 use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
@@ -33,9 +34,12 @@ pub struct RoomChanges {
     pub(super) journal: Vec<Step>,
 }
 
-/// The row of a room. The update must be conditional on the version before.
+/// The row of a room. The update must be conditional on the version before; at version 0 there is no
+/// row yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomUpdate {
+    /// Written with the first version, and never again.
+    pub secret: Secret,
     /// As it was.
     pub before: RoomRow,
     /// As it is.

@@ -81,6 +81,7 @@ impl Room {
         let from_version = self.row.version;
         self.row.version += 1;
         mine.room = Some(RoomUpdate {
+            secret: self.secret,
             before: mine.before.clone(),
             after: self.row.clone(),
         });

@@ -73,10 +73,12 @@ impl Room {
             };
             let is_back = !self.back.is_empty();
             let next = match self.back.pop_first() {
-                Some((_, no)) => Some(no),
+                Some(next) => Some(next),
                 None => self.step_on(changes),
             };
-            let Some(no) = next else { return false };
+            let Some((place, no)) = next else {
+                return false;
+            };
             let awaited = if is_back { State::Back } else { State::Waiting };
             if self.tickets.state(no) != awaited {
                 continue;
@@ -84,7 +86,7 @@ impl Room {
             if self.presence.is_silent(no, self.row.policy.presence_ms) {
                 self.turn(no, State::Passed, changes);
             } else {
-                self.admit(no, is_back, now, changes);
+                self.admit((place, no), is_back, now, changes);
                 self.row.rate_used = rate_used;
             }
         }
@@ -104,7 +106,7 @@ impl Room {
     }
 
     /// The ticket at the front, which moves on.
-    fn step_on(&mut self, changes: &mut Changes) -> Option<ArrivalNo> {
+    fn step_on(&mut self, changes: &mut Changes) -> Option<(Place, ArrivalNo)> {
         let front = self.row.front;
         if front.0 >= self.row.arrivals {
             return None;
@@ -113,15 +115,22 @@ impl Room {
         let looked = self.near.pop_front();
         let no = looked.or_else(|| self.line.as_ref().map(|line| line.arrival(front)))?;
         self.row.front = Place(front.0 + 1);
-        Some(no)
+        Some((front, no))
     }
 
-    fn admit(&mut self, no: ArrivalNo, was_passed: bool, now: Timestamp, changes: &mut Changes) {
+    fn admit(
+        &mut self,
+        (place, no): (Place, ArrivalNo),
+        was_passed: bool,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) {
         let policy = self.row.policy;
         let slot = Slot {
             admission: Admission {
                 no: self.row.admissions,
                 at: now,
+                place,
                 active_before: self.active(),
                 capacity: (policy.mode != QueueMode::Open).then_some(policy.capacity),
                 was_passed,

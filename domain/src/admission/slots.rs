@@ -1,6 +1,7 @@
 //! Who has a pass, and until when.
 
 use onsale_schema::admission::{HOLDS_PER_PASS, HoldState};
+use onsale_schema::draw::Place;
 use onsale_schema::{ArrivalNo, ReservationId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,8 @@ pub struct Admission {
     pub no: u32,
     /// When (business time).
     pub at: Timestamp,
+    /// The place of its ticket.
+    pub place: Place,
     /// So many had a pass before.
     pub active_before: u32,
     /// The capacity; none where the room was open to everybody.

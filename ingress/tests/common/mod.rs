@@ -194,7 +194,7 @@ impl Bench {
         let stream = jetstream.get_stream(subjects.stream(lane)).await.unwrap();
         let config = consumer::pull::Config {
             ack_policy: match lane {
-                Lane::Seats => consumer::AckPolicy::None,
+                Lane::Seats | Lane::Admission => consumer::AckPolicy::None,
                 Lane::Ledger | Lane::Settlement => consumer::AckPolicy::Explicit,
             },
             ..Default::default()

@@ -21,8 +21,6 @@ use onsale_schema::{Lane, MessageId, Timestamp};
 pub const MESSAGES_MAX: u64 = 100_000;
 /// Outcomes are kept for a day; what is older than this may have lost its own by right.
 const AGE_MAX_MS: i64 = 23 * 3600 * 1000;
-/// The lanes with partitions.
-const LANES: [Lane; 1] = [Lane::Seats];
 /// How long the server may be silent while it has messages for us.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
@@ -94,7 +92,7 @@ impl Decided {
     /// When Postgres fails.
     pub async fn load(conn: &mut AsyncPgConnection) -> Result<Self, db::Error> {
         let mut lanes = Vec::new();
-        for lane in LANES {
+        for lane in Lane::partitioned() {
             lanes.push(LaneDecided::load(conn, lane).await?);
         }
         Ok(Self(lanes))

@@ -344,7 +344,8 @@ struct Shares {
 
 async fn shares(conn: &mut AsyncPgConnection) -> anyhow::Result<Shares> {
     let query = "WITH living AS (SELECT worker_id FROM worker
-                                 WHERE heartbeat_at > clock_timestamp() - interval '1 second')
+                                 WHERE heartbeat_at > clock_timestamp() - interval '1 second'
+                                   AND 'seats' = ANY (lanes))
                  SELECT (SELECT count(*) FROM partition JOIN living ON worker_id = owner
                          WHERE lane = 'seats') AS owned,
                         (SELECT count(*) FROM living) AS living,

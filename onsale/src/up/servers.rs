@@ -301,11 +301,11 @@ impl Servers {
     }
 }
 
-/// What our processes hold, and others beside. A worker has a pool (by default of 8) and up to 7 of
-/// its own: the committer's, the life-sign's, 4 that read schedules, and that of the one outbox that
-/// publishes.
+/// What our processes hold, and others beside. A worker has a pool (by default of 8) and up to 9 of
+/// its own: of each lane that it owns partitions of the committer's and the life-sign's, 4 that read
+/// schedules, and that of the one outbox that publishes.
 fn max_connections(processes: u16) -> u16 {
-    (100 + 15 * processes).max(200)
+    (100 + 17 * processes).max(200)
 }
 
 fn with_way_out(error: Error) -> anyhow::Error {

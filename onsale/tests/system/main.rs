@@ -39,6 +39,7 @@ mod streams;
 mod tasks;
 mod terms;
 mod tls;
+mod waiting_room;
 mod webhook_changes;
 mod webhooks;
 mod webhooks_tls;

@@ -5,20 +5,21 @@ use crate::load::{Load, Seen, keep_holding};
 use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale::{partitions, repartition};
+use onsale_schema::Lane;
 use onsale_testkit::spawn::Signal;
 use onsale_testkit::{SystemOptions, ports};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// The workers that own partitions now.
+/// The workers that own partitions of seats now: each lane of a process counts as one of its own.
 async fn owners(hall: &Hall) -> BTreeSet<onsale_schema::WorkerId> {
     let (nats, prefix) = (hall.operator_url(), &hall.system.prefix);
     let list = partitions::list(&hall.reader_url(), &nats, prefix)
         .await
         .expect("partitions");
     list.iter()
-        .filter(|p| p.alive)
+        .filter(|p| p.lane == Lane::Seats && p.alive)
         .filter_map(|p| p.owner)
         .collect()
 }
@@ -31,8 +32,9 @@ pub async fn owned_by(hall: &Hall, count: usize) {
         loop {
             let list = partitions::list(&reader, &nats, prefix).await;
             let list = list.expect("partitions");
-            let owners: BTreeSet<_> = list.iter().map(|p| p.owner).collect();
-            if list.iter().all(|p| p.alive) && owners.len() == count {
+            let owners: BTreeSet<_> = list.iter().map(|p| (p.lane, p.owner)).collect();
+            let lanes = Lane::partitioned().count();
+            if list.iter().all(|p| p.alive) && owners.len() == count * lanes {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -128,7 +130,7 @@ async fn the_number_of_partitions_changes_when_all_is_drained() {
     assert!(shown.status.success(), "{table}{why}");
     assert_eq!(
         table.lines().filter(|line| line.contains('?')).count(),
-        4,
+        4 * Lane::partitioned().count(),
         "{table}"
     );
     assert!(why.contains("is not known"), "{why}");

@@ -3,7 +3,7 @@
 //! They look at all history, not only at what is live, and at nothing but committed rows of one
 //! snapshot, so that they are as true under load as at rest.
 
-use super::{Limits, orders};
+use super::{Limits, orders, queue};
 use onsale_schema::invariant::Invariant;
 
 /// The query of an invariant: one column of text, one row per violation.
@@ -15,6 +15,8 @@ pub(super) fn query(invariant: Invariant, limits: Limits) -> String {
         Invariant::S3 => S3.to_owned(),
         Invariant::S4 => S4.to_owned(),
         Invariant::S5 => S5.to_owned(),
+        Invariant::Q1 => queue::Q1.to_owned(),
+        Invariant::Q2 => queue::Q2.to_owned(),
         Invariant::L1 => L1.to_owned(),
         Invariant::L2 => L2.to_owned(),
         Invariant::P1 => format!("{P1} UNION ALL {}", orders::P1),
@@ -389,7 +391,9 @@ FROM (SELECT command_id, 'reservation ' || reservation_id AS what FROM reservati
       SELECT DISTINCT cause, 'charge' FROM transfer WHERE kind = 'CHARGE'
       UNION ALL
       SELECT command_id, CASE WHEN lifts THEN 'lift of block ' ELSE 'block ' END || block_id
-      FROM seat_block) AS accepted
+      FROM seat_block
+      UNION ALL
+      SELECT ticket_id, 'ticket ' || arrival_no FROM ticket) AS accepted
 GROUP BY command_id
 HAVING count(*) > 1";
 

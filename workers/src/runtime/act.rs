@@ -21,7 +21,7 @@ pub async fn committed<L: PartitionedLane>(
 ) {
     reply_all::<L>(world, proposal.decided).await;
     if let Some(payload) = L::broadcast(&proposal.changes, now) {
-        let subject = world.subjects().map(proposal.partition);
+        let subject = L::broadcasts_to(world.subjects(), proposal.partition);
         world.publish(subject, payload).await;
     }
     if let Some(subject) = L::nudge(&proposal.changes, world.subjects()) {

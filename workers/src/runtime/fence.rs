@@ -1,6 +1,6 @@
-//! The statements that every partitioned lane shares: taking a partition, the fence, outcomes and
-//! dead letters. They are the only writers of `partition`, and of `outcome` and `dead_letter` rows
-//! of partitioned lanes.
+//! The statements that every partitioned lane shares: taking a partition, the fence, outcomes, dead
+//! letters, and notices that are done. They are the only writers of `partition`, and of `outcome` and
+//! `dead_letter` rows of partitioned lanes.
 
 use super::core::{Cursor, Fence, Proposal};
 use super::lane::PartitionedLane;
@@ -12,7 +12,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::encode;
-use onsale_schema::{Lane, PartitionNo, Timestamp, WorkerId};
+use onsale_schema::{Lane, NoticeId, PartitionNo, Timestamp, WorkerId};
+use std::collections::HashSet;
 
 /// A partition's row.
 #[derive(QueryableByName, Debug)]
@@ -310,6 +311,32 @@ pub async fn dead_letters_insert<L: PartitionedLane>(
     .execute(&mut conn)
     .await?;
     Ok(())
+}
+
+/// Marks notices done; says which of them were not.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn notices_done(
+    mut conn: &AsyncPgConnection,
+    rows: &[NoticeId],
+) -> Result<HashSet<NoticeId>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        notice_id: NoticeId,
+    }
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let done: Vec<Row> = statement(
+        "UPDATE notice SET done_at = clock_timestamp() \
+         WHERE notice_id = ANY($1) AND done_at IS NULL RETURNING notice_id",
+    )
+    .bind::<Array<SqlUuid>, _>(rows)
+    .load(&mut conn)
+    .await?;
+    Ok(done.into_iter().map(|row| row.notice_id).collect())
 }
 
 fn signed(seq: u64) -> i64 {

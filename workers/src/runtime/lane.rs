@@ -5,7 +5,7 @@ use diesel_async::AsyncPgConnection;
 use onsale_platform::db;
 use onsale_schema::message::Command;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{Lane, Timestamp};
+use onsale_schema::{Lane, PartitionNo, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
@@ -49,7 +49,7 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
         changes: &mut Self::Changes,
     ) -> Self::Outcome;
 
-    /// What time alone changes: lapses that are due at `now`, a bounded number; whether there are
+    /// What time alone changes: what is due at `now`, a bounded number of steps; whether there are
     /// more.
     fn tick(state: &mut Self::State, now: Timestamp, changes: &mut Self::Changes) -> bool;
 
@@ -66,7 +66,10 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// Whether there is nothing to write.
     fn is_empty(changes: &Self::Changes) -> bool;
 
-    /// What to broadcast now about committed changes: payloads for the partition's map subject.
+    /// Where a partition's broadcasts go.
+    fn broadcasts_to(subjects: &Subjects, partition: PartitionNo) -> String;
+
+    /// What to broadcast now about committed changes.
     fn broadcast(changes: &Self::Changes, now: Timestamp) -> Option<Vec<u8>>;
 
     /// Whom committed changes let go on: the subject of a nudge.

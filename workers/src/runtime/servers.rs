@@ -53,12 +53,12 @@ impl<L: Persistent> World<L> for Context {
     }
 
     fn settings(&self) -> Settings {
-        let seats = &self.config.seats;
+        let ownership = &self.config.ownership;
         Settings {
             partitions: self.config.common.partitions,
-            lease_ms: seats.lease_ms,
-            tick_ms: seats.tick_ms,
-            batch_commands: usize::try_from(seats.batch_commands).unwrap_or(usize::MAX),
+            lease_ms: ownership.lease_ms,
+            tick_ms: ownership.tick_ms,
+            batch_commands: usize::try_from(ownership.batch_commands).unwrap_or(usize::MAX),
         }
     }
 
@@ -243,7 +243,7 @@ impl LifeSign {
     /// Whether NATS has been away for a lease. An owner that hears no commands is of no use, so it
     /// lets its lease run out for another who may hear them.
     fn is_deaf(&mut self) -> bool {
-        let lease_ms = u64::try_from(self.ctx.config.seats.lease_ms).unwrap_or(0);
+        let lease_ms = u64::try_from(self.ctx.config.ownership.lease_ms).unwrap_or(0);
         let was_deaf = |since: Instant| since.elapsed() >= Duration::from_millis(lease_ms);
         if self.ctx.nats.connection_state() == State::Connected {
             if self.deaf_since.take().is_some_and(was_deaf) {

@@ -6,7 +6,7 @@ use diesel::sql_types::{
     Array, BigInt, Bool, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryableByName};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::plan::Spot;
 use onsale_domain::seats::{Layout, Policy, Reservation, Sale, Term};
 use onsale_platform::sql::statement;
@@ -160,15 +160,8 @@ const READ_MAX: Duration = Duration::from_secs(60);
 
 impl Rows for Context {
     async fn sale(&self, schedule_id: ScheduleId) -> Result<Option<Sale>, db::Error> {
-        // On a connection of its own, because one of the pool is lent for less time than a large
-        // schedule may take.
-        let _one_of_few = self.loads.acquire().await;
         let read = async {
-            let mut conn = db::connect(&self.config.common.servers.database_url())
-                .await
-                .map_err(|error| db::Error::Unavailable(error.to_string()))?;
-            conn.batch_execute("SET statement_timeout = 0").await?;
-            tx::begin(&mut conn).await?;
+            let (mut conn, _one_of_few) = self.snapshot().await?;
             let sale = read_sale(&mut conn, schedule_id).await?;
             tx::commit(&mut conn).await?;
             Ok(sale)
@@ -258,8 +251,6 @@ async fn read_sale(
     conn: &mut AsyncPgConnection,
     schedule_id: ScheduleId,
 ) -> Result<Option<Sale>, db::Error> {
-    conn.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .await?;
     let row: Option<SaleRow> = statement(
         "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, \
                 extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, \

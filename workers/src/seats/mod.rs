@@ -20,7 +20,7 @@ use onsale_schema::message::{Command, Fingerprint, encode};
 use onsale_schema::seats::{Hold, Kind, MapBroadcast, MapChange, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{CommandId, Lane, NoticeId, ReservationId, ScheduleId, Timestamp};
+use onsale_schema::{CommandId, Lane, NoticeId, PartitionNo, ReservationId, ScheduleId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 
@@ -327,6 +327,10 @@ impl PartitionedLane for Seats {
 
     fn is_empty(changes: &Changes) -> bool {
         changes.is_empty()
+    }
+
+    fn broadcasts_to(subjects: &Subjects, partition: PartitionNo) -> String {
+        subjects.map(partition)
     }
 
     fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! before the first is answered, however large the batches are.
 
 use super::blocks;
+use crate::runtime::fence;
 use crate::runtime::lane::Stored;
 use diesel::QueryableByName;
 use diesel::sql_types::{
@@ -71,7 +72,7 @@ pub(super) async fn changes(
         policies_update(conn, &policies),
         blocks::insert(conn, &blocks),
         facts_insert(conn, &facts),
-        notices_done(conn, &notices),
+        fence::notices_done(conn, &notices),
     );
     let layouts = versioned?;
     let mut stored = replaced(changes, &layouts);
@@ -465,27 +466,4 @@ async fn facts_insert(mut conn: &AsyncPgConnection, rows: &[&Facts]) -> Result<u
     .bind::<Array<Binary>, Vec<_>>(column(rows, encode))
     .execute(&mut conn)
     .await?)
-}
-
-/// Marks notices done; says which of them were not.
-async fn notices_done(
-    mut conn: &AsyncPgConnection,
-    rows: &[NoticeId],
-) -> Result<HashSet<NoticeId>, db::Error> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = SqlUuid)]
-        notice_id: NoticeId,
-    }
-    if rows.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let done: Vec<Row> = statement(
-        "UPDATE notice SET done_at = clock_timestamp() \
-         WHERE notice_id = ANY($1) AND done_at IS NULL RETURNING notice_id",
-    )
-    .bind::<Array<SqlUuid>, _>(rows)
-    .load(&mut conn)
-    .await?;
-    Ok(done.into_iter().map(|row| row.notice_id).collect())
 }

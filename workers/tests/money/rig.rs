@@ -116,7 +116,7 @@ impl Rig {
             Role::Settlement => task.spawn(payments::run(ctx, stop.clone())),
             Role::Expiry => task.spawn(expiry::run(ctx, stop.clone())),
             Role::Outbox => task.spawn(outbox::run(ctx, stop.clone())),
-            Role::Seats | Role::Gateway => unreachable!("has tests of its own"),
+            Role::Seats | Role::Admission | Role::Gateway => unreachable!("has tests of its own"),
         };
         Worker { stop, task }
     }

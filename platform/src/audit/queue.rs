@@ -1,0 +1,85 @@
+//! The invariants of waiting rooms, as queries like all others: see [`super::checks`].
+//!
+//! Who was present when is in no row, so that a ticket which was passed over says so itself; that its
+//! place had come is checked.
+
+/// Tickets and the count in their room's row.
+pub(super) const Q1: &str = "
+WITH given AS (
+    SELECT schedule_id, count(*) AS tickets, count(DISTINCT arrival_no) AS numbers,
+           max(arrival_no) AS last
+    FROM ticket
+    GROUP BY schedule_id
+)
+SELECT format('user %s has %s live tickets of schedule %s', user_id, count(*), schedule_id)
+FROM ticket
+WHERE status IN ('WAITING', 'ADMITTED')
+GROUP BY schedule_id, user_id
+HAVING count(*) > 1
+UNION ALL
+SELECT format('the room of schedule %s has given %s numbers; %s tickets have %s, up to %s',
+              schedule_id, coalesce(arrivals::text, 'no'), coalesce(tickets, 0),
+              coalesce(numbers, 0), coalesce(last::text, 'none'))
+FROM waiting_room FULL JOIN given USING (schedule_id)
+WHERE arrivals IS DISTINCT FROM coalesce(tickets, 0)
+   OR numbers <> tickets OR last <> tickets - 1";
+
+/// An admission counts as active until its ticket has ended. What ended in the very moment of another
+/// admission may have done so before it or after it.
+pub(super) const Q2: &str = "
+WITH admitted AS (
+    SELECT t.*, lag(admitted_at) OVER in_order AS at_before,
+           max(place) FILTER (WHERE NOT was_passed) OVER earlier AS place_before,
+           row_number() OVER in_order - 1 AS nth,
+           count(*) OVER (PARTITION BY schedule_id, place) AS sharing
+    FROM ticket AS t
+    WHERE admission_no IS NOT NULL
+    WINDOW in_order AS (PARTITION BY schedule_id ORDER BY admission_no),
+           earlier AS (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), moments AS (
+    SELECT schedule_id, admitted_at AS at, ticket_id, admission_no, active_before, 0 AS ends
+    FROM admitted
+    UNION ALL
+    SELECT schedule_id, ended_at, NULL, NULL, NULL, 1 FROM admitted WHERE ended_at IS NOT NULL
+), history AS (
+    SELECT *, sum(ends) OVER (PARTITION BY schedule_id ORDER BY at) AS ended,
+           sum(ends) OVER (PARTITION BY schedule_id, at) AS ended_now
+    FROM moments
+)
+SELECT format('ticket %s of schedule %s was admitted while %s had a pass, of %s', ticket_id,
+              schedule_id, active_before, capacity)
+FROM admitted
+WHERE active_before >= capacity
+UNION ALL
+SELECT format('ticket %s of schedule %s was admitted as number %s while %s had a pass; it says %s',
+              ticket_id, schedule_id, admission_no, admission_no - ended, active_before)
+FROM history
+WHERE active_before NOT BETWEEN admission_no - ended AND admission_no - ended + ended_now
+UNION ALL
+SELECT format('ticket %s of schedule %s has admission %s at %s; it is number %s, and the one before '
+              'was at %s', ticket_id, schedule_id, admission_no, admitted_at, nth, at_before)
+FROM admitted
+WHERE admission_no <> nth OR admitted_at < at_before OR admitted_at < joined_at
+   OR ended_at < admitted_at
+UNION ALL
+SELECT format('ticket %s of schedule %s has place %s, which is %s', ticket_id, schedule_id, place,
+              CASE WHEN sharing > 1 THEN 'another''s, too'
+                   WHEN r.schedule_id IS NULL OR lobby_order IS NULL THEN 'in no order'
+                   WHEN place >= front THEN 'not before the front'
+                   ELSE 'not where its number ' || arrival_no || ' belongs' END)
+FROM admitted LEFT JOIN waiting_room AS r USING (schedule_id)
+WHERE sharing > 1 OR r.schedule_id IS NULL OR lobby_order IS NULL OR place >= front
+   OR admitted_at < closed_at
+   OR CASE WHEN lobby_order = 'DRAWN' AND arrival_no < lobby_size THEN place >= lobby_size
+           ELSE place <> arrival_no END
+UNION ALL
+SELECT format('ticket %s of schedule %s was admitted from place %s after one from place %s',
+              ticket_id, schedule_id, place, place_before)
+FROM admitted
+WHERE NOT was_passed AND place < place_before
+UNION ALL
+SELECT format('%s were admitted to schedule %s; its room says %s', count(admission_no), schedule_id,
+              admissions)
+FROM waiting_room LEFT JOIN admitted USING (schedule_id)
+GROUP BY schedule_id, admissions
+HAVING count(admission_no) <> admissions";

@@ -1,0 +1,277 @@
+//! The admission lane: the waiting rooms, decided by [`onsale_domain::admission`], loaded and stored
+//! here.
+//!
+//! This module alone writes rooms and tickets, and only as the owner of their partition. It must never
+//! write a row per poll, nor per ticket at an opening: who was heard is in no row, and who stands
+//! where follows from the row of the room.
+
+mod load;
+mod store;
+
+use crate::context::Context;
+use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
+use diesel_async::AsyncPgConnection;
+use onsale_domain::admission::{self, Changes, Known, Room};
+use onsale_platform::db;
+use onsale_schema::admission::{Broadcast, Kind, Outcome, Refusal, Watermark};
+use onsale_schema::message::{Command, encode};
+use onsale_schema::subjects::Subjects;
+use onsale_schema::{ArrivalNo, Lane, PartitionNo, ScheduleId, TicketId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+
+/// A room that nobody asked about for this long is dropped from memory, in milliseconds.
+const IDLE_MS: i64 = 10 * 60 * 1000;
+/// The same for one in which somebody is in line or has a pass. While any client asks how far it is,
+/// some ingress reports each second; so after this long nobody is there whom it could let in.
+const ABANDONED_MS: i64 = 60 * 60 * 1000;
+
+/// The admission lane.
+pub struct Admission;
+
+/// The rooms of one partition that are loaded.
+#[derive(Default)]
+pub struct State {
+    rooms: BTreeMap<ScheduleId, Loaded>,
+    /// Touched since the last seal.
+    touched: BTreeSet<ScheduleId>,
+    /// Tickets made since the last seal. A key that is used for two rooms of the partition in one
+    /// batch has no row yet that would tell the second room of the first.
+    made: HashMap<TicketId, ScheduleId>,
+}
+
+struct Loaded {
+    room: Room,
+    used_at: Timestamp,
+}
+
+/// Where a ticket is, as its row says.
+pub type Found = (TicketId, ScheduleId, ArrivalNo);
+
+/// Reads the rows that state is loaded from. Production's are in Postgres, those of a simulation in
+/// memory; what is read when is the same for both: [`State::load`].
+pub trait Rows: Sync {
+    /// The room of a schedule in one snapshot; none when there is no such schedule on sale. A schedule
+    /// that never had a room has one that is OFF, with a secret of its own that is in no row yet.
+    ///
+    /// # Errors
+    /// When it can't be read now.
+    fn room(
+        &self,
+        schedule_id: ScheduleId,
+    ) -> impl Future<Output = Result<Option<Room>, db::Error>> + Send;
+    /// Which of these tickets there are, of whatever schedule.
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn tickets(
+        &self,
+        ids: &[TicketId],
+    ) -> impl Future<Output = Result<Vec<Found>, db::Error>> + Send;
+}
+
+impl State {
+    /// Loads what these commands need, see [`Persistent::load`].
+    ///
+    /// # Errors
+    /// When a row can't be read now.
+    pub async fn load(
+        &mut self,
+        rows: &impl Rows,
+        commands: &[&Command<Kind>],
+        thorough: bool,
+    ) -> Result<(), db::Error> {
+        let schedules = commands.iter().map(|command| command.kind.schedule_id());
+        let missing: BTreeSet<ScheduleId> = schedules
+            .filter(|schedule_id| !self.rooms.contains_key(schedule_id))
+            .collect();
+        for schedule_id in missing {
+            if let Some(room) = rows.room(schedule_id).await? {
+                let used_at = Timestamp::EPOCH;
+                self.rooms.insert(schedule_id, Loaded { room, used_at });
+            }
+        }
+        let joins = commands.iter().filter(|command| match command.kind {
+            Kind::Join { .. } => thorough,
+            Kind::Leave { .. }
+            | Kind::Seen { .. }
+            | Kind::Holds { .. }
+            | Kind::Policy { .. }
+            | Kind::NameBeacon { .. }
+            | Kind::RevealBeacon { .. } => false,
+        });
+        let ids: Vec<TicketId> = joins.map(|command| TicketId(command.id.0)).collect();
+        if !ids.is_empty() {
+            self.tell(commands, rows.tickets(&ids).await?);
+        }
+        Ok(())
+    }
+
+    /// Makes the rooms of these commands know which of them have made a ticket, in whatever room.
+    fn tell(&mut self, commands: &[&Command<Kind>], found: Vec<Found>) {
+        let found: HashMap<TicketId, (ScheduleId, ArrivalNo)> = found
+            .into_iter()
+            .map(|(id, schedule_id, no)| (id, (schedule_id, no)))
+            .collect();
+        for command in commands {
+            let (here, id) = (command.kind.schedule_id(), TicketId(command.id.0));
+            let Some((schedule_id, no)) = found.get(&id) else {
+                continue;
+            };
+            let known = match *schedule_id == here {
+                true => Known::Here(*no),
+                false => Known::Elsewhere,
+            };
+            if let Some(loaded) = self.rooms.get_mut(&here) {
+                loaded.room.load_known(id, known);
+            }
+        }
+    }
+}
+
+impl PartitionedLane for Admission {
+    const LANE: Lane = Lane::Admission;
+    type Kind = Kind;
+    type Outcome = Outcome;
+    type State = State;
+    type Changes = Changes;
+
+    fn decide(
+        state: &mut State,
+        command: &Command<Kind>,
+        times: Times,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let schedule_id = command.kind.schedule_id();
+        let Some(loaded) = state.rooms.get_mut(&schedule_id) else {
+            return Outcome::Refused(Refusal::UnknownSchedule);
+        };
+        loaded.used_at = times.clock;
+        state.touched.insert(schedule_id);
+        let id = TicketId(command.id.0);
+        if state.made.get(&id).is_some_and(|made| *made != schedule_id) {
+            loaded.room.load_known(id, Known::Elsewhere);
+        }
+        let times = admission::Times {
+            business: times.business,
+            clock: times.clock,
+        };
+        let outcome = loaded.room.decide(command, times, changes);
+        if let Outcome::Joined(ticket) = &outcome
+            && ticket.ticket_id == id
+        {
+            state.made.insert(id, schedule_id);
+        }
+        outcome
+    }
+
+    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) -> bool {
+        let mut is_more = false;
+        for (schedule_id, loaded) in &mut state.rooms {
+            is_more |= loaded.room.tick(now, changes);
+            state.touched.insert(*schedule_id);
+        }
+        is_more
+    }
+
+    fn seal(state: &mut State, business: Timestamp, changes: &mut Changes) {
+        state.made.clear();
+        for schedule_id in std::mem::take(&mut state.touched) {
+            if let Some(loaded) = state.rooms.get_mut(&schedule_id) {
+                loaded.room.seal(business, changes);
+            }
+        }
+    }
+
+    fn undo(state: &mut State, changes: &Changes) {
+        for schedule_id in changes.rooms.keys() {
+            if let Some(loaded) = state.rooms.get_mut(schedule_id) {
+                loaded.room.undo(changes);
+            }
+        }
+    }
+
+    fn evict(state: &mut State, now: Timestamp) {
+        state.rooms.retain(|_, loaded| {
+            loaded.room.prune();
+            let limit_ms = match loaded.room.is_busy() {
+                true => ABANDONED_MS,
+                false => IDLE_MS,
+            };
+            now.ms_since(loaded.used_at) < limit_ms
+        });
+    }
+
+    fn is_empty(changes: &Changes) -> bool {
+        changes.is_empty()
+    }
+
+    fn broadcasts_to(subjects: &Subjects, partition: PartitionNo) -> String {
+        subjects.watermark(partition)
+    }
+
+    fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {
+        let told = changes.rooms.values();
+        told_all(told.filter_map(|room| room.watermark.clone()), now)
+    }
+
+    /// Nobody waits for what is decided here but those who are told.
+    fn nudge(_: &Changes, _: &Subjects) -> Option<String> {
+        None
+    }
+
+    fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
+        let rooms = state.rooms.values().map(|loaded| &loaded.room);
+        // Of a schedule that never had a room there is nothing to tell.
+        let there = rooms.filter(|room| room.row().version > 0);
+        told_all(there.map(|room| room.watermark(now)), now)
+    }
+
+    fn dead_lettered() -> Outcome {
+        Outcome::DeadLettered
+    }
+
+    fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
+        let outcome = match outcome {
+            Outcome::Joined(_) | Outcome::Left { .. } | Outcome::Applied | Outcome::Policy(_) => {
+                "accepted"
+            }
+            Outcome::Refused(refusal) => refusal_label(*refusal),
+            Outcome::DeadLettered => "dead-lettered",
+        };
+        (kind.name(), outcome)
+    }
+}
+
+impl Persistent for Admission {
+    async fn load(
+        ctx: &Context,
+        state: &mut State,
+        commands: &[&Command<Kind>],
+        thorough: bool,
+    ) -> Result<(), db::Error> {
+        state.load(ctx, commands, thorough).await
+    }
+
+    async fn store(conn: &AsyncPgConnection, changes: &[&Changes]) -> Result<Stored, db::Error> {
+        store::changes(conn, changes).await
+    }
+}
+
+fn told_all(rooms: impl Iterator<Item = Watermark>, sent_at: Timestamp) -> Option<Vec<u8>> {
+    let rooms: Vec<Watermark> = rooms.collect();
+    (!rooms.is_empty()).then(|| encode(&Broadcast { rooms, sent_at }))
+}
+
+fn refusal_label(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::CommandExpired => "command-expired",
+        Refusal::KeyReused => "idempotency-key-reused",
+        Refusal::UnknownSchedule | Refusal::NotFound => "not-found",
+        Refusal::RoomOff => "room-off",
+        Refusal::RoomFull => "room-full",
+        Refusal::PolicyInvalid => "policy-invalid",
+        Refusal::BeaconFixed => "beacon-fixed",
+        Refusal::NotDue => "not-due",
+    }
+}
