@@ -210,6 +210,10 @@ fn the_simulated_gateway_is_no_part_of_what_starts_by_itself() {
             ][..],
         ),
         ("ingress", &["ONSALE_GATEWAY_WEBHOOK_SECRETS"]),
+        (
+            "look",
+            &["ONSALE_GATEWAY_URL", "ONSALE_GATEWAY_SECRET", UNSAFE],
+        ),
     ] {
         let environment = &compose["services"][service]["environment"];
         for variable in variables {

@@ -20,6 +20,9 @@ use std::str::FromStr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+/// Why a server was not called that is not where it may be asked over plain HTTP.
+const IN_THE_CLEAR: &str = "http:// is not allowed to that address";
+
 pub use hyper::Request;
 
 /// Where a server is: `https://host[:port][/path]`, or `http://…`, which [`Server::new`] takes on
@@ -192,9 +195,10 @@ impl Server {
         let may = |address| self.place.is_tls || self.plain.allows(address);
         let dialled = dial::dial(&self.place, &self.tls, may).await;
         dialled.map_err(|failure| match failure {
-            dial::Failure::Unresolved | dial::Failure::Forbidden | dial::Failure::Connect(_) => {
+            dial::Failure::Unresolved | dial::Failure::Connect(_) => {
                 Failure::NotSent("no connection")
             }
+            dial::Failure::Forbidden => Failure::NotSent(IN_THE_CLEAR),
             dial::Failure::Tls(_) => Failure::NotSent("the TLS handshake failed"),
         })
     }
@@ -289,7 +293,7 @@ mod tests {
             let server = Server::new(address.parse().unwrap(), None, plain, 8).unwrap();
             let request = Request::get("/").body(Full::default()).unwrap();
             let failed = server.ask(request, Duration::from_secs(60)).await;
-            assert_eq!(failed, Err(Failure::NotSent("no connection")), "{address}");
+            assert_eq!(failed, Err(Failure::NotSent(IN_THE_CLEAR)), "{address}");
         }
         assert!(PlainHttp::PrivateNetwork.allows("172.18.0.5".parse().unwrap()));
         assert!(!PlainHttp::Loopback.allows("172.18.0.5".parse().unwrap()));

@@ -73,6 +73,18 @@ impl Settings for Config {
                 why: "must be https://, or http:// on loopback".to_owned(),
             });
         }
+        let is_live = |secret: &GatewaySecret| !secret.expose().starts_with("test_");
+        if self.gateway.url.as_ref().is_some_and(is_plain)
+            && self.gateway.secret.as_ref().is_some_and(is_live)
+        {
+            wrong.push(Wrong {
+                setting: "ONSALE_GATEWAY_SECRET".to_owned(),
+                why:
+                    "must begin with test_ where the gateway is asked in the clear: the key of one \
+                      that moves money would be everybody's"
+                        .to_owned(),
+            });
+        }
         if self.webhooks.retry_min_ms > self.webhooks.retry_max_ms {
             wrong.push(Wrong {
                 setting: "ONSALE_WEBHOOK_RETRY_MIN_MS (--webhook-retry-min-ms)".to_owned(),
@@ -194,7 +206,7 @@ pub struct Gateway {
 
     /// Unsafe, and for development only: whether the payment gateway may be asked over `http://`
     /// elsewhere than on loopback, on a private network. Whoever is on the way reads the secret and
-    /// can say that money was paid.
+    /// can say that money was paid; so the secret must be one of those that move none (`test_…`).
     #[arg(long = "gateway-unsafe-plain-http", env = "ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP",
           default_value_t = false, action = clap::ArgAction::Set)]
     pub unsafe_plain_http: bool,
@@ -270,7 +282,8 @@ pub struct Facts {
 #[derive(Args, Clone)]
 pub struct DeadLetters {
     /// How long dead letters are kept after they were tried again the last time, in days; those of
-    /// bytes that are no command, after they were given up. What nobody has tried again stays.
+    /// bytes that are no command, after they were given up. What
+    /// nobody has had tried again stays.
     #[arg(long = "dead-letters-keep-days", env = "ONSALE_DEAD_LETTERS_KEEP_DAYS", default_value_t = 90,
           value_parser = clap::value_parser!(u32).range(7..=3650))]
     pub keep_d: u32,

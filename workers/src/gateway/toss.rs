@@ -107,6 +107,12 @@ impl Toss {
             true => PlainHttp::PrivateNetwork,
             false => PlainHttp::Loopback,
         };
+        if !address.is_confidential() {
+            tracing::warn!(
+                "the payment gateway is asked in the clear: anybody on the way reads its key \
+                            and can say that what was not paid is"
+            );
+        }
         let ca = settings.ca.as_deref();
         let server = Server::new(address.clone(), ca, plain, ANSWER_BYTES_MAX)?;
         let credentials = STANDARD.encode(format!("{}:", secret.expose()));
