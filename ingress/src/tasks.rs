@@ -1,5 +1,6 @@
-//! Tasks for people: refunds that the payment gateway would not make. They are shown here; what
-//! somebody does about one is decided by settlement, which alone writes refunds.
+//! Tasks for people: refunds that the payment gateway would not make, or of which nobody can tell
+//! whether it has made them. They are shown here; what somebody does about one is decided by
+//! settlement, which alone writes refunds.
 
 mod store;
 
@@ -24,31 +25,49 @@ use onsale_schema::{
     CancellationId, CommandId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
-use store::Row;
+use store::{Row, Which};
 use utoipa::{IntoParams, ToSchema};
 
 const ROUTE_RETRY: &str = "/api/v1/admin/tasks/{refundId}/retry";
 const ROUTE_RESOLUTION: &str = "/api/v1/admin/tasks/{refundId}/resolution";
 
 /// What is to be done.
+///
+/// - `REFUND_STUCK`: The gateway would not make a refund.
+/// - `REFUND_IN_DOUBT`: A refund has been on its way for a day, and perhaps the gateway has made it. It
+///   can neither be tried again nor be paid back by other means before that is known.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 enum TaskKind {
     /// The gateway would not make a refund.
     #[serde(rename = "REFUND_STUCK")]
     RefundStuck,
+    /// The refund has been on its way for a day: as a rule, nobody can tell whether the gateway has made
+    /// it. It can neither be tried again nor be paid back by other means before that is known; look the
+    /// payment up in the gateway's own pages.
+    #[serde(rename = "REFUND_IN_DOUBT")]
+    RefundInDoubt,
 }
 
 /// Whether somebody has to see to it.
+///
+/// - `OPEN`: Somebody has to.
+/// - `RESOLVING`: Somebody says to have paid the money back by other means; it does not count yet.
+///   Don't pay it back again.
+/// - `RESOLVED`: Somebody has paid the money back by other means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum TaskState {
-    /// Somebody has to, or has, and the gateway is yet to say that it has not made the refund, too.
+    /// Somebody has to.
     Open,
+    /// Somebody says to have paid the money back by other means, and the gateway is yet to say that it
+    /// has not made the refund, too. Don't pay it back again.
+    Resolving,
     /// Somebody has paid the money back by other means.
     Resolved,
 }
 
-/// Something for a person to see to: money that is owed, and that the gateway would not give back.
+/// Something for a person to see to: money that is owed, and that the gateway would not give back, or
+/// has perhaps.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Task)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +75,7 @@ struct TaskView {
     refund_id: RefundId,
     kind: TaskKind,
     state: TaskState,
-    /// Since when it is in that state.
+    /// Since when it is a task; of what was paid back by other means, since when that counts.
     since: Timestamp,
     /// The payment's order, by which the gateway knows it, too.
     order_id: PaymentOrderId,
@@ -105,13 +124,18 @@ impl From<Row> for TaskView {
     fn from(row: Row) -> Self {
         Self {
             refund_id: row.refund_id,
-            kind: TaskKind::RefundStuck,
-            state: match row.status {
-                RefundStatus::Resolved => TaskState::Resolved,
+            kind: match row.status {
+                RefundStatus::Pending => TaskKind::RefundInDoubt,
                 RefundStatus::Stuck
                 | RefundStatus::Resolving
-                | RefundStatus::Pending
-                | RefundStatus::Done => TaskState::Open,
+                | RefundStatus::Resolved
+                | RefundStatus::Done => TaskKind::RefundStuck,
+            },
+            state: match row.status {
+                RefundStatus::Resolved => TaskState::Resolved,
+                RefundStatus::Resolving => TaskState::Resolving,
+                // What is done is nobody's task, and is not read.
+                RefundStatus::Stuck | RefundStatus::Pending | RefundStatus::Done => TaskState::Open,
             },
             since: row.since,
             order_id: row.order_id,
@@ -136,8 +160,9 @@ impl From<Row> for TaskView {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Those that are open (`OPEN`, which is what is shown if nothing is said), or what was paid back
-    /// by other means (`RESOLVED`).
+    /// Those that somebody has to see to (`OPEN`), or of which somebody says to have paid the money back
+    /// by other means, and the gateway is yet to be asked (`RESOLVING`), or has said that it has not
+    /// (`RESOLVED`). Without it, those that are `OPEN` and `RESOLVING`.
     #[param(value_type = TaskState, required = false)]
     state: Option<String>,
     /// Where the page before ended; the first page without it.
@@ -150,8 +175,10 @@ pub struct Wanted {
 
 /// What somebody has to see to
 ///
-/// Refunds that the payment gateway would not make. Who has waited longest comes first. Each can be
-/// tried again, or be paid back by other means.
+/// Refunds that the payment gateway would not make (`REFUND_STUCK`): each that is `OPEN` can be tried
+/// again, or be paid back by other means. And those that have been on their way for a day
+/// (`REFUND_IN_DOUBT`), as a rule as nobody can tell whether the gateway has made them: somebody has to
+/// look at the payment in the gateway's own pages. What has been a task for longest comes first.
 #[utoipa::path(get, path = "/admin/tasks", operation_id = "listTasks", tag = "Administration",
     params(Wanted),
     responses((status = 200, description = "A page", body = Page<TaskView>)))]
@@ -159,9 +186,11 @@ pub async fn list(
     State(app): State<App>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Problem> {
-    let status = match wanted.state.as_deref() {
-        None | Some("OPEN") => RefundStatus::Stuck,
-        Some("RESOLVED") => RefundStatus::Resolved,
+    let which = match wanted.state.as_deref() {
+        None => Which::Unresolved,
+        Some("OPEN") => Which::Open,
+        Some("RESOLVING") => Which::Resolving,
+        Some("RESOLVED") => Which::Resolved,
         Some(_) => {
             let error = FieldError::at("/state", "invalid-value");
             return Err(Problem::validation(vec![error]));
@@ -172,7 +201,7 @@ pub async fn list(
         limit: wanted.limit,
     };
     let start = page.read()?;
-    let rows = store::task_list(&app.pool, status, &start).await?;
+    let rows = store::task_list(&app.pool, which, &start).await?;
     let cursor = |row: &Row| Cursor {
         key: row.since.micros(),
         id: row.refund_id.0,

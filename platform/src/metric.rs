@@ -113,9 +113,11 @@ pub const ORDER_OLDEST: &str = "onsale_payment_order_oldest_seconds";
 pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 /// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
 pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
-/// Refunds through the gateway that ended, by `outcome` (`done`, `resolved` by other means, `stuck`).
-/// One that is stuck has to be seen to by somebody.
+/// Refunds through the gateway that ended, by `outcome` (`done`, `resolved` by other means, `stuck`,
+/// [`REFUND_TWICE`]). One that is stuck has to be seen to by somebody.
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
+/// The outcome of a refund that the gateway has made, and somebody has paid back by other means as well.
+pub const REFUND_TWICE: &str = "done-and-resolved";
 
 /// Reservations that were cancelled with their show.
 pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";

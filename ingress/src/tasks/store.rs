@@ -1,4 +1,5 @@
-//! Refunds that are tasks for people, as they are shown. Settlement writes them.
+//! Refunds that are tasks for people, as they are shown. Settlement writes them, and nothing is written
+//! here.
 
 use crate::page::PageStart;
 use diesel::QueryableByName;
@@ -11,6 +12,19 @@ use onsale_schema::{
     CancellationId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
 };
 use uuid::Uuid;
+
+/// Which tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Somebody has to see to them, or says to have paid them back and that does not count yet.
+    Unresolved,
+    /// Somebody has to see to them: stuck, or on their way for too long.
+    Open,
+    /// Somebody says to have paid them back, which does not count yet.
+    Resolving,
+    /// Paid back by other means.
+    Resolved,
+}
 
 /// A task.
 #[derive(QueryableByName)]
@@ -49,22 +63,46 @@ pub struct Row {
     pub note: Option<String>,
 }
 
-/// The refunds of the page, by an index, and then what belongs to them.
-macro_rules! page_of {
+/// Refunds of a page that an index has in the order of a time of theirs.
+macro_rules! sorted {
     ($since:literal, $statuses:literal) => {
         concat!(
-            "WITH page AS (SELECT refund.*, ",
+            "(SELECT refund.*, ",
             $since,
             " AS since FROM refund \
-                           WHERE status IN (",
+              WHERE status IN (",
             $statuses,
             ") AND order_id IS NOT NULL \
-                             AND ($1::timestamptz IS NULL OR (",
+                AND ($1::timestamptz IS NULL OR (",
             $since,
             ", refund_id) > ($1, $2)) \
-                           ORDER BY ",
+              ORDER BY ",
             $since,
-            ", refund_id LIMIT $3) \
+            ", refund_id LIMIT $3)"
+        )
+    };
+}
+
+/// Refunds of a page that are on their way for too long, of all that are on their way (by an index). After
+/// a day the gateway need not know any more that it was asked, and an alert wakes somebody.
+macro_rules! doubted {
+    () => {
+        "(SELECT refund.*, created_at + interval '24 hours' AS since FROM refund \
+          WHERE status = 'PENDING' AND next_at IS NOT NULL AND order_id IS NOT NULL \
+            AND created_at <= now() - interval '24 hours' \
+            AND ($1::timestamptz IS NULL \
+                 OR (created_at + interval '24 hours', refund_id) > ($1, $2)) \
+          ORDER BY created_at, refund_id LIMIT $3)"
+    };
+}
+
+/// The refunds of the page, and then what belongs to them.
+macro_rules! page_of {
+    ($($refunds:expr),+) => {
+        concat!(
+            "WITH page AS (SELECT * FROM (",
+            $($refunds,)+
+            ") AS task ORDER BY since, refund_id LIMIT $3) \
              SELECT r.refund_id, r.status, r.since, r.order_id, \
                     coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
                     c.cancellation_id, r.user_id, r.amount, r.created_at, r.attempts, \
@@ -85,18 +123,22 @@ macro_rules! page_of {
     };
 }
 
-/// Those that are stuck and not known to be paid back, or were resolved; who has waited longest first.
-pub async fn task_list(
-    pool: &Pool,
-    status: RefundStatus,
-    start: &PageStart,
-) -> Result<Vec<Row>, Error> {
-    let sql = match status {
-        RefundStatus::Resolved => page_of!("done_at", "'RESOLVED'"),
-        RefundStatus::Stuck
-        | RefundStatus::Resolving
-        | RefundStatus::Pending
-        | RefundStatus::Done => page_of!("stuck_at", "'STUCK', 'RESOLVING'"),
+/// What has been a task for longest comes first.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn task_list(pool: &Pool, which: Which, start: &PageStart) -> Result<Vec<Row>, Error> {
+    let sql = match which {
+        Which::Unresolved => {
+            page_of!(
+                sorted!("stuck_at", "'STUCK', 'RESOLVING'"),
+                " UNION ALL ",
+                doubted!()
+            )
+        }
+        Which::Open => page_of!(sorted!("stuck_at", "'STUCK'"), " UNION ALL ", doubted!()),
+        Which::Resolving => page_of!(sorted!("stuck_at", "'RESOLVING'")),
+        Which::Resolved => page_of!(sorted!("done_at", "'RESOLVED'")),
     };
     let mut conn = pool.get().await?;
     let rows = statement(sql)

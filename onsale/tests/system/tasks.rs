@@ -242,13 +242,15 @@ async fn what_may_have_been_given_back_is_nobodys_task() {
     // Who asks waits for longer than this takes.
     let options = with_gateway().setting("ONSALE_GATEWAY_TIMEOUT_MS", 60_000);
     let mut hall = Hall::open_with(options).await;
-    let buyer = hall.buyer();
-    let order = paid(&mut hall, &buyer, &["A-1-1"]).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    // The gateway would give back as much once more.
+    let order = paid(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
     hall.switch(json!({ "timeoutAfterRefund": 1, "forgetKeys": "all" }))
         .await;
-    let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", None);
+    let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", Some(&["A-1-1"]));
     cancelled.await.expect(200);
     hall.booked(2).await;
+    assert_eq!(tasks(&hall, &admin, "").await["items"], json!([]));
     // Two days of that later.
     hall.switch(json!({ "error": "all" })).await;
     hall.sql(
@@ -259,13 +261,66 @@ async fn what_may_have_been_given_back_is_nobodys_task() {
     let looked = "SELECT count(*) AS n FROM refund WHERE attempts >= 102 OR status <> 'PENDING'";
     hall.becomes(looked, 1).await;
     are(&mut hall, "PENDING", 1).await;
+    // It is shown, and why; but nobody may have it asked for again, nor pay it by other means.
+    let all = tasks(&hall, &admin, "").await;
+    let task = &all["items"][0];
+    assert_eq!(
+        (&task["kind"], &task["state"], &task["amount"]),
+        (&json!("REFUND_IN_DOUBT"), &json!("OPEN"), &won(PRICE))
+    );
+    assert!(text(&task["lastError"]).contains("looked up"), "{task}");
+    assert!(text(&task["since"]) > text(&task["owedSince"]), "{task}");
+    assert_eq!(tasks(&hall, &admin, "?state=OPEN").await, all);
+    assert_eq!(
+        tasks(&hall, &admin, "?state=RESOLVING").await["items"],
+        json!([])
+    );
+    let refund = id(&task["refundId"]);
+    let answer = retry(&hall, &admin, refund, "try-again").await;
+    answer.expect_problem(409, "refund-state-conflict");
+    let answer = resolve(&hall, &admin, refund, "paid-by-hand", "Bank transfer").await;
+    answer.expect_problem(409, "refund-state-conflict");
     hall.gateway(Method::DELETE, "/switches", None).await;
     hall.sql("UPDATE refund SET next_at = clock_timestamp()")
         .await;
     are(&mut hall, "DONE", 1).await;
-    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    assert_eq!(hall.book().await, [2 * PRICE, -PRICE]);
+    assert_eq!(tasks(&hall, &admin, "").await["items"], json!([]));
     // It is of the day before yesterday, and so late, but all right.
     hall.sql("UPDATE refund SET created_at = done_at").await;
+    hall.assert_reconciled().await;
+}
+
+/// Who says to have paid it back by other means while nobody can ask the gateway keeps others from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_has_paid_back_is_shown_as_that_while_it_does_not_count() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    stuck(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
+    hall.switch(json!({ "error": "all" })).await;
+    let all = tasks(&hall, &admin, "").await;
+    let (first, second) = (&all["items"][0], &all["items"][1]);
+    let refund = id(&first["refundId"]);
+    resolve(&hall, &admin, refund, "paid-by-hand", "Bank transfer")
+        .await
+        .expect(200);
+    let resolving = tasks(&hall, &admin, "?state=RESOLVING").await;
+    let shown = &resolving["items"][0];
+    assert_eq!(
+        (&shown["refundId"], &shown["kind"], &shown["state"]),
+        (
+            &first["refundId"],
+            &json!("REFUND_STUCK"),
+            &json!("RESOLVING")
+        )
+    );
+    assert_eq!(shown["note"], "Bank transfer");
+    let open = tasks(&hall, &admin, "?state=OPEN").await;
+    assert_eq!(open["items"], json!([second]));
+    let both = tasks(&hall, &admin, "").await;
+    assert_eq!(both["items"].as_array().map(Vec::len), Some(2), "{both}");
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    are(&mut hall, "RESOLVED", 1).await;
     hall.assert_reconciled().await;
 }
 

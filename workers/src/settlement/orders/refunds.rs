@@ -82,13 +82,13 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
             next => next,
         };
         match next {
-            Step::LookUp => learned = look_up(driver, claimed).await?,
+            Step::LookUp => learned = look_up(driver, claimed, &mut why).await?,
             Step::Ask => {
                 let error = ask(driver, claimed).await.err();
                 learned = match &error {
                     None => Learned::Made,
                     Some(Error::Declined { .. } | Error::NotFound) => {
-                        match look_up(driver, claimed).await? {
+                        match look_up(driver, claimed, &mut why).await? {
                             Learned::NotMade => Learned::Refused,
                             made_or_not_known => made_or_not_known,
                         }
@@ -120,7 +120,7 @@ fn tell(claimed: &Claimed, end: &End) {
         Step::Done if claimed.status == RefundStatus::Resolving => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
                 "the gateway has made a refund that somebody says to have paid back by other means");
-            "done"
+            metric::REFUND_TWICE
         }
         Step::Done => "done",
         Step::Resolved => "resolved",
@@ -146,8 +146,12 @@ async fn ask(driver: &Driver, claimed: &Claimed) -> Result<(), Error> {
     driver.gateway.cancel(&cancel).await.map(drop)
 }
 
-/// Whether the gateway has made it.
-async fn look_up(driver: &Driver, claimed: &Claimed) -> Result<Learned, db::Error> {
+/// Whether the gateway has made it, or why nobody can tell.
+async fn look_up(
+    driver: &Driver,
+    claimed: &Claimed,
+    why: &mut Option<String>,
+) -> Result<Learned, db::Error> {
     let Ok(payment_key) = claimed.payment_key.parse::<PaymentKey>() else {
         // The gateway has never given such a key to anybody.
         return Ok(Learned::NotMade);
@@ -157,7 +161,7 @@ async fn look_up(driver: &Driver, claimed: &Claimed) -> Result<Learned, db::Erro
             // After the gateway has said what it has given back: the row of a refund is there before
             // it is asked for, so that no name of ours is unknown.
             let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
-            judge(claimed, &all, &payment)
+            judge(claimed, &all, &payment, why)
         }
         Err(Error::NotFound) => Learned::NotMade,
         Err(error) => {
@@ -167,13 +171,14 @@ async fn look_up(driver: &Driver, claimed: &Claimed) -> Result<Learned, db::Erro
             } else {
                 tracing::debug!(%error, refund = %claimed.refund_id, "it can't be looked up");
             }
+            *why = Some(format!("it can't be looked up: {error}"));
             Learned::Unknown
         }
     })
 }
 
 /// What a payment says about a refund of it.
-fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment) -> Learned {
+fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, why: &mut Option<String>) -> Learned {
     let given: Vec<Entry> = (payment.cancels.iter())
         .map(|cancel| Entry {
             refund_id: cancel.refund_id,
@@ -192,6 +197,10 @@ fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment) -> Learned {
         tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
             status = payment.status.as_str(),
             "the gateway's payment is not the one of a refund, or says of it what can't be");
+        *why = Some(format!(
+            "the gateway says of the payment ({}) what can't be",
+            payment.status.as_str()
+        ));
     }
     learned
 }
