@@ -124,7 +124,7 @@ async fn a_retry_and_a_notice_may_be_asked_for_later() {
     api.pay(&buyer, reservation(&held.body)).await.expect(201);
     // The notice is sent until it is applied, and each time that it fails is a letter.
     let told = until_there_are(&api, &admin, 1, "lane=seats").await;
-    assert_eq!(told[0]["command"]["kind"], "paid");
+    assert_eq!(told[0]["command"]["kind"], "paid-all");
     assert_eq!(told[0]["command"].get("userId"), None);
     hall.sql("ALTER TABLE seat_claim DROP CONSTRAINT poison")
         .await;

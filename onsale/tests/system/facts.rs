@@ -326,6 +326,26 @@ async fn subscriber_report(port: u16) -> Option<Value> {
     answer.ok()?.json().await.ok()
 }
 
+/// Waits until a subscriber has counted so many deliveries: also those that change no number of its
+/// report.
+async fn until_it_has_all(port: u16, count: usize) -> Value {
+    let mut last = None;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            last = subscriber_report(port).await;
+            if last
+                .as_ref()
+                .is_some_and(|report| report["sequence"] == count)
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{count}: {last:?}");
+    last.expect("a report")
+}
+
 fn of_date(report: &Value, date: Uuid) -> Option<Sales> {
     let all = report["schedules"].as_array()?;
     let sales = all
@@ -406,7 +426,8 @@ async fn a_subscriber_that_is_killed_counts_nothing_twice() {
     );
     trade(&api, &hall.buyer(), dates[1], 7).await;
     until_it_agrees(&mut hall, &dates, report).await;
-    let whole = subscriber_report(port).await.expect("a report");
+    let facts = published(&mut hall).await.len();
+    let whole = until_it_has_all(port, facts).await;
     assert_eq!(whole["gaps"], 0, "{whole}");
 
     // What it can't read is taken, and said to be missing.
