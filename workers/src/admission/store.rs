@@ -3,7 +3,7 @@
 
 use super::load::{ARRIVAL, DRAWN, StoredHold};
 use crate::runtime::fence;
-use crate::runtime::lane::Stored;
+use crate::runtime::lane::{Stored, expect};
 use diesel::QueryableByName;
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
@@ -75,16 +75,6 @@ fn missed(changes: &[&Changes], inserted: &HashSet<(ScheduleId, TicketId)>) -> H
     all.filter(|(_, c)| has_missed(c))
         .map(|(index, _)| index)
         .collect()
-}
-
-fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
-    if wanted == found {
-        Ok(())
-    } else {
-        Err(db::Error::Refused(format!(
-            "{what}: {wanted} expected, {found} found"
-        )))
-    }
 }
 
 /// Writes the rows of rooms: the first version of one makes it, each other must follow on the one

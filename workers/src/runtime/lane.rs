@@ -28,6 +28,20 @@ pub struct Stored {
     pub missed: HashSet<usize>,
 }
 
+/// Holds a statement against what it was to do.
+///
+/// # Errors
+/// When it wrote another number of rows than `wanted`.
+pub fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(db::Error::Refused(format!(
+            "{what}: {wanted} expected, {found} found"
+        )))
+    }
+}
+
 /// A lane whose commands are decided in order, per partition.
 pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// Its name.

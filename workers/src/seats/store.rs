@@ -3,7 +3,7 @@
 
 use super::blocks;
 use crate::runtime::fence;
-use crate::runtime::lane::Stored;
+use crate::runtime::lane::{Stored, expect};
 use diesel::QueryableByName;
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
@@ -141,16 +141,6 @@ impl Found {
         all.filter(|(_, c)| has_missed(c))
             .map(|(index, _)| index)
             .collect()
-    }
-}
-
-fn expect(what: &str, wanted: usize, found: usize) -> Result<(), db::Error> {
-    if wanted == found {
-        Ok(())
-    } else {
-        Err(db::Error::Refused(format!(
-            "{what}: {wanted} expected, {found} found"
-        )))
     }
 }
 
