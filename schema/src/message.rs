@@ -49,6 +49,21 @@ pub struct Command<K> {
     pub kind: K,
 }
 
+impl<K> Command<K> {
+    /// The same command, said in another way.
+    #[must_use]
+    pub fn map<L>(self, f: impl FnOnce(K) -> L) -> Command<L> {
+        Command {
+            id: self.id,
+            user: self.user,
+            fingerprint: self.fingerprint,
+            deadline: self.deadline,
+            trace: self.trace,
+            kind: f(self.kind),
+        }
+    }
+}
+
 /// Outcomes of some messages, sent to the ingress that waits, after the commit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply<O> {

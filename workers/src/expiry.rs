@@ -16,7 +16,7 @@ use onsale_platform::{db, metric};
 use onsale_schema::message::{COMMANDS_PER_MESSAGE_MAX, Command};
 use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::Kind;
-use onsale_schema::{CommandId, PartitionNo, ReservationId, ScheduleId, Timestamp};
+use onsale_schema::{CommandId, Lane, PartitionNo, ReservationId, ScheduleId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ impl Sweeper {
             for part in commands.chunks(COMMANDS_PER_MESSAGE_MAX) {
                 let ids: Vec<CommandId> = part.iter().map(|command| command.id).collect();
                 let id = message_id(ids.iter().map(|id| id.0), round);
-                messages.push(Outgoing::commands(ctx, *partition, id, part.to_vec()));
+                messages.push(Outgoing::commands(ctx, Lane::Seats, *partition, id, part.to_vec()));
                 asked.push(ids);
             }
         }

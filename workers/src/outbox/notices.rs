@@ -1,28 +1,34 @@
 //! Publishes open notices to the partitions of their receivers, at once and again until they are
-//! done. PubAck is not done: a stream can lose what it has acknowledged.
+//! done. PubAck is not done: a stream can lose what it has acknowledged. Whoever has something to tell
+//! writes it with [`insert`], in the transaction that makes it true.
 
 use super::pace::{Found, Pace};
 use super::parcels::Parcels;
-use super::system::{Outgoing, message_id, publish};
+use super::system::{self, Outgoing, message_id, publish};
 use crate::compete::patience::Patience;
 use crate::context::Context;
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Binary, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, metric};
-use onsale_schema::message::{COMMANDS_PER_MESSAGE_MAX, Command, decode};
+use onsale_schema::message::{COMMANDS_PER_MESSAGE_MAX, Command, MESSAGE_BYTES_MAX, decode, encode};
 use onsale_schema::partition::of_schedule;
-use onsale_schema::seats::Kind;
-use onsale_schema::{Lane, MessageId, NoticeId, PartitionNo, ScheduleId};
+use onsale_schema::{
+    CommandId, Lane, MessageId, NoticeId, PartitionNo, ScheduleId, admission, seats,
+};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// Open notices that one look sees, the oldest ones.
 const OPEN_MAX: i64 = 65_536;
 /// Notices that one look sends.
 const SEND_MAX: usize = 4096;
+/// Notices of one message, in bytes, so that it is within its bound with all that is said besides.
+const LETTER_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
 /// Why a look failed; always transient.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +38,62 @@ pub enum Error {
     Db(#[from] db::Error),
     /// NATS.
     #[error(transparent)]
-    Nats(#[from] super::system::Error),
+    Nats(#[from] system::Error),
 }
+
+/// What a notice says: a command of the lane that it is for. It is written as that lane's is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Kind {
+    /// To an owner of seats.
+    Seats(seats::Kind),
+    /// To an owner of waiting rooms.
+    Admission(admission::Kind),
+}
+
+/// A notice to be written.
+#[derive(Clone, Debug)]
+pub struct NewNotice {
+    notice_id: NoticeId,
+    lane: Lane,
+    schedule_id: ScheduleId,
+    payload: Vec<u8>,
+}
+
+impl NewNotice {
+    /// To the owner of a schedule's seats; `subject` is what it is about.
+    #[must_use]
+    pub fn to_seats(notice_id: NoticeId, subject: Uuid, kind: seats::Kind) -> Self {
+        let id = CommandId::of_system(kind.name(), subject, 0);
+        Self {
+            notice_id,
+            lane: Lane::Seats,
+            schedule_id: kind.schedule_id(),
+            payload: encode(&system::command(id, kind)),
+        }
+    }
+
+    /// To the owner of a schedule's waiting room.
+    #[must_use]
+    pub fn to_room(notice_id: NoticeId, kind: admission::Kind) -> Self {
+        let id = CommandId::of_system(kind.name(), notice_id.0, 0);
+        Self {
+            notice_id,
+            lane: Lane::Admission,
+            schedule_id: kind.schedule_id(),
+            payload: encode(&system::command(id, kind)),
+        }
+    }
+}
+
+/// The owner of a partition.
+pub type Receiver = (Lane, PartitionNo);
+/// Notices to be published as one message.
+pub type Message = (Receiver, MessageId, Vec<Command<Kind>>);
 
 /// What the publisher needs from outside. Production is [`Context`]; a simulation is another.
 pub trait Post: Sync {
-    /// Partitions of the seats lane.
+    /// Partitions of each lane.
     fn partitions(&self) -> u16;
     /// The oldest open notices, at most `max`.
     fn list_open(&self, max: i64) -> impl Future<Output = Result<Vec<NoticeId>, db::Error>> + Send;
@@ -46,8 +102,8 @@ pub trait Post: Sync {
     /// Publishes messages of commands, in order, then waits for each to be stored.
     fn send(
         &self,
-        messages: Vec<(PartitionNo, MessageId, Vec<Command<Kind>>)>,
-    ) -> impl Future<Output = Vec<Result<(), super::system::Error>>> + Send;
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Vec<Result<(), system::Error>>> + Send;
 }
 
 impl Post for Context {
@@ -63,15 +119,11 @@ impl Post for Context {
         notice_list(self, ids).await
     }
 
-    async fn send(
-        &self,
-        messages: Vec<(PartitionNo, MessageId, Vec<Command<Kind>>)>,
-    ) -> Vec<Result<(), super::system::Error>> {
-        let messages = messages
-            .into_iter()
-            .map(|(partition, id, commands)| Outgoing::commands(self, partition, id, commands))
-            .collect();
-        publish(self, messages).await
+    async fn send(&self, messages: Vec<Message>) -> Vec<Result<(), system::Error>> {
+        let messages = messages.into_iter().map(|((lane, partition), id, commands)| {
+            Outgoing::commands(self, lane, partition, id, commands)
+        });
+        publish(self, messages.collect()).await
     }
 }
 
@@ -110,8 +162,15 @@ pub struct Notices {
 struct Letter {
     parcel: MessageId,
     message: MessageId,
-    partition: PartitionNo,
+    to: Receiver,
     notices: Vec<(NoticeId, Command<Kind>)>,
+}
+
+/// A notice that was read.
+struct Body {
+    to: Receiver,
+    bytes: usize,
+    command: Command<Kind>,
 }
 
 impl Notices {
@@ -150,40 +209,34 @@ impl Notices {
         let mut bodies = self.bodies(post, &ids).await?;
         let mut letters = Vec::new();
         for (parcel, message, notices) in due {
-            let mut partition = None;
-            let mut open = Vec::with_capacity(notices.len());
-            for id in notices {
-                if let Some((of_notice, command)) = bodies.remove(&id) {
-                    partition = Some(of_notice);
-                    open.push((id, command));
-                }
-            }
-            if let Some(partition) = partition {
+            let bodies = notices.into_iter().filter_map(|id| {
+                let body = bodies.remove(&id)?;
+                Some((body.to, (id, body.command)))
+            });
+            let (to, open): (Vec<Receiver>, Vec<_>) = bodies.unzip();
+            if let Some(to) = to.as_slice().first() {
                 letters.push(Letter {
                     parcel,
                     message,
-                    partition,
+                    to: *to,
                     notices: open,
                 });
             }
         }
-        let mut by_partition: BTreeMap<PartitionNo, Vec<_>> = BTreeMap::new();
+        let mut by_receiver: BTreeMap<Receiver, Vec<(NoticeId, Body)>> = BTreeMap::new();
         for id in new {
-            if let Some((partition, command)) = bodies.remove(id) {
-                by_partition
-                    .entry(partition)
-                    .or_default()
-                    .push((*id, command));
+            if let Some(body) = bodies.remove(id) {
+                by_receiver.entry(body.to).or_default().push((*id, body));
             }
         }
-        for (partition, notices) in by_partition {
-            for part in notices.chunks(COMMANDS_PER_MESSAGE_MAX) {
-                let parcel = message_id(part.iter().map(|(id, _)| id.0), 0);
+        for (to, notices) in by_receiver {
+            for notices in parts(notices) {
+                let parcel = message_id(notices.iter().map(|(id, _)| id.0), 0);
                 letters.push(Letter {
                     parcel,
                     message: parcel,
-                    partition,
-                    notices: part.to_vec(),
+                    to,
+                    notices,
                 });
             }
         }
@@ -197,7 +250,7 @@ impl Notices {
                 let (ids, commands): (Vec<NoticeId>, Vec<_>) = letter.notices.into_iter().unzip();
                 (
                     (letter.parcel, ids),
-                    (letter.partition, letter.message, commands),
+                    (letter.to, letter.message, commands),
                 )
             })
             .unzip();
@@ -216,30 +269,72 @@ impl Notices {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// The commands of notices that are still open, with their partitions.
+    /// The commands of notices that are still open, with those who receive them.
     async fn bodies(
         &mut self,
         post: &impl Post,
         ids: &[NoticeId],
-    ) -> Result<HashMap<NoticeId, (PartitionNo, Command<Kind>)>, Error> {
+    ) -> Result<HashMap<NoticeId, Body>, Error> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
         let mut bodies = HashMap::with_capacity(ids.len());
         for row in post.list(ids).await? {
-            let partition = of_schedule(row.schedule_id, post.partitions());
-            match decode(&row.payload) {
-                Ok(command) if row.lane == Lane::Seats.as_str() => {
-                    bodies.insert(row.notice_id, (partition, command));
-                }
-                _ => {
-                    tracing::error!(notice = %row.notice_id, lane = row.lane, "can't read a notice");
-                    self.unreadable.insert(row.notice_id);
-                }
+            if let Some((lane, command)) = row.read() {
+                let partition = of_schedule(row.schedule_id, post.partitions());
+                let body = Body {
+                    to: (lane, partition),
+                    bytes: row.payload.len(),
+                    command,
+                };
+                bodies.insert(row.notice_id, body);
+            } else {
+                tracing::error!(notice = %row.notice_id, lane = row.lane, "can't read a notice");
+                self.unreadable.insert(row.notice_id);
             }
         }
         Ok(bodies)
     }
+}
+
+/// Notices of one receiver, in parts that each fit into a message.
+fn parts(notices: Vec<(NoticeId, Body)>) -> Vec<Vec<(NoticeId, Command<Kind>)>> {
+    let mut parts: Vec<Vec<_>> = Vec::new();
+    let mut bytes = 0;
+    for (id, body) in notices {
+        bytes += body.bytes;
+        match parts.last_mut() {
+            Some(part) if part.len() < COMMANDS_PER_MESSAGE_MAX && bytes <= LETTER_BYTES_MAX => {
+                part.push((id, body.command));
+            }
+            Some(_) | None => {
+                bytes = body.bytes;
+                parts.push(vec![(id, body.command)]);
+            }
+        }
+    }
+    parts
+}
+
+/// Adds notices, to be published after the commit.
+///
+/// # Errors
+/// When Postgres fails or refuses.
+pub async fn insert(mut conn: &AsyncPgConnection, rows: &[NewNotice]) -> Result<(), db::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    statement(
+        "INSERT INTO notice (notice_id, lane, schedule_id, payload) \
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::bytea[])",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|n| n.notice_id).collect())
+    .bind::<Array<Text>, Vec<_>>(rows.iter().map(|n| n.lane).collect())
+    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|n| n.schedule_id).collect())
+    .bind::<Array<Binary>, Vec<_>>(rows.iter().map(|n| n.payload.as_slice()).collect())
+    .execute(&mut conn)
+    .await?;
+    Ok(())
 }
 
 #[derive(QueryableByName)]
@@ -274,6 +369,22 @@ pub struct Row {
     /// A command.
     #[diesel(sql_type = Binary)]
     pub payload: Vec<u8>,
+}
+
+impl Row {
+    /// The lane that decides it, and what it says; none if this version can't read it.
+    fn read(&self) -> Option<(Lane, Command<Kind>)> {
+        let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == self.lane)?;
+        let command = match lane {
+            Lane::Seats => decode::<Command<seats::Kind>>(&self.payload).ok()?.map(Kind::Seats),
+            Lane::Admission => {
+                let command = decode::<Command<admission::Kind>>(&self.payload).ok()?;
+                command.map(Kind::Admission)
+            }
+            Lane::Ledger | Lane::Settlement => return None,
+        };
+        Some((lane, command))
+    }
 }
 
 async fn notice_list(ctx: &Context, ids: &[NoticeId]) -> Result<Vec<Row>, db::Error> {

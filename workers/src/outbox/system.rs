@@ -1,4 +1,4 @@
-//! Commands that the system sends to the owners of seats, and how they are published.
+//! Commands that the system sends to the owners of partitions, and how they are published.
 
 use crate::context::Context;
 use async_nats::connection::State;
@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use onsale_platform::nats;
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, encode};
-use onsale_schema::seats::Kind;
 use onsale_schema::{CommandId, Lane, MessageId, PartitionNo, Timestamp, UserId};
+use serde::Serialize;
 use uuid::Uuid;
 
 /// The end of the year 9999: what the system wants done never comes too late.
@@ -19,7 +19,7 @@ const MESSAGE_NAMESPACE: Uuid = Uuid::from_u128(0x1c7a_5e92_d04b_4f38_b6a1_72e9_
 
 /// A command of the system itself.
 #[must_use]
-pub fn command(id: CommandId, kind: Kind) -> Command<Kind> {
+pub fn command<K>(id: CommandId, kind: K) -> Command<K> {
     Command {
         id,
         user: UserId(Uuid::nil()),
@@ -54,14 +54,14 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// At most 256 commands for the owner of a partition. They are small: the largest message is
-    /// far below the limit in bytes.
+    /// At most 256 commands for the owner of a partition, together within the bound of a message.
     #[must_use]
-    pub fn commands(
+    pub fn commands<K: Serialize>(
         ctx: &Context,
+        lane: Lane,
         partition: PartitionNo,
         id: MessageId,
-        commands: Vec<Command<Kind>>,
+        commands: Vec<Command<K>>,
     ) -> Self {
         let message = CommandMessage {
             id,
@@ -69,7 +69,7 @@ impl Outgoing {
             commands,
         };
         Self {
-            subject: ctx.subjects.partition(Lane::Seats, partition),
+            subject: ctx.subjects.partition(lane, partition),
             id: id.to_string(),
             payload: encode(&message).into(),
         }

@@ -27,7 +27,7 @@ use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::{Kind, PolicyChange};
 use onsale_schema::status::SaleState;
 use onsale_schema::{
-    AccountId, CancellationId, CommandId, Money, ReservationId, ScheduleId, UserId,
+    AccountId, CancellationId, CommandId, Lane, Money, ReservationId, ScheduleId, UserId,
 };
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ async fn ask(
     let partition = of_schedule(schedule, ctx.config.common.partitions);
     let messages = commands.chunks(COMMANDS_PER_MESSAGE_MAX).map(|part| {
         let id = message_id(part.iter().map(|command| command.id.0), round);
-        Outgoing::commands(ctx, partition, id, part.to_vec())
+        Outgoing::commands(ctx, Lane::Seats, partition, id, part.to_vec())
     });
     for stored in publish(ctx, messages.collect()).await {
         stored?;

@@ -12,7 +12,7 @@ use onsale_schema::message::{Command, CommandMessage};
 use onsale_schema::seats::Kind;
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Lane, MessageId, NoticeId, PartitionNo};
-use onsale_workers::outbox::notices::{Notices, Post, Row};
+use onsale_workers::outbox::notices::{self, Message, Notices, Post, Row};
 use onsale_workers::outbox::system::{self, message_id};
 use onsale_workers::sabotage::{self, Bug};
 use std::collections::BTreeMap;
@@ -82,12 +82,11 @@ impl Post for Office {
         Ok(rows.collect())
     }
 
-    async fn send(
-        &self,
-        messages: Vec<(PartitionNo, MessageId, Vec<Command<Kind>>)>,
-    ) -> Vec<Result<(), system::Error>> {
+    async fn send(&self, messages: Vec<Message>) -> Vec<Result<(), system::Error>> {
         let mut stored = Vec::with_capacity(messages.len());
-        for (partition, id, commands) in messages {
+        for ((lane, partition), id, commands) in messages {
+            assert_eq!(lane, Lane::Seats, "of what is not played, there are no notices");
+            let commands: Vec<Command<Kind>> = commands.into_iter().map(to_seats).collect();
             self.0.note("notices sent", || {
                 format!("p{partition} {}:{}", short(id.0), shown(&commands))
             });
@@ -103,6 +102,13 @@ impl Post for Office {
         }
         stored
     }
+}
+
+fn to_seats(command: Command<notices::Kind>) -> Command<Kind> {
+    command.map(|kind| match kind {
+        notices::Kind::Seats(kind) => kind,
+        notices::Kind::Admission(kind) => panic!("nobody plays waiting rooms: {kind:?}"),
+    })
 }
 
 impl Office {
