@@ -51,6 +51,7 @@ pub mod refusal;
 pub mod replies;
 pub mod reservations;
 pub mod revocations;
+pub mod room;
 pub mod routes;
 pub mod seat_history;
 pub mod seat_map;

@@ -83,22 +83,14 @@ pub struct CommandToken {
 
 /// Signs and reads tokens.
 #[derive(Clone)]
-pub struct Signer {
-    signing: Hmac<Sha256>,
-    verifying: Vec<Hmac<Sha256>>,
-}
+pub struct Signer(Seal);
 
 impl Signer {
     /// Signs with a key of its own, derived from the first secret, and reads what was signed under
     /// any of them.
     #[must_use]
     pub fn new(secrets: &Secrets) -> Self {
-        Self {
-            signing: derived(secrets.signing(), PURPOSE),
-            verifying: (secrets.all().iter())
-                .map(|secret| derived(secret, PURPOSE))
-                .collect(),
-        }
+        Self(Seal::new(secrets, PURPOSE))
     }
 
     /// The token as text for a URL.
@@ -131,24 +123,13 @@ impl Signer {
         bytes.extend_from_slice(token.message_id.0.as_bytes());
         bytes.extend_from_slice(schedule.as_bytes());
         debug_assert_eq!(bytes.len(), BODY_BYTES);
-        let mac = self.signing.clone().chain_update(&bytes).finalize();
-        let mac = mac.into_bytes();
-        bytes.extend_from_slice(&mac[..MAC_BYTES]);
-        URL_SAFE_NO_PAD.encode(bytes)
+        self.0.seal(bytes)
     }
 
     /// The token, if we signed it.
     #[must_use]
     pub fn read(&self, text: &str) -> Option<CommandToken> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (body, mac) = bytes.split_at_checked(BODY_BYTES)?;
-        if mac.len() != MAC_BYTES {
-            return None;
-        }
-        self.verifying.iter().find(|key| {
-            let signed = (*key).clone().chain_update(body);
-            signed.verify_truncated_left(mac).is_ok()
-        })?;
+        let body = self.0.open(text, BODY_BYTES)?;
         let (head, ids) = body.split_at_checked(HEAD_BYTES)?;
         let [version, asked, p0, p1, i0, i1, deadline @ ..] = head else {
             return None;
@@ -183,6 +164,49 @@ impl Signer {
             index: u16::from_be_bytes([*i0, *i1]),
             deadline: Timestamp::from_micros(i64::from_be_bytes(deadline.try_into().ok()?)),
         })
+    }
+}
+
+/// Puts a mark on bytes that nobody else can put there, for one purpose: what is sealed for another is
+/// not taken for it.
+#[derive(Clone)]
+pub(crate) struct Seal {
+    signing: Hmac<Sha256>,
+    verifying: Vec<Hmac<Sha256>>,
+}
+
+impl Seal {
+    /// Seals with the key that the first secret has for the purpose, and opens what was sealed with
+    /// that of any.
+    pub(crate) fn new(secrets: &Secrets, purpose: &[u8]) -> Self {
+        Self {
+            signing: derived(secrets.signing(), purpose),
+            verifying: (secrets.all().iter())
+                .map(|secret| derived(secret, purpose))
+                .collect(),
+        }
+    }
+
+    /// The bytes with their mark, as text for a URL or a header.
+    pub(crate) fn seal(&self, mut bytes: Vec<u8>) -> String {
+        let mac = self.signing.clone().chain_update(&bytes).finalize();
+        bytes.extend_from_slice(&mac.into_bytes()[..MAC_BYTES]);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// What was sealed, if it is of that length and we sealed it.
+    pub(crate) fn open(&self, text: &str, body_bytes: usize) -> Option<Vec<u8>> {
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (body, mac) = bytes.split_at_checked(body_bytes)?;
+        if mac.len() != MAC_BYTES {
+            return None;
+        }
+        self.verifying.iter().find(|key| {
+            let sealed = (*key).clone().chain_update(body);
+            sealed.verify_truncated_left(mac).is_ok()
+        })?;
+        bytes.truncate(body_bytes);
+        Some(bytes)
     }
 }
 

@@ -1,0 +1,5 @@
+//! Waiting rooms, as whoever waits sees them.
+
+mod signed;
+
+pub use signed::Signer;

@@ -1,0 +1,222 @@
+//! Signed tickets and entry passes: what a client shows in `Queue-Ticket` and `Queue-Pass`.
+//!
+//! They say who somebody is in line, so that any ingress can answer without asking anybody. Each has a
+//! key of its own, so that neither is taken for the other, nor for any other token of ours; there is
+//! one algorithm, and nothing in the text chooses another. Whether a pass is good, and for whom, is
+//! judged by [`Pass::check`] alone.
+
+use crate::config::Secrets;
+use crate::token::Seal;
+use onsale_schema::admission::{Pass, Ticketed};
+use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use uuid::Uuid;
+
+const TICKET_PURPOSE: &[u8] = b"onsale queue ticket";
+const PASS_PURPOSE: &[u8] = b"onsale queue pass";
+const VERSION: u8 = 1;
+const TICKET_BYTES: usize = 1 + 3 * 16 + 4;
+const PASS_BYTES: usize = TICKET_BYTES + 8 + 4;
+
+/// Signs and reads tickets and passes.
+#[derive(Clone)]
+pub struct Signer {
+    tickets: Seal,
+    passes: Seal,
+}
+
+impl Signer {
+    /// Signs by the first secret, and reads what was signed by any of them.
+    #[must_use]
+    pub fn new(secrets: &Secrets) -> Self {
+        Self {
+            tickets: Seal::new(secrets, TICKET_PURPOSE),
+            passes: Seal::new(secrets, PASS_PURPOSE),
+        }
+    }
+
+    /// The ticket as text for a header.
+    #[must_use]
+    pub fn sign_ticket(&self, ticket: &Ticketed) -> String {
+        self.tickets.seal(ticket_bytes(ticket))
+    }
+
+    /// The ticket, if we signed it.
+    #[must_use]
+    pub fn read_ticket(&self, text: &str) -> Option<Ticketed> {
+        let bytes = self.tickets.open(text, TICKET_BYTES)?;
+        read_ticket(bytes.first_chunk()?)
+    }
+
+    /// The pass as text for a header.
+    #[must_use]
+    pub fn sign_pass(&self, pass: &Pass) -> String {
+        let mut bytes = ticket_bytes(&pass.ticket);
+        bytes.extend_from_slice(&pass.expires_at.micros().to_be_bytes());
+        bytes.extend_from_slice(&pass.holds_max.to_be_bytes());
+        debug_assert_eq!(bytes.len(), PASS_BYTES);
+        self.passes.seal(bytes)
+    }
+
+    /// The pass, if we signed it; it may be old, or somebody else's.
+    #[must_use]
+    pub fn read_pass(&self, text: &str) -> Option<Pass> {
+        let bytes = self.passes.open(text, PASS_BYTES)?;
+        let (ticket, rest) = bytes.split_first_chunk()?;
+        let (expires_at, holds_max) = rest.split_first_chunk()?;
+        Some(Pass {
+            ticket: read_ticket(ticket)?,
+            expires_at: Timestamp::from_micros(i64::from_be_bytes(*expires_at)),
+            holds_max: u32::from_be_bytes(holds_max.try_into().ok()?),
+        })
+    }
+}
+
+fn ticket_bytes(ticket: &Ticketed) -> Vec<u8> {
+    // Room for a pass and the mark.
+    let mut bytes = Vec::with_capacity(PASS_BYTES + 16);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(ticket.user_id.0.as_bytes());
+    bytes.extend_from_slice(ticket.schedule_id.0.as_bytes());
+    bytes.extend_from_slice(ticket.ticket_id.0.as_bytes());
+    bytes.extend_from_slice(&ticket.arrival_no.0.to_be_bytes());
+    debug_assert_eq!(bytes.len(), TICKET_BYTES);
+    bytes
+}
+
+fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
+    let (&version, rest) = bytes.split_first()?;
+    if version != VERSION {
+        return None;
+    }
+    let (user, rest) = rest.split_first_chunk()?;
+    let (schedule, rest) = rest.split_first_chunk()?;
+    let (ticket, arrival) = rest.split_first_chunk()?;
+    Some(Ticketed {
+        user_id: UserId(Uuid::from_bytes(*user)),
+        schedule_id: ScheduleId(Uuid::from_bytes(*schedule)),
+        ticket_id: TicketId(Uuid::from_bytes(*ticket)),
+        arrival_no: ArrivalNo(u32::from_be_bytes(arrival.try_into().ok()?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Asked, CommandToken};
+    use onsale_schema::MessageId;
+
+    /// By secrets of one digit each.
+    fn secrets(digits: &str) -> Secrets {
+        let all: Vec<String> = digits.chars().map(|d| d.to_string().repeat(64)).collect();
+        all.join(",").parse().unwrap()
+    }
+
+    fn signer(digits: &str) -> Signer {
+        Signer::new(&secrets(digits))
+    }
+
+    fn ticket() -> Ticketed {
+        Ticketed {
+            user_id: UserId(Uuid::from_u128(1)),
+            schedule_id: ScheduleId(Uuid::from_u128(2)),
+            ticket_id: TicketId(Uuid::from_u128(3)),
+            arrival_no: ArrivalNo(3_999_999),
+        }
+    }
+
+    fn pass() -> Pass {
+        Pass {
+            ticket: ticket(),
+            expires_at: Timestamp::from_micros(1_700_000_000_000_001),
+            holds_max: 10,
+        }
+    }
+
+    fn is_for_headers(text: &str) -> bool {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        text.bytes().all(is_plain)
+    }
+
+    #[test]
+    fn what_was_signed_is_read() {
+        let texts = [
+            signer("a").sign_ticket(&ticket()),
+            signer("a").sign_pass(&pass()),
+        ];
+        assert!(texts.iter().all(|text| is_for_headers(text)));
+        assert_eq!(signer("a").read_ticket(&texts[0]), Some(ticket()));
+        assert_eq!(signer("a").read_pass(&texts[1]), Some(pass()));
+    }
+
+    #[test]
+    fn a_key_is_replaced_and_what_it_signed_is_read() {
+        for (signs, reads, known) in [
+            ("a", "ba", true),
+            ("ba", "b", true),
+            ("a", "b", false),
+            ("ba", "a", false),
+        ] {
+            let (signs, reads) = (signer(signs), signer(reads));
+            let read = reads.read_ticket(&signs.sign_ticket(&ticket()));
+            assert_eq!(read, known.then(ticket));
+            let read = reads.read_pass(&signs.sign_pass(&pass()));
+            assert_eq!(read, known.then(pass));
+        }
+    }
+
+    #[test]
+    fn edited_ones_are_refused_whatever_was_edited() {
+        let signer = signer("a");
+        let texts = [signer.sign_ticket(&ticket()), signer.sign_pass(&pass())];
+        for text in &texts {
+            for at in 0..text.len() {
+                for other in [b'A', b'B', b'!', 0xc3] {
+                    let mut edited = text.clone().into_bytes();
+                    if std::mem::replace(&mut edited[at], other) == other {
+                        continue;
+                    }
+                    let edited = String::from_utf8_lossy(&edited);
+                    assert_eq!(signer.read_ticket(&edited), None);
+                    assert_eq!(signer.read_pass(&edited), None);
+                }
+            }
+            for other in ["", "x", "☃", &text[..40], &format!("{text}AAAA")] {
+                assert_eq!(signer.read_ticket(other), None);
+                assert_eq!(signer.read_pass(other), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_is_no_ticket_nor_the_reverse_nor_any_other_token() {
+        let signer = signer("a");
+        let ticket_text = signer.sign_ticket(&ticket());
+        let pass_text = signer.sign_pass(&pass());
+        assert_eq!(signer.read_pass(&ticket_text), None);
+        assert_eq!(signer.read_ticket(&pass_text), None);
+        // Not even with bytes of the right length.
+        let as_pass = signer.passes.seal(ticket_bytes(&ticket()));
+        assert_eq!(signer.read_ticket(&as_pass), None);
+        let commands = crate::token::Signer::new(&secrets("a"));
+        assert_eq!(commands.read(&ticket_text), None);
+        assert_eq!(commands.read(&pass_text), None);
+        let command = commands.sign(&CommandToken {
+            user: ticket().user_id,
+            asked: Asked::Room,
+            partition: None,
+            message_id: MessageId(Uuid::from_u128(4)),
+            index: 0,
+            deadline: Timestamp::EPOCH,
+        });
+        assert_eq!(signer.read_ticket(&command), None);
+        assert_eq!(signer.read_pass(&command), None);
+    }
+
+    #[test]
+    fn another_version_is_not_understood() {
+        let signer = signer("a");
+        let mut bytes = ticket_bytes(&ticket());
+        bytes[0] = VERSION + 1;
+        assert_eq!(signer.read_ticket(&signer.tickets.seal(bytes)), None);
+    }
+}
