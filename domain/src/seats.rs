@@ -9,6 +9,7 @@ mod changes;
 mod decide;
 mod effects;
 mod orphans;
+mod passes;
 mod payments;
 mod places;
 pub mod plan;
@@ -22,10 +23,12 @@ pub use changes::{
     NewReservation, PolicyUpdate, TermUpdate,
 };
 pub use onsale_schema::seats::Policy;
+pub use passes::{Entry, Gate, GateUpdate};
 pub use payments::{PAYING_MS, decided_once};
 pub use term::{Term, release_delay_ms};
 
 use blocks::Blocks;
+use passes::Entries;
 use plan::{Bits, Plan, Spot};
 
 use onsale_schema::message::Fingerprint;
@@ -125,6 +128,8 @@ pub struct Reservation {
     pub cancelled: Vec<SeatNo>,
     /// When the last of them was, by settlement's clock.
     pub cancelled_at: Option<Timestamp>,
+    /// The ticket with whose pass it was made, if it took one.
+    pub entry: Option<Entry>,
 }
 
 impl Reservation {
@@ -206,6 +211,8 @@ pub struct Sale {
     doubtful: Vec<ReservationId>,
     /// What decides when seats are released, see [`release_delay_ms`].
     release_seed: Uuid,
+    gate: Gate,
+    entries: Entries,
     /// Notices that were found done, see [`Self::load_told`].
     told: HashSet<NoticeId>,
     /// Since the last seal.
@@ -243,6 +250,8 @@ impl Sale {
             latest: Timestamp::EPOCH,
             doubtful: Vec::new(),
             release_seed: Uuid::nil(),
+            gate: Gate::default(),
+            entries: Entries::default(),
             told: HashSet::new(),
             facts: Vec::new(),
         }

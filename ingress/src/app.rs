@@ -18,7 +18,7 @@ use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
 use crate::users::Successors;
-use crate::{revocations, routes, seat_history, server, users, webhooks};
+use crate::{revocations, room, routes, seat_history, server, users, webhooks};
 use async_nats::Subscriber;
 use axum::Router;
 use onsale_platform::{Clock, db, nats};
@@ -114,6 +114,8 @@ pub struct Parts {
     pub user_rate: Option<Arc<Rate>>,
     /// Tokens of open commands.
     pub signer: Signer,
+    /// Tickets and passes of waiting rooms.
+    pub room_signer: room::Signer,
     /// Layouts.
     pub layouts: Layouts,
     /// Seat maps.
@@ -374,6 +376,7 @@ fn app(
         sign_ins: SignIns::new(&config.http.limits),
         user_rate: Rate::of_users(&config.http.limits).map(Arc::new),
         signer: Signer::new(&config.auth.token_secret),
+        room_signer: room::Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone(), clock.clone()),
         order_ends: Arc::new(OrderEnds::new(pool.clone())),

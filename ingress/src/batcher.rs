@@ -285,12 +285,13 @@ impl<L: Commands> Batcher<L> {
 mod tests {
     use super::*;
     use crate::lane::{Ledger, Seats, Settlement};
+    use onsale_schema::admission::{Pass, Ticketed};
     use onsale_schema::message::Fingerprint;
     use onsale_schema::seats::{BLOCK_SEATS_MAX, REASON_CHARS};
     use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus, SaleState};
     use onsale_schema::{
-        BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId, ReservationId, ScheduleId,
-        SeatNo, UserId, ledger, seats, settlement,
+        ArrivalNo, BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId, ReservationId,
+        ScheduleId, SeatNo, TicketId, UserId, ledger, seats, settlement,
     };
     use uuid::Uuid;
 
@@ -315,7 +316,17 @@ mod tests {
     #[test]
     fn the_bound_on_bytes_holds() {
         let (reservation_id, schedule_id) = (ReservationId(Uuid::max()), ScheduleId(Uuid::max()));
-        for count in [1, 100] {
+        let pass = Some(Pass {
+            ticket: Ticketed {
+                user_id: UserId(Uuid::max()),
+                schedule_id,
+                ticket_id: TicketId(Uuid::max()),
+                arrival_no: ArrivalNo(u32::MAX),
+            },
+            expires_at: Timestamp::from_micros(i64::MAX),
+            holds_max: u32::MAX,
+        });
+        for (count, pass) in [(1, None), (1, pass), (100, pass)] {
             let seats = vec![SeatNo(i32::MAX); count];
             assert_fits::<Seats>(seats::Kind::Hold {
                 reservation_id,
@@ -323,6 +334,7 @@ mod tests {
                 seats,
                 places: vec![],
                 layout_no: Some(i64::MAX),
+                pass,
             });
         }
         let place = seats::Places {
@@ -335,6 +347,7 @@ mod tests {
             seats: vec![SeatNo(i32::MAX); 100],
             places: vec![place.clone(); 10],
             layout_no: Some(i64::MAX),
+            pass,
         });
         let at = Some(Timestamp::from_micros(i64::MAX));
         assert_fits::<Seats>(seats::Kind::Policy {

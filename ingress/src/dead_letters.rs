@@ -146,7 +146,7 @@ impl Readable {
                     | K::Unsecure { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Block { seats, .. } => (None, Some(seats.clone())),
                     K::Unblock { seats, .. } => (None, seats.clone()),
-                    K::PaidAll { .. } | K::Policy { .. } => (None, None),
+                    K::PaidAll { .. } | K::Policy { .. } | K::Room { .. } => (None, None),
                 };
                 CommandView {
                     schedule_id: Some(command.kind.schedule_id()),
@@ -338,7 +338,8 @@ pub async fn retry(
                 | seats::Kind::Secure { .. }
                 | seats::Kind::Unsecure { .. }
                 | seats::Kind::Rehold { .. }
-                | seats::Kind::Cancelled { .. } => Asked::Notice,
+                | seats::Kind::Cancelled { .. }
+                | seats::Kind::Room { .. } => Asked::Notice,
             };
             let batcher = app.batchers.seats(partition);
             let place = (asked, Some(partition));

@@ -26,6 +26,8 @@ const SEAT_BYTES: usize = 5;
 const ID_BYTES: usize = 18;
 /// Room for the number of one ticket.
 const ARRIVAL_BYTES: usize = 5;
+/// Room for an entry pass.
+const PASS_BYTES: usize = 192;
 /// Room for places of one section, besides its name.
 const PLACES_BYTES: usize = 32;
 
@@ -44,12 +46,23 @@ impl Commands for Seats {
 
     fn kind_bytes_max(kind: &seats::Kind) -> usize {
         match kind {
-            seats::Kind::Hold { seats, places, .. } => {
-                KIND_BYTES + SEAT_BYTES * seats.len() + places_bytes_max(places)
+            seats::Kind::Hold {
+                seats,
+                places,
+                pass,
+                ..
+            } => {
+                let pass = pass.map_or(0, |_| PASS_BYTES);
+                KIND_BYTES + SEAT_BYTES * seats.len() + places_bytes_max(places) + pass
             }
-            seats::Kind::HoldBest { section, grade, .. } => {
+            seats::Kind::HoldBest {
+                section,
+                grade,
+                pass,
+                ..
+            } => {
                 let names = section.iter().chain(grade).map(String::len);
-                KIND_BYTES + names.sum::<usize>()
+                KIND_BYTES + names.sum::<usize>() + pass.map_or(0, |_| PASS_BYTES)
             }
             seats::Kind::Block { seats, reason, .. } => {
                 KIND_BYTES + SEAT_BYTES * seats.len() + reason.len()
@@ -63,7 +76,8 @@ impl Commands for Seats {
             | seats::Kind::Expire { .. }
             | seats::Kind::Paid { .. }
             | seats::Kind::Secure { .. }
-            | seats::Kind::Unsecure { .. } => KIND_BYTES,
+            | seats::Kind::Unsecure { .. }
+            | seats::Kind::Room { .. } => KIND_BYTES,
             seats::Kind::PaidAll {
                 reservation_ids, ..
             } => KIND_BYTES + ID_BYTES * reservation_ids.len(),

@@ -94,6 +94,14 @@ codes! {
     PaymentDeclined = 402 "payment-declined" "The payment was declined" never;
     /// Signed in, but not as somebody who may do this.
     ForbiddenRole = 403 "forbidden-role" "The role of the user does not allow this" never;
+    /// The date has a waiting room, and no entry pass was shown.
+    QueuePassRequired = 403 "queue-pass-required" "An entry pass of the waiting room is needed" never;
+    /// A pass that is not ours, or another user's or date's.
+    QueuePassInvalid = 403 "queue-pass-invalid" "The entry pass is not valid here" never;
+    /// A pass whose time is over.
+    QueuePassExpired = 403 "queue-pass-expired" "The entry pass has expired" never;
+    /// As many holds were made with the ticket of the pass as it allows.
+    QueuePassUsedUp = 403 "queue-pass-used-up" "The entry pass is used up" never;
     /// No such thing, or somebody else's.
     NotFound = 404 "not-found" "There is no such resource" never;
     /// The resource doesn't know this method.

@@ -28,6 +28,10 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
         R::OrphanSeat { seats } => {
             Problem::orphans(seats.iter().map(|&seat| label(seat)).collect())
         }
+        R::PassRequired => Problem::new(Code::QueuePassRequired),
+        R::PassInvalid => Problem::new(Code::QueuePassInvalid),
+        R::PassExpired => Problem::new(Code::QueuePassExpired),
+        R::PassUsedUp => Problem::new(Code::QueuePassUsedUp),
         R::PaymentInProgress => Problem::new(Code::PaymentInProgress),
         R::ExtensionLimitReached => Problem::new(Code::ExtensionLimitReached),
         R::StateConflict { status } => Problem::state_conflict(*status),

@@ -17,12 +17,14 @@ use crate::page::{Cursor, Page, PageQuery};
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::refusal;
+use crate::room::QueuePass;
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use cancellation::CancelledView;
+use onsale_schema::admission::Pass;
 use onsale_schema::seats::{Hold, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{CommandId, Money, ReservationId, ScheduleId, SeatNo, Timestamp, partition};
@@ -166,18 +168,21 @@ fn misanswered() -> Problem {
 ///
 /// All of them or none, until `expiresAt`. Pay before that, or give them back. Either name `seats`,
 /// and say how many `places` of sections without seats, or one of both; or leave the choice of seats
-/// to us with `bestAvailable`, which never gives places.
+/// to us with `bestAvailable`, which never gives places. Where the date has a waiting room, show your
+/// entry pass.
 #[utoipa::path(post, path = "/reservations", operation_id = "createReservation",
-    tag = "Reservations", params(IdempotencyKey, Prefer), request_body = NewReservation,
+    tag = "Reservations", params(IdempotencyKey, QueuePass, Prefer), request_body = NewReservation,
     extensions(("x-problems" = json!([Code::NotFound, Code::SeatUnavailable, Code::UnknownSeat,
         Code::OrphanSeat, Code::SeatLimitExceeded, Code::SaleNotOpen, Code::SaleClosed, Code::LayoutChanged,
-        Code::ReservationStateConflict]))),
+        Code::ReservationStateConflict, Code::QueuePassRequired, Code::QueuePassInvalid,
+        Code::QueuePassExpired, Code::QueuePassUsedUp]))),
     responses((status = 201, description = "Held", body = ReservationView,
         headers(("Location" = String, description = "The reservation")))))]
 pub async fn create(
     State(app): State<App>,
     user: User,
     key: IdempotencyKey,
+    pass: QueuePass,
     prefer: Prefer,
     trace: TraceParent,
     body: JsonBody,
@@ -185,9 +190,11 @@ pub async fn create(
     let wanted: NewReservation<'_> = body.parse()?;
     wanted.wish()?;
     let schedule = wanted.schedule_id;
+    let pass = pass.read(&app.room_signer, user.id, schedule, app.clock.now())?;
     let asking = Asking {
         id: key.command(user.id, ROUTE),
         user,
+        pass,
         prefer,
         trace,
         wanted,
@@ -220,6 +227,7 @@ pub async fn create(
 struct Asking<'a> {
     id: CommandId,
     user: User,
+    pass: Option<Pass>,
     prefer: Prefer,
     trace: TraceParent,
     wanted: NewReservation<'a>,
@@ -230,7 +238,10 @@ impl Asking<'_> {
     async fn hold(&self, app: &App, layout: &Layout) -> Result<Response, Problem> {
         let schedule = self.wanted.schedule_id;
         let ours = ReservationId(ids::new_v7(app.clock.now()));
-        let kind = self.wanted.wish()?.kind(ours, schedule, layout)?;
+        let kind = self
+            .wanted
+            .wish()?
+            .kind(ours, schedule, layout, self.pass)?;
         let partition = partition::of_schedule(schedule, app.partitions);
         let in_flight = app.gate.admit_schedule(schedule, partition)?;
         let submission = Submission {

@@ -74,6 +74,8 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
             LAST_EVENT_ID,
             crate::idempotency::HEADER,
             crate::prefer::PREFER,
+            crate::room::QUEUE_PASS,
+            HeaderName::from_static("queue-ticket"),
             HeaderName::from_static("traceparent"),
         ])
         .expose_headers([

@@ -106,7 +106,7 @@ pub const TABLES: &[Table] = &[
     table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, last_error, stuck_at, done_at, settles_at, key_no)", "SELECT"),
     table("refund_action",  "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("reservation",    "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
-    table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, map_version)", "SELECT"),
+    table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, map_version, pass_required_since, room_version)", "SELECT"),
     table("schedule",       "SELECT, INSERT, UPDATE",         "SELECT",                         "SELECT"),
     table("seat",           "SELECT, INSERT, DELETE",         "SELECT",                         "SELECT"),
     table("seat_block",     "SELECT",                         "SELECT, INSERT",                 "SELECT"),

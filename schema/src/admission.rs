@@ -47,7 +47,7 @@ pub enum Kind {
         notice_id: NoticeId,
         /// Where.
         schedule_id: ScheduleId,
-        /// Which, and how they are.
+        /// Which, and how they are; at most [`HOLDS_MAX`].
         changes: Vec<HoldChange>,
     },
     /// Let people in by other rules from now on.
@@ -79,6 +79,8 @@ pub enum Kind {
 pub const TICKETS_MAX: u32 = 4_000_000;
 /// The most tickets in one report of who was heard.
 pub const SEEN_MAX: usize = 20_000;
+/// The most holds in one notice of what became of them.
+pub const HOLDS_MAX: usize = 256;
 /// How many characters the name of a beacon has.
 pub const BEACON_CHARS: RangeInclusive<usize> = 1..=200;
 /// How many bytes a beacon says.

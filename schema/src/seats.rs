@@ -1,5 +1,6 @@
 //! What is said about seats: commands to their owner, outcomes, facts, and the live map.
 
+use crate::admission::Pass;
 use crate::ids::{
     BlockId, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
 };
@@ -27,6 +28,10 @@ pub enum Kind {
         /// might be other seats.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         layout_no: Option<i64>,
+        /// The entry pass that was shown. The digest of the command does not cover it: a retry with
+        /// a pass that was renewed meanwhile is the same command.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pass: Option<Pass>,
     },
     /// Hold the best of the free seats, all or none.
     HoldBest {
@@ -48,6 +53,9 @@ pub enum Kind {
         /// As of a hold of named seats.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         layout_no: Option<i64>,
+        /// As of a hold of named seats.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pass: Option<Pass>,
     },
     /// Give a hold back.
     Release {
@@ -135,6 +143,18 @@ pub enum Kind {
         seats: Vec<SeatNo>,
         /// What was paid for them.
         total: Money,
+    },
+    /// The waiting room of the schedule was turned on or off.
+    Room {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Whether a hold takes an entry pass from now on.
+        pass_required: bool,
+        /// The room's version that says so. One that is not newer than the last is void, so that two
+        /// of these may come in any order.
+        version: i64,
     },
     /// Seats of a paid reservation were cancelled; they are on sale again.
     Cancelled {
@@ -309,6 +329,7 @@ impl Kind {
             | Self::Unsecure { schedule_id, .. }
             | Self::Rehold { schedule_id, .. }
             | Self::Cancelled { schedule_id, .. }
+            | Self::Room { schedule_id, .. }
             | Self::Policy { schedule_id, .. }
             | Self::Block { schedule_id, .. }
             | Self::Unblock { schedule_id, .. } => *schedule_id,
@@ -330,6 +351,7 @@ impl Kind {
             Self::Unsecure { .. } => "unsecure",
             Self::Rehold { .. } => "rehold",
             Self::Cancelled { .. } => "cancelled",
+            Self::Room { .. } => "room",
             Self::Policy { .. } => "policy",
             Self::Block { .. } => "block",
             Self::Unblock { .. } => "unblock",
@@ -447,6 +469,14 @@ pub enum Refusal {
     PaymentInProgress,
     /// The policy would contradict itself, or a value is out of bounds.
     PolicyInvalid,
+    /// The date has a waiting room, and no pass was shown.
+    PassRequired,
+    /// The pass is another user's or another date's.
+    PassInvalid,
+    /// The pass is too old.
+    PassExpired,
+    /// As many holds were made with the ticket of the pass as it allows.
+    PassUsedUp,
 }
 
 /// Facts of one schedule and batch, for other systems. `version` is the map's version after it and

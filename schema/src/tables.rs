@@ -103,7 +103,8 @@ diesel::table! {
         booking_closes_at -> Timestamptz, hold_ms -> BigInt, seats_per_user -> Integer,
         map_version -> BigInt, layout_no -> BigInt, extensions_max -> Integer,
         hold_total_ms -> BigInt, prevents_orphans -> Bool, release_jitter_ms -> BigInt,
-        release_seed -> Uuid, cancelled -> Bool,
+        release_seed -> Uuid, cancelled -> Bool, pass_required_since -> Nullable<Timestamptz>,
+        pass_required -> Bool, room_version -> BigInt,
     }
 }
 diesel::table! {
@@ -115,7 +116,7 @@ diesel::table! {
         first_expires_at -> Nullable<Timestamptz>, ends_as -> Nullable<Text>,
         extended_by -> Nullable<Array<Uuid>>, given_back_by -> Nullable<Uuid>,
         cancelled_seat_nos -> Nullable<Array<Integer>>, paying_order -> Nullable<Uuid>,
-        rehold_order -> Nullable<Uuid>,
+        rehold_order -> Nullable<Uuid>, ticket_id -> Nullable<Uuid>,
     }
 }
 diesel::table! {

@@ -6,12 +6,14 @@ mod frozen;
 
 use frozen::{at, check, message, reply, uuid};
 use onsale_schema::admission::{
-    Broadcast, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Policy, PolicyChange, Refusal,
-    Ticket, Watermark,
+    Broadcast, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Pass, Policy, PolicyChange,
+    Refusal, Ticket, Ticketed, Watermark,
 };
 use onsale_schema::draw::{Digest, Place};
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp};
+use onsale_schema::{
+    ArrivalNo, NoticeId, ReservationId, ScheduleId, SeatNo, TicketId, Timestamp, UserId, seats,
+};
 
 fn schedule_id() -> ScheduleId {
     ScheduleId(uuid(7))
@@ -184,4 +186,58 @@ fn broadcasts() {
         sent_at: at(30),
     };
     check("admission-watermark", &broadcast);
+}
+
+/// What is said about rooms to the owner of seats, and by it.
+#[test]
+fn passes() {
+    let (reservation_id, schedule_id) = (ReservationId(uuid(6)), schedule_id());
+    let pass = Some(Pass {
+        ticket: Ticketed {
+            user_id: UserId(uuid(2)),
+            schedule_id,
+            ticket_id: TicketId(uuid(8)),
+            arrival_no: ArrivalNo(999_999),
+        },
+        expires_at: at(600_000),
+        holds_max: 10,
+    });
+    let hold = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3)],
+        places: vec![],
+        layout_no: Some(2),
+        pass,
+    };
+    check("seats-hold-pass", &message(hold));
+    let best = seats::Kind::HoldBest {
+        reservation_id,
+        schedule_id,
+        count: 3,
+        section: None,
+        grade: None,
+        max_price: None,
+        layout_no: Some(2),
+        pass,
+    };
+    check("seats-hold-best-pass", &message(best));
+    for pass_required in [true, false] {
+        let room = seats::Kind::Room {
+            notice_id: NoticeId(uuid(9)),
+            schedule_id,
+            pass_required,
+            version: 7,
+        };
+        let name = if pass_required { "on" } else { "off" };
+        check(&format!("seats-room-{name}"), &message(room));
+    }
+    let refused = [
+        seats::Refusal::PassRequired,
+        seats::Refusal::PassInvalid,
+        seats::Refusal::PassExpired,
+        seats::Refusal::PassUsedUp,
+    ];
+    let refused = refused.map(seats::Outcome::Refused).to_vec();
+    check("seats-reply-passes", &reply(refused));
 }

@@ -69,6 +69,7 @@ fn seats_commands() {
             seats: vec![SeatNo(3), SeatNo(4)],
             places: vec![],
             layout_no: None,
+            pass: None,
         },
         seats::Kind::HoldBest {
             reservation_id,
@@ -78,6 +79,7 @@ fn seats_commands() {
             grade: Some("VIP".into()),
             max_price: Some(Money::won(99_000)),
             layout_no: Some(2),
+            pass: None,
         },
         seats::Kind::Release {
             reservation_id,
@@ -124,6 +126,7 @@ fn seats_commands() {
         seats: vec![SeatNo(3), SeatNo(4)],
         places: vec![],
         layout_no: Some(2),
+        pass: None,
     };
     check("seats-hold-layout", &message(hold));
     let mixed = seats::Kind::Hold {
@@ -135,6 +138,7 @@ fn seats_commands() {
             count: 2,
         }],
         layout_no: Some(2),
+        pass: None,
     };
     check("seats-hold-places", &message(mixed));
     let any = seats::Kind::HoldBest {
@@ -145,6 +149,7 @@ fn seats_commands() {
         grade: None,
         max_price: None,
         layout_no: None,
+        pass: None,
     };
     check("seats-hold-best-any", &message(any));
     let unchanged = seats::Kind::Policy {

@@ -115,7 +115,13 @@ impl Sweeper {
             for part in commands.chunks(COMMANDS_PER_MESSAGE_MAX) {
                 let ids: Vec<CommandId> = part.iter().map(|command| command.id).collect();
                 let id = message_id(ids.iter().map(|id| id.0), round);
-                messages.push(Outgoing::commands(ctx, Lane::Seats, *partition, id, part.to_vec()));
+                messages.push(Outgoing::commands(
+                    ctx,
+                    Lane::Seats,
+                    *partition,
+                    id,
+                    part.to_vec(),
+                ));
                 asked.push(ids);
             }
         }

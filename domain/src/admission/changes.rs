@@ -6,7 +6,7 @@ use super::{RoomRow, Slot};
 use onsale_schema::admission::{TicketChange, Watermark};
 use onsale_schema::draw::Secret;
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::TicketStatus;
+use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
 use std::collections::BTreeMap;
 
@@ -44,6 +44,17 @@ pub struct RoomUpdate {
     pub before: RoomRow,
     /// As it is.
     pub after: RoomRow,
+}
+
+impl RoomUpdate {
+    /// Whether holds take passes from now on, if that is another answer than before: the owner of the
+    /// seats must be told.
+    #[must_use]
+    pub fn turned(&self) -> Option<bool> {
+        let is_on = |row: &RoomRow| row.policy.mode != QueueMode::Off;
+        let after = is_on(&self.after);
+        (after != is_on(&self.before)).then_some(after)
+    }
 }
 
 /// A ticket to insert. A conflict of its id means that the command made a ticket before, see

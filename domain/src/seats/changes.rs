@@ -1,7 +1,8 @@
 //! What a batch of seat decisions writes: the net effect on the rows, free of order, so that a
 //! fixed number of set-based statements stores it however large the batch is.
 
-use super::{BlockRow, Reservation, Term};
+use super::{BlockRow, Gate, GateUpdate, Reservation, Term};
+use onsale_schema::admission::HoldChange;
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
@@ -22,6 +23,10 @@ pub struct Changes {
     pub claims: ClaimChanges,
     /// Schedules that sell by other rules from now on, one entry each.
     pub policies: Vec<PolicyUpdate>,
+    /// Schedules that take passes from now on, or take them no more, one entry each.
+    pub gates: Vec<GateUpdate>,
+    /// What the owner of a schedule's waiting room has to know of holds that were made with passes.
+    pub pass_holds: BTreeMap<ScheduleId, Vec<HoldChange>>,
     /// Blocks and lifts of blocks to insert, in their order.
     pub blocks: Vec<BlockRow>,
     /// New versions of maps, at most one per schedule; appended by [`super::Sale::seal`].
@@ -102,6 +107,8 @@ impl Changes {
             && self.terms.is_empty()
             && self.claims.is_empty()
             && self.policies.is_empty()
+            && self.gates.is_empty()
+            && self.pass_holds.is_empty()
             && self.blocks.is_empty()
             && self.maps.is_empty()
             && self.facts.is_empty()
@@ -127,6 +134,8 @@ impl Changes {
             .extend(other.lasting.into_iter().map(|(id, at)| (id, at + offset)));
         self.terms.extend(other.terms);
         self.policies.extend(other.policies);
+        self.gates.extend(other.gates);
+        self.pass_holds.extend(other.pass_holds);
         self.blocks.extend(other.blocks);
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);
@@ -170,6 +179,18 @@ impl Changes {
         match known.find(|update| update.schedule_id == schedule_id) {
             Some(update) => update.after = after,
             None => self.policies.push(PolicyUpdate {
+                schedule_id,
+                before,
+                after,
+            }),
+        }
+    }
+
+    pub(super) fn turn(&mut self, schedule_id: ScheduleId, before: Gate, after: Gate) {
+        let mut known = self.gates.iter_mut();
+        match known.find(|update| update.schedule_id == schedule_id) {
+            Some(update) => update.after = after,
+            None => self.gates.push(GateUpdate {
                 schedule_id,
                 before,
                 after,

@@ -4,12 +4,15 @@
 
 use super::payments::Late;
 use super::plan::Wish;
-use super::{Accepted, Changes, Policy, Sale, Times, places};
+use super::{Accepted, Changes, Entry, Policy, Sale, Times, places};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Kind, Outcome, Places, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
 use onsale_schema::{ReservationId, SeatNo, Timestamp, UserId};
 use std::borrow::Cow;
+
+/// Seats that may be had, and the lapsed holds that must end for it.
+type Found<'a> = (Cow<'a, [SeatNo]>, Vec<ReservationId>);
 
 impl Sale {
     /// Decides one command, applies its effects to this state and appends them to `changes`.
@@ -26,49 +29,43 @@ impl Sale {
         let now = times.business.max(self.latest);
         match &command.kind {
             Kind::Hold {
-                reservation_id,
+                reservation_id: id,
                 seats,
                 places,
                 layout_no,
+                pass,
                 ..
-            } => {
-                if let Some(outcome) = self.settled(command, *reservation_id, times) {
-                    return outcome;
-                }
-                match self.may_hold(command.user, seats, places, *layout_no, now) {
-                    Ok((seats, lapsing)) => {
-                        self.lapse_all(lapsing, now, changes);
-                        Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
-                    }
-                    Err(refusal) => Outcome::Refused(refusal),
-                }
-            }
+            } => self.settled(command, *id, times).unwrap_or_else(|| {
+                let entry = self.enter(command.user, pass.as_ref(), now);
+                let found = entry.and_then(|entry| {
+                    let found = self.may_hold(command.user, seats, places, *layout_no, now)?;
+                    Ok((entry, found))
+                });
+                self.hold(command, *id, found, now, changes)
+            }),
             Kind::HoldBest {
-                reservation_id,
+                reservation_id: id,
                 count,
                 section,
                 grade,
                 max_price,
                 layout_no,
+                pass,
                 ..
-            } => {
-                if let Some(outcome) = self.settled(command, *reservation_id, times) {
-                    return outcome;
-                }
+            } => self.settled(command, *id, times).unwrap_or_else(|| {
                 let wish = Wish {
                     count: usize::try_from(*count).unwrap_or(usize::MAX),
                     section: section.as_deref(),
                     grade: grade.as_deref(),
                     max_price: *max_price,
                 };
-                match self.best_for(command.user, &wish, *layout_no, now) {
-                    Ok((seats, lapsing)) => {
-                        self.lapse_all(lapsing, now, changes);
-                        Outcome::Held(self.grant(command, *reservation_id, &seats, now, changes))
-                    }
-                    Err(refusal) => Outcome::Refused(refusal),
-                }
-            }
+                let entry = self.enter(command.user, pass.as_ref(), now);
+                let found = entry.and_then(|entry| {
+                    let found = self.best_for(command.user, &wish, *layout_no, now)?;
+                    Ok((entry, found))
+                });
+                self.hold(command, *id, found, now, changes)
+            }),
             Kind::Extend { reservation_id, .. } => {
                 self.extend(command, *reservation_id, times.clock, now, changes)
             }
@@ -179,7 +176,31 @@ impl Sale {
                 self.cancelled(*reservation_id, seats, *at, now, changes);
                 Outcome::Applied
             }
+            Kind::Room {
+                notice_id,
+                pass_required,
+                version,
+                ..
+            } => self.turn_room(*notice_id, *pass_required, *version, now, changes),
             Kind::Policy { change, .. } => self.amend(command, change, now, changes),
+        }
+    }
+
+    /// Gives the seats that were found, or says why there are none.
+    fn hold(
+        &mut self,
+        command: &Command<Kind>,
+        id: ReservationId,
+        found: Result<(Option<Entry>, Found<'_>), Refusal>,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        match found {
+            Ok((entry, (seats, lapsing))) => {
+                self.lapse_all(lapsing, now, changes);
+                Outcome::Held(self.grant(command, id, &seats, entry, now, changes))
+            }
+            Err(refusal) => Outcome::Refused(refusal),
         }
     }
 
@@ -226,8 +247,7 @@ impl Sale {
         places: &[Places],
         layout_no: Option<i64>,
         now: Timestamp,
-    ) -> Result<(Cow<'a, [SeatNo]>, Vec<ReservationId>), Refusal> {
-        self.is_selling(now)?;
+    ) -> Result<Found<'a>, Refusal> {
         self.is_by_layout(layout_no)?;
         if seats.is_empty() && places.is_empty() || !self.are_places(places) {
             return Err(Refusal::UnknownSeat);
@@ -252,8 +272,7 @@ impl Sale {
         wish: &Wish<'_>,
         layout_no: Option<i64>,
         now: Timestamp,
-    ) -> Result<(Vec<SeatNo>, Vec<ReservationId>), Refusal> {
-        self.is_selling(now)?;
+    ) -> Result<Found<'static>, Refusal> {
         self.is_by_layout(layout_no)?;
         if wish.count == 0 {
             return Err(Refusal::UnknownSeat);
@@ -266,7 +285,7 @@ impl Sale {
         let best = self.layout.plan.best(&self.free_at(now), wish);
         let seats = best.ok_or(none)?;
         self.are_available(&seats, now, &mut lapsing)?;
-        Ok((seats, lapsing))
+        Ok((seats.into(), lapsing))
     }
 
     /// Whether these are numbered seats of the layout, each named once.

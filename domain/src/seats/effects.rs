@@ -1,7 +1,8 @@
 //! The effects of decisions on the state and on what must be written. What must hold is asserted
 //! here, in release builds too: a wrong write is worse than a stopped partition.
 
-use super::{Changes, Claim, Ended, Reservation, Sale};
+use super::{Changes, Claim, Ended, Entry, Reservation, Sale};
+use onsale_schema::admission::HoldState;
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Hold, Kind};
 use onsale_schema::status::{ClaimState, ReservationStatus};
@@ -14,6 +15,7 @@ impl Sale {
         command: &Command<Kind>,
         reservation_id: ReservationId,
         seats: &[SeatNo],
+        entry: Option<Entry>,
         now: Timestamp,
         changes: &mut Changes,
     ) -> Hold {
@@ -46,6 +48,7 @@ impl Sale {
             rehold_order: None,
             cancelled: Vec::new(),
             cancelled_at: None,
+            entry,
         };
         r.assert_valid();
         let hold = r.hold(self.schedule_id);
@@ -57,6 +60,8 @@ impl Sale {
             hold: hold.clone(),
         });
         changes.make(self.schedule_id, r.clone());
+        self.entries.add(entry);
+        self.tell_room(&r, HoldState::Until(r.term.expires_at), changes);
         self.insert(r);
         hold
     }
@@ -89,6 +94,10 @@ impl Sale {
         assert!(is_listed, "every hold has its end in the order");
         let r = r.clone();
         self.strike_off(&r);
+        // Of one that counts no more since a while that was said then.
+        if r.term.ends_as.is_none() {
+            self.tell_room(&r, HoldState::Over, changes);
+        }
 
         let held = Some(Claim {
             reservation: Some(id),

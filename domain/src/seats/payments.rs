@@ -7,6 +7,7 @@
 //! state.
 
 use super::{Changes, Claim, Reservation, Sale, Term};
+use onsale_schema::admission::HoldState;
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome};
 use onsale_schema::status::{ClaimState, ReservationStatus};
@@ -31,6 +32,7 @@ pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
         | Kind::PaidAll { .. }
         | Kind::Unsecure { .. }
         | Kind::Cancelled { .. }
+        | Kind::Room { .. }
         | Kind::Policy { .. }
         | Kind::Block { .. }
         | Kind::Unblock { .. } => None,
@@ -126,6 +128,7 @@ impl Sale {
                 at: now,
             });
         }
+        self.tell_room(&self.reservations[&id], HoldState::Paid, changes);
     }
 
     /// Makes a live hold last until a payment on its way has been captured, within bounds. For
@@ -233,6 +236,7 @@ impl Sale {
             rehold_order: Some(late.order_id),
             cancelled: Vec::new(),
             cancelled_at: None,
+            entry: None,
         };
         r.assert_valid();
         changes.note_latest(self.schedule_id, self.latest);
@@ -244,6 +248,9 @@ impl Sale {
             hold: r.hold(self.schedule_id),
         });
         changes.make(self.schedule_id, r.clone());
+        if let Some(lapsed) = self.reservations.get(&late.lapsed_id) {
+            self.tell_room(lapsed, HoldState::Paid, changes);
+        }
         self.insert(r);
         Outcome::Applied
     }

@@ -2,6 +2,7 @@
 //! others after that.
 
 use super::{Changes, Reservation, Sale, TermUpdate};
+use onsale_schema::admission::HoldState;
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::ReservationStatus;
@@ -183,6 +184,11 @@ impl Sale {
         self.due.remove(&(r.term.release_at, id));
         self.due.insert((after.release_at, id));
         let before = std::mem::replace(&mut r.term, after.clone());
+        if after.ends_as.is_some() && before.ends_as.is_none() {
+            self.tell_room(&r, HoldState::Over, changes);
+        } else if after.expires_at > before.expires_at {
+            self.tell_room(&r, HoldState::Until(after.expires_at), changes);
+        }
         self.reservations.insert(id, r);
         changes.last(TermUpdate {
             reservation_id: id,

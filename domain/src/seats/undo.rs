@@ -32,7 +32,9 @@ impl Sale {
             if made.schedule_id == self.schedule_id {
                 let id = made.reservation.reservation_id;
                 let r = self.reservations.remove(&id);
-                self.strike_off(&r.expect("what was made is known"));
+                let r = r.expect("what was made is known");
+                self.entries.take(r.entry);
+                self.strike_off(&r);
             }
         }
         for ended in &changes.ended {
@@ -66,6 +68,11 @@ impl Sale {
         for update in &changes.policies {
             if update.schedule_id == self.schedule_id {
                 self.policy = update.before;
+            }
+        }
+        for update in &changes.gates {
+            if update.schedule_id == self.schedule_id {
+                self.gate = update.before;
             }
         }
         if changes

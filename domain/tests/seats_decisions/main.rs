@@ -8,6 +8,7 @@ mod common;
 mod ends;
 mod holds;
 mod orphans;
+mod passes;
 mod payments;
 mod places;
 mod policies;
@@ -67,6 +68,7 @@ fn hold(n: u128, seats: &[i32]) -> Command<Kind> {
             seats: seat_nos(seats),
             places: vec![],
             layout_no: None,
+            pass: None,
         },
     )
 }
@@ -82,6 +84,7 @@ fn hold_best(n: u128, count: u32) -> Command<Kind> {
             grade: None,
             max_price: None,
             layout_no: None,
+            pass: None,
         },
     )
 }
@@ -160,6 +163,7 @@ fn row(n: u128, seats: &[i32], status: ReservationStatus, held_at_s: i64) -> Res
         rehold_order: None,
         cancelled: Vec::new(),
         cancelled_at: None,
+        entry: None,
     }
 }
 

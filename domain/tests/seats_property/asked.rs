@@ -2,6 +2,7 @@
 //! that mostly creep and sometimes jump.
 
 mod blocks;
+mod passes;
 mod payments;
 
 use super::common::{schedule_id, user};
@@ -31,7 +32,7 @@ impl World {
             business: self.now,
             clock: self.now.plus_ms(self.rng.range(-100, 2000)),
         };
-        let command = match self.rng.range(1, 26) {
+        let command = match self.rng.range(1, 27) {
             1..=6 => self.new_hold(),
             7..=9 => self.new_best(),
             10..=11 => self.hold_again(),
@@ -40,6 +41,7 @@ impl World {
             15..=16 => self.expire(),
             17 => self.policy(),
             18..=23 => self.notice(),
+            24 => self.turn_room(),
             _ => self.block_or_lift(),
         };
         Step::Command(command, times)
@@ -102,14 +104,15 @@ impl World {
         if !places.is_empty() && self.rng.percent(60) {
             seats.clear();
         }
+        let user = self.somebody();
         let kind = Kind::Hold {
             reservation_id: ReservationId(self.rng.uuid()),
             schedule_id: self.rows.schedule,
             seats,
             places,
             layout_no: self.meant_layout(),
+            pass: self.pass(user),
         };
-        let user = self.somebody();
         let command = self.command(user, kind);
         if self.rng.percent(4) {
             self.accept_elsewhere(&command);
@@ -126,6 +129,7 @@ impl World {
             self.rng.range(1, 3)
         };
         let max_price = self.rng.percent(20).then(|| self.rng.range(0, last) * 1000);
+        let user = self.somebody();
         let kind = Kind::HoldBest {
             reservation_id: ReservationId(self.rng.uuid()),
             schedule_id: self.rows.schedule,
@@ -134,8 +138,8 @@ impl World {
             grade: None,
             max_price: max_price.map(Money::won),
             layout_no: self.meant_layout(),
+            pass: self.pass(user),
         };
-        let user = self.somebody();
         let command = self.command(user, kind);
         self.asked.push(command.clone());
         command
@@ -187,14 +191,17 @@ impl World {
         let is_reuse = self.rng.percent(30);
         let other_id = ReservationId(self.rng.uuid());
         let other_seats = self.seats();
+        let other_pass = self.pass(command.user);
         if let Kind::Hold {
             reservation_id,
             seats,
+            pass,
             ..
         } = &mut command.kind
             && !is_redelivery
         {
             *reservation_id = other_id;
+            *pass = other_pass;
             if is_reuse {
                 *seats = other_seats;
                 command.fingerprint = Fingerprint(self.rng.uuid());
@@ -202,11 +209,13 @@ impl World {
         } else if let Kind::HoldBest {
             reservation_id,
             count,
+            pass,
             ..
         } = &mut command.kind
             && !is_redelivery
         {
             *reservation_id = other_id;
+            *pass = other_pass;
             if is_reuse {
                 *count += 1;
                 command.fingerprint = Fingerprint(self.rng.uuid());
@@ -329,6 +338,7 @@ impl World {
             | Kind::Unsecure { .. }
             | Kind::Rehold { .. }
             | Kind::Cancelled { .. }
+            | Kind::Room { .. }
             | Kind::Policy { .. }
             | Kind::Block { .. }
             | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),

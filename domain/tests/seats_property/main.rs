@@ -15,7 +15,7 @@ mod settlement;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Policy, Sale, TermUpdate, Times, decided_once};
+use onsale_domain::seats::{Changes, Gate, Policy, Sale, TermUpdate, Times, decided_once};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
@@ -50,7 +50,7 @@ fn decisions_agree_with_the_model_and_keep_the_invariants() {
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 39] = [
+const EXPECTED: [&str; 44] = [
     "held",
     "held places",
     "held seats and places",
@@ -90,6 +90,11 @@ const EXPECTED: [&str; 39] = [
     "held anew from its own hold",
     "held anew in vain",
     "cancelled",
+    "pass required",
+    "pass invalid",
+    "pass expired",
+    "pass used up",
+    "held by a pass",
 ];
 
 fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
@@ -121,6 +126,10 @@ fn name(outcome: &Outcome, asked_at: Timestamp) -> &'static str {
             Refusal::OrphanSeat { .. } => "orphan seat",
             Refusal::ExtensionLimitReached => "extension limit reached",
             Refusal::PaymentInProgress => "payment in progress",
+            Refusal::PassRequired => "pass required",
+            Refusal::PassInvalid => "pass invalid",
+            Refusal::PassExpired => "pass expired",
+            Refusal::PassUsedUp => "pass used up",
         },
     }
 }
@@ -189,9 +198,15 @@ impl World {
         };
         let prices: Vec<_> = (0..seats).map(|n| Money::won(n * 1000)).collect();
         let seated = some_seats(&mut rng, seats);
+        let gate = Gate {
+            pass_required_since: rng.percent(30).then_some(now),
+            room_version: rng.range(0, 3),
+        };
         let rows = Rows {
             schedule,
             policy,
+            gate,
+            told: Default::default(),
             shown: vec![None; prices.len()],
             layout: layout(0, &prices, seated),
             seated,
@@ -207,6 +222,7 @@ impl World {
         let model = Model {
             schedule,
             policy,
+            gate,
             layout_no: 0,
             prices,
             seated,
@@ -267,6 +283,9 @@ impl World {
                         *seen.entry(name(outcome, self.batch_at)).or_default() += 1;
                     }
                     self.see_places(&ours, &changes, seen);
+                    let made = changes.reservations.iter();
+                    let by_pass = made.filter(|new| new.reservation.entry.is_some());
+                    *seen.entry("held by a pass").or_default() += by_pass.count() as u64;
                     see_payments(&steps, &changes, seen);
                     return;
                 }
@@ -345,6 +364,7 @@ impl World {
     fn compare(&self, changes: &Changes) {
         let mut has_unseen = false;
         assert_eq!(self.rows.reservations.len(), self.model.entries.len());
+        assert_eq!(self.rows.gate, self.model.gate);
         for entry in &self.model.entries {
             let row = &self.rows.reservations[&entry.hold.reservation_id];
             let is_unseen = match row.status {
@@ -364,6 +384,7 @@ impl World {
             has_unseen |= is_unseen || is_part_unseen && entry.known;
             assert_eq!(row.term.paying_order, entry.paying);
             assert_eq!(row.rehold_order, entry.rehold);
+            assert_eq!(row.entry.map(|by| by.ticket_id), entry.ticket);
             assert_eq!(row.seats, entry.hold.seats);
             assert_eq!(row.total, entry.hold.total);
             assert_eq!(row.term.expires_at, entry.expires_at);

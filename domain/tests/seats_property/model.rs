@@ -3,17 +3,18 @@
 
 mod blocks;
 mod choice;
+mod passes;
 mod payments;
 
 use crate::rows::RELEASE_SEED;
 use blocks::Accepted;
-use onsale_domain::seats::{Policy, Times, release_delay_ms};
+use onsale_domain::seats::{Gate, Policy, Times, release_delay_ms};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
-    UserId,
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, TicketId,
+    Timestamp, UserId,
 };
 use std::collections::BTreeSet;
 
@@ -47,6 +48,8 @@ pub struct Entry {
     pub sold: bool,
     /// Whether the owner has it in memory: it forgets old ones.
     pub known: bool,
+    /// The ticket of the pass that it was made with.
+    pub ticket: Option<TicketId>,
 }
 
 impl Entry {
@@ -68,6 +71,7 @@ pub struct Foreign {
 pub struct Model {
     pub schedule: ScheduleId,
     pub policy: Policy,
+    pub gate: Gate,
     pub layout_no: i64,
     pub prices: Vec<Money>,
     /// So many of them are seats; the rest are the places of [`SECTION`].
@@ -216,6 +220,14 @@ impl Model {
                 self.told(command, now);
                 Outcome::Applied
             }
+            Kind::Room {
+                pass_required,
+                version,
+                ..
+            } => {
+                self.turn_room(*pass_required, *version, now);
+                Outcome::Applied
+            }
             Kind::Policy { change, .. } => self.amend(command, change, now),
             Kind::Block { .. } => self.block(command, times, now),
             Kind::Unblock { .. } => self.lift(command, times, now),
@@ -346,6 +358,8 @@ impl Model {
             Refusal::SaleClosed
         } else if self.policy.state == SaleState::Paused || now < self.policy.booking_opens_at {
             Refusal::SaleNotOpen
+        } else if let Some(refusal) = self.refuse_pass(command, now) {
+            refusal
         } else if is_of_another_layout(command, self.layout_no) {
             Refusal::LayoutChanged
         } else {
@@ -423,8 +437,10 @@ impl Model {
             held_at: now,
             expires_at: now.plus_ms(self.policy.hold_ms),
         };
-        self.entries
-            .push(Entry::new(command, command.user, hold.clone()));
+        self.entries.push(Entry {
+            ticket: self.ticket_of(command),
+            ..Entry::new(command, command.user, hold.clone())
+        });
         self.last_until(self.entries.len() - 1, hold.expires_at);
         self.facts.push(Fact::Held {
             user_id: command.user,

@@ -1,10 +1,12 @@
 //! The tables as the store would leave them: all of a batch or nothing, with the constraints of
 //! the migrations, and the invariants checked from the rows alone.
 
+mod passes;
+
 use crate::model::SECTION;
 use onsale_domain::seats::plan::Spot;
 use onsale_domain::seats::{
-    BlockRow, Changes, Claim, Layout, Policy, Reservation, Sale, Term, TermUpdate,
+    BlockRow, Changes, Claim, Gate, Layout, Policy, Reservation, Sale, Term, TermUpdate,
 };
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Hold, Kind, MapChange};
@@ -12,6 +14,7 @@ use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{
     CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
 };
+use passes::Told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -22,6 +25,7 @@ pub const RELEASE_SEED: Uuid = Uuid::from_u128(42);
 pub struct Rows {
     pub schedule: ScheduleId,
     pub policy: Policy,
+    pub gate: Gate,
     pub layout: Layout,
     /// See [`Model::seated`](crate::model::Model::seated).
     pub seated: usize,
@@ -35,6 +39,8 @@ pub struct Rows {
     pub open_notices: BTreeMap<NoticeId, Kind>,
     /// When seats were cancelled.
     pub cancellations: BTreeMap<(ReservationId, SeatNo), Timestamp>,
+    /// What the owner of the waiting room knows of holds.
+    pub told: BTreeMap<ReservationId, Told>,
     /// Orders whose money went back for want of seats.
     pub refunded: BTreeSet<PaymentOrderId>,
     /// The map of somebody who follows the broadcasts.
@@ -80,7 +86,8 @@ impl Rows {
             self.layout.clone(),
             self.map_version,
         )
-        .with_release_seed(RELEASE_SEED);
+        .with_release_seed(RELEASE_SEED)
+        .with_gate(self.gate);
         // Not in the order in which they were made.
         for r in self.reservations.values() {
             if r.ended_at.is_none_or(|ended_at| ended_at >= since) {
@@ -91,6 +98,9 @@ impl Rows {
             sale.load_claim(*seat, claim.reservation, claim.state);
         }
         sale.load_blocks(&self.blocks);
+        for (ticket, holds) in self.entries() {
+            sale.load_entries(ticket, holds);
+        }
         sale
     }
 
@@ -174,6 +184,7 @@ impl Rows {
             assert_eq!(update.before, self.policy);
             self.policy = update.after;
         }
+        self.write_passes(changes);
         self.write_claims(changes);
         self.blocks.extend(changes.blocks.iter().cloned());
         for notice in &changes.notices_done {
@@ -244,6 +255,7 @@ impl Rows {
         self.check_claims_agree();
         self.check_limits_were_kept();
         self.check_late_captures();
+        self.check_passes();
         let mut commands: BTreeSet<_> = self.reservations.values().map(|r| r.command_id).collect();
         commands.extend(self.blocks.iter().map(|row| row.command_id));
         let accepted = self.reservations.len() + self.blocks.len();

@@ -4,6 +4,7 @@ use super::places::{self, WantedPlaces};
 use crate::extract::not_null;
 use crate::layout::Layout;
 use crate::problem::{Code, FieldError, Problem};
+use onsale_schema::admission::Pass;
 use onsale_schema::seats::Kind;
 use onsale_schema::{Money, ReservationId, ScheduleId, SeatNo};
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,7 @@ impl Wish<'_> {
         reservation_id: ReservationId,
         schedule_id: ScheduleId,
         layout: &Layout,
+        pass: Option<Pass>,
     ) -> Result<Kind, Problem> {
         let layout_no = Some(layout.no());
         Ok(match self {
@@ -162,6 +164,7 @@ impl Wish<'_> {
                         seats,
                         places,
                         layout_no,
+                        pass,
                     },
                     (seats, places) => {
                         let errors = [seats.err(), places.err()].into_iter().flatten().flatten();
@@ -182,6 +185,7 @@ impl Wish<'_> {
                     grade: owned(&best.grade),
                     max_price: best.max_price,
                     layout_no,
+                    pass,
                 }
             }
         })

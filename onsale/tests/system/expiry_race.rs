@@ -123,6 +123,7 @@ impl Player {
                 seats: vec![SeatNo(i32::try_from(seat).expect("few"))],
                 places: Vec::new(),
                 layout_no: None,
+                pass: None,
             };
             commands.push(command(user, now, kind));
         }

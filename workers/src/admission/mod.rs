@@ -215,9 +215,14 @@ impl PartitionedLane for Admission {
         told_all(told.filter_map(|room| room.watermark.clone()), now)
     }
 
-    /// Nobody waits for what is decided here but those who are told.
-    fn nudge(_: &Changes, _: &Subjects) -> Option<String> {
-        None
+    /// The owner of the seats has to know which rooms are on.
+    fn nudges(changes: &Changes, subjects: &Subjects) -> Vec<String> {
+        let mut rooms = changes.rooms.values().filter_map(|room| room.room.as_ref());
+        let is_turned = rooms.any(|room| room.turned().is_some());
+        is_turned
+            .then(|| subjects.outbox_nudge())
+            .into_iter()
+            .collect()
     }
 
     fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! sent before the first is answered, however large the batches are.
 
 use super::load::{ARRIVAL, DRAWN, StoredHold};
+use crate::outbox::notices::{self, NewNotice};
 use crate::runtime::fence;
 use crate::runtime::lane::{Stored, expect};
 use diesel::QueryableByName;
@@ -13,8 +14,9 @@ use onsale_domain::admission::{Changes, NewTicket, RoomRow, RoomUpdate, Slot, Ti
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::admission::{Lobby, Order};
-use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId};
+use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, seats};
 use std::collections::HashSet;
+use uuid::Uuid;
 
 /// A ticket to insert, and its room.
 type New<'a> = (ScheduleId, &'a NewTicket);
@@ -37,18 +39,20 @@ pub(super) async fn changes(
     let updates: Vec<Changed<'_>> = all()
         .flat_map(|(id, room)| room.updates.iter().map(move |(no, to)| (*id, *no, to)))
         .collect();
-    let notices: Vec<NoticeId> = changes
+    let done: Vec<NoticeId> = changes
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
         .collect();
+    let told: Vec<NewNotice> = rooms.iter().filter_map(|room| turned(room)).collect();
 
     // Polled in this order, so they are sent in this order: who has left may be in line again.
-    let (written, updated, inserted, noted) = tokio::join!(
+    let (written, updated, inserted, noted, telling) = tokio::join!(
         biased;
         rooms_write(conn, &rooms),
         tickets_update(conn, &updates),
         tickets_insert(conn, &made),
-        fence::notices_done(conn, &notices),
+        fence::notices_done(conn, &done),
+        notices::insert(conn, &told),
     );
     let written = written?;
     let inserted = inserted?;
@@ -58,8 +62,22 @@ pub(super) async fn changes(
         expect("rooms", rooms.len(), written)?;
         expect("tickets to update", updates.len(), updated?)?;
         noted?;
+        telling?;
     }
     Ok(Stored { missed })
+}
+
+/// What the owner of the seats has to be told of a room that was turned on or off.
+fn turned(room: &RoomUpdate) -> Option<NewNotice> {
+    let pass_required = room.turned()?;
+    let notice_id = NoticeId(Uuid::now_v7());
+    let kind = seats::Kind::Room {
+        notice_id,
+        schedule_id: room.after.schedule_id,
+        pass_required,
+        version: room.after.version,
+    };
+    Some(NewNotice::to_seats(notice_id, notice_id.0, kind))
 }
 
 /// The partitions with a ticket that was not inserted: the command has made one before.

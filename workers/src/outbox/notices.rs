@@ -12,7 +12,9 @@ use diesel::sql_types::{Array, BigInt, Binary, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, metric};
-use onsale_schema::message::{COMMANDS_PER_MESSAGE_MAX, Command, MESSAGE_BYTES_MAX, decode, encode};
+use onsale_schema::message::{
+    COMMANDS_PER_MESSAGE_MAX, Command, MESSAGE_BYTES_MAX, decode, encode,
+};
 use onsale_schema::partition::of_schedule;
 use onsale_schema::{
     CommandId, Lane, MessageId, NoticeId, PartitionNo, ScheduleId, admission, seats,
@@ -120,9 +122,11 @@ impl Post for Context {
     }
 
     async fn send(&self, messages: Vec<Message>) -> Vec<Result<(), system::Error>> {
-        let messages = messages.into_iter().map(|((lane, partition), id, commands)| {
-            Outgoing::commands(self, lane, partition, id, commands)
-        });
+        let messages = messages
+            .into_iter()
+            .map(|((lane, partition), id, commands)| {
+                Outgoing::commands(self, lane, partition, id, commands)
+            });
         publish(self, messages.collect()).await
     }
 }
@@ -248,10 +252,7 @@ impl Notices {
             .into_iter()
             .map(|letter| {
                 let (ids, commands): (Vec<NoticeId>, Vec<_>) = letter.notices.into_iter().unzip();
-                (
-                    (letter.parcel, ids),
-                    (letter.to, letter.message, commands),
-                )
+                ((letter.parcel, ids), (letter.to, letter.message, commands))
             })
             .unzip();
         let stored = post.send(messages).await;
@@ -374,9 +375,13 @@ pub struct Row {
 impl Row {
     /// The lane that decides it, and what it says; none if this version can't read it.
     fn read(&self) -> Option<(Lane, Command<Kind>)> {
-        let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == self.lane)?;
+        let lane = Lane::ALL
+            .into_iter()
+            .find(|lane| lane.as_str() == self.lane)?;
         let command = match lane {
-            Lane::Seats => decode::<Command<seats::Kind>>(&self.payload).ok()?.map(Kind::Seats),
+            Lane::Seats => decode::<Command<seats::Kind>>(&self.payload)
+                .ok()?
+                .map(Kind::Seats),
             Lane::Admission => {
                 let command = decode::<Command<admission::Kind>>(&self.payload).ok()?;
                 command.map(Kind::Admission)

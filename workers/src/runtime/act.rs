@@ -24,7 +24,7 @@ pub async fn committed<L: PartitionedLane>(
         let subject = L::broadcasts_to(world.subjects(), proposal.partition);
         world.publish(subject, payload).await;
     }
-    if let Some(subject) = L::nudge(&proposal.changes, world.subjects()) {
+    for subject in L::nudges(&proposal.changes, world.subjects()) {
         world.publish(subject, Vec::new()).await;
     }
     count(L::LANE, &proposal.labels);

@@ -86,8 +86,8 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// What to broadcast now about committed changes.
     fn broadcast(changes: &Self::Changes, now: Timestamp) -> Option<Vec<u8>>;
 
-    /// Whom committed changes let go on: the subject of a nudge.
-    fn nudge(changes: &Self::Changes, subjects: &Subjects) -> Option<String>;
+    /// Whom committed changes let go on: the subjects of nudges.
+    fn nudges(changes: &Self::Changes, subjects: &Subjects) -> Vec<String>;
 
     /// A beat about everything that is loaded, so that a lost broadcast is noticed.
     fn beat(state: &Self::State, now: Timestamp) -> Option<Vec<u8>>;

@@ -8,15 +8,15 @@ use diesel::sql_types::{
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::plan::Spot;
-use onsale_domain::seats::{Layout, Policy, Reservation, Sale, Term};
+use onsale_domain::seats::{Entry, Gate, Layout, Policy, Reservation, Sale, Term};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::Hold;
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
-    UserId,
+    ArrivalNo, CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    TicketId, Timestamp, UserId,
 };
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -49,6 +49,10 @@ struct SaleRow {
     map_version: i64,
     #[diesel(sql_type = BigInt)]
     layout_no: i64,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pass_required_since: Option<Timestamp>,
+    #[diesel(sql_type = BigInt)]
+    room_version: i64,
 }
 
 #[derive(QueryableByName)]
@@ -127,6 +131,10 @@ struct ReservationRow {
     cancelled_seat_nos: Option<Vec<SeatNo>>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     cancelled_at: Option<Timestamp>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    ticket_id: Option<TicketId>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    arrival_no: Option<i32>,
 }
 
 /// Reads [`ReservationRow`]s.
@@ -138,7 +146,10 @@ macro_rules! reservations {
              extended_by, given_back_by, first_expires_at, paying_order, rehold_order, \
              cancelled_seat_nos, CASE WHEN cancelled_seat_nos IS NOT NULL THEN \
                  (SELECT max(at) FROM cancellation AS c \
-                  WHERE c.reservation_id = reservation.reservation_id) END AS cancelled_at \
+                  WHERE c.reservation_id = reservation.reservation_id) END AS cancelled_at, \
+             ticket_id, CASE WHEN ticket_id IS NOT NULL THEN \
+                 (SELECT arrival_no FROM ticket AS t \
+                  WHERE t.ticket_id = reservation.ticket_id) END AS arrival_no \
              FROM reservation WHERE ",
             $where
         )
@@ -254,7 +265,8 @@ async fn read_sale(
     let row: Option<SaleRow> = statement(
         "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, \
                 extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, \
-                release_seed, map_version, layout_no FROM sale WHERE schedule_id = $1",
+                release_seed, map_version, layout_no, pass_required_since, room_version \
+         FROM sale WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
     .get_result(conn)
@@ -298,7 +310,10 @@ async fn read_sale(
     };
     let layout = Layout::new(row.layout_no, seats.iter().map(SeatRow::spot));
     let sale = Sale::new(schedule_id, policy, layout, row.map_version);
-    let mut sale = sale.with_release_seed(row.release_seed);
+    let mut sale = sale.with_release_seed(row.release_seed).with_gate(Gate {
+        pass_required_since: row.pass_required_since,
+        room_version: row.room_version,
+    });
     for row in reservations {
         sale.load_reservation(row.into_reservation());
     }
@@ -306,7 +321,33 @@ async fn read_sale(
         sale.load_claim(row.seat_no, row.reservation_id, row.state);
     }
     sale.load_blocks(&blocks);
+    for row in entries(conn, schedule_id).await? {
+        sale.load_entries(row.ticket_id, u32::try_from(row.holds).unwrap_or(u32::MAX));
+    }
     Ok(Some(sale))
+}
+
+#[derive(QueryableByName)]
+struct EntriesRow {
+    #[diesel(sql_type = SqlUuid)]
+    ticket_id: TicketId,
+    #[diesel(sql_type = BigInt)]
+    holds: i64,
+}
+
+/// How many holds were made with each ticket, whatever became of them.
+async fn entries(
+    conn: &mut AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<Vec<EntriesRow>, db::Error> {
+    let rows = statement(
+        "SELECT ticket_id, count(*) AS holds FROM reservation \
+         WHERE schedule_id = $1 AND ticket_id IS NOT NULL GROUP BY ticket_id",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .load(conn)
+    .await?;
+    Ok(rows)
 }
 
 impl ReservationRow {
@@ -333,6 +374,13 @@ impl ReservationRow {
             rehold_order: self.rehold_order,
             cancelled: self.cancelled_seat_nos.unwrap_or_default(),
             cancelled_at: self.cancelled_at,
+            entry: self
+                .ticket_id
+                .zip(self.arrival_no)
+                .map(|(ticket_id, no)| Entry {
+                    ticket_id,
+                    arrival_no: ArrivalNo(u32::try_from(no).unwrap_or(u32::MAX)),
+                }),
             ended_at: self.ended_at,
         }
     }

@@ -156,6 +156,7 @@ impl State {
                 | Kind::Unsecure { .. }
                 | Kind::Rehold { .. }
                 | Kind::Cancelled { .. }
+                | Kind::Room { .. }
                 | Kind::Policy { .. }
                 | Kind::Unblock { .. } => false,
             })
@@ -337,9 +338,16 @@ impl PartitionedLane for Seats {
         map_broadcast(changes.maps.clone(), now)
     }
 
-    /// Payments wait for what is decided once.
-    fn nudge(changes: &Changes, subjects: &Subjects) -> Option<String> {
-        (!changes.notices_open.is_empty()).then(|| subjects.orders_nudge())
+    /// Payments wait for what is decided once, and waiting rooms for word of holds.
+    fn nudges(changes: &Changes, subjects: &Subjects) -> Vec<String> {
+        let mut nudges = Vec::new();
+        if !changes.notices_open.is_empty() {
+            nudges.push(subjects.orders_nudge());
+        }
+        if !changes.pass_holds.is_empty() {
+            nudges.push(subjects.outbox_nudge());
+        }
+        nudges
     }
 
     fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
@@ -415,5 +423,9 @@ fn refusal_label(refusal: &Refusal) -> &'static str {
         Refusal::LayoutChanged => "layout-changed",
         Refusal::PaymentInProgress => "payment-in-progress",
         Refusal::PolicyInvalid => "policy-invalid",
+        Refusal::PassRequired => "queue-pass-required",
+        Refusal::PassInvalid => "queue-pass-invalid",
+        Refusal::PassExpired => "queue-pass-expired",
+        Refusal::PassUsedUp => "queue-pass-used-up",
     }
 }

@@ -2,6 +2,7 @@
 //! before the first is answered, however large the batches are.
 
 use super::blocks;
+use crate::outbox::notices::{self, NewNotice};
 use crate::runtime::fence;
 use crate::runtime::lane::{Stored, expect};
 use diesel::QueryableByName;
@@ -10,16 +11,18 @@ use diesel::sql_types::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::seats::{
-    BlockRow, Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, Net, NewReservation,
-    PolicyUpdate, Term, TermUpdate,
+    BlockRow, Changes, ClaimDelete, ClaimInsert, ClaimUpdate, Ended, GateUpdate, Net,
+    NewReservation, PolicyUpdate, Term, TermUpdate,
 };
 use onsale_platform::db;
 use onsale_platform::sql::statement;
+use onsale_schema::admission::{self, HOLDS_MAX, HoldChange};
 use onsale_schema::message::encode;
 use onsale_schema::seats::{Facts, MapChange};
 use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use uuid::Uuid;
 
 /// Stores the changes of several partitions, inside the open transaction.
 ///
@@ -40,10 +43,13 @@ pub(super) async fn changes(
     let policies: Vec<&PolicyUpdate> = changes.iter().flat_map(|c| &c.policies).collect();
     let blocks: Vec<&BlockRow> = changes.iter().flat_map(|c| &c.blocks).collect();
     let facts: Vec<&Facts> = changes.iter().flat_map(|c| &c.facts).collect();
-    let notices: Vec<NoticeId> = changes
+    let gates: Vec<&GateUpdate> = changes.iter().flat_map(|c| &c.gates).collect();
+    let done: Vec<NoticeId> = changes
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
         .collect();
+    let holds = changes.iter().flat_map(|c| &c.pass_holds);
+    let told: Vec<NewNotice> = holds.flat_map(|(id, holds)| to_room(*id, holds)).collect();
 
     // Polled in this order, so they are sent in this order: reservations before claims, and sales
     // before both. A layout that is being replaced is waited for there, and after it claims on seats
@@ -60,6 +66,8 @@ pub(super) async fn changes(
         blocked,
         published,
         noted,
+        turned,
+        telling,
     ) = tokio::join!(
         biased;
         maps_version(conn, &maps),
@@ -72,7 +80,9 @@ pub(super) async fn changes(
         policies_update(conn, &policies),
         blocks::insert(conn, &blocks),
         facts_insert(conn, &facts),
-        fence::notices_done(conn, &notices),
+        fence::notices_done(conn, &done),
+        gates_update(conn, &gates),
+        notices::insert(conn, &told),
     );
     let layouts = versioned?;
     let mut stored = replaced(changes, &layouts);
@@ -94,9 +104,24 @@ pub(super) async fn changes(
         expect("claims to insert", inserts.len(), inserted?)?;
         expect("policies", policies.len(), amended?)?;
         expect("blocks", blocks.len(), blocked?)?;
+        expect("gates", gates.len(), turned?)?;
         published?;
+        telling?;
     }
     Ok(stored)
+}
+
+/// What the owner of a schedule's waiting room has to be told of holds, in as many notices as it takes.
+fn to_room(schedule_id: ScheduleId, holds: &[HoldChange]) -> impl Iterator<Item = NewNotice> {
+    holds.chunks(HOLDS_MAX).map(move |changes| {
+        let notice_id = NoticeId(Uuid::now_v7());
+        let kind = admission::Kind::Holds {
+            notice_id,
+            schedule_id,
+            changes: changes.to_vec(),
+        };
+        NewNotice::to_room(notice_id, kind)
+    })
 }
 
 /// The partitions that decided by a layout that was replaced meanwhile.
@@ -184,16 +209,16 @@ async fn reservations_insert(
     let inserted = statement(
         "INSERT INTO reservation (reservation_id, schedule_id, user_id, command_id, fingerprint, \
              seat_nos, total, seat_limit, status, held_at, expires_at, ended_at, release_at, \
-             ends_as, extended_by, given_back_by, first_expires_at, rehold_order) \
+             ends_as, extended_by, given_back_by, first_expires_at, rehold_order, ticket_id) \
          SELECT id, schedule, who, command, print, seats::int[], total, lim, status, held, \
                 expires, ended, release, ends_as, extended::uuid[], given_back_by, \
-                first, rehold \
+                first, rehold, ticket \
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], \
                      $7::numeric[], $8::int[], $9::text[], $10::timestamptz[], \
                      $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[], \
-                     $15::text[], $16::uuid[], $17::timestamptz[], $18::uuid[]) \
+                     $15::text[], $16::uuid[], $17::timestamptz[], $18::uuid[], $19::uuid[]) \
               AS x(id, schedule, who, command, print, seats, total, lim, status, held, expires, \
-                   ended, release, ends_as, extended, given_back_by, first, rehold) \
+                   ended, release, ends_as, extended, given_back_by, first, rehold, ticket) \
          ON CONFLICT (command_id) DO NOTHING RETURNING reservation_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.reservation.reservation_id))
@@ -216,6 +241,9 @@ async fn reservations_insert(
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.term.given_back_by))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.reservation.term)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.reservation.rehold_order))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| {
+        r.reservation.entry.map(|entry| entry.ticket_id)
+    }))
     .load(&mut conn)
     .await?;
     Ok(ids(inserted))
@@ -439,6 +467,27 @@ async fn policies_update(
     .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.after.prevents_orphans))
     .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.release_jitter_ms))
     .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.after.cancelled))
+    .execute(&mut conn)
+    .await?)
+}
+
+async fn gates_update(
+    mut conn: &AsyncPgConnection,
+    rows: &[&GateUpdate],
+) -> Result<usize, db::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    Ok(statement(
+        "UPDATE sale s SET pass_required_since = x.since, room_version = x.new \
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::bigint[]) \
+              AS x(schedule, since, old, new) \
+         WHERE s.schedule_id = x.schedule AND s.room_version = x.old",
+    )
+    .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
+    .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| r.after.pass_required_since))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.before.room_version))
+    .bind::<Array<BigInt>, Vec<_>>(column(rows, |r| r.after.room_version))
     .execute(&mut conn)
     .await?)
 }

@@ -171,6 +171,7 @@ async fn a_command_that_postgres_refuses_is_dead_lettered_alone() {
             seats: vec![onsale_schema::SeatNo(5)],
             places: vec![],
             layout_no: None,
+            pass: None,
         },
     );
     let (before, after) = (rig.hold(schedule, &[4]), rig.hold(schedule, &[5]));

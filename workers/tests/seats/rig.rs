@@ -160,6 +160,7 @@ impl Rig {
                 seats: seats.iter().copied().map(SeatNo).collect(),
                 places: vec![],
                 layout_no: None,
+                pass: None,
             },
         )
     }

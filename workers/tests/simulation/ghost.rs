@@ -481,6 +481,10 @@ impl Ghost {
             | Refusal::NotFound
             | Refusal::StateConflict { .. }
             | Refusal::PolicyInvalid
+            | Refusal::PassRequired
+            | Refusal::PassInvalid
+            | Refusal::PassExpired
+            | Refusal::PassUsedUp
             | Refusal::NotDue => Some("that was never asked for".to_owned()),
         }
     }

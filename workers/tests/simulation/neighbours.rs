@@ -85,7 +85,11 @@ impl Post for Office {
     async fn send(&self, messages: Vec<Message>) -> Vec<Result<(), system::Error>> {
         let mut stored = Vec::with_capacity(messages.len());
         for ((lane, partition), id, commands) in messages {
-            assert_eq!(lane, Lane::Seats, "of what is not played, there are no notices");
+            assert_eq!(
+                lane,
+                Lane::Seats,
+                "of what is not played, there are no notices"
+            );
             let commands: Vec<Command<Kind>> = commands.into_iter().map(to_seats).collect();
             self.0.note("notices sent", || {
                 format!("p{partition} {}:{}", short(id.0), shown(&commands))

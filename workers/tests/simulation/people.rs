@@ -138,6 +138,10 @@ fn name(outcome: &Outcome) -> &'static str {
             | Refusal::UnknownSeat
             | Refusal::SaleClosed
             | Refusal::PolicyInvalid
+            | Refusal::PassRequired
+            | Refusal::PassInvalid
+            | Refusal::PassExpired
+            | Refusal::PassUsedUp
             | Refusal::NotDue => "never asked for",
         },
     }
@@ -160,6 +164,7 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 seats,
                 places,
                 layout_no,
+                pass: _,
             } => {
                 let (id, schedule) = (short(id.0), short(schedule_id.0));
                 let places: u32 = places.iter().map(|places| places.count).sum();
@@ -225,6 +230,15 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 at,
                 ..
             } => format!("cancelled {seats:?} of {} at {at}", short(reservation_id.0)),
+            Kind::Room {
+                schedule_id,
+                pass_required,
+                version,
+                ..
+            } => format!(
+                "room of {}: {pass_required} by {version}",
+                short(schedule_id.0)
+            ),
             Kind::Policy {
                 schedule_id,
                 change,
@@ -343,6 +357,7 @@ impl Ingress {
                 seats: seats.clone(),
                 places: places.clone(),
                 layout_no: self.layout_no(*schedule_id),
+                pass: None,
             },
             Want::Best(schedule_id, count) => Kind::HoldBest {
                 reservation_id: ReservationId(self.sim.uuid()),
@@ -352,6 +367,7 @@ impl Ingress {
                 grade: None,
                 max_price: None,
                 layout_no: self.layout_no(*schedule_id),
+                pass: None,
             },
             Want::Release(schedule_id, reservation_id) => Kind::Release {
                 reservation_id: *reservation_id,

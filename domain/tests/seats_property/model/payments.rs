@@ -216,6 +216,7 @@ impl Entry {
             gone: Vec::new(),
             sold: false,
             known: true,
+            ticket: None,
         }
     }
 

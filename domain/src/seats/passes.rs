@@ -1,0 +1,152 @@
+//! Holds that are made with entry passes: who may make one where the date has a waiting room, and
+//! what the owner of that room has to know of it.
+//!
+//! That a pass is genuine was seen by the ingress, which signed it. Whether it is good is decided
+//! here, from what it says and from how many holds were made with its ticket; this never asks how its
+//! ticket is now. A re-hold takes no pass: its money is captured.
+
+use super::{Changes, Reservation, Sale};
+use onsale_schema::admission::{HoldChange, HoldState, NotValid, Pass};
+use onsale_schema::seats::{Outcome, Refusal};
+use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
+use std::collections::HashMap;
+
+/// Whether a hold takes a pass, as the row of the schedule says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// Since when it does (business time); none while it does not.
+    pub pass_required_since: Option<Timestamp>,
+    /// The version of the waiting room that said so; 0 if none ever has.
+    pub room_version: i64,
+}
+
+/// Another gate for a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateUpdate {
+    /// Where.
+    pub schedule_id: ScheduleId,
+    /// As the row was before the batch.
+    pub before: Gate,
+    /// As it is after.
+    pub after: Gate,
+}
+
+/// The ticket with whose pass a hold was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which.
+    pub ticket_id: TicketId,
+    /// Its number.
+    pub arrival_no: ArrivalNo,
+}
+
+/// So many holds were made with each ticket; those that ended count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries(HashMap<TicketId, u32>);
+
+impl Entries {
+    fn of(&self, ticket_id: TicketId) -> u32 {
+        self.0.get(&ticket_id).copied().unwrap_or(0)
+    }
+
+    pub(super) fn add(&mut self, entry: Option<Entry>) {
+        if let Some(entry) = entry {
+            *self.0.entry(entry.ticket_id).or_default() += 1;
+        }
+    }
+
+    /// Takes one back.
+    pub(super) fn take(&mut self, entry: Option<Entry>) {
+        let Some(Entry { ticket_id, .. }) = entry else {
+            return;
+        };
+        let holds = self.0.get_mut(&ticket_id);
+        let holds = holds.expect("what was made was counted");
+        *holds -= 1;
+        if *holds == 0 {
+            self.0.remove(&ticket_id);
+        }
+    }
+}
+
+impl Sale {
+    /// With what the schedule's row says of passes.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Adds how many holds were made with a ticket, by all rows there are: also by those that are
+    /// not loaded any more.
+    pub fn load_entries(&mut self, ticket_id: TicketId, holds: u32) {
+        self.entries.0.insert(ticket_id, holds);
+    }
+
+    /// What the schedule's row says of passes, after the last batch.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// Whether the user may make a hold now; by which ticket, where that takes one.
+    pub(super) fn enter(
+        &self,
+        user: UserId,
+        pass: Option<&Pass>,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, Refusal> {
+        self.is_selling(now)?;
+        if self.gate.pass_required_since.is_none() {
+            return Ok(None);
+        }
+        let pass = pass.ok_or(Refusal::PassRequired)?;
+        let ticket_id = pass.ticket.ticket_id;
+        let holds = self.entries.of(ticket_id);
+        pass.check(user, self.schedule_id, holds, now)
+            .map_err(|why| match why {
+                NotValid::Foreign => Refusal::PassInvalid,
+                NotValid::Expired => Refusal::PassExpired,
+                NotValid::UsedUp => Refusal::PassUsedUp,
+            })?;
+        Ok(Some(Entry {
+            ticket_id,
+            arrival_no: pass.ticket.arrival_no,
+        }))
+    }
+
+    /// Takes passes from now on, or takes them no more. Holds that are there stay as they are.
+    pub(super) fn turn_room(
+        &mut self,
+        notice_id: NoticeId,
+        pass_required: bool,
+        version: i64,
+        now: Timestamp,
+        changes: &mut Changes,
+    ) -> Outcome {
+        changes.notices_done.push(notice_id);
+        if version > self.gate.room_version {
+            let since = self.gate.pass_required_since.unwrap_or(now);
+            let after = Gate {
+                pass_required_since: pass_required.then_some(since),
+                room_version: version,
+            };
+            changes.turn(self.schedule_id, self.gate, after);
+            self.gate = after;
+        }
+        Outcome::Applied
+    }
+
+    /// Tells the owner of the waiting room how a hold is that was made with a pass.
+    pub(super) fn tell_room(&self, r: &Reservation, state: HoldState, changes: &mut Changes) {
+        if let Some(entry) = r.entry {
+            let change = HoldChange {
+                ticket_id: entry.ticket_id,
+                arrival_no: entry.arrival_no,
+                reservation_id: r.reservation_id,
+                state,
+            };
+            let of_room = changes.pass_holds.entry(self.schedule_id).or_default();
+            of_room.push(change);
+        }
+    }
+}
