@@ -188,7 +188,8 @@ async fn origins_are_allowed_by_setting() {
         let words = text.iter().flat_map(|text| text.split(','));
         words.map(|word| word.trim().to_lowercase()).collect()
     };
-    let headers = "authorization,content-type,idempotency-key,if-none-match,last-event-id,prefer";
+    let headers = "authorization,content-type,idempotency-key,if-none-match,last-event-id,prefer,\
+                   queue-pass,queue-ticket";
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
         let answer = preflight(LISTED, method, headers).await.expect(200);
         assert_eq!(answer.headers["access-control-allow-origin"], LISTED);

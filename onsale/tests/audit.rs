@@ -164,6 +164,13 @@ const HEALTHY: &str = "
     SELECT admit(0, 2, 1, 20, 1, true);
     SELECT finish(1, 'LEFT', 30);
     SELECT admit(3, 3, 3, 31, 1, false);
+    -- Since a while holds take a pass.
+    UPDATE sale SET pass_required_since = at(500), room_version = 9 WHERE schedule_id = id(16);
+    UPDATE ticket SET pass_until = at(600) WHERE arrival_no = 0;
+    CREATE FUNCTION enter(n integer, buyer integer, no integer, held integer) RETURNS void
+        LANGUAGE sql AS $$
+        SELECT reserve(n, buyer, '{5}', 'EXPIRED', held, held + 1, held + 2);
+        UPDATE reservation SET ticket_id = id(2000 + no) WHERE reservation_id = id(n) $$;
     INSERT INTO notice VALUES (id(701), 'seats', id(16), '', at(20), at(21));
     INSERT INTO outbox VALUES ('seats', id(16), 1, '', at(20), at(21));";
 
@@ -513,6 +520,86 @@ const CASES: &[Case] = &[
         "UPDATE waiting_room SET admissions = 3, front = 3;
          UPDATE ticket SET admission_no = 3 WHERE arrival_no = 3",
         &["Q2"],
+    ),
+    ("a hold with a pass", "SELECT enter(1010, 1, 0, 599)", &[]),
+    (
+        "a hold with a pass that lasted as long as another hold",
+        "UPDATE ticket SET holds = '[[\"\", 1767226300000000, true]]' WHERE arrival_no = 0;
+         SELECT enter(1010, 1, 0, 699)",
+        &[],
+    ),
+    (
+        "a hold with a pass that is over",
+        "SELECT enter(1010, 1, 0, 600)",
+        &["Q3"],
+    ),
+    (
+        "a hold without a pass",
+        "SELECT reserve(1010, 1, '{5}', 'EXPIRED', 501, 502, 503)",
+        &["Q3"],
+    ),
+    (
+        "a hold without a pass when there was no room",
+        "SELECT reserve(1010, 1, '{5}', 'EXPIRED', 500, 502, 503)",
+        &[],
+    ),
+    (
+        "a hold without a pass where the room is off",
+        "UPDATE sale SET pass_required_since = NULL; UPDATE waiting_room SET mode = 'OFF';
+         SELECT reserve(1010, 1, '{5}', 'EXPIRED', 501, 502, 503)",
+        &[],
+    ),
+    (
+        "a late capture, which takes no pass",
+        "SELECT late();
+         UPDATE reservation SET held_at = at(501), expires_at = at(501)
+         WHERE reservation_id = id(1007)",
+        &[],
+    ),
+    (
+        "a late capture that somebody says took a pass",
+        "SELECT late();
+         UPDATE reservation SET held_at = at(501), expires_at = at(501), user_id = id(1),
+             ticket_id = id(2000) WHERE reservation_id = id(1007)",
+        &["Q3"],
+    ),
+    (
+        "a hold with somebody else's pass",
+        "SELECT enter(1010, 3, 0, 501)",
+        &["Q3"],
+    ),
+    (
+        "a hold by a ticket that waits",
+        "SELECT enter(1010, 5, 4, 501)",
+        &["Q3"],
+    ),
+    (
+        "a hold before its ticket was admitted",
+        "SELECT enter(1010, 4, 3, 25)",
+        &["Q3"],
+    ),
+    (
+        "a hold by a clock that was behind another",
+        "SELECT enter(1010, 4, 3, 27)",
+        &[],
+    ),
+    (
+        "more holds than any pass is good for",
+        "SELECT reserve(3000 + n, 1, '{5}', 'EXPIRED', 501, 501, 501)
+         FROM generate_series(1, 101) AS n;
+         UPDATE reservation SET ticket_id = id(2000) WHERE reservation_id > id(3000)",
+        &["Q3"],
+    ),
+    (
+        "a room that the owner of the seats knows nothing of",
+        "UPDATE sale SET pass_required_since = NULL",
+        &["Q3"],
+    ),
+    (
+        "a room that the owner of the seats is about to know of",
+        "UPDATE sale SET pass_required_since = NULL;
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), '', now())",
+        &[],
     ),
     (
         "a ticket whose key made a reservation, too",

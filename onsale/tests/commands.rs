@@ -51,7 +51,7 @@ async fn from_an_empty_database_to_an_audited_demo() {
 
     let table = ends(run(&["audit"]), 0);
     assert!(
-        table.contains("all 16 hold") && table.contains("not compared"),
+        table.contains("all 17 hold") && table.contains("not compared"),
         "{table}"
     );
     let report: Value = serde_json::from_str(&ends(run(&["audit", "--json"]), 0)).unwrap();

@@ -43,6 +43,9 @@ invariants! {
     Q1 = "one live ticket per user and schedule, and arrival numbers are unique and dense",
     /// Last line of defence: a check of `ticket`; the order is found by the audit only.
     Q2 = "admissions are in order among the present, and none was made while the room was full",
+    /// Last line of defence: the foreign key of a reservation's ticket.
+    Q3 = "every hold was made with a valid pass of that user and schedule, where the schedule has a \
+          waiting room (re-holds excepted)",
     /// Last line of defence: the check that a balance is not negative.
     L1 = "balance = credits − debits for every account, all transfers sum to zero, and no user's \
           balance is negative",

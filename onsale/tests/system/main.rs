@@ -25,6 +25,7 @@ mod money;
 mod notifications;
 mod orders;
 mod ownership;
+mod passes;
 mod prefer;
 mod problems;
 mod race;

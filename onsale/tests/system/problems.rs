@@ -6,11 +6,16 @@ use crate::shop::{with_gateway, won};
 use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale_ingress::problem::Code;
+use onsale_ingress::room::Signer;
+use onsale_schema::admission::{Pass, Ticketed};
 use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
-use onsale_schema::{CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId};
+use onsale_schema::{
+    ArrivalNo, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, TicketId, UserId,
+};
 use onsale_testkit::spawn::Signal;
+use onsale_testkit::system::TOKEN_SECRET;
 use onsale_testkit::{Answer, Buyer};
 use onsale_workers::outbox::system;
 use reqwest::Method;
@@ -55,6 +60,7 @@ async fn every_code_is_met_over_http() {
     requests(&mut hall, &mut met).await;
     identity(&mut hall, &mut met).await;
     seats(&mut hall, &mut met).await;
+    passes(&mut hall, &mut met).await;
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
     orders(&mut hall, &mut met).await;
@@ -249,20 +255,11 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
     met.expect(answer, "cancellation-closed");
 }
 
-/// A hold that a payment through the gateway has secured; settlement's word for it is put in by hand.
-async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(5).await;
-    let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
-    let id = reservation(&held.body);
+/// A notice to the owner of seats, put in by hand; waits until it is applied.
+async fn tell(hall: &mut Hall, kind: impl FnOnce(NoticeId) -> Kind) {
     let notice = uuid::Uuid::now_v7();
-    let kind = Kind::Secure {
-        notice_id: NoticeId(notice),
-        order_id: PaymentOrderId(uuid::Uuid::now_v7()),
-        reservation_id: ReservationId(id),
-        schedule_id: ScheduleId(date),
-        until: soon(60),
-    };
+    let kind = kind(NoticeId(notice));
+    let schedule = kind.schedule_id();
     let command = system::command(CommandId(notice), kind);
     let payload: String = encode(&command)
         .iter()
@@ -270,16 +267,64 @@ async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
         .collect();
     hall.sql(&format!(
         "INSERT INTO notice (notice_id, lane, schedule_id, payload) \
-         VALUES ('{notice}', 'seats', '{date}', decode('{payload}', 'hex'))"
+         VALUES ('{notice}', 'seats', '{schedule}', decode('{payload}', 'hex'))"
     ))
     .await;
-    let heard = "SELECT count(*) AS n FROM reservation WHERE paying_order IS NOT NULL";
-    let is_secured = tokio::time::timeout(crate::hall::PATIENCE, async {
-        while hall.number(heard).await == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    });
-    is_secured.await.expect("the owner has heard");
+    let open = format!(
+        "SELECT count(*) AS n FROM notice WHERE notice_id = '{notice}' AND done_at IS NULL"
+    );
+    hall.becomes(&open, 0).await;
+}
+
+/// Where there is a waiting room; its word is put in by hand.
+async fn passes(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(5).await;
+    tell(hall, |notice_id| Kind::Room {
+        notice_id,
+        schedule_id: ScheduleId(date),
+        pass_required: true,
+        version: 1,
+    })
+    .await;
+    let answer = api.hold(&buyer, date, &["A-1-1"]).await;
+    met.expect(answer, "queue-pass-required");
+    let signer = Signer::new(&TOKEN_SECRET.parse().expect("a secret"));
+    let pass = |seconds, holds_max| Pass {
+        ticket: Ticketed {
+            user_id: UserId(buyer.user_id),
+            schedule_id: ScheduleId(date),
+            ticket_id: TicketId(uuid::Uuid::now_v7()),
+            arrival_no: ArrivalNo(0),
+        },
+        expires_at: soon(seconds),
+        holds_max,
+    };
+    let body = json!({ "scheduleId": date, "seats": ["A-1-1"] });
+    for (shown, code) in [
+        ("no pass of ours".to_owned(), "queue-pass-invalid"),
+        (signer.sign_pass(&pass(-1, 1)), "queue-pass-expired"),
+        (signer.sign_pass(&pass(60, 0)), "queue-pass-used-up"),
+    ] {
+        let request = api.post_request(&buyer, "/reservations", code, &body);
+        met.expect(api.send(request.header("queue-pass", shown)).await, code);
+    }
+}
+
+/// A hold that a payment through the gateway has secured; settlement's word for it is put in by hand.
+async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(5).await;
+    let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
+    let id = reservation(&held.body);
+    tell(hall, |notice_id| Kind::Secure {
+        notice_id,
+        order_id: PaymentOrderId(uuid::Uuid::now_v7()),
+        reservation_id: ReservationId(id),
+        schedule_id: ScheduleId(date),
+        until: soon(60),
+    })
+    .await;
     let path = format!("/reservations/{id}");
     met.expect(api.delete(&buyer, &path).await, "payment-in-progress");
 }

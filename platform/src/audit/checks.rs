@@ -17,6 +17,7 @@ pub(super) fn query(invariant: Invariant, limits: Limits) -> String {
         Invariant::S5 => S5.to_owned(),
         Invariant::Q1 => queue::Q1.to_owned(),
         Invariant::Q2 => queue::Q2.to_owned(),
+        Invariant::Q3 => queue::q3(),
         Invariant::L1 => L1.to_owned(),
         Invariant::L2 => L2.to_owned(),
         Invariant::P1 => format!("{P1} UNION ALL {}", orders::P1),

@@ -3,6 +3,12 @@
 //! Who was present when is in no row, so that a ticket which was passed over says so itself; that its
 //! place had come is checked.
 
+use onsale_schema::admission::HOLDS_PER_PASS;
+
+/// By so much, in milliseconds, two times may differ that are said to be one after the other: a tick's
+/// is of its owner's clock, a hold's of the stream's.
+const CLOCK_SKEW_MS: u32 = 5000;
+
 /// Tickets and the count in their room's row.
 pub(super) const Q1: &str = "
 WITH given AS (
@@ -83,3 +89,51 @@ SELECT format('%s were admitted to schedule %s; its room says %s', count(admissi
 FROM waiting_room LEFT JOIN admitted USING (schedule_id)
 GROUP BY schedule_id, admissions
 HAVING count(admission_no) <> admissions";
+
+/// Holds and the tickets with whose passes they were made. A pass lasts as long as its ticket's row says,
+/// or the longest of the holds that were made with it; a row never says less than an earlier pass did. How
+/// many holds a pass was good for is not known any more, only how many any may be. What is done by the
+/// owner of the seats and not by that of the room, or the reverse, is on its way to it.
+pub(super) fn q3() -> String {
+    Q3.replace("{skew_ms}", &CLOCK_SKEW_MS.to_string())
+        .replace("{holds_max}", &HOLDS_PER_PASS.end().to_string())
+}
+
+const Q3: &str = "
+WITH entered AS (
+    SELECT r.*, t.user_id AS holder, t.schedule_id AS room, t.admitted_at,
+           greatest(t.pass_until,
+                    (SELECT max('epoch'::timestamptz + (hold ->> 1)::bigint * interval '1 us')
+                     FROM jsonb_array_elements(t.holds) AS holds (hold))) AS pass_until
+    FROM reservation AS r
+         JOIN sale AS s USING (schedule_id)
+         LEFT JOIN ticket AS t ON t.ticket_id = r.ticket_id
+    WHERE r.ticket_id IS NOT NULL
+       OR s.pass_required AND r.held_at > s.pass_required_since AND r.rehold_order IS NULL
+)
+SELECT format('reservation %s of user %s and schedule %s was made at %s %s', reservation_id, user_id,
+              schedule_id, held_at,
+              CASE WHEN ticket_id IS NULL THEN 'without a pass'
+                   WHEN rehold_order IS NOT NULL THEN 'for a late capture, with a pass'
+                   WHEN holder <> user_id OR room <> schedule_id
+                       THEN 'with a pass of another user or schedule'
+                   WHEN admitted_at <= held_at + interval '{skew_ms} ms'
+                       THEN 'with a pass that was good until ' || pass_until
+                   ELSE 'before its ticket ' || ticket_id || ' was admitted' END)
+FROM entered
+WHERE (rehold_order IS NULL AND holder = user_id AND room = schedule_id
+       AND admitted_at <= held_at + interval '{skew_ms} ms' AND held_at < pass_until) IS NOT TRUE
+UNION ALL
+SELECT format('%s holds were made with ticket %s', count(*), ticket_id)
+FROM reservation
+WHERE ticket_id IS NOT NULL
+GROUP BY ticket_id
+HAVING count(*) > {holds_max}
+UNION ALL
+SELECT format('holds of schedule %s take %s, and its room is %s', schedule_id,
+              CASE WHEN pass_required THEN 'a pass' ELSE 'no pass' END, mode)
+FROM sale JOIN waiting_room USING (schedule_id)
+WHERE pass_required <> (mode <> 'OFF')
+  AND NOT EXISTS (SELECT FROM notice
+                  WHERE notice.schedule_id = sale.schedule_id AND lane = 'seats'
+                    AND done_at IS NULL)";
