@@ -4,6 +4,7 @@ mod blocks;
 mod catalogue;
 mod clocks;
 mod loads;
+mod passes;
 mod paused;
 mod payments;
 mod rig;

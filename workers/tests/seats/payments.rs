@@ -10,7 +10,7 @@ use onsale_schema::{
 use uuid::Uuid;
 
 /// Writes a notice and sends it, as settlement and the outbox do.
-async fn tell(rig: &mut Rig, kind: impl FnOnce(NoticeId) -> Kind) -> Command<Kind> {
+pub async fn tell(rig: &mut Rig, kind: impl FnOnce(NoticeId) -> Kind) -> Command<Kind> {
     let notice = NoticeId(Uuid::now_v7());
     let kind = kind(notice);
     let schedule = kind.schedule_id();
@@ -22,7 +22,7 @@ async fn tell(rig: &mut Rig, kind: impl FnOnce(NoticeId) -> Kind) -> Command<Kin
     .await;
     let command = rig.command(UserId(Uuid::nil()), kind);
     assert_eq!(rig.ask(command.clone()).await, Outcome::Applied);
-    let open = "SELECT count(*) AS n FROM notice WHERE done_at IS NULL";
+    let open = "SELECT count(*) AS n FROM notice WHERE lane = 'seats' AND done_at IS NULL";
     assert_eq!(number(rig, open).await, 0, "it is done");
     command
 }
