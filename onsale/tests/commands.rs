@@ -62,8 +62,8 @@ async fn from_an_empty_database_to_an_audited_demo() {
         .iter()
         .map(|check| &check["id"]);
     let expected = [
-        "S1", "S2", "S3", "S4", "S5", "Q1", "Q2", "L1", "L2", "P1", "P2", "P3", "I1", "F1", "F2",
-        "O1",
+        "S1", "S2", "S3", "S4", "S5", "Q1", "Q2", "Q3", "L1", "L2", "P1", "P2", "P3", "I1", "F1",
+        "F2", "O1",
     ];
     assert!(ids.eq(expected.iter()), "{report}");
 

@@ -17,7 +17,7 @@ fn pass(n: u128) -> Pass {
             user_id: user(n),
             schedule_id: schedule_id(1),
             ticket_id: ticket(n),
-            arrival_no: ArrivalNo(u32::try_from(n).unwrap()),
+            arrival_no: ArrivalNo(u32::try_from(n).expect("a small number")),
         },
         expires_at: at_s(1500),
         holds_max: 2,

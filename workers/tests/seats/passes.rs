@@ -98,7 +98,7 @@ async fn a_hold_takes_a_good_pass_and_the_next_owner_knows_how_many_were_made() 
         assert_eq!(rig.ask(command).await, Outcome::Refused(expected));
     }
     let first = with(&rig, buyer, 1, Some(pass), schedule);
-    let id = held(rig.ask(first.clone()).await);
+    let id = held(rig.ask(first).await);
     let made = with(&rig, other, 2, Some(others), schedule);
     let others_id = held(rig.ask(made).await);
     let by_ticket = |id, pass: Pass| {
@@ -122,7 +122,7 @@ async fn a_hold_takes_a_good_pass_and_the_next_owner_knows_how_many_were_made() 
     .await;
     let worker = rig.worker().await;
     let again = with(&rig, buyer, 1, Some(pass), schedule);
-    let second = held(rig.ask(again).await);
+    let second = held(rig.ask(again.clone()).await);
     let third = with(&rig, buyer, 3, Some(pass), schedule);
     let used_up = Outcome::Refused(Refusal::PassUsedUp);
     assert_eq!(rig.ask(third).await, used_up);
@@ -137,11 +137,11 @@ async fn a_hold_takes_a_good_pass_and_the_next_owner_knows_how_many_were_made() 
     let fourth = with(&rig, buyer, 3, Some(pass), schedule);
     assert_eq!(rig.ask(fourth).await, used_up);
     // A retry gets its answer, however old its pass is.
-    let mut retry = first;
+    let mut retry = again;
     if let Kind::Hold { pass, .. } = &mut retry.kind {
         *pass = Some(old);
     }
-    assert_eq!(held(rig.ask(retry).await), id);
+    assert_eq!(held(rig.ask(retry).await), second);
     worker.stop().await;
 }
 
