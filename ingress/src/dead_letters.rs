@@ -146,7 +146,10 @@ impl Readable {
                     | K::Unsecure { reservation_id, .. } => (Some(*reservation_id), None),
                     K::Block { seats, .. } => (None, Some(seats.clone())),
                     K::Unblock { seats, .. } => (None, seats.clone()),
-                    K::PaidAll { .. } | K::Policy { .. } | K::Room { .. } => (None, None),
+                    K::PaidAll { .. }
+                    | K::Policy { .. }
+                    | K::Room { .. }
+                    | K::PassesOver { .. } => (None, None),
                 };
                 CommandView {
                     schedule_id: Some(command.kind.schedule_id()),
@@ -339,7 +342,8 @@ pub async fn retry(
                 | seats::Kind::Unsecure { .. }
                 | seats::Kind::Rehold { .. }
                 | seats::Kind::Cancelled { .. }
-                | seats::Kind::Room { .. } => Asked::Notice,
+                | seats::Kind::Room { .. }
+                | seats::Kind::PassesOver { .. } => Asked::Notice,
             };
             let batcher = app.batchers.seats(partition);
             let place = (asked, Some(partition));

@@ -78,6 +78,7 @@ impl Commands for Seats {
             | seats::Kind::Secure { .. }
             | seats::Kind::Unsecure { .. }
             | seats::Kind::Room { .. } => KIND_BYTES,
+            seats::Kind::PassesOver { tickets, .. } => KIND_BYTES + ARRIVAL_BYTES * tickets.len(),
             seats::Kind::PaidAll {
                 reservation_ids, ..
             } => KIND_BYTES + ID_BYTES * reservation_ids.len(),

@@ -11,3 +11,6 @@ ALTER TABLE reservation ADD COLUMN ticket_id uuid REFERENCES ticket;
 -- How many holds were made with a ticket. Others cost nothing.
 CREATE INDEX reservation_ticket_id ON reservation (schedule_id, ticket_id)
     WHERE ticket_id IS NOT NULL;
+-- Passes that outlive their tickets: those of who has left or paid, or had a hold.
+CREATE INDEX ticket_outlived ON ticket (schedule_id)
+    WHERE ended_at IS NOT NULL AND (pass_until > ended_at OR holds IS NOT NULL);

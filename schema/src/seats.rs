@@ -2,7 +2,8 @@
 
 use crate::admission::Pass;
 use crate::ids::{
-    BlockId, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, UserId,
+    ArrivalNo, BlockId, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    UserId,
 };
 use crate::money::Money;
 use crate::status::{ClaimState, ReservationStatus, SaleState};
@@ -155,6 +156,16 @@ pub enum Kind {
         /// The room's version that says so. One that is not newer than the last is void, so that two
         /// of these may come in any order.
         version: i64,
+    },
+    /// Tickets have ended before the passes that were made for them would: somebody has left, or has
+    /// paid. Nobody may hold with such a pass any more.
+    PassesOver {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Whose; at most [`TICKETS_MAX`].
+        tickets: Vec<ArrivalNo>,
     },
     /// Seats of a paid reservation were cancelled; they are on sale again.
     Cancelled {
@@ -310,6 +321,8 @@ pub const BLOCK_SEATS_MAX: usize = 5_000;
 /// The most reservations that one notice says are paid: a message of notices stays small, and so does
 /// what its owner applies at once.
 pub const PAID_MAX: usize = 32;
+/// The most tickets in one notice of passes that are over.
+pub const TICKETS_MAX: usize = 1024;
 /// How many characters the reason of a block has.
 pub const REASON_CHARS: RangeInclusive<usize> = 1..=500;
 
@@ -330,6 +343,7 @@ impl Kind {
             | Self::Rehold { schedule_id, .. }
             | Self::Cancelled { schedule_id, .. }
             | Self::Room { schedule_id, .. }
+            | Self::PassesOver { schedule_id, .. }
             | Self::Policy { schedule_id, .. }
             | Self::Block { schedule_id, .. }
             | Self::Unblock { schedule_id, .. } => *schedule_id,
@@ -352,6 +366,7 @@ impl Kind {
             Self::Rehold { .. } => "rehold",
             Self::Cancelled { .. } => "cancelled",
             Self::Room { .. } => "room",
+            Self::PassesOver { .. } => "passes-over",
             Self::Policy { .. } => "policy",
             Self::Block { .. } => "block",
             Self::Unblock { .. } => "unblock",

@@ -232,6 +232,12 @@ fn passes() {
         let name = if pass_required { "on" } else { "off" };
         check(&format!("seats-room-{name}"), &message(room));
     }
+    let over = seats::Kind::PassesOver {
+        notice_id: NoticeId(uuid(9)),
+        schedule_id,
+        tickets: [0, 999_999].map(ArrivalNo).to_vec(),
+    };
+    check("seats-passes-over", &message(over));
     let refused = [
         seats::Refusal::PassRequired,
         seats::Refusal::PassInvalid,

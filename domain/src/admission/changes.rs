@@ -90,6 +90,16 @@ pub struct TicketUpdate {
     pub ended_at: Option<Timestamp>,
 }
 
+impl TicketUpdate {
+    /// Whether the ticket ended before a pass that was made for it does: the owner of the seats must
+    /// be told.
+    #[must_use]
+    pub fn leaves_a_pass(&self) -> bool {
+        let ended = self.ended_at.zip(self.slot.as_ref());
+        ended.is_some_and(|(ended_at, slot)| slot.last_pass_until() > ended_at)
+    }
+}
+
 /// What was done to the state, to be undone in the opposite order.
 #[derive(Clone, Debug)]
 pub(super) enum Step {

@@ -57,6 +57,13 @@ impl Slot {
         until.map_or(self.pass_until, |until| until.max(self.pass_until))
     }
 
+    /// Until when any pass is good that was made for it: one that was made longer by a hold stays so
+    /// when the hold is over.
+    pub(super) fn last_pass_until(&self) -> Timestamp {
+        let holds = self.holds.iter().map(|hold| hold.until);
+        holds.fold(self.pass_until, Timestamp::max)
+    }
+
     /// The same once more is known of a hold, in whatever order words of it come.
     pub(super) fn told(&self, reservation_id: ReservationId, state: HoldState) -> Self {
         let mut slot = self.clone();

@@ -5,7 +5,7 @@ use super::{BlockRow, Gate, GateUpdate, Reservation, Term};
 use onsale_schema::admission::HoldChange;
 use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
-use onsale_schema::{CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use onsale_schema::{ArrivalNo, CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
@@ -38,6 +38,8 @@ pub struct Changes {
     /// Those of them that must not have been done before: when one was, the update that marks it
     /// misses and the batch has to be decided again.
     pub notices_open: Vec<NoticeId>,
+    /// Tickets whose passes were taken until now. Their own rows say that they have ended.
+    pub(super) passes_over: Vec<(ScheduleId, ArrivalNo)>,
     /// Where in `reservations` one that this batch made is.
     made: HashMap<ReservationId, usize>,
     /// Where in `terms` one is that lasts for another time.
@@ -136,6 +138,7 @@ impl Changes {
         self.policies.extend(other.policies);
         self.gates.extend(other.gates);
         self.pass_holds.extend(other.pass_holds);
+        self.passes_over.extend(other.passes_over);
         self.blocks.extend(other.blocks);
         self.maps.extend(other.maps);
         self.facts.extend(other.facts);

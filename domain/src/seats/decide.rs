@@ -182,6 +182,9 @@ impl Sale {
                 version,
                 ..
             } => self.turn_room(*notice_id, *pass_required, *version, now, changes),
+            Kind::PassesOver {
+                notice_id, tickets, ..
+            } => self.end_passes(*notice_id, tickets, changes),
             Kind::Policy { change, .. } => self.amend(command, change, now, changes),
         }
     }

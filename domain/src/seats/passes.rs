@@ -2,14 +2,15 @@
 //! what the owner of that room has to know of it.
 //!
 //! That a pass is genuine was seen by the ingress, which signed it. Whether it is good is decided
-//! here, from what it says and from how many holds were made with its ticket; this never asks how its
-//! ticket is now. A re-hold takes no pass: its money is captured.
+//! here, from what it says, from how many holds were made with its ticket, and from what the owner of
+//! the room says of tickets that have ended; this never looks at a ticket itself. A re-hold takes no
+//! pass: its money is captured.
 
 use super::{Changes, Reservation, Sale};
 use onsale_schema::admission::{HoldChange, HoldState, NotValid, Pass};
 use onsale_schema::seats::{Outcome, Refusal};
 use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Whether a hold takes a pass, as the row of the schedule says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,18 +41,24 @@ pub struct Entry {
     pub arrival_no: ArrivalNo,
 }
 
-/// So many holds were made with each ticket; those that ended count.
+/// What is known of tickets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entries(HashMap<TicketId, u32>);
+pub(super) struct Entries {
+    /// So many holds were made with each; those that ended count.
+    holds: HashMap<TicketId, u32>,
+    /// They ended before their passes.
+    over: HashSet<ArrivalNo>,
+}
 
 impl Entries {
+    /// How many holds were made with a ticket.
     fn of(&self, ticket_id: TicketId) -> u32 {
-        self.0.get(&ticket_id).copied().unwrap_or(0)
+        self.holds.get(&ticket_id).copied().unwrap_or(0)
     }
 
     pub(super) fn add(&mut self, entry: Option<Entry>) {
         if let Some(entry) = entry {
-            *self.0.entry(entry.ticket_id).or_default() += 1;
+            *self.holds.entry(entry.ticket_id).or_default() += 1;
         }
     }
 
@@ -60,12 +67,17 @@ impl Entries {
         let Some(Entry { ticket_id, .. }) = entry else {
             return;
         };
-        let holds = self.0.get_mut(&ticket_id);
+        let holds = self.holds.get_mut(&ticket_id);
         let holds = holds.expect("what was made was counted");
         *holds -= 1;
         if *holds == 0 {
-            self.0.remove(&ticket_id);
+            self.holds.remove(&ticket_id);
         }
+    }
+
+    /// Takes back that a ticket has ended.
+    pub(super) fn revive(&mut self, no: ArrivalNo) {
+        self.over.remove(&no);
     }
 }
 
@@ -79,7 +91,12 @@ impl Sale {
     /// Adds how many holds were made with a ticket, by all rows there are: also by those that are
     /// not loaded any more.
     pub fn load_entries(&mut self, ticket_id: TicketId, holds: u32) {
-        self.entries.0.insert(ticket_id, holds);
+        self.entries.holds.insert(ticket_id, holds);
+    }
+
+    /// Adds that a ticket ended before its pass.
+    pub fn load_over(&mut self, no: ArrivalNo) {
+        self.entries.over.insert(no);
     }
 
     /// What the schedule's row says of passes, after the last batch.
@@ -108,6 +125,9 @@ impl Sale {
                 NotValid::Expired => Refusal::PassExpired,
                 NotValid::UsedUp => Refusal::PassUsedUp,
             })?;
+        if self.entries.over.contains(&pass.ticket.arrival_no) {
+            return Err(Refusal::PassExpired);
+        }
         Ok(Some(Entry {
             ticket_id,
             arrival_no: pass.ticket.arrival_no,
@@ -132,6 +152,22 @@ impl Sale {
             };
             changes.turn(self.schedule_id, self.gate, after);
             self.gate = after;
+        }
+        Outcome::Applied
+    }
+
+    /// Takes no passes of these tickets any more.
+    pub(super) fn end_passes(
+        &mut self,
+        notice_id: NoticeId,
+        tickets: &[ArrivalNo],
+        changes: &mut Changes,
+    ) -> Outcome {
+        changes.notices_done.push(notice_id);
+        for &no in tickets {
+            if self.entries.over.insert(no) {
+                changes.passes_over.push((self.schedule_id, no));
+            }
         }
         Outcome::Applied
     }

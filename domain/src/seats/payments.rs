@@ -33,6 +33,7 @@ pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
         | Kind::Unsecure { .. }
         | Kind::Cancelled { .. }
         | Kind::Room { .. }
+        | Kind::PassesOver { .. }
         | Kind::Policy { .. }
         | Kind::Block { .. }
         | Kind::Unblock { .. } => None,

@@ -70,6 +70,11 @@ impl Sale {
                 self.policy = update.before;
             }
         }
+        for (schedule_id, no) in &changes.passes_over {
+            if *schedule_id == self.schedule_id {
+                self.entries.revive(*no);
+            }
+        }
         for update in &changes.gates {
             if update.schedule_id == self.schedule_id {
                 self.gate = update.before;

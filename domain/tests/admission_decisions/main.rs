@@ -6,6 +6,7 @@
 mod common;
 mod lobby;
 mod passes;
+mod told;
 mod turns;
 
 use common::{at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, user};

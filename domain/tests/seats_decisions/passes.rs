@@ -257,6 +257,44 @@ fn a_room_is_turned_on_and_off_by_its_newest_word() {
     }
 }
 
+/// Who has left or paid may not come in again with the same pass; what is held stays held.
+#[test]
+fn a_pass_is_over_when_its_ticket_is() {
+    let mut sale = guarded(policy());
+    held(&mut sale, &with(hold(1, &[0]), Some(pass(1))), 1100);
+    let before = sale.clone();
+    let over = Kind::PassesOver {
+        notice_id: notice_id(902),
+        schedule_id: schedule_id(1),
+        tickets: [1, 3].map(ArrivalNo).to_vec(),
+    };
+    let over = command(902, over);
+    for _ in 0..2 {
+        let (outcome, changes) = decide(&mut sale, &over, 1101);
+        assert_eq!(outcome, Outcome::Applied);
+        assert_eq!(changes.notices_done, [notice_id(902)]);
+        assert!(changes.maps.is_empty() && changes.ended.is_empty());
+    }
+    let mut again = with(hold(4, &[1]), Some(pass(1)));
+    again.user = user(1);
+    let third = with(hold(3, &[1]), Some(pass(3)));
+    for command in [&again, &third] {
+        assert_eq!(refusal(&mut sale, command, 1102), Refusal::PassExpired);
+    }
+    held(&mut sale, &with(hold(2, &[1]), Some(pass(2))), 1102);
+    let (outcome, _) = decide(&mut sale, &extend(1, 1), 1150);
+    assert!(matches!(outcome, Outcome::Extended { .. }), "{outcome:?}");
+
+    // The next owner knows it from the rows; a batch that is taken back says nothing.
+    let mut next = before.clone();
+    next.load_over(ArrivalNo(3));
+    assert_eq!(refusal(&mut next, &third, 1102), Refusal::PassExpired);
+    let mut taken_back = before.clone();
+    let (_, changes) = decide(&mut taken_back, &over, 1101);
+    taken_back.undo(&changes);
+    assert_eq!(taken_back, before);
+}
+
 #[test]
 fn without_a_room_a_pass_is_nothing() {
     let mut sale = sale();

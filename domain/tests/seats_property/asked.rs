@@ -41,7 +41,7 @@ impl World {
             15..=16 => self.expire(),
             17 => self.policy(),
             18..=23 => self.notice(),
-            24 => self.turn_room(),
+            24 => self.word_of_the_room(),
             _ => self.block_or_lift(),
         };
         Step::Command(command, times)
@@ -339,6 +339,7 @@ impl World {
             | Kind::Rehold { .. }
             | Kind::Cancelled { .. }
             | Kind::Room { .. }
+            | Kind::PassesOver { .. }
             | Kind::Policy { .. }
             | Kind::Block { .. }
             | Kind::Unblock { .. } => unreachable!("only holds are asked for again"),

@@ -206,6 +206,7 @@ impl World {
             schedule,
             policy,
             gate,
+            over: Default::default(),
             told: Default::default(),
             shown: vec![None; prices.len()],
             layout: layout(0, &prices, seated),
@@ -223,6 +224,7 @@ impl World {
             schedule,
             policy,
             gate,
+            over: Default::default(),
             layout_no: 0,
             prices,
             seated,
@@ -277,6 +279,7 @@ impl World {
             }
             match self.rows.commit(&changes) {
                 Ok(()) => {
+                    self.rows.over.clone_from(&self.model.over);
                     self.compare(&changes);
                     self.follow_layout();
                     for outcome in &ours {

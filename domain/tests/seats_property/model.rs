@@ -13,8 +13,8 @@ use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::{Fact, Hold, Kind, Outcome, Places, PlacesLeft, PolicyChange, Refusal};
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, TicketId,
-    Timestamp, UserId,
+    ArrivalNo, CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    TicketId, Timestamp, UserId,
 };
 use std::collections::BTreeSet;
 
@@ -72,6 +72,8 @@ pub struct Model {
     pub schedule: ScheduleId,
     pub policy: Policy,
     pub gate: Gate,
+    /// Tickets that ended before their passes.
+    pub over: BTreeSet<ArrivalNo>,
     pub layout_no: i64,
     pub prices: Vec<Money>,
     /// So many of them are seats; the rest are the places of [`SECTION`].
@@ -226,6 +228,10 @@ impl Model {
                 ..
             } => {
                 self.turn_room(*pass_required, *version, now);
+                Outcome::Applied
+            }
+            Kind::PassesOver { tickets, .. } => {
+                self.over.extend(tickets);
                 Outcome::Applied
             }
             Kind::Policy { change, .. } => self.amend(command, change, now),

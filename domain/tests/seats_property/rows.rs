@@ -12,7 +12,8 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Hold, Kind, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
+    ArrivalNo, CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    Timestamp,
 };
 use passes::Told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,6 +27,8 @@ pub struct Rows {
     pub schedule: ScheduleId,
     pub policy: Policy,
     pub gate: Gate,
+    /// Tickets that ended before their passes.
+    pub over: BTreeSet<ArrivalNo>,
     pub layout: Layout,
     /// See [`Model::seated`](crate::model::Model::seated).
     pub seated: usize,
@@ -98,6 +101,9 @@ impl Rows {
             sale.load_claim(*seat, claim.reservation, claim.state);
         }
         sale.load_blocks(&self.blocks);
+        for no in &self.over {
+            sale.load_over(*no);
+        }
         for (ticket, holds) in self.entries() {
             sale.load_entries(ticket, holds);
         }

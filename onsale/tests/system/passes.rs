@@ -411,6 +411,50 @@ async fn a_hold_that_lapses_gives_its_place_in_the_room_to_the_next() {
     room.hall.assert_sound().await;
 }
 
+/// A pass that is good by its time is not, when its ticket has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_or_has_paid_lets_the_next_in_and_holds_no_more() {
+    let mut room = Room::open(1, 600_000, open_policy()).await;
+    let buyers = room.hall.buyers(3);
+    let mut passes = Vec::new();
+    for (nth, buyer) in buyers.iter().enumerate() {
+        let pass = room.entered(buyer).await;
+        passes.push(room.sign(pass));
+        match nth {
+            0 => {
+                let kind = Kind::Leave {
+                    schedule_id: ScheduleId(room.schedule),
+                    ticket_id: None,
+                };
+                let outcome = room.ask(UserId(buyer.user_id), kind).await;
+                assert!(matches!(outcome, Outcome::Left { .. }), "{outcome:?}");
+            }
+            1 => {
+                let answer = room.hold(buyer, 1, Some(&passes[1])).await;
+                let id = reservation(&answer.expect(201).body);
+                room.hall.api.charge(buyer, 100_000).await.expect(201);
+                room.hall.api.pay(buyer, id).await.expect(201);
+            }
+            _ => {}
+        }
+    }
+    let open = "SELECT count(*) AS n FROM notice WHERE done_at IS NULL";
+    room.hall.becomes(open, 0).await;
+    for _ in 0..2 {
+        for (buyer, pass) in buyers.iter().zip(&passes).take(2) {
+            let answer = room.hold(buyer, 2, Some(pass)).await;
+            answer.expect_problem(403, "queue-pass-expired");
+        }
+        // The next owner knows it as well.
+        for worker in &mut room.hall.system.workers {
+            worker.kill9().await;
+            worker.restart().await.expect("a worker");
+        }
+    }
+    room.hold(&buyers[2], 2, Some(&passes[2])).await.expect(201);
+    room.hall.assert_sound().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_turned_off_and_on() {
     let mut room = Room::open(10, 600_000, open_policy()).await;

@@ -11,7 +11,7 @@ mod store;
 use crate::context::Context;
 use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
 use diesel_async::AsyncPgConnection;
-use onsale_domain::admission::{self, Changes, Known, Room};
+use onsale_domain::admission::{self, Changes, Known, Room, RoomChanges, TicketUpdate};
 use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome, Refusal, Watermark};
 use onsale_schema::message::{Command, encode};
@@ -215,11 +215,17 @@ impl PartitionedLane for Admission {
         told_all(told.filter_map(|room| room.watermark.clone()), now)
     }
 
-    /// The owner of the seats has to know which rooms are on.
+    /// The owner of the seats has to know which rooms are on, and whose passes are over.
     fn nudges(changes: &Changes, subjects: &Subjects) -> Vec<String> {
-        let mut rooms = changes.rooms.values().filter_map(|room| room.room.as_ref());
-        let is_turned = rooms.any(|room| room.turned().is_some());
-        is_turned
+        let has_news = |room: &RoomChanges| {
+            let is_turned = room
+                .room
+                .as_ref()
+                .is_some_and(|room| room.turned().is_some());
+            is_turned || room.updates.values().any(TicketUpdate::leaves_a_pass)
+        };
+        let has_news = changes.rooms.values().any(has_news);
+        has_news
             .then(|| subjects.outbox_nudge())
             .into_iter()
             .collect()

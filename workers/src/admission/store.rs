@@ -10,10 +10,13 @@ use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::admission::{Changes, NewTicket, RoomRow, RoomUpdate, Slot, TicketUpdate};
+use onsale_domain::admission::{
+    Changes, NewTicket, RoomChanges, RoomRow, RoomUpdate, Slot, TicketUpdate,
+};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::admission::{Lobby, Order};
+use onsale_schema::seats::TICKETS_MAX;
 use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, seats};
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -43,7 +46,9 @@ pub(super) async fn changes(
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
         .collect();
-    let told: Vec<NewNotice> = rooms.iter().filter_map(|room| turned(room)).collect();
+    let ended = all().flat_map(|(id, room)| passes_over(*id, room));
+    let told = rooms.iter().filter_map(|room| turned(room));
+    let told: Vec<NewNotice> = told.chain(ended).collect();
 
     // Polled in this order, so they are sent in this order: who has left may be in line again.
     let (written, updated, inserted, noted, telling) = tokio::join!(
@@ -78,6 +83,23 @@ fn turned(room: &RoomUpdate) -> Option<NewNotice> {
         version: room.after.version,
     };
     Some(NewNotice::to_seats(notice_id, notice_id.0, kind))
+}
+
+/// What it has to be told of tickets that ended before their passes, in as many notices as it takes.
+fn passes_over(schedule_id: ScheduleId, room: &RoomChanges) -> Vec<NewNotice> {
+    let updates = room.updates.iter();
+    let over = updates.filter(|(_, to)| to.leaves_a_pass());
+    let over: Vec<ArrivalNo> = over.map(|(no, _)| *no).collect();
+    let notices = over.chunks(TICKETS_MAX).map(|tickets| {
+        let notice_id = NoticeId(Uuid::now_v7());
+        let kind = seats::Kind::PassesOver {
+            notice_id,
+            schedule_id,
+            tickets: tickets.to_vec(),
+        };
+        NewNotice::to_seats(notice_id, notice_id.0, kind)
+    });
+    notices.collect()
 }
 
 /// The partitions with a ticket that was not inserted: the command has made one before.

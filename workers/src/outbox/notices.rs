@@ -403,3 +403,92 @@ async fn notice_list(ctx: &Context, ids: &[NoticeId]) -> Result<Vec<Row>, db::Er
     .await?;
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::message::CommandMessage;
+    use onsale_schema::{ArrivalNo, ReservationId};
+
+    fn id(n: u128) -> NoticeId {
+        NoticeId(Uuid::from_u128(n))
+    }
+
+    fn to_seats(n: u128) -> NewNotice {
+        let kind = seats::Kind::Paid {
+            notice_id: id(n),
+            reservation_id: ReservationId(Uuid::from_u128(2)),
+            schedule_id: ScheduleId(Uuid::from_u128(3)),
+        };
+        NewNotice::to_seats(id(n), Uuid::from_u128(2), kind)
+    }
+
+    fn to_room(n: u128) -> NewNotice {
+        let kind = admission::Kind::Seen {
+            schedule_id: ScheduleId(Uuid::from_u128(3)),
+            tickets: vec![ArrivalNo(4)],
+        };
+        NewNotice::to_room(id(n), kind)
+    }
+
+    fn row(notice: NewNotice) -> Row {
+        Row {
+            notice_id: notice.notice_id,
+            lane: notice.lane.as_str().to_owned(),
+            schedule_id: notice.schedule_id,
+            payload: notice.payload,
+        }
+    }
+
+    /// In memory there is one kind of notice, on a stream there are those of its lane.
+    #[test]
+    fn each_lane_is_told_in_its_own_words() {
+        let (lane, command) = row(to_room(1)).read().expect("it can be read");
+        assert_eq!(lane, Lane::Admission);
+        let message = CommandMessage {
+            id: MessageId(Uuid::nil()),
+            reply_to: None,
+            commands: vec![command],
+        };
+        let heard: CommandMessage<admission::Kind> =
+            decode(&encode(&message)).expect("the lane can read it");
+        let kind = &heard.commands[0].kind;
+        assert!(matches!(kind, admission::Kind::Seen { tickets, .. } if tickets[0].0 == 4));
+
+        let (lane, command) = row(to_seats(1)).read().expect("it can be read");
+        assert_eq!(lane, Lane::Seats);
+        let heard: Command<seats::Kind> = decode(&encode(&command)).expect("the lane can read it");
+        assert!(matches!(heard.kind, seats::Kind::Paid { notice_id, .. } if notice_id == id(1)));
+    }
+
+    #[test]
+    fn what_is_for_another_lane_than_it_says_is_not_read() {
+        for lane in ["admission", "ledger", "settlement", "", "attic"] {
+            let row = Row {
+                lane: lane.to_owned(),
+                ..row(to_seats(1))
+            };
+            assert!(row.read().is_none(), "{lane}");
+        }
+    }
+
+    #[test]
+    fn a_letter_is_within_the_bounds_of_a_message() {
+        let body = |bytes| {
+            let (lane, command) = row(to_seats(1)).read().expect("it can be read");
+            let to = (lane, PartitionNo(0));
+            Body { to, bytes, command }
+        };
+        for (count, bytes, expected) in [
+            (0, 1, vec![]),
+            (257, 1, vec![256, 1]),
+            (5, LETTER_BYTES_MAX / 2, vec![2, 2, 1]),
+            // One alone goes out whatever it is: the server says whether it is too large.
+            (2, LETTER_BYTES_MAX + 1, vec![1, 1]),
+        ] {
+            let notices = (0..count).map(|n| (id(n), body(bytes))).collect();
+            let sizes: Vec<usize> = parts(notices).iter().map(Vec::len).collect();
+            assert_eq!(sizes, expected, "{count} of {bytes}");
+        }
+    }
+}

@@ -321,6 +321,9 @@ async fn read_sale(
         sale.load_claim(row.seat_no, row.reservation_id, row.state);
     }
     sale.load_blocks(&blocks);
+    for row in over(conn, schedule_id).await? {
+        sale.load_over(arrival_no(row.arrival_no));
+    }
     for row in entries(conn, schedule_id).await? {
         sale.load_entries(row.ticket_id, u32::try_from(row.holds).unwrap_or(u32::MAX));
     }
@@ -333,6 +336,35 @@ struct EntriesRow {
     ticket_id: TicketId,
     #[diesel(sql_type = BigInt)]
     holds: i64,
+}
+
+fn arrival_no(no: i32) -> ArrivalNo {
+    ArrivalNo(u32::try_from(no).unwrap_or(u32::MAX))
+}
+
+#[derive(QueryableByName)]
+struct OverRow {
+    #[diesel(sql_type = Integer)]
+    arrival_no: i32,
+}
+
+/// The tickets that have ended and whose passes would still be good.
+async fn over(
+    conn: &mut AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<Vec<OverRow>, db::Error> {
+    let rows = statement(
+        "SELECT arrival_no FROM ticket \
+         WHERE schedule_id = $1 AND ended_at IS NOT NULL \
+           AND (pass_until > ended_at OR holds IS NOT NULL) \
+           AND greatest(pass_until, \
+                        (SELECT max('epoch'::timestamptz + (hold ->> 1)::bigint * interval '1 us') \
+                         FROM jsonb_array_elements(holds) AS made (hold))) > clock_timestamp()",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .load(conn)
+    .await?;
+    Ok(rows)
 }
 
 /// How many holds were made with each ticket, whatever became of them.
@@ -379,7 +411,7 @@ impl ReservationRow {
                 .zip(self.arrival_no)
                 .map(|(ticket_id, no)| Entry {
                     ticket_id,
-                    arrival_no: ArrivalNo(u32::try_from(no).unwrap_or(u32::MAX)),
+                    arrival_no: arrival_no(no),
                 }),
             ended_at: self.ended_at,
         }

@@ -157,6 +157,7 @@ impl State {
                 | Kind::Rehold { .. }
                 | Kind::Cancelled { .. }
                 | Kind::Room { .. }
+                | Kind::PassesOver { .. }
                 | Kind::Policy { .. }
                 | Kind::Unblock { .. } => false,
             })

@@ -230,6 +230,11 @@ pub fn shown(commands: &[Command<Kind>]) -> String {
                 at,
                 ..
             } => format!("cancelled {seats:?} of {} at {at}", short(reservation_id.0)),
+            Kind::PassesOver {
+                schedule_id,
+                tickets,
+                ..
+            } => format!("passes of {}: {tickets:?} are over", short(schedule_id.0)),
             Kind::Room {
                 schedule_id,
                 pass_required,

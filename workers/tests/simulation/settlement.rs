@@ -34,7 +34,8 @@ pub fn notice_of(kind: &Kind) -> Option<NoticeId> {
         | Kind::Unsecure { notice_id, .. }
         | Kind::Rehold { notice_id, .. }
         | Kind::Cancelled { notice_id, .. }
-        | Kind::Room { notice_id, .. } => Some(*notice_id),
+        | Kind::Room { notice_id, .. }
+        | Kind::PassesOver { notice_id, .. } => Some(*notice_id),
         Kind::Hold { .. }
         | Kind::HoldBest { .. }
         | Kind::Release { .. }

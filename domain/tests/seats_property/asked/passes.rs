@@ -20,7 +20,8 @@ impl World {
             true => schedule_id(2),
             false => self.rows.schedule,
         };
-        let no = u32::try_from(nth).unwrap();
+        let of = owner.0.as_u128();
+        let no = u32::try_from(of).unwrap() * 2 + u32::try_from(nth).unwrap();
         let age_ms = match self.rng.percent(10) {
             true => self.rng.range(-1000, 0),
             false => self.rng.range(1, 60_000),
@@ -29,7 +30,7 @@ impl World {
             ticket: Ticketed {
                 user_id: owner,
                 schedule_id,
-                ticket_id: TicketId(Uuid::from_u128(owner.0.as_u128() * 10 + u128::from(no))),
+                ticket_id: TicketId(Uuid::from_u128(of * 100 + u128::from(no))),
                 arrival_no: ArrivalNo(no),
             },
             expires_at: self.now.plus_ms(age_ms),
@@ -38,13 +39,23 @@ impl World {
     }
 
     /// Word of the room, which may come twice and in any order.
-    pub(super) fn turn_room(&mut self) -> Command<Kind> {
+    pub(super) fn word_of_the_room(&mut self) -> Command<Kind> {
         let known = self.model.gate.room_version;
-        let kind = Kind::Room {
-            notice_id: NoticeId(self.rng.uuid()),
-            schedule_id: self.rows.schedule,
-            pass_required: self.rng.percent(60),
-            version: self.rng.range(known - 1, known + 3),
+        let (notice_id, schedule_id) = (NoticeId(self.rng.uuid()), self.rows.schedule);
+        let kind = if self.rng.percent(30) {
+            let no = u32::try_from(self.rng.range(0, 9)).unwrap();
+            Kind::PassesOver {
+                notice_id,
+                schedule_id,
+                tickets: vec![ArrivalNo(no), ArrivalNo(99)],
+            }
+        } else {
+            Kind::Room {
+                notice_id,
+                schedule_id,
+                pass_required: self.rng.percent(60),
+                version: self.rng.range(known - 1, known + 3),
+            }
         };
         self.command(user(0), kind)
     }
