@@ -4,6 +4,7 @@ use crate::auth::Tokens;
 use crate::batcher::{Batcher, Link};
 use crate::catalogue::Catalogue;
 use crate::config::{Config, Flow, GatewayWebhooks, Sales};
+use crate::draw::Draws;
 use crate::events::{self, Streams};
 use crate::extract::BodyLimits;
 use crate::fresh::Fresh;
@@ -126,6 +127,8 @@ pub struct Parts {
     pub stream_token_ttl_s: i64,
     /// Concerts and schedules.
     pub catalogue: Catalogue,
+    /// Draws of waiting rooms.
+    pub draws: Draws,
     /// Back-pressure.
     pub gate: Arc<Gate>,
     /// The way to the owners.
@@ -383,6 +386,7 @@ fn app(
         streams: Streams::new(&config.events),
         stream_token_ttl_s: config.events.stream_token_ttl_s,
         catalogue: Catalogue::new(pool.clone()),
+        draws: Draws::new(pool.clone()),
         gate: Arc::new(gate),
         partitions: config.common.partitions,
         flow: config.flow.clone(),

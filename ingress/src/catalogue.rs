@@ -4,6 +4,7 @@
 mod cancellation;
 pub mod edit;
 pub mod new_schedule;
+mod room;
 mod store;
 mod wrong;
 
@@ -18,9 +19,10 @@ use axum::response::Response;
 use chrono::{Datelike, NaiveDate};
 use onsale_platform::db::Pool;
 use onsale_schema::cancellation::Rules;
-use onsale_schema::status::SaleState;
+use onsale_schema::status::{QueueMode, SaleState};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use quick_cache::sync::Cache;
+use room::QueueView;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -324,21 +326,6 @@ pub struct ScheduleDetail {
     server_time: Timestamp,
 }
 
-/// The waiting room of a date. No schedule has one yet.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Queue)]
-struct QueueView {
-    mode: QueueMode,
-}
-
-/// How a waiting room works.
-#[derive(Serialize, ToSchema)]
-enum QueueMode {
-    /// There is none.
-    #[serde(rename = "OFF")]
-    Off,
-}
-
 async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Problem> {
     let prices = app.catalogue.grades(row).await?;
     Ok(ScheduleView {
@@ -352,7 +339,7 @@ async fn schedule_view(app: &App, row: &ScheduleRow) -> Result<ScheduleView, Pro
             .remaining(row.schedule_id, row.layout_no)
             .await?,
         total: prices.iter().map(|grade| grade.seats).sum(),
-        waiting_room: false,
+        waiting_room: row.queue().mode != QueueMode::Off,
         prices,
     })
 }
@@ -396,9 +383,7 @@ pub(crate) async fn detail(app: &App, row: &ScheduleRow) -> Result<ScheduleDetai
         release_jitter_seconds: row.release_jitter_ms / 1000,
         cancellation: row.cancellation_rules.clone(),
         layout_hash: row.layout_hash.clone(),
-        queue: QueueView {
-            mode: QueueMode::Off,
-        },
+        queue: row.queue().into(),
         server_time: app.clock.now(),
     })
 }

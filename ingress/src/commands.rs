@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::auth::User;
 use crate::blocks::{self, BlockView, LiftView};
 use crate::catalogue::ScheduleDetail;
+use crate::draw::{self, DrawView};
 use crate::orders::OrderView;
 use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
@@ -86,6 +87,7 @@ enum DecidedBody {
     Extension(Extension),
     Cancellation(CancellationView<'static>),
     Attended(AttendedView),
+    Draw(DrawView),
     Problem(problem::Document<'static>),
 }
 
@@ -199,6 +201,12 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         }
         (Asked::Task, Told::Settlement(outcome)) => tasks::attended(&outcome),
         (Asked::Room, Told::Admission(outcome)) => roomed(&outcome),
+        (Asked::QueuePolicy(schedule), Told::Admission(outcome)) => {
+            policy::queue::changed(app, schedule, &outcome).await
+        }
+        (Asked::Beacon(schedule), Told::Admission(outcome)) => {
+            draw::told(app, schedule, &outcome).await
+        }
         (
             Asked::Hold(_)
             | Asked::Release
@@ -211,7 +219,9 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Payment
             | Asked::Cancellation
             | Asked::Task
-            | Asked::Room,
+            | Asked::Room
+            | Asked::QueuePolicy(_)
+            | Asked::Beacon(_),
             Told::Seats(_) | Told::Admission(_) | Told::Ledger(_) | Told::Settlement(_),
         ) => {
             tracing::error!("a lane has answered for another");
@@ -242,26 +252,14 @@ fn noted(outcome: &seats::Outcome) -> Result<Answer, Problem> {
 
 /// What became of a command to a waiting room, for somebody who looks on.
 fn roomed(outcome: &admission::Outcome) -> Result<Answer, Problem> {
-    use admission::{Outcome, Refusal};
-    let refusal = match outcome {
+    use admission::Outcome;
+    match outcome {
         Outcome::Joined(_) | Outcome::Left { .. } | Outcome::Applied | Outcome::Policy(_) => {
-            return Ok(Answer::done());
+            Ok(Answer::done())
         }
-        Outcome::DeadLettered => return Err(Problem::unavailable()),
-        Outcome::Refused(refusal) => refusal,
-    };
-    Err(Problem::new(match refusal {
-        Refusal::CommandExpired => Code::CommandExpired,
-        Refusal::KeyReused => Code::IdempotencyKeyReused,
-        Refusal::RoomFull => Code::Overloaded,
-        Refusal::PolicyInvalid => Code::ValidationFailed,
-        // What was meant is not there, or not any more.
-        Refusal::UnknownSchedule
-        | Refusal::RoomOff
-        | Refusal::NotFound
-        | Refusal::BeaconFixed
-        | Refusal::NotDue => Code::NotFound,
-    }))
+        Outcome::Refused(why) => Err(refusal::of_room(*why)),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+    }
 }
 
 fn at<O: DeserializeOwned>(token: &CommandToken, outcomes: &[u8]) -> Result<O, Problem> {

@@ -40,6 +40,12 @@ impl Body {
         })
     }
 
+    /// The memory that both forms take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.plain.len() + self.gzip.len()
+    }
+
     /// As it is without compression.
     #[must_use]
     pub fn plain(&self) -> &Bytes {

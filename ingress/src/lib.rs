@@ -21,6 +21,7 @@ pub mod commands;
 pub mod config;
 pub mod dead_letters;
 pub mod docs;
+pub mod draw;
 pub mod etag;
 pub mod events;
 pub mod extract;

@@ -52,6 +52,10 @@ const TAGS: &[(&str, &str)] = &[
     ("Users", "Sign up, and who am I."),
     ("Sessions", "Sign in, renew, sign out."),
     (
+        "Waiting room",
+        "Get in line where a date has a waiting room, and check its draw.",
+    ),
+    (
         "Reservations",
         "Hold seats, give them back, and look at one's own.",
     ),

@@ -1,6 +1,8 @@
 //! By which rules a date sells: changed by a command on its partition, so that every hold is decided
 //! by exactly one of them.
 
+pub mod queue;
+
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
@@ -21,6 +23,7 @@ use axum::response::Response;
 use onsale_schema::seats::{Kind, Outcome, PolicyChange};
 use onsale_schema::status::SaleState;
 use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
+use queue::{Asking, QueuePatch};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -79,6 +82,14 @@ struct SchedulePatch {
     )]
     #[schema(nullable = false)]
     cancellation: Option<WantedRules>,
+    /// How the waiting room lets people in, from now on. Alone: it is its own owner who decides it.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    queue: Option<QueuePatch>,
 }
 
 impl SchedulePatch {
@@ -100,6 +111,11 @@ impl SchedulePatch {
         wrong.unless(is_alone, "/startsAt", "not-alone");
         let is_alone = self.cancellation.is_none() || is_apart;
         wrong.unless(is_alone, "/cancellation", "not-alone");
+        if let Some(queue) = &self.queue {
+            queue.validate(&mut wrong);
+            let is_alone = is_apart && self.starts_at.is_none() && self.cancellation.is_none();
+            wrong.unless(is_alone, "/queue", "not-alone");
+        }
         wrong.check()
     }
 
@@ -123,7 +139,9 @@ impl SchedulePatch {
 ///
 /// Open, pause or close its sale, move its booking window, change how long holds last, how many
 /// seats a user may have and which. The next hold goes by it. What is not said stays as it is;
-/// `startsAt` is changed alone, and `cancellation` without rules of the sale.
+/// `startsAt` is changed alone, and `cancellation` without rules of the sale. `queue` is changed alone,
+/// too: whoever comes next to the waiting room is let in by it, while those who have a pass keep it, and
+/// nobody gets another place.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),
@@ -140,6 +158,14 @@ pub async fn edit(
 ) -> Result<Response, Problem> {
     let patch: SchedulePatch = body.parse()?;
     patch.validate()?;
+    if let Some(queue) = &patch.queue {
+        let asking = Asking {
+            user,
+            prefer,
+            trace,
+        };
+        return queue::edit(&app, asking, schedule, queue).await;
+    }
     if let Some(starts_at) = patch.starts_at {
         let date = app.catalogue.schedule(schedule).await?;
         let concert = app.catalogue.concert(date.concert_id).await?;

@@ -134,6 +134,12 @@ codes! {
     RefundStateConflict = 409 "refund-state-conflict" "The state of the refund does not allow this" never;
     /// It is too late to cancel, or cancelling was never allowed.
     CancellationClosed = 409 "cancellation-closed" "It can't be cancelled any more" never;
+    /// A draw's beacon is named before there is a ticket, and says one word.
+    BeaconFixed = 409 "beacon-fixed" "The beacon of the draw can't be changed any more" never;
+    /// No draw waits for the word of a beacon.
+    BeaconNotDue = 409 "beacon-not-due" "The draw does not wait for the word of a beacon" never;
+    /// Who is in the lobby is known when it is closed.
+    LobbyOpen = 409 "lobby-open" "The lobby of the waiting room is not closed yet" again;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
     /// A dead letter of bytes that are no command.

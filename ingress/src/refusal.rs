@@ -2,7 +2,7 @@
 
 use crate::problem::{Code, FieldError, PlacesLeft, Problem};
 use onsale_schema::status::FailCode;
-use onsale_schema::{SeatNo, ledger, seats, settlement};
+use onsale_schema::{SeatNo, admission, ledger, seats, settlement};
 
 /// What a refused seat command is told; `label` names a seat of the schedule that was asked.
 #[must_use]
@@ -45,6 +45,25 @@ pub fn of_seats(refusal: &seats::Refusal, label: impl Fn(SeatNo) -> Box<str>) ->
             Problem::internal()
         }
     }
+}
+
+/// What a refused command to a waiting room is told.
+#[must_use]
+pub fn of_room(refusal: admission::Refusal) -> Problem {
+    use admission::Refusal as R;
+    Problem::new(match refusal {
+        // Its parts were looked at before.
+        R::PolicyInvalid => {
+            return Problem::validation(vec![FieldError::at("", "invalid-value")]);
+        }
+        R::CommandExpired => Code::CommandExpired,
+        R::KeyReused => Code::IdempotencyKeyReused,
+        R::RoomFull => Code::Overloaded,
+        // What was meant is not there, or not any more.
+        R::UnknownSchedule | R::RoomOff | R::NotFound => Code::NotFound,
+        R::BeaconFixed => Code::BeaconFixed,
+        R::NotDue => Code::BeaconNotDue,
+    })
 }
 
 /// What a refused charge is told.

@@ -6,8 +6,9 @@ use crate::app::App;
 use crate::catalogue::{self, edit, new_schedule};
 use crate::openapi;
 use crate::{
-    audit, blocks, commands, dead_letters, docs, events, health, layout, notifications, orders,
-    payments, points, policy, reservations, seat_history, seat_map, shows, tasks, users, webhooks,
+    audit, blocks, commands, dead_letters, docs, draw, events, health, layout, notifications,
+    orders, payments, points, policy, reservations, seat_history, seat_map, shows, tasks, users,
+    webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -31,6 +32,8 @@ fn anyone(group: Group) -> Group {
         .routes(routes!(catalogue::schedule))
         .routes(routes!(layout::get))
         .routes(routes!(seat_map::get))
+        .routes(routes!(draw::get))
+        .routes(routes!(draw::list))
         .routes(routes!(events::follow))
         .routes(routes!(notifications::take))
 }
@@ -63,6 +66,8 @@ fn admin(group: Group) -> Group {
         .routes(routes!(edit::concert_edit))
         .routes(routes!(new_schedule::schedule_create))
         .routes(routes!(policy::edit))
+        .routes(routes!(draw::beacon::name))
+        .routes(routes!(draw::beacon::reveal))
         .routes(routes!(shows::create, shows::get))
         .routes(routes!(layout::put))
         .routes(routes!(blocks::create, blocks::list))

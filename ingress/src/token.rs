@@ -41,8 +41,12 @@ pub enum Asked {
     Cancellation,
     /// To see to a refund that is stuck.
     Task,
-    /// Anything of a waiting room.
+    /// Anything else of a waiting room.
     Room,
+    /// Other rules for the waiting room of a schedule.
+    QueuePolicy(ScheduleId),
+    /// About the beacon of the draw of a schedule.
+    Beacon(ScheduleId),
 }
 
 impl Asked {
@@ -57,7 +61,7 @@ impl Asked {
             | Self::Notice
             | Self::Block(_)
             | Self::Unblock(_) => Lane::Seats,
-            Self::Room => Lane::Admission,
+            Self::Room | Self::QueuePolicy(_) | Self::Beacon(_) => Lane::Admission,
             Self::Charge => Lane::Ledger,
             Self::Payment | Self::Cancellation | Self::Task => Lane::Settlement,
         }
@@ -112,6 +116,8 @@ impl Signer {
             Asked::Cancellation => (9, Uuid::nil()),
             Asked::Task => (10, Uuid::nil()),
             Asked::Room => (11, Uuid::nil()),
+            Asked::QueuePolicy(schedule) => (12, schedule.0),
+            Asked::Beacon(schedule) => (13, schedule.0),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -155,6 +161,8 @@ impl Signer {
                 9 => Asked::Cancellation,
                 10 => Asked::Task,
                 11 => Asked::Room,
+                12 => Asked::QueuePolicy(schedule),
+                13 => Asked::Beacon(schedule),
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -260,6 +268,15 @@ mod tests {
             (
                 Asked::Hold(ScheduleId(Uuid::from_u128(3))),
                 Some(PartitionNo(1023)),
+            ),
+            (Asked::Room, Some(PartitionNo(1))),
+            (
+                Asked::QueuePolicy(ScheduleId(Uuid::from_u128(7))),
+                Some(PartitionNo(1)),
+            ),
+            (
+                Asked::Beacon(ScheduleId(Uuid::from_u128(8))),
+                Some(PartitionNo(1)),
             ),
         ] {
             let token = token(asked, partition);

@@ -236,6 +236,14 @@ diesel::table! {
 diesel::joinable!(schedule -> concert (concert_id));
 diesel::joinable!(sale -> schedule (schedule_id));
 diesel::joinable!(session -> app_user (user_id));
-diesel::allow_tables_to_appear_in_same_query!(concert, schedule, sale, seat, seat_claim);
+diesel::joinable!(waiting_room -> schedule (schedule_id));
+diesel::allow_tables_to_appear_in_same_query!(
+    concert,
+    schedule,
+    sale,
+    seat,
+    seat_claim,
+    waiting_room
+);
 diesel::allow_tables_to_appear_in_same_query!(session, app_user);
 diesel::allow_tables_to_appear_in_same_query!(reservation, payment);

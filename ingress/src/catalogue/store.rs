@@ -1,14 +1,15 @@
 //! Reading and writing the catalogue: concerts, dates, and the first row of a date's sale, which its
 //! owner writes from then on.
 
+use super::room::{ROOM_COLUMNS, RoomColumns, RoomRow};
 use super::{Grade, Search};
 use chrono::NaiveDate;
-use diesel::dsl::{exists, not};
+use diesel::dsl::{Nullable, exists, not};
 use diesel::prelude::{AsChangeset, Queryable};
 use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, PgTextExpressionMethods, QueryDsl,
-    QueryableByName,
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, OptionalExtension,
+    PgTextExpressionMethods, QueryDsl, QueryableByName,
 };
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
@@ -18,7 +19,7 @@ use onsale_schema::layout;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::Policy;
 use onsale_schema::status::SaleState;
-use onsale_schema::tables::{concert, sale, schedule, seat};
+use onsale_schema::tables::{concert, sale, schedule, seat, waiting_room};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use serde::Serialize;
 use std::sync::LazyLock;
@@ -82,6 +83,8 @@ pub struct ScheduleRow {
     pub layout_no: i64,
     /// Until when buyers may cancel, and what it costs.
     pub cancellation_rules: Rules,
+    /// Its waiting room; none as long as nobody has said anything about one.
+    pub room: Option<RoomRow>,
 }
 
 impl ScheduleRow {
@@ -146,24 +149,29 @@ type ScheduleColumns = (
     sale::release_jitter_ms,
     sale::layout_no,
     schedule::cancellation_rules,
+    Nullable<RoomColumns>,
 );
-const SCHEDULE_COLUMNS: ScheduleColumns = (
-    schedule::schedule_id,
-    schedule::concert_id,
-    schedule::starts_at,
-    schedule::layout_hash,
-    sale::state,
-    sale::booking_opens_at,
-    sale::booking_closes_at,
-    sale::hold_ms,
-    sale::seats_per_user,
-    sale::extensions_max,
-    sale::hold_total_ms,
-    sale::prevents_orphans,
-    sale::release_jitter_ms,
-    sale::layout_no,
-    schedule::cancellation_rules,
-);
+
+fn schedule_columns() -> ScheduleColumns {
+    (
+        schedule::schedule_id,
+        schedule::concert_id,
+        schedule::starts_at,
+        schedule::layout_hash,
+        sale::state,
+        sale::booking_opens_at,
+        sale::booking_closes_at,
+        sale::hold_ms,
+        sale::seats_per_user,
+        sale::extensions_max,
+        sale::hold_total_ms,
+        sale::prevents_orphans,
+        sale::release_jitter_ms,
+        sale::layout_no,
+        schedule::cancellation_rules,
+        ROOM_COLUMNS.nullable(),
+    )
+}
 
 /// The text anywhere in a column, with nothing in it that means more than itself.
 fn pattern(text: &str) -> String {
@@ -246,9 +254,10 @@ pub async fn schedule_list(pool: &Pool, id: ConcertId) -> Result<Vec<ScheduleRow
     let mut conn = pool.get().await?;
     let rows = schedule::table
         .inner_join(sale::table)
+        .left_join(waiting_room::table)
         .filter(schedule::concert_id.eq(id))
         .order((schedule::starts_at, schedule::schedule_id))
-        .select(SCHEDULE_COLUMNS)
+        .select(schedule_columns())
         .load(&mut conn)
         .await?;
     Ok(rows)
@@ -259,8 +268,9 @@ pub async fn schedule_find(pool: &Pool, id: ScheduleId) -> Result<Option<Schedul
     let mut conn = pool.get().await?;
     let row = schedule::table
         .inner_join(sale::table)
+        .left_join(waiting_room::table)
         .filter(schedule::schedule_id.eq(id))
-        .select(SCHEDULE_COLUMNS)
+        .select(schedule_columns())
         .first(&mut conn)
         .await
         .optional()?;

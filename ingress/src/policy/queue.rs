@@ -1,0 +1,246 @@
+//! By which rules the waiting room of a date lets people in: changed by a command to its owner, in
+//! the order of all others, so that everybody is let in by exactly one of them.
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::catalogue::{self, Wrong};
+use crate::extract::not_null;
+use crate::idempotency::fingerprint;
+use crate::ids;
+use crate::prefer::Prefer;
+use crate::problem::Problem;
+use crate::refusal;
+use crate::submit::{Submission, submit};
+use crate::token::Asked;
+use crate::trace::TraceParent;
+use axum::http::StatusCode;
+use axum::response::Response;
+use onsale_schema::admission::{
+    CAPACITY, HOLDS_PER_PASS, Kind, Outcome, PASS_MS, PRESENCE_MS, PolicyChange, RATE_PER_SECOND,
+};
+use onsale_schema::status::QueueMode;
+use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
+use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+use utoipa::ToSchema;
+
+/// What changes on the waiting room of a date; the first change makes one.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = QueuePatch)]
+pub(super) struct QueuePatch {
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    mode: Option<QueueMode>,
+    /// Let nobody in for now; passes end as ever.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    paused: Option<bool>,
+    /// Let nobody in before; who comes before waits in the lobby. A new room opens with the booking
+    /// window, as that is then.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    opens_at: Option<Timestamp>,
+    /// Let nobody in while so many have a pass. Who has one keeps it.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 0, maximum = 100_000)]
+    capacity: Option<u32>,
+    /// Let so many in per second, at most.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 1, maximum = 10_000)]
+    rate_per_second: Option<u32>,
+    /// How long a pass lasts; those that are there keep their end.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 1, maximum = 86_400)]
+    pass_seconds: Option<i64>,
+    /// Pass over who was not heard for longer than this. Clients ask several times meanwhile.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 5, maximum = 3600)]
+    presence_seconds: Option<i64>,
+    /// So many holds may be made with one pass.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, minimum = 1, maximum = 100)]
+    holds_per_pass: Option<u32>,
+}
+
+impl QueuePatch {
+    pub(super) fn validate(&self, wrong: &mut Wrong) {
+        wrong.time(self.opens_at, "/queue/opensAt");
+        let mut bounded = |is_right, pointer| wrong.unless(is_right, pointer, "invalid-value");
+        bounded(is_within(self.capacity, &CAPACITY), "/queue/capacity");
+        let rate = is_within(self.rate_per_second, &RATE_PER_SECOND);
+        bounded(rate, "/queue/ratePerSecond");
+        let pass = is_within(self.pass_seconds, &seconds(&PASS_MS));
+        bounded(pass, "/queue/passSeconds");
+        let presence = is_within(self.presence_seconds, &seconds(&PRESENCE_MS));
+        bounded(presence, "/queue/presenceSeconds");
+        let holds = is_within(self.holds_per_pass, &HOLDS_PER_PASS);
+        bounded(holds, "/queue/holdsPerPass");
+    }
+
+    fn change(&self) -> PolicyChange {
+        PolicyChange {
+            mode: self.mode,
+            paused: self.paused,
+            opens_at: self.opens_at,
+            capacity: self.capacity,
+            rate_per_second: self.rate_per_second,
+            pass_ms: self.pass_seconds.map(|seconds| seconds * 1000),
+            presence_ms: self.presence_seconds.map(|seconds| seconds * 1000),
+            holds_per_pass: self.holds_per_pass,
+        }
+    }
+}
+
+fn is_within<T: PartialOrd>(value: Option<T>, bounds: &RangeInclusive<T>) -> bool {
+    value.is_none_or(|value| bounds.contains(&value))
+}
+
+/// The whole seconds within bounds in milliseconds.
+fn seconds(bounds_ms: &RangeInclusive<i64>) -> RangeInclusive<i64> {
+    bounds_ms.start().div_euclid(1000)..=bounds_ms.end() / 1000
+}
+
+/// How somebody who administers asks for something.
+pub(crate) struct Asking {
+    pub user: User,
+    pub prefer: Prefer,
+    pub trace: TraceParent,
+}
+
+/// Sends a waiting room's owner a command that sets a value: to set it twice is harmless, so each
+/// request is a command of its own. `said` is what was asked, of the template `route`.
+pub(crate) async fn command(
+    app: &App,
+    asking: Asking,
+    (route, said): (&str, &impl Serialize),
+    kind: Kind,
+    asked: Asked,
+    decided: impl AsyncFnOnce(&Outcome) -> Result<Answer, Problem>,
+) -> Result<Response, Problem> {
+    let schedule = kind.schedule_id();
+    let partition = partition::of_schedule(schedule, app.partitions);
+    let in_flight = app.gate.admit_room(schedule, partition)?;
+    let once = ids::new_v7(app.clock.now());
+    let Asking {
+        user,
+        prefer,
+        trace,
+    } = asking;
+    let submission = Submission {
+        id: CommandId::derive(user.id, route, &format!("{schedule} {once}")),
+        user: user.id,
+        asker: user.id,
+        fingerprint: fingerprint(route, said),
+        in_flight,
+        prefer,
+        trace,
+        kind,
+        asked,
+        partition: Some(partition),
+    };
+    submit(app, app.batchers.admission(partition), submission, decided).await
+}
+
+pub(super) async fn edit(
+    app: &App,
+    asking: Asking,
+    schedule: ScheduleId,
+    patch: &QueuePatch,
+) -> Result<Response, Problem> {
+    let row = app.catalogue.refresh(schedule).await?;
+    let mut change = patch.change();
+    if row.room.is_none() {
+        // As it is now: the owner may have looked at the window a while ago.
+        change.opens_at = change.opens_at.or(Some(row.booking_opens_at));
+    }
+    let kind = Kind::Policy {
+        schedule_id: schedule,
+        change,
+    };
+    let asked = Asked::QueuePolicy(schedule);
+    let said = (super::ROUTE, patch);
+    command(app, asking, said, kind, asked, async |outcome| {
+        changed(app, schedule, outcome).await
+    })
+    .await
+}
+
+/// What a decided change of a room is answered with.
+///
+/// # Errors
+/// The refusal, as a problem; `dependency-unavailable`.
+pub async fn changed(
+    app: &App,
+    schedule: ScheduleId,
+    outcome: &Outcome,
+) -> Result<Answer, Problem> {
+    let policy = match outcome {
+        Outcome::Policy(policy) => policy,
+        Outcome::Refused(why) => return Err(refusal::of_room(*why)),
+        Outcome::DeadLettered => return Err(Problem::unavailable()),
+        Outcome::Joined(_) | Outcome::Left { .. } | Outcome::Applied => {
+            tracing::error!("a command was answered as another kind");
+            return Err(Problem::internal());
+        }
+    };
+    let row = app.catalogue.refresh(schedule).await?;
+    // As it was decided, also if somebody has changed it again since.
+    let row = row.behind(policy);
+    Ok(Answer {
+        status: StatusCode::OK,
+        location: None,
+        json: answer::to_json(&catalogue::detail(app, &row).await?)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use utoipa::PartialSchema;
+
+    /// What the document says is what is taken.
+    #[test]
+    fn the_bounds_are_those_of_the_owner() {
+        let schema = serde_json::to_value(QueuePatch::schema()).unwrap();
+        let bounds = |name: &str| {
+            let member = &schema["properties"][name];
+            (member["minimum"].clone(), member["maximum"].clone())
+        };
+        let both = |range: RangeInclusive<i64>| (json!(range.start()), json!(range.end()));
+        let of_counts = |range: RangeInclusive<u32>| (json!(range.start()), json!(range.end()));
+        assert_eq!(bounds("capacity"), of_counts(CAPACITY));
+        assert_eq!(bounds("ratePerSecond"), of_counts(RATE_PER_SECOND));
+        assert_eq!(bounds("passSeconds"), both(seconds(&PASS_MS)));
+        assert_eq!(bounds("presenceSeconds"), both(seconds(&PRESENCE_MS)));
+        assert_eq!(bounds("holdsPerPass"), of_counts(HOLDS_PER_PASS));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_told() {
+        let wrong = |patch: serde_json::Value| {
+            let patch: QueuePatch = serde_json::from_value(patch).unwrap();
+            let mut wrong = Wrong::default();
+            patch.validate(&mut wrong);
+            wrong.check().is_err()
+        };
+        assert!(!wrong(json!({})));
+        for (name, right, others) in [
+            ("capacity", [0, 100_000], [100_001, 4_000_000_000_i64]),
+            ("ratePerSecond", [1, 10_000], [0, 10_001]),
+            ("passSeconds", [1, 86_400], [0, i64::MAX]),
+            ("presenceSeconds", [5, 3600], [4, 3601]),
+            ("holdsPerPass", [1, 100], [0, 101]),
+        ] {
+            for value in right {
+                assert!(!wrong(json!({ name: value })), "{name} {value}");
+            }
+            for value in others {
+                assert!(wrong(json!({ name: value })), "{name} {value}");
+            }
+        }
+        assert!(wrong(json!({ "opensAt": "1969-12-31T23:59:59Z" })));
+    }
+}
