@@ -19,3 +19,4 @@ pub mod running;
 pub mod seed;
 pub mod target;
 pub mod up;
+pub mod verify_draw;

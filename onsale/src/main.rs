@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use onsale::{
     audit, bench, config, demo, doctor, down, events, gateway, migrate, nats_users, openapi,
-    partitions, repartition, seed, up,
+    partitions, repartition, seed, up, verify_draw,
 };
 use onsale_platform::settings::without_credentials;
 
@@ -41,6 +41,7 @@ enum Command {
     Openapi(openapi::Args),
     Partitions(partitions::Args),
     Repartition(repartition::Args),
+    VerifyDraw(verify_draw::Args),
     Bench(bench::Args),
     #[command(hide = true)]
     BenchDirect(Box<bench::direct::Args>),
@@ -67,6 +68,7 @@ async fn main() -> ExitCode {
         Command::Openapi(args) => openapi::run(&args),
         Command::Partitions(args) => partitions::run(args).await,
         Command::Repartition(args) => repartition::run(args).await,
+        Command::VerifyDraw(args) => verify_draw::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::BenchDirect(args) => bench::direct::run(*args).await,
     };

@@ -93,6 +93,36 @@ impl Database {
     }
 }
 
+/// The ingress that a command asks, where nothing else is needed.
+#[derive(Args, Debug, Clone)]
+pub struct Api {
+    /// Address of an ingress, as `http://host:port`. Without it, that of the running `onsale up`.
+    #[arg(long, env = "ONSALE_API", value_name = "URL")]
+    pub api: Option<String>,
+
+    /// Data directory of the running `onsale up`.
+    #[arg(long, env = "ONSALE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+impl Api {
+    /// Its address, without a slash at its end.
+    ///
+    /// # Errors
+    /// When none is given and no `onsale up` runs.
+    pub fn url(self) -> anyhow::Result<String> {
+        let target = Target {
+            database_url: None,
+            database_ca: None,
+            nats_url: None,
+            nats_ca: None,
+            api: self.api,
+            data_dir: self.data_dir,
+        };
+        target.api()
+    }
+}
+
 impl Target {
     /// What `onsale up` runs on the data directory.
     ///

@@ -43,6 +43,16 @@ const TABLE: &[(&str, &str, For)] = &[
     ("GET", "/api/v1/schedules/{scheduleId}/layout", For::Anyone),
     ("GET", "/api/v1/schedules/{scheduleId}/seats", For::Anyone),
     ("GET", "/api/v1/schedules/{scheduleId}/events", For::Anyone),
+    (
+        "GET",
+        "/api/v1/schedules/{scheduleId}/queue/draw",
+        For::Anyone,
+    ),
+    (
+        "GET",
+        "/api/v1/schedules/{scheduleId}/queue/draw/tickets",
+        For::Anyone,
+    ),
     ("DELETE", "/api/v1/sessions", For::User),
     ("POST", "/api/v1/stream-tokens", For::User),
     ("GET", "/api/v1/users/me", For::User),
@@ -97,6 +107,16 @@ const TABLE: &[(&str, &str, For)] = &[
     (
         "PUT",
         "/api/v1/admin/schedules/{scheduleId}/layout",
+        For::Admin,
+    ),
+    (
+        "PUT",
+        "/api/v1/admin/schedules/{scheduleId}/queue/beacon",
+        For::Admin,
+    ),
+    (
+        "PUT",
+        "/api/v1/admin/schedules/{scheduleId}/queue/beacon/value",
         For::Admin,
     ),
     (
@@ -247,6 +267,8 @@ impl Things {
             subscriber("a-subscriber").await,
             subscriber("another-one").await,
         );
+        // A waiting room that is off, so that nobody needs a pass.
+        crate::queue_policy::amend(hall, date, json!({ "capacity": 5 })).await;
         let location = open.headers["location"].to_str().expect("ASCII");
         let (_, token) = location.rsplit_once('/').expect("a path");
         Self {

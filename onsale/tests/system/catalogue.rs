@@ -374,7 +374,8 @@ async fn the_next_hold_goes_by_a_changed_policy() {
             "/startsAt",
         ),
         (json!({ "saleState": "AJAR" }), "/saleState"),
-        (json!({ "queue": { "mode": "OFF" } }), ""),
+        (json!({ "queue": { "mode": "AJAR" } }), "/queue/mode"),
+        (json!({ "queues": { "mode": "OFF" } }), ""),
     ] {
         let refused = change(body.clone()).await;
         let refused = refused.expect_problem(422, "validation-failed");

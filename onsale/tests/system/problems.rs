@@ -64,6 +64,7 @@ async fn every_code_is_met_over_http() {
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
     orders(&mut hall, &mut met).await;
+    rooms(&mut hall, &mut met).await;
     layouts(&mut hall, &mut met).await;
     dead_letters(&mut hall, &mut met).await;
     hung_worker(&mut hall, &mut met).await;
@@ -385,6 +386,35 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
     let unsigned = api.request(Method::POST, "/webhooks/payments");
     let answer = api.send(unsigned.json(&json!({}))).await;
     met.expect(answer, "webhook-signature-invalid");
+}
+
+/// What can't be done to a waiting room.
+async fn rooms(hall: &mut Hall, met: &mut Met) {
+    let (api, admin) = (hall.api.clone(), hall.admin());
+    let date = hall.date(1).await;
+    crate::queue_policy::amend(hall, date, json!({ "mode": "DRAW" })).await;
+    let drawn = format!("/schedules/{date}/queue/draw");
+    let beacon = format!("/admin/schedules/{date}/queue/beacon");
+    let put = |path: String, body: serde_json::Value| {
+        let request = api.request(Method::PUT, &path).bearer_auth(&admin.token);
+        api.send(request.json(&body))
+    };
+    let said = put(format!("{beacon}/value"), json!({ "value": "00" })).await;
+    met.expect(said, "beacon-not-due");
+    let far = hall.date(1).await;
+    let later = json!({ "mode": "DRAW", "opensAt": "2040-01-01T00:00:00Z" });
+    crate::queue_policy::amend(hall, far, later).await;
+    let list = format!("/schedules/{far}/queue/draw/tickets");
+    met.expect(api.get(None, &list).await, "lobby-open");
+    // Its lobby is closed in the moment in which the owner hears of it again.
+    let state = async || api.get(None, &drawn).await.expect(200).body["state"].clone();
+    let closed = tokio::time::timeout(crate::hall::PATIENCE, async {
+        while state().await == "LOBBY" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    closed.await.expect("closed");
+    met.expect(put(beacon, json!({ "name": "x" })).await, "beacon-fixed");
 }
 
 /// A system that nothing is paid through a gateway in.
