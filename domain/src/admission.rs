@@ -20,8 +20,8 @@ mod undo;
 
 pub use crate::seats::Times;
 pub use changes::{Changes, NewTicket, RoomChanges, RoomUpdate, TicketUpdate};
-pub use line::{OPENING_GRACE_MS, STEPS_PER_TICK, WINDOW};
-pub use onsale_schema::admission::Policy;
+pub use line::{OPENING_GRACE_MS, STEPS_PER_TICK};
+pub use onsale_schema::admission::{Policy, WINDOW};
 pub use rate::BURST_MS;
 pub use slots::{Admission, LINGER_MS, Slot, SlotHold};
 
@@ -285,7 +285,7 @@ impl Room {
             arrivals: self.row.arrivals,
             lobby: self.row.lobby.clone(),
             front: self.row.front,
-            window: self.window(),
+            window: self.row.policy.window(),
             active: self.active(),
             moved,
             measured_ms,

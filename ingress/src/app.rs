@@ -15,6 +15,7 @@ use crate::limits::{Rate, SignIns};
 use crate::order_ends::OrderEnds;
 use crate::password::{self, Passwords};
 use crate::replies::{Replies, Waiting};
+use crate::room::{self, Reporter, Rooms};
 use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
@@ -121,6 +122,10 @@ pub struct Parts {
     pub layouts: Layouts,
     /// Seat maps.
     pub seat_maps: SeatMaps,
+    /// Waiting rooms.
+    pub rooms: Rooms,
+    /// Tickets and passes of waiting rooms.
+    pub queue_signer: room::Signer,
     /// Event streams.
     pub streams: Streams,
     /// How long a token for one is good, in seconds.
@@ -230,6 +235,7 @@ struct Subscriptions {
     replies: Subscriber,
     lags: Subscriber,
     maps: Subscriber,
+    watermarks: Subscriber,
     revocations: Subscriber,
 }
 
@@ -247,6 +253,7 @@ impl Subscriptions {
             replies: subscribe(subjects.replies(ingress)).await?,
             lags: subscribe(subjects.lags()).await?,
             maps: subscribe(subjects.maps()).await?,
+            watermarks: subscribe(subjects.watermarks()).await?,
             revocations: subscribe(subjects.revocations()).await?,
         };
         // So that the server knows of them before the first request is served.
@@ -382,6 +389,8 @@ fn app(
         room_signer: room::Signer::new(&config.auth.token_secret),
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone(), clock.clone()),
+        rooms: Rooms::new(pool.clone(), clock.clone()),
+        queue_signer: room::Signer::new(&config.auth.token_secret),
         order_ends: Arc::new(OrderEnds::new(pool.clone())),
         streams: Streams::new(&config.events),
         stream_token_ttl_s: config.events.stream_token_ttl_s,
@@ -422,6 +431,7 @@ fn spawn(
         replies: reply_messages,
         lags,
         maps,
+        watermarks,
         revocations,
     } = subscriptions;
     app.batchers.spawn(tasks, stop);
@@ -433,6 +443,10 @@ fn spawn(
     tasks.spawn(async move { ends.run(token).await });
     let (seat_maps, client, token) = (app.seat_maps.clone(), app.nats.clone(), stop.clone());
     tasks.spawn(async move { seat_maps.run(maps, client, token).await });
+    let (nats, subjects, clock) = (app.nats.clone(), app.subjects.clone(), app.clock.clone());
+    let reporter = Reporter::new(nats, subjects, clock, app.partitions);
+    let (rooms, token) = (app.rooms.clone(), stop.clone());
+    tasks.spawn(async move { rooms.run(watermarks, reporter, token).await });
     let tokens = app.tokens.clone();
     tasks.spawn(revocations::follow(
         tokens.clone(),

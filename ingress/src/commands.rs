@@ -14,6 +14,7 @@ use crate::policy;
 use crate::problem::{self, Code, Problem};
 use crate::refusal;
 use crate::reservations::{self, CancellationView, Extension, ReservationView};
+use crate::room::{self, TicketView};
 use crate::submit::{self, pending};
 use crate::tasks::{self, AttendedView};
 use crate::token::{Asked, CommandToken};
@@ -28,7 +29,7 @@ use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
 use onsale_schema::message::decode;
 use onsale_schema::outcome::Missing;
-use onsale_schema::{Lane, Timestamp, admission, ledger, seats, settlement};
+use onsale_schema::{Lane, Timestamp, UserId, admission, ledger, seats, settlement};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -88,6 +89,7 @@ enum DecidedBody {
     Cancellation(CancellationView<'static>),
     Attended(AttendedView),
     Draw(DrawView),
+    Ticket(TicketView),
     Problem(problem::Document<'static>),
 }
 
@@ -161,14 +163,19 @@ async fn decided(app: &App, token: &CommandToken, outcomes: &[u8]) -> Result<Ans
         Lane::Ledger => Told::Ledger(at(token, outcomes)?),
         Lane::Settlement => Told::Settlement(at(token, outcomes)?),
     };
-    answered(app, token.asked, told).await
+    answered(app, token.user, token.asked, told).await
 }
 
-/// What is answered to whom something was told.
+/// What is answered to the user who asked, and was told something.
 ///
 /// # Errors
 /// The refusal, as a problem.
-pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Problem> {
+pub async fn answered(
+    app: &App,
+    user: UserId,
+    asked: Asked,
+    told: Told,
+) -> Result<Answer, Problem> {
     match (asked, told) {
         (Asked::Hold(schedule), Told::Seats(outcome)) => {
             let layout = match outcome {
@@ -207,6 +214,7 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
         (Asked::Beacon(schedule), Told::Admission(outcome)) => {
             draw::told(app, schedule, &outcome).await
         }
+        (Asked::Join, Told::Admission(outcome)) => room::joined(app, user, &outcome).await,
         (
             Asked::Hold(_)
             | Asked::Release
@@ -221,7 +229,8 @@ pub async fn answered(app: &App, asked: Asked, told: Told) -> Result<Answer, Pro
             | Asked::Task
             | Asked::Room
             | Asked::QueuePolicy(_)
-            | Asked::Beacon(_),
+            | Asked::Beacon(_)
+            | Asked::Join,
             Told::Seats(_) | Told::Admission(_) | Told::Ledger(_) | Told::Settlement(_),
         ) => {
             tracing::error!("a lane has answered for another");

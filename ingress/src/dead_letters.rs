@@ -427,7 +427,8 @@ impl Retry<'_> {
             partition,
         };
         submit(self.app, batcher, submission, async |outcome| {
-            let decided = commands::answered(self.app, asked, of_lane(outcome.clone())).await;
+            let told = of_lane(outcome.clone());
+            let decided = commands::answered(self.app, self.by, asked, told).await;
             commands::wrapped(decided, &TraceId::of(&self.headers))
         })
         .await

@@ -1,9 +1,10 @@
 //! Streams of events (Server-Sent Events, WHATWG HTML section 9.2): the changes of a date's seat map
-//! as they happen, from memory. However many follow, a change is written once.
+//! as they happen, from memory, and to who waits for that date how far its ticket is. However many
+//! follow, a change of the map is written once.
 //!
 //! A stream costs its connection and a place in a queue. One that does not read what it asked for is
-//! ended; it comes back where it was, by `Last-Event-ID` or `lastEventId`. A stream decides nothing and knows nothing
-//! that `GET …/seats` does not show.
+//! ended; it comes back where it was, by `Last-Event-ID` or `lastEventId`. A stream decides nothing and
+//! knows nothing that `GET …/seats` and `GET …/queue` do not show.
 
 pub mod store;
 
@@ -14,6 +15,7 @@ use crate::auth::{Tokens, User};
 use crate::extract::{Id, Query};
 use crate::places::{self, Places};
 use crate::problem::{Code, Problem};
+use crate::room;
 use crate::seat_map::{self, Last};
 use crate::stack::LAST_EVENT_ID;
 use axum::body::{Body, Bytes};
@@ -25,6 +27,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::stream;
 use metrics::{Counter, Gauge};
 use onsale_platform::metric;
+use onsale_schema::admission::Ticketed;
 use onsale_schema::{ScheduleId, SessionId, Timestamp};
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
@@ -167,6 +170,10 @@ pub struct EventsQuery {
     /// it.
     #[param(value_type = String, required = false)]
     last_event_id: Option<String>,
+    /// A ticket of yours for this date's waiting room, beside `token`: the stream tells how far it is.
+    /// With `token` alone your newest one is looked up.
+    #[param(value_type = String, required = false)]
+    queue_ticket: Option<String>,
 }
 
 /// Where a stream is to go on, as documented.
@@ -203,13 +210,18 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 /// Each ingress goes forward; behind a load balancer the next one that you ask may be some moments
 /// behind. A version that is lower than yours is older: keep what you have.
 ///
+/// Who has a ticket of the waiting room and opens the stream with a `token` is told how far it is:
+/// `event: queue` has what `GET …/queue` answers, at once and whenever it changes, at most once a
+/// second. While the stream is open you need not ask yourself. Its `id` is that of the seats before it.
+///
 /// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
 /// its token is used up. So on `error` close it, get a new token, and open a new one with that and the
 /// last `id` as `lastEventId`. HEAD uses no token up.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/events", operation_id = "followSchedule",
     tag = "Catalogue",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
-    extensions(("x-problems" = json!([Code::TokenInvalid, Code::Overloaded]))),
+    extensions(("x-problems" = json!([Code::TokenInvalid, Code::QueueTicketInvalid,
+        Code::Overloaded]))),
     responses((status = 200, description = "A stream of events that does not end by itself",
         body = String, content_type = "text/event-stream")))]
 pub async fn follow(
@@ -221,21 +233,15 @@ pub async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = app.streams.place(from)?;
+    let shown = query.queue_ticket.as_deref();
+    let shown = shown.map(|text| room::read(&app, schedule, text));
+    let shown = shown.transpose()?;
     let layout_no = seat_map::layout_no(&app, schedule).await?;
     let last = last(&headers, query.last_event_id.as_deref());
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;
     // Last, so that no other refusal uses it up.
-    let session = match query.token {
-        None => None,
-        Some(token) => {
-            let digest = digest(&token);
-            let session = match method {
-                Method::HEAD => store::token_find(&app.pool, &digest).await?,
-                _ => store::token_use(&app.pool, &digest).await?,
-            };
-            Some(session.ok_or_else(|| Problem::new(Code::TokenInvalid))?)
-        }
-    };
+    let bearer = bearer(&app, &method, query.token.as_deref()).await?;
+    let ticket = ticket(&app, schedule, bearer.as_ref(), shown).await?;
     let retry_ms = rand::rng().random_range(RETRY_MS);
     let first = [format!("retry: {retry_ms}\n\n").as_bytes(), &events].concat();
     let follower = Follower {
@@ -244,7 +250,11 @@ pub async fn follow(
         heartbeat: app.streams.heartbeat,
         slow: app.streams.slow.clone(),
         tokens: app.tokens.clone(),
-        session,
+        session: bearer.map(|bearer| bearer.session_id),
+        ticket: ticket.map(|ticket| {
+            let (rooms, signer) = (app.rooms.clone(), app.queue_signer.clone());
+            room::Follower::new(rooms, signer, app.clock.clone(), ticket)
+        }),
         stopping: app.stopping.clone(),
         _place: place,
     };
@@ -264,6 +274,41 @@ pub async fn follow(
     Ok((head, Body::from_stream(pieces)).into_response())
 }
 
+/// Whose stream it is, if it is anybody's. The token is used up, unless only the head is asked for.
+async fn bearer(
+    app: &App,
+    method: &Method,
+    token: Option<&str>,
+) -> Result<Option<store::Bearer>, Problem> {
+    let Some(token) = token else {
+        return Ok(None);
+    };
+    let digest = digest(token);
+    let bearer = match *method {
+        Method::HEAD => store::token_find(&app.pool, &digest).await?,
+        _ => store::token_use(&app.pool, &digest).await?,
+    };
+    let bearer = bearer.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
+    Ok(Some(bearer))
+}
+
+/// The ticket whose position the stream tells.
+async fn ticket(
+    app: &App,
+    schedule: ScheduleId,
+    bearer: Option<&store::Bearer>,
+    shown: Option<Ticketed>,
+) -> Result<Option<Ticketed>, Problem> {
+    match (bearer, shown) {
+        (None, None) => Ok(None),
+        (Some(bearer), None) => {
+            let newest = room::newest(&app.pool, schedule, bearer.user_id).await?;
+            Ok(newest.map(|(ticket, _)| ticket))
+        }
+        (bearer, Some(ticket)) => room::own(ticket, bearer.map(|it| it.user_id)).map(Some),
+    }
+}
+
 /// One stream.
 struct Follower {
     first: Option<Bytes>,
@@ -273,6 +318,8 @@ struct Follower {
     tokens: Tokens,
     /// Whose it is; it ends with the session.
     session: Option<SessionId>,
+    /// Of the one who waits.
+    ticket: Option<room::Follower>,
     stopping: CancellationToken,
     _place: Place,
 }
@@ -292,12 +339,21 @@ impl Follower {
     async fn piece(&mut self) -> Option<Bytes> {
         let until = Instant::now() + self.heartbeat;
         tokio::time::sleep(GAP.min(self.heartbeat)).await;
-        match tokio::time::timeout_at(until, self.changes.recv()).await {
-            Ok(Ok(change)) => self.gather(change),
-            Ok(Err(RecvError::Lagged(_))) => self.too_slow(),
-            Ok(Err(RecvError::Closed)) => None,
+        let position = async {
+            match &mut self.ticket {
+                Some(ticket) => ticket.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            change = self.changes.recv() => match change {
+                Ok(change) => self.gather(change),
+                Err(RecvError::Lagged(_)) => self.too_slow(),
+                Err(RecvError::Closed) => None,
+            },
+            position = position => Some(position),
             // A comment, so that both ends learn when the other has gone.
-            Err(_) => Some(Bytes::from_static(b":\n\n")),
+            () = tokio::time::sleep_until(until) => Some(Bytes::from_static(b":\n\n")),
         }
     }
 

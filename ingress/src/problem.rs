@@ -102,6 +102,8 @@ codes! {
     QueuePassExpired = 403 "queue-pass-expired" "The entry pass has expired" never;
     /// As many holds were made with the ticket of the pass as it allows.
     QueuePassUsedUp = 403 "queue-pass-used-up" "The entry pass is used up" never;
+    /// A ticket of a waiting room that we did not sign, or somebody else's, or of another date.
+    QueueTicketInvalid = 403 "queue-ticket-invalid" "The ticket is not valid here" never;
     /// No such thing, or somebody else's.
     NotFound = 404 "not-found" "There is no such resource" never;
     /// The resource doesn't know this method.
@@ -140,6 +142,10 @@ codes! {
     BeaconNotDue = 409 "beacon-not-due" "The draw does not wait for the word of a beacon" never;
     /// Who is in the lobby is known when it is closed.
     LobbyOpen = 409 "lobby-open" "The lobby of the waiting room is not closed yet" again;
+    /// Nobody has to wait.
+    RoomOff = 409 "room-off" "There is no waiting room: no ticket is needed" never;
+    /// The room has all the tickets that it can have.
+    RoomFull = 409 "room-full" "The waiting room takes nobody any more" never;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
     /// A dead letter of bytes that are no command.

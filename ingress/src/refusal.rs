@@ -58,11 +58,12 @@ pub fn of_room(refusal: admission::Refusal) -> Problem {
         }
         R::CommandExpired => Code::CommandExpired,
         R::KeyReused => Code::IdempotencyKeyReused,
-        R::RoomFull => Code::Overloaded,
-        // What was meant is not there, or not any more.
-        R::UnknownSchedule | R::RoomOff | R::NotFound => Code::NotFound,
+        R::RoomOff => Code::RoomOff,
+        R::RoomFull => Code::RoomFull,
         R::BeaconFixed => Code::BeaconFixed,
         R::NotDue => Code::BeaconNotDue,
+        // What was meant is not there, or not any more.
+        R::UnknownSchedule | R::NotFound => Code::NotFound,
     })
 }
 

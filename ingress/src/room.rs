@@ -1,7 +1,407 @@
-//! Waiting rooms, as whoever waits sees them.
+//! Waiting rooms, as whoever waits sees them: from memory, so that a poll costs no query however many
+//! there are.
+//!
+//! The order is subscribe, snapshot, follow: what the owner tells while the snapshot is on its way is
+//! kept and applied after it, by version. A gap in the versions means that a word was lost; then the
+//! room is read again in the background, in one statement, and meanwhile the old state is shown. A room
+//! is in memory while clients ask about it, and as long its owner is told each second who was heard:
+//! by that a new owner, too, loads the room and tells how it is, so that nothing need be asked of
+//! Postgres. A room that nobody asks about costs nothing.
+//!
+//! What is shown decides nothing, and never goes back: who is let in says the owner alone, and whether
+//! a pass is good says the owner of the seats.
 
 mod pass;
+mod follow;
+mod forecast;
+mod heard;
+#[cfg(test)]
+mod property;
+mod report;
+mod routes;
 mod signed;
+mod slot;
+mod standing;
+mod state;
+mod store;
+mod view;
 
 pub use pass::{QUEUE_PASS, QueuePass};
+pub use follow::Follower;
+pub use report::Reporter;
+pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
+pub(crate) use routes::{own, read};
 pub use signed::Signer;
+pub use standing::Standing;
+pub use store::newest;
+pub use view::TicketView;
+
+use crate::problem::Problem;
+use async_nats::Subscriber;
+use forecast::Forecasts;
+use futures_util::{StreamExt, stream};
+use heard::Heard as HeardTickets;
+use metrics::{Counter, Gauge, Histogram};
+use onsale_platform::db::Pool;
+use onsale_platform::{Clock, metric};
+use onsale_schema::admission::{Broadcast, TicketChange, Ticketed};
+use onsale_schema::draw::Place;
+use onsale_schema::message::decode;
+use onsale_schema::status::TicketStatus;
+use onsale_schema::{ArrivalNo, ScheduleId, Timestamp};
+use slot::{Heard, Slot};
+use state::Look;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// How often owners are told who was heard, and rooms that nobody asks about are looked for.
+const REPORT: Duration = Duration::from_secs(1);
+/// A room is given up when nobody has asked for so long, in milliseconds. Whoever waits asks more
+/// often, however far away.
+const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
+/// Rooms whose owners are told at once.
+const REPORTS_AT_ONCE: usize = 16;
+/// How long a reload waits that did not bring all and is tried again.
+const RELOAD_PAUSE: Duration = Duration::from_millis(100);
+
+/// The rooms that somebody asks about. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    pool: Pool,
+    clock: Clock,
+    entries: Arc<RwLock<HashMap<ScheduleId, Arc<Entry>>>>,
+    metrics: Arc<Metrics>,
+}
+
+struct Metrics {
+    rooms: Gauge,
+    age: Gauge,
+    delay: Histogram,
+    reloads: Counter,
+    forecast_error: Histogram,
+    polls: HashMap<TicketStatus, Counter>,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let polls = |status: TicketStatus| {
+            let outcome = status.as_str();
+            let counter = metrics::counter!(metric::ROOM_POLLS, "outcome" => outcome);
+            (status, counter)
+        };
+        Self {
+            rooms: metrics::gauge!(metric::ROOMS),
+            age: metrics::gauge!(metric::ROOM_AGE),
+            delay: metrics::histogram!(metric::ROOM_DELAY),
+            reloads: metrics::counter!(metric::ROOM_RELOADS),
+            forecast_error: metrics::histogram!(metric::ROOM_FORECAST_ERROR),
+            polls: TicketStatus::ALL.into_iter().map(polls).collect(),
+        }
+    }
+}
+
+/// One room, while somebody asks about it.
+struct Entry {
+    schedule: ScheduleId,
+    slot: RwLock<Slot>,
+    /// Held by the one that loads.
+    load: tokio::sync::Mutex<()>,
+    heard: Mutex<HeardTickets>,
+    forecasts: Mutex<Forecasts>,
+    /// When somebody asked last, in microseconds.
+    asked_at_us: AtomicI64,
+}
+
+impl Entry {
+    fn new(schedule: ScheduleId) -> Self {
+        Self {
+            schedule,
+            slot: RwLock::default(),
+            load: tokio::sync::Mutex::default(),
+            heard: Mutex::default(),
+            forecasts: Mutex::default(),
+            asked_at_us: AtomicI64::new(0),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Slot) -> T) -> T {
+        change(&mut self.slot.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn look(&self, no: ArrivalNo) -> Option<Look> {
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        slot.room().map(|room| room.look(no))
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HeardTickets> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forecasts(&self) -> MutexGuard<'_, Forecasts> {
+        self.forecasts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_at(&self) -> Option<Timestamp> {
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        slot.known_at()
+    }
+
+    fn is_asked_about(&self, now: Timestamp) -> bool {
+        let asked_at = Timestamp::from_micros(self.asked_at_us.load(Ordering::Relaxed));
+        now.ms_since(asked_at) < KEPT_MS
+    }
+}
+
+/// A load under way. One that is given up has failed: else what is heard would be kept for ever.
+struct Load<'a> {
+    entry: &'a Entry,
+    asked_at: Timestamp,
+    is_over: bool,
+}
+
+impl<'a> Load<'a> {
+    fn begin(entry: &'a Entry, asked_at: Timestamp) -> Self {
+        entry.change(Slot::begin_load);
+        Self {
+            entry,
+            asked_at,
+            is_over: false,
+        }
+    }
+
+    fn end(&mut self, room: Option<state::Room>) {
+        self.is_over = true;
+        self.entry.change(|slot| slot.end_load(room, self.asked_at));
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.end(None);
+        }
+    }
+}
+
+/// Rooms that must be read again. No room is in it twice.
+type Gaps = mpsc::UnboundedSender<Arc<Entry>>;
+
+impl Rooms {
+    /// Rooms read through `pool`; [`Self::run`] keeps them up to date.
+    #[must_use]
+    pub fn new(pool: Pool, clock: Clock) -> Self {
+        Self {
+            pool,
+            clock,
+            entries: Arc::default(),
+            metrics: Arc::new(Metrics::new()),
+        }
+    }
+
+    /// How a ticket is. Its client was heard. `place` is what is known of its place from before.
+    ///
+    /// # Errors
+    /// `dependency-unavailable` while the room is not in memory and can't be read.
+    pub async fn look(&self, ticket: &Ticketed, place: Option<Place>) -> Result<Standing, Problem> {
+        let entry = self.entry(ticket.schedule_id);
+        let now = self.clock.now();
+        entry.asked_at_us.store(now.micros(), Ordering::Relaxed);
+        let no = ticket.arrival_no;
+        let look = match entry.look(no) {
+            Some(look) => look,
+            None => self.load_and_look(&entry, no).await?,
+        };
+        let standing = Standing::of(&look, place, now);
+        if look.wants_report(standing.place) {
+            entry.heard().put(no);
+        }
+        if let Some(eta) = standing.sight.and_then(|sight| sight.eta) {
+            entry.forecasts().note(no, eta, now);
+        }
+        Ok(standing)
+    }
+
+    /// The same for a poll, which is counted.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn poll(&self, ticket: &Ticketed) -> Result<Standing, Problem> {
+        let standing = self.look(ticket, None).await?;
+        if let Some(polls) = self.metrics.polls.get(&standing.status) {
+            polls.increment(1);
+        }
+        Ok(standing)
+    }
+
+    /// Whether a room is in memory.
+    #[must_use]
+    pub fn has(&self, schedule: ScheduleId) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.contains_key(&schedule)
+    }
+
+    async fn load_and_look(&self, entry: &Arc<Entry>, no: ArrivalNo) -> Result<Look, Problem> {
+        let _turn = entry.load.lock().await;
+        if let Some(look) = entry.look(no) {
+            return Ok(look);
+        }
+        self.load(entry).await?;
+        entry.look(no).ok_or_else(Problem::internal)
+    }
+
+    /// The entry is there before its snapshot is taken, so that what is told meanwhile is kept for it.
+    fn entry(&self, schedule: ScheduleId) -> Arc<Entry> {
+        let known = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&schedule)
+            .cloned();
+        known.unwrap_or_else(|| {
+            let mut all = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Entry::new(schedule));
+            Arc::clone(all.entry(schedule).or_insert_with(new))
+        })
+    }
+
+    /// Reads a room; the caller has the turn.
+    async fn load(&self, entry: &Entry) -> Result<(), Problem> {
+        let mut load = Load::begin(entry, self.clock.now());
+        let room = store::snapshot(&self.pool, entry.schedule).await?;
+        load.end(Some(room));
+        Ok(())
+    }
+
+    /// Reads a room again and again until it has no gap.
+    async fn reload(&self, entry: Arc<Entry>) {
+        let _turn = entry.load.lock().await;
+        self.metrics.reloads.increment(1);
+        while !entry.change(Slot::is_reloaded) {
+            // Why a load fails is told where it is asked.
+            if self.load(&entry).await.is_err() || !entry.change(Slot::is_reloaded) {
+                tokio::time::sleep(RELOAD_PAUSE).await;
+            }
+        }
+    }
+
+    /// Keeps the rooms up to date and their owners informed, until `stop` or the end of the
+    /// subscription.
+    pub async fn run(&self, watermarks: Subscriber, reporter: Reporter, stop: CancellationToken) {
+        let (gaps, entries) = mpsc::unbounded_channel();
+        let entries = stream::unfold(entries, async |mut entries| {
+            Some((entries.recv().await?, entries))
+        });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow(watermarks, gaps) => {}
+            () = self.keep_reporting(&reporter) => {}
+            () = entries.for_each_concurrent(None, |entry| self.reload(entry)) => {}
+        }
+    }
+
+    /// Follows what the owners tell.
+    async fn follow(&self, mut watermarks: Subscriber, gaps: Gaps) {
+        while let Some(message) = watermarks.next().await {
+            match decode::<Broadcast>(&message.payload) {
+                Ok(broadcast) => self.take_in(&broadcast, &gaps),
+                Err(error) => tracing::error!(%error, "a watermark could not be read"),
+            }
+        }
+    }
+
+    fn take_in(&self, broadcast: &Broadcast, gaps: &Gaps) {
+        let now = self.clock.now();
+        let mut is_ours = false;
+        for told in &broadcast.rooms {
+            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(entry) = entries.get(&told.schedule_id) else {
+                continue;
+            };
+            is_ours = true;
+            match entry.change(|slot| slot.take_in(told, now)) {
+                Heard::Nothing => {}
+                Heard::Moved => self.judge(entry, &told.changes, now),
+                // Nobody is there at the end only.
+                Heard::Gap => drop(gaps.send(Arc::clone(entry))),
+            }
+        }
+        if is_ours {
+            let delay_ms = now.ms_since(broadcast.sent_at).max(0);
+            self.metrics.delay.record(delay_ms as f64 / 1e3);
+        }
+    }
+
+    /// Holds what tickets were told against what became of them.
+    fn judge(&self, entry: &Entry, changes: &[TicketChange], now: Timestamp) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut forecasts = entry.forecasts();
+        for (no, status, _) in changes {
+            match status {
+                TicketStatus::Lobby | TicketStatus::Waiting => {}
+                TicketStatus::Admitted => {
+                    if let Some(error) = forecasts.admitted(*no, now) {
+                        self.metrics.forecast_error.record(error);
+                    }
+                }
+                TicketStatus::Expired | TicketStatus::Left | TicketStatus::Done => {
+                    forecasts.ended(*no);
+                }
+            }
+        }
+    }
+
+    /// Tells the owners who was heard, and gives up the rooms that nobody asks about.
+    async fn keep_reporting(&self, reporter: &Reporter) {
+        let mut every = tokio::time::interval(REPORT);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            self.sweep();
+            let report = async |entry: Arc<Entry>| {
+                let heard = entry.heard().take();
+                if let Err(untold) = reporter.tell(entry.schedule, heard).await {
+                    let mut heard = entry.heard();
+                    untold.into_iter().for_each(|no| heard.put(no));
+                }
+            };
+            // Of one that could not be read nothing is known, not even whether it is there.
+            let known = self.all().into_iter().filter(|it| it.known_at().is_some());
+            stream::iter(known)
+                .for_each_concurrent(REPORTS_AT_ONCE, report)
+                .await;
+            self.tell_age();
+        }
+    }
+
+    fn sweep(&self) {
+        let now = self.clock.now();
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| {
+            entry.forecasts().sweep(now);
+            // Whoever is about to look, or to load, has another hold of it.
+            entry.is_asked_about(now) || Arc::strong_count(entry) > 1
+        });
+    }
+
+    fn tell_age(&self) {
+        let all = self.all();
+        let oldest = all.iter().filter_map(|entry| entry.known_at()).min();
+        let age_ms = oldest.map_or(0, |oldest| self.clock.now().ms_since(oldest));
+        self.metrics.age.set(age_ms as f64 / 1e3);
+        self.metrics.rooms.set(all.len() as f64);
+    }
+
+    fn all(&self) -> Vec<Arc<Entry>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.values().cloned().collect()
+    }
+}

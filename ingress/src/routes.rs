@@ -7,8 +7,8 @@ use crate::catalogue::{self, edit, new_schedule};
 use crate::openapi;
 use crate::{
     audit, blocks, commands, dead_letters, docs, draw, events, health, layout, notifications,
-    orders, payments, points, policy, reservations, seat_history, seat_map, shows, tasks, users,
-    webhooks,
+    orders, payments, points, policy, reservations, room, seat_history, seat_map, shows, tasks,
+    users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -47,6 +47,7 @@ fn user(group: Group) -> Group {
         .routes(routes!(points::balance))
         .routes(routes!(points::charge))
         .routes(routes!(points::history))
+        .routes(routes!(room::join, room::get, room::leave))
         .routes(routes!(reservations::create, reservations::list))
         .routes(routes!(reservations::get, reservations::release))
         .routes(routes!(reservations::extend))

@@ -75,7 +75,7 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
             crate::idempotency::HEADER,
             crate::prefer::PREFER,
             crate::room::QUEUE_PASS,
-            HeaderName::from_static("queue-ticket"),
+            crate::room::QUEUE_TICKET,
             HeaderName::from_static("traceparent"),
         ])
         .expose_headers([

@@ -47,6 +47,8 @@ pub enum Asked {
     QueuePolicy(ScheduleId),
     /// About the beacon of the draw of a schedule.
     Beacon(ScheduleId),
+    /// To get in line.
+    Join,
 }
 
 impl Asked {
@@ -61,7 +63,7 @@ impl Asked {
             | Self::Notice
             | Self::Block(_)
             | Self::Unblock(_) => Lane::Seats,
-            Self::Room | Self::QueuePolicy(_) | Self::Beacon(_) => Lane::Admission,
+            Self::Room | Self::QueuePolicy(_) | Self::Beacon(_) | Self::Join => Lane::Admission,
             Self::Charge => Lane::Ledger,
             Self::Payment | Self::Cancellation | Self::Task => Lane::Settlement,
         }
@@ -118,6 +120,7 @@ impl Signer {
             Asked::Room => (11, Uuid::nil()),
             Asked::QueuePolicy(schedule) => (12, schedule.0),
             Asked::Beacon(schedule) => (13, schedule.0),
+            Asked::Join => (14, Uuid::nil()),
         };
         bytes.push(asked);
         // 0 is none; there are at most 1024 partitions.
@@ -163,6 +166,7 @@ impl Signer {
                 11 => Asked::Room,
                 12 => Asked::QueuePolicy(schedule),
                 13 => Asked::Beacon(schedule),
+                14 => Asked::Join,
                 _ => return None,
             },
             partition: u16::from_be_bytes([*p0, *p1])
@@ -253,6 +257,7 @@ mod tests {
             (Asked::Cancellation, None),
             (Asked::Release, Some(PartitionNo(0))),
             (Asked::Notice, Some(PartitionNo(7))),
+            (Asked::Join, Some(PartitionNo(3))),
             (
                 Asked::Block(ScheduleId(Uuid::from_u128(5))),
                 Some(PartitionNo(7)),

@@ -24,6 +24,22 @@ pub const SEAT_MAP_AGE: &str = "onsale_seat_map_age_seconds";
 pub const SEAT_MAPS: &str = "onsale_seat_maps";
 /// Seat maps that were read from Postgres again, as something was missing.
 pub const SEAT_MAP_RELOADS: &str = "onsale_seat_map_reloads_total";
+/// Waiting rooms in memory: those that clients ask about.
+pub const ROOMS: &str = "onsale_rooms";
+/// Time since the owner of a waiting room in memory was heard, in seconds; of the one of which that is
+/// longest ago.
+pub const ROOM_AGE: &str = "onsale_room_age_seconds";
+/// Time from the owner's word of how far a line is to its being known at this ingress, in seconds.
+pub const ROOM_DELAY: &str = "onsale_room_delay_seconds";
+/// Waiting rooms that were read from Postgres again, as something was missing.
+pub const ROOM_RELOADS: &str = "onsale_room_reloads_total";
+/// Questions how far a ticket is, by `outcome`: the status that was told, or `refused`.
+pub const ROOM_POLLS: &str = "onsale_room_polls_total";
+/// Tickets that were given, by `outcome` (`new`, `again` of one that its owner had).
+pub const ROOM_JOINS: &str = "onsale_room_joins_total";
+/// By how much the wait of a ticket that was admitted was outside of the range that it had been told,
+/// as a share of the wait; 0 within the range. Of a sample of tickets.
+pub const ROOM_FORECAST_ERROR: &str = "onsale_room_forecast_error_ratio";
 /// Requests, connections and streams refused or cut off by a limit, by `reason`.
 pub const HTTP_REFUSED: &str = "onsale_http_refused_total";
 /// Passwords hashed or checked.
@@ -173,6 +189,27 @@ pub fn describe() {
     describe_counter!(
         SEAT_MAP_RELOADS,
         "Seat maps that were read again, as something was missing"
+    );
+    describe_gauge!(ROOMS, "Waiting rooms in memory");
+    describe_gauge!(
+        ROOM_AGE,
+        Unit::Seconds,
+        "Time since the owners of all waiting rooms in memory were heard"
+    );
+    describe_histogram!(
+        ROOM_DELAY,
+        Unit::Seconds,
+        "Time from an owner's word of a line to its being known"
+    );
+    describe_counter!(
+        ROOM_RELOADS,
+        "Waiting rooms that were read again, as something was missing"
+    );
+    describe_counter!(ROOM_POLLS, "Questions how far a ticket is");
+    describe_counter!(ROOM_JOINS, "Tickets that were given");
+    describe_histogram!(
+        ROOM_FORECAST_ERROR,
+        "Share of a wait by which the forecast was wrong"
     );
     describe_counter!(
         HTTP_REFUSED,

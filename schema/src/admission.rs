@@ -176,7 +176,20 @@ impl Policy {
             holds_per_pass: 10,
         }
     }
+
+    /// Of so many places from the front on the owner wants to know who was heard, see
+    /// [`Watermark::window`]: twice as many as are let in until somebody counts as silent, within
+    /// [`WINDOW`].
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        let presence_s = u32::try_from(self.presence_ms / 1000).unwrap_or(0);
+        let near = self.rate_per_second.saturating_mul(presence_s);
+        near.saturating_mul(2).clamp(*WINDOW.start(), *WINDOW.end())
+    }
 }
+
+/// How far reports of who was heard reach, at least and at most, in places.
+pub const WINDOW: RangeInclusive<u32> = 1000..=50_000;
 
 /// The values of a policy that change; the others stay as they are when it is decided. Values, not
 /// steps: a change that comes twice is the same as once.

@@ -7,19 +7,16 @@
 use super::changes::Step;
 use super::tickets::State;
 use super::{Admission, Changes, Room, Slot, TicketUpdate};
+use onsale_schema::admission::WINDOW;
 use onsale_schema::draw::Place;
 use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{ArrivalNo, Timestamp};
-use std::ops::RangeInclusive;
 
 /// Of tickets that one tick lets in, skips or passes over, and of slots that it frees, the most, so
 /// that the committer stays free for others.
 pub const STEPS_PER_TICK: usize = 500;
 /// Places that one tick looks further along, at most: in a drawn line each takes a hundred hashes.
 const LOOKS_PER_TICK: usize = 200;
-/// From so many places at the front on, reports of who was heard are wanted. Twice as many as are let
-/// in until somebody counts as silent, within these bounds.
-pub const WINDOW: RangeInclusive<u32> = 1000..=50_000;
 /// A tick closes the lobby this long after its time, in milliseconds, if no command has shown before
 /// that all who came in time are in it.
 pub const OPENING_GRACE_MS: i64 = 2000;
@@ -48,13 +45,6 @@ impl Room {
             false
         };
         is_more || freed == STEPS_PER_TICK
-    }
-
-    pub(super) fn window(&self) -> u32 {
-        let policy = &self.row.policy;
-        let presence_s = u32::try_from(policy.presence_ms / 1000).unwrap_or(0);
-        let near = policy.rate_per_second.saturating_mul(presence_s);
-        near.saturating_mul(2).clamp(*WINDOW.start(), *WINDOW.end())
     }
 
     fn is_admitting(&self, now: Timestamp) -> bool {
@@ -162,7 +152,7 @@ impl Room {
     /// knew in the lobby who they would be.
     fn look_along(&mut self) {
         let Some(line) = &self.line else { return };
-        let window = self.window() as usize;
+        let window = self.row.policy.window() as usize;
         for _ in 0..LOOKS_PER_TICK {
             let looked = u32::try_from(self.near.len()).unwrap_or(u32::MAX);
             let place = Place(self.row.front.0.saturating_add(looked));

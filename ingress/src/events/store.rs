@@ -36,43 +36,53 @@ pub async fn token_insert(pool: &Pool, new: &NewToken) -> Result<(), db::Error> 
     Ok(())
 }
 
-/// Uses a token up, wherever it is tried at the same time; the session that it was made in, if it
-/// was good.
+/// Whose a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// The user.
+    pub user_id: UserId,
+    /// The session that it was made in.
+    pub session_id: SessionId,
+}
+
+/// Uses a token up, wherever it is tried at the same time; whose it is, if it was good.
 ///
 /// # Errors
 /// When the database can't be asked.
-pub async fn token_use(pool: &Pool, digest: &[u8]) -> Result<Option<SessionId>, db::Error> {
+pub async fn token_use(pool: &Pool, digest: &[u8]) -> Result<Option<Bearer>, db::Error> {
     let taken = statement(
         "DELETE FROM stream_token USING session \
          WHERE digest = $1 AND session.session_id = stream_token.session_id \
-         RETURNING session.session_id, \
+         RETURNING session.session_id, stream_token.user_id, \
              stream_token.expires_at > clock_timestamp() AND revoked_at IS NULL AS is_good",
     );
-    session_of(pool, taken, digest).await
+    bearer_of(pool, taken, digest).await
 }
 
-/// The session that a token was made in, if it is good. It stays so.
+/// Whose a token is, if it is good. It stays so.
 ///
 /// # Errors
 /// When the database can't be asked.
-pub async fn token_find(pool: &Pool, digest: &[u8]) -> Result<Option<SessionId>, db::Error> {
+pub async fn token_find(pool: &Pool, digest: &[u8]) -> Result<Option<Bearer>, db::Error> {
     let found = statement(
-        "SELECT session.session_id, \
+        "SELECT session.session_id, stream_token.user_id, \
              stream_token.expires_at > clock_timestamp() AND revoked_at IS NULL AS is_good \
          FROM stream_token JOIN session USING (session_id) WHERE digest = $1",
     );
-    session_of(pool, found, digest).await
+    bearer_of(pool, found, digest).await
 }
 
-async fn session_of(
+async fn bearer_of(
     pool: &Pool,
     asked: Statement,
     digest: &[u8],
-) -> Result<Option<SessionId>, db::Error> {
+) -> Result<Option<Bearer>, db::Error> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = SqlUuid)]
         session_id: SessionId,
+        #[diesel(sql_type = SqlUuid)]
+        user_id: UserId,
         #[diesel(sql_type = Bool)]
         is_good: bool,
     }
@@ -82,7 +92,11 @@ async fn session_of(
         .get_result(&mut conn)
         .await
         .optional()?;
-    Ok(row.filter(|row| row.is_good).map(|row| row.session_id))
+    let good = row.filter(|row| row.is_good);
+    Ok(good.map(|row| Bearer {
+        user_id: row.user_id,
+        session_id: row.session_id,
+    }))
 }
 
 /// Rows that [`token_purge`] removes at most.

@@ -1,0 +1,256 @@
+//! Join a waiting room, ask how far one is, and leave. Who asks with the ticket that it was given is
+//! answered from memory.
+
+use super::{Standing, TicketView, newest};
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::User;
+use crate::extract::Id;
+use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::ids;
+use crate::prefer::Prefer;
+use crate::problem::{Code, Problem};
+use crate::refusal;
+use crate::submit::{Submission, submit};
+use crate::token::Asked;
+use crate::trace::TraceParent;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::Response;
+use onsale_platform::metric;
+use onsale_schema::admission::{Kind, Outcome, Ticket, Ticketed};
+use onsale_schema::{CommandId, ScheduleId, UserId, partition};
+use utoipa::IntoParams;
+
+const ROUTE: &str = "/api/v1/schedules/{scheduleId}/queue";
+/// Where a client shows its ticket.
+pub const QUEUE_TICKET: HeaderName = HeaderName::from_static("queue-ticket");
+
+/// Whose turn is asked about, as documented.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "only described: it is read with what it must fit")]
+pub struct QueueTicket {
+    /// The `ticket` that you were given. Without it the newest of yours is looked up, which costs the
+    /// service more: send it when you ask again and again.
+    #[param(rename = "Queue-Ticket", required = false, example = "AQGS4PZ5c3uxi")]
+    queue_ticket: String,
+}
+
+/// The ticket that a client shows, which must be its own and of this date.
+fn shown(
+    app: &App,
+    user: UserId,
+    schedule: ScheduleId,
+    headers: &HeaderMap,
+) -> Result<Option<Ticketed>, Problem> {
+    let Some(value) = headers.get(QUEUE_TICKET) else {
+        return Ok(None);
+    };
+    let ticket = read(app, schedule, value.to_str().unwrap_or_default())?;
+    own(ticket, Some(user)).map(Some)
+}
+
+/// A ticket of this date that we signed, whosever it is.
+///
+/// # Errors
+/// `queue-ticket-invalid`.
+pub(crate) fn read(app: &App, schedule: ScheduleId, text: &str) -> Result<Ticketed, Problem> {
+    let ticket = app.queue_signer.read_ticket(text);
+    let ticket = ticket.filter(|ticket| ticket.schedule_id == schedule);
+    ticket.ok_or_else(not_valid)
+}
+
+/// A ticket of this user.
+///
+/// # Errors
+/// `queue-ticket-invalid`: what is wrong with a ticket is not said.
+pub(crate) fn own(ticket: Ticketed, user: Option<UserId>) -> Result<Ticketed, Problem> {
+    let is_own = user == Some(ticket.user_id);
+    is_own.then_some(ticket).ok_or_else(not_valid)
+}
+
+fn not_valid() -> Problem {
+    metrics::counter!(metric::ROOM_POLLS, "outcome" => "refused").increment(1);
+    Problem::new(Code::QueueTicketInvalid)
+}
+
+fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
+    TicketView::of(&app.queue_signer, ticket, standing, app.clock.now())
+}
+
+/// Get in line
+///
+/// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
+/// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
+/// whose order is settled at the opening: by arrival, or by a draw.
+#[utoipa::path(post, path = "/schedules/{scheduleId}/queue", operation_id = "joinQueue",
+    tag = "Waiting room",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey, Prefer),
+    extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull]))),
+    responses((status = 201, description = "A new ticket", body = TicketView),
+        (status = 200, description = "The ticket that you have", body = TicketView)))]
+pub async fn join(
+    State(app): State<App>,
+    user: User,
+    Id(schedule): Id<ScheduleId>,
+    key: IdempotencyKey,
+    prefer: Prefer,
+    trace: TraceParent,
+) -> Result<Response, Problem> {
+    is_there(&app, schedule).await?;
+    let partition = partition::of_schedule(schedule, app.partitions);
+    let in_flight = app.gate.admit_room(schedule, partition)?;
+    let path = ROUTE.replace("{scheduleId}", &schedule.to_string());
+    let submission = Submission {
+        id: key.command(user.id, ROUTE),
+        user: user.id,
+        asker: user.id,
+        fingerprint: fingerprint(&path, &()),
+        in_flight,
+        prefer,
+        trace,
+        kind: Kind::Join {
+            schedule_id: schedule,
+        },
+        asked: Asked::Join,
+        partition: Some(partition),
+    };
+    let batcher = app.batchers.admission(partition);
+    submit(&app, batcher, submission, async |outcome| {
+        joined(&app, user.id, outcome).await
+    })
+    .await
+}
+
+/// An owner is not asked about dates that are not there.
+async fn is_there(app: &App, schedule: ScheduleId) -> Result<(), Problem> {
+    if !app.rooms.has(schedule) {
+        app.catalogue.schedule(schedule).await?;
+    }
+    Ok(())
+}
+
+/// What a decided joining is answered with; `user` is who joined.
+///
+/// # Errors
+/// The refusal, as a problem.
+pub async fn joined(app: &App, user: UserId, outcome: &Outcome) -> Result<Answer, Problem> {
+    let ticket = match outcome {
+        Outcome::Joined(ticket) => ticket,
+        Outcome::Refused(why) => return Err(refusal::of_room(*why)),
+        Outcome::DeadLettered => return Err(Problem::unavailable()),
+        Outcome::Left { .. } | Outcome::Applied | Outcome::Policy(_) => return Err(misanswered()),
+    };
+    let name = if ticket.is_new { "new" } else { "again" };
+    metrics::counter!(metric::ROOM_JOINS, "outcome" => name).increment(1);
+    let ticketed = ticketed(user, ticket);
+    let standing = match app.rooms.look(&ticketed, None).await {
+        Ok(standing) => standing.after(ticket.status, ticket.pass_expires_at),
+        // It is in line, whatever else is not known.
+        Err(_) => Standing::told(ticket),
+    };
+    Ok(Answer {
+        status: match ticket.is_new {
+            true => StatusCode::CREATED,
+            false => StatusCode::OK,
+        },
+        location: None,
+        json: answer::to_json(&view(app, &ticketed, &standing))?,
+    })
+}
+
+fn ticketed(user: UserId, ticket: &Ticket) -> Ticketed {
+    Ticketed {
+        user_id: user,
+        schedule_id: ticket.schedule_id,
+        ticket_id: ticket.ticket_id,
+        arrival_no: ticket.arrival_no,
+    }
+}
+
+fn misanswered() -> Problem {
+    tracing::error!("a command was answered as another kind");
+    Problem::internal()
+}
+
+/// How far is my ticket
+///
+/// Ask again after `pollAfterMs`, with the ticket that you were given: whoever is silent for too long
+/// is passed over when its turn comes, and is next when it asks again. Once it is `ADMITTED`, there is
+/// a `pass`; asking again gets one that lasts as long as the holds that were made with it.
+#[utoipa::path(get, path = "/schedules/{scheduleId}/queue", operation_id = "getQueueTicket",
+    tag = "Waiting room",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), QueueTicket),
+    extensions(("x-problems" = json!([Code::QueueTicketInvalid]))),
+    responses((status = 200, description = "The ticket", body = TicketView)))]
+pub async fn get(
+    State(app): State<App>,
+    user: User,
+    Id(schedule): Id<ScheduleId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (ticket, standing) = match shown(&app, user.id, schedule, &headers)? {
+        Some(ticket) => (ticket, app.rooms.poll(&ticket).await?),
+        None => {
+            let found = newest(&app.pool, schedule, user.id).await?;
+            let (ticket, ended) = found.ok_or_else(|| Problem::new(Code::NotFound))?;
+            let standing = app.rooms.poll(&ticket).await?;
+            // The row may be ahead of what was told here.
+            let standing = ended.map_or(standing, |status| standing.after(status, None));
+            (ticket, standing)
+        }
+    };
+    answer::ok(&view(&app, &ticket, &standing))
+}
+
+/// Leave the line
+///
+/// Or give the pass back: who is next takes its place. Once more is no mistake. With `Queue-Ticket`
+/// only that ticket ends, and not one that you got meanwhile.
+#[utoipa::path(delete, path = "/schedules/{scheduleId}/queue", operation_id = "leaveQueue",
+    tag = "Waiting room",
+    params(("scheduleId" = ScheduleId, Path, description = "The date"), QueueTicket, Prefer),
+    extensions(("x-problems" = json!([Code::QueueTicketInvalid]))),
+    responses((status = 204, description = "Left")))]
+pub async fn leave(
+    State(app): State<App>,
+    user: User,
+    Id(schedule): Id<ScheduleId>,
+    prefer: Prefer,
+    trace: TraceParent,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let ticket = shown(&app, user.id, schedule, &headers)?;
+    is_there(&app, schedule).await?;
+    let partition = partition::of_schedule(schedule, app.partitions);
+    let in_flight = app.gate.admit_room(schedule, partition)?;
+    // Leaving twice is harmless, so each request is a command of its own.
+    let once = ids::new_v7(app.clock.now());
+    let submission = Submission {
+        id: CommandId::derive(user.id, ROUTE, &format!("{schedule} {once}")),
+        user: user.id,
+        asker: user.id,
+        fingerprint: fingerprint(ROUTE, &schedule),
+        in_flight,
+        prefer,
+        trace,
+        kind: Kind::Leave {
+            schedule_id: schedule,
+            ticket_id: ticket.map(|ticket| ticket.ticket_id),
+        },
+        asked: Asked::Room,
+        partition: Some(partition),
+    };
+    let batcher = app.batchers.admission(partition);
+    submit(&app, batcher, submission, async |outcome| left(outcome)).await
+}
+
+fn left(outcome: &Outcome) -> Result<Answer, Problem> {
+    match outcome {
+        Outcome::Left { .. } => Ok(Answer::done()),
+        Outcome::Refused(why) => Err(refusal::of_room(*why)),
+        Outcome::DeadLettered => Err(Problem::unavailable()),
+        Outcome::Joined(_) | Outcome::Applied | Outcome::Policy(_) => Err(misanswered()),
+    }
+}

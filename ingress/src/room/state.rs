@@ -1,0 +1,194 @@
+//! What this ingress knows of one room: how far its line is, and the tickets that are not simply in
+//! it. Who knows that and a ticket's number can say how it is, and asks nobody.
+//!
+//! A byte per ticket, so that a million that have ended are no matter; more is known of those with a
+//! pass only.
+
+use onsale_schema::admission::{Line, Sight, TicketChange, Watermark};
+use onsale_schema::draw::Place;
+use onsale_schema::status::TicketStatus;
+use onsale_schema::{ArrivalNo, Timestamp};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Whatever became of tickets, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tickets {
+    /// Up to the last that is not WAITING.
+    statuses: Vec<TicketStatus>,
+    /// Until when passes last.
+    passes: HashMap<ArrivalNo, Timestamp>,
+}
+
+impl Tickets {
+    /// A ticket is something else now, or has its pass for another time.
+    pub fn set(&mut self, (no, status, pass_until): TicketChange) {
+        if self.statuses.len() <= no.index() {
+            self.statuses.resize(no.index() + 1, TicketStatus::Waiting);
+        }
+        self.statuses[no.index()] = status;
+        match pass_until.filter(|_| status == TicketStatus::Admitted) {
+            Some(until) => self.passes.insert(no, until),
+            None => self.passes.remove(&no),
+        };
+    }
+
+    fn status(&self, no: ArrivalNo) -> TicketStatus {
+        let known = self.statuses.get(no.index()).copied();
+        known.unwrap_or(TicketStatus::Waiting)
+    }
+}
+
+/// A room at one version.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Without changes.
+    told: Arc<Watermark>,
+    /// Once there is an order, which is settled for good.
+    line: Option<Arc<Line>>,
+    tickets: Tickets,
+}
+
+/// What became of a word of the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is known already.
+    Known,
+    /// It is of the version that is known.
+    Beat,
+    /// The room has moved on.
+    Moved,
+    /// One before it is missing.
+    Gap,
+}
+
+impl Room {
+    /// A room as it was read.
+    #[must_use]
+    pub fn new(told: Watermark, tickets: Tickets) -> Self {
+        Self {
+            line: told.lobby.as_ref().and_then(Line::behind).map(Arc::new),
+            told: Arc::new(told),
+            tickets,
+        }
+    }
+
+    /// Which version it is.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        self.told.version
+    }
+
+    /// Takes in what the owner tells.
+    pub fn take_in(&mut self, told: &Watermark) -> Applied {
+        let is_beat = told.from_version == told.version;
+        if told.version < self.version() {
+            return Applied::Known;
+        }
+        if told.version == self.version() {
+            if !is_beat || told.at < self.told.at {
+                return Applied::Known;
+            }
+            self.show(told);
+            return Applied::Beat;
+        }
+        if is_beat || told.from_version != self.version() {
+            return Applied::Gap;
+        }
+        self.show(told);
+        told.changes.iter().for_each(|one| self.tickets.set(*one));
+        Applied::Moved
+    }
+
+    fn show(&mut self, told: &Watermark) {
+        if self.line.is_none() {
+            self.line = told.lobby.as_ref().and_then(Line::behind).map(Arc::new);
+        }
+        self.told = Arc::new(Watermark {
+            changes: Vec::new(),
+            ..told.clone()
+        });
+    }
+
+    /// Takes over what only the owner tells, and no row says.
+    pub fn follows(&mut self, before: &Self) {
+        if self.told.measured_ms == 0 {
+            let told = Watermark::clone(&self.told);
+            self.told = Arc::new(Watermark {
+                moved: before.told.moved,
+                measured_ms: before.told.measured_ms,
+                ..told
+            });
+        }
+    }
+
+    /// How a ticket is.
+    #[must_use]
+    pub fn look(&self, no: ArrivalNo) -> Look {
+        let status = match self.tickets.status(no) {
+            TicketStatus::Waiting if self.is_in_lobby(no) => TicketStatus::Lobby,
+            status => status,
+        };
+        Look {
+            told: Arc::clone(&self.told),
+            line: self.line.clone(),
+            no,
+            status,
+            pass_until: self.tickets.passes.get(&no).copied(),
+        }
+    }
+
+    /// Whether a ticket has no place yet, though its owner came in time.
+    fn is_in_lobby(&self, no: ArrivalNo) -> bool {
+        match &self.told.lobby {
+            None => true,
+            Some(lobby) => lobby.order.is_none() && no.0 < lobby.size,
+        }
+    }
+}
+
+/// How one ticket is. Its place is looked for afterwards: that takes a hundred hashes, while which
+/// nobody else should wait.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// How far the room was.
+    pub told: Arc<Watermark>,
+    line: Option<Arc<Line>>,
+    no: ArrivalNo,
+    /// How far the ticket is.
+    pub status: TicketStatus,
+    /// Until when its pass lasts, if it has one.
+    pub pass_until: Option<Timestamp>,
+}
+
+impl Look {
+    /// Its place, once there is an order. It never changes.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.line.as_ref().map(|line| line.place(self.no))
+    }
+
+    /// Whether it waits, in the lobby or in line.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        match self.status {
+            TicketStatus::Lobby | TicketStatus::Waiting => true,
+            TicketStatus::Admitted
+            | TicketStatus::Expired
+            | TicketStatus::Left
+            | TicketStatus::Done => false,
+        }
+    }
+
+    /// Whether its owner wants to know that it was heard.
+    #[must_use]
+    pub fn wants_report(&self, place: Option<Place>) -> bool {
+        self.waits() && self.told.wants_report(place)
+    }
+
+    /// What it is told while it waits.
+    #[must_use]
+    pub fn sight(&self, place: Option<Place>, now: Timestamp) -> Sight {
+        self.told.sight(place, self.no, now)
+    }
+}
