@@ -3,7 +3,7 @@
 //! one ingress shows never goes back.
 
 mod crowd;
-mod stream;
+pub mod stream;
 
 use crate::hall::{Hall, PARTITIONS, PATIENCE};
 use crowd::Crowd;

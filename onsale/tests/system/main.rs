@@ -34,6 +34,7 @@ mod race;
 mod ready_orders;
 mod receiver;
 mod refunded_once;
+mod room;
 mod servers;
 mod shop;
 mod shows;

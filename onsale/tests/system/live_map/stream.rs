@@ -2,7 +2,7 @@
 
 use crate::hall::PATIENCE;
 use onsale_testkit::Api;
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use uuid::Uuid;
 
 /// The client's end of an event stream.
@@ -18,6 +18,11 @@ impl Stream {
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
+        Self::of(request).await
+    }
+
+    /// Opens one that is asked for so; none when nobody is there.
+    pub async fn of(request: RequestBuilder) -> Option<Self> {
         let response = request.timeout(PATIENCE * 10).send().await.ok()?;
         response.status().is_success().then(|| Self {
             response,

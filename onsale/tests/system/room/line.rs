@@ -1,0 +1,138 @@
+//! A date with a waiting room, and what its clients ask.
+
+use crate::bus::{Bus, command};
+use crate::hall::{Hall, PARTITIONS, PATIENCE};
+use onsale_platform::clock::host_now;
+use onsale_schema::admission::{Kind, Outcome, PolicyChange};
+use onsale_schema::message::Command;
+use onsale_schema::{Lane, ScheduleId, Timestamp, UserId, partition};
+use onsale_testkit::api::text;
+use onsale_testkit::{Answer, Api, Buyer, SystemOptions};
+use reqwest::Method;
+use serde_json::Value;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// When rooms open that are open.
+pub const LONG_AGO: Timestamp = Timestamp::EPOCH;
+/// When rooms open that are not open yet; in a hundred years.
+pub fn never() -> Timestamp {
+    Timestamp::from_micros(4_000_000_000_000_000)
+}
+/// How often is asked.
+const AGAIN: Duration = Duration::from_millis(50);
+
+pub fn status(told: &Value) -> &str {
+    text(&told["status"])
+}
+
+/// A date with a waiting room.
+pub struct Line {
+    pub hall: Hall,
+    pub date: Uuid,
+    bus: Bus,
+    subject: String,
+}
+
+impl Line {
+    pub async fn start(options: SystemOptions, policy: PolicyChange) -> Self {
+        let mut hall = Hall::open_with(options).await;
+        let date = hall.date(10).await;
+        let bus = Bus::connect(&hall).await;
+        let no = partition::of_schedule(ScheduleId(date), PARTITIONS);
+        let mut line = Self {
+            subject: bus.subjects.partition(Lane::Admission, no),
+            hall,
+            date,
+            bus,
+        };
+        line.amend(policy).await;
+        line
+    }
+
+    /// One for each ingress.
+    pub fn apis(&self) -> Vec<Api> {
+        let all = 0..self.hall.system.ingresses.len();
+        all.map(|nth| Api::new(self.hall.system.url(nth))).collect()
+    }
+
+    /// Sends one message of commands to the owner of the room; returns their outcomes.
+    pub async fn outcomes(&mut self, commands: Vec<Command<Kind>>) -> Vec<Outcome> {
+        let sent = vec![self.bus.send(&self.subject, commands).await];
+        let outcomes = self.bus.outcomes::<Outcome>(sent).await;
+        outcomes.into_values().flatten().collect()
+    }
+
+    pub async fn amend(&mut self, change: PolicyChange) {
+        let kind = Kind::Policy {
+            schedule_id: ScheduleId(self.date),
+            change,
+        };
+        let amend = command(UserId(Uuid::now_v7()), host_now(), kind);
+        let outcomes = self.outcomes(vec![amend]).await;
+        assert!(matches!(outcomes[..], [Outcome::Policy(_)]), "{outcomes:?}");
+    }
+
+    pub fn path(&self) -> String {
+        format!("/schedules/{}/queue", self.date)
+    }
+
+    pub async fn join(&self, api: &Api, buyer: &Buyer, key: &str) -> Answer {
+        api.post(buyer, &self.path(), key, &Value::Null).await
+    }
+
+    /// Joins, and returns the signed ticket.
+    pub async fn ticket(&self, api: &Api, buyer: &Buyer) -> String {
+        let joined = self.join(api, buyer, "the-only-key").await.expect(201);
+        text(&joined.body["ticket"]).to_owned()
+    }
+
+    async fn ask(&self, api: &Api, method: Method, buyer: &Buyer, shown: Option<&str>) -> Answer {
+        let mut request = api.request(method, &self.path());
+        if let Some(ticket) = shown {
+            request = request.header("queue-ticket", ticket);
+        }
+        api.send(request.bearer_auth(&buyer.token)).await
+    }
+
+    pub async fn poll(&self, api: &Api, buyer: &Buyer, shown: Option<&str>) -> Answer {
+        self.ask(api, Method::GET, buyer, shown).await
+    }
+
+    pub async fn leave(&self, api: &Api, buyer: &Buyer, shown: Option<&str>) -> Answer {
+        self.ask(api, Method::DELETE, buyer, shown).await
+    }
+
+    /// Asks until the ticket has this status.
+    pub async fn becomes(&self, api: &Api, buyer: &Buyer, ticket: &str, wanted: &str) -> Value {
+        let mut told = Value::Null;
+        let asked = async {
+            loop {
+                told = self.poll(api, buyer, Some(ticket)).await.expect(200).body;
+                if status(&told) == wanted {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, asked).await;
+        assert!(in_time.is_ok(), "{told}, not {wanted}");
+        told
+    }
+
+    /// Asks until its owner has heard of it: two reports after the first answer.
+    pub async fn polled_until_reported(&mut self, api: &Api, buyer: &Buyer, ticket: &str) {
+        let decided = "SELECT coalesce(sum(applied_seq), 0)::bigint AS n FROM partition \
+                       WHERE lane = 'admission'";
+        let before = self.hall.number(decided).await;
+        let reported = async {
+            while self.hall.number(decided).await < before + 2 {
+                self.poll(api, buyer, Some(ticket)).await.expect(200);
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reported)
+            .await
+            .expect("its owner hears of it");
+    }
+}
