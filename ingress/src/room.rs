@@ -11,10 +11,10 @@
 //! What is shown decides nothing, and never goes back: who is let in says the owner alone, and whether
 //! a pass is good says the owner of the seats.
 
-mod pass;
 mod follow;
 mod forecast;
 mod heard;
+mod pass;
 #[cfg(test)]
 mod property;
 mod report;
@@ -26,8 +26,8 @@ mod state;
 mod store;
 mod view;
 
-pub use pass::{QUEUE_PASS, QueuePass};
 pub use follow::Follower;
+pub use pass::{QUEUE_PASS, QueuePass};
 pub use report::Reporter;
 pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
 pub(crate) use routes::{own, read};

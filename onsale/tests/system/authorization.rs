@@ -5,6 +5,8 @@ use crate::forged::{forged, signed_again};
 use crate::hall::{Hall, reservation};
 use crate::shop::with_gateway;
 use onsale::openapi::sample::sample;
+use onsale_schema::admission::PolicyChange;
+use onsale_schema::status::QueueMode;
 use onsale_testkit::api::{id, text};
 use onsale_testkit::spawn::Signal;
 use onsale_testkit::{Answer, Api, Buyer};
@@ -53,6 +55,10 @@ const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/schedules/{scheduleId}/queue/draw/tickets",
         For::Anyone,
     ),
+    // Where others have no ticket, there is nothing of theirs.
+    ("DELETE", "/api/v1/schedules/{scheduleId}/queue", For::Owner),
+    ("GET", "/api/v1/schedules/{scheduleId}/queue", For::Owner),
+    ("POST", "/api/v1/schedules/{scheduleId}/queue", For::User),
     ("DELETE", "/api/v1/sessions", For::User),
     ("POST", "/api/v1/stream-tokens", For::User),
     ("GET", "/api/v1/users/me", For::User),
@@ -191,6 +197,8 @@ async fn operations(api: &Api) -> (Vec<Operation>, Value) {
 struct Things {
     concert: String,
     date: Uuid,
+    /// The date with a waiting room.
+    room: Uuid,
     reservation: Uuid,
     payment: String,
     order: Uuid,
@@ -267,13 +275,24 @@ impl Things {
             subscriber("a-subscriber").await,
             subscriber("another-one").await,
         );
-        // A waiting room that is off, so that nobody needs a pass.
-        crate::queue_policy::amend(hall, date, json!({ "capacity": 5 })).await;
+        // A room that is still closed, in which the buyer has a ticket; of a date of its own, since
+        // holds would need passes.
+        let room = hall.date(1).await;
+        let opens = PolicyChange {
+            mode: Some(QueueMode::Fifo),
+            opens_at: Some(crate::room::line::never()),
+            ..PolicyChange::default()
+        };
+        crate::room::line::amend(hall, room, opens).await;
+        let path = format!("/schedules/{room}/queue");
+        let joined = api.post(buyer, &path, "in-the-line", &Value::Null).await;
+        let _ = joined.expect(201);
         let location = open.headers["location"].to_str().expect("ASCII");
         let (_, token) = location.rsplit_once('/').expect("a path");
         Self {
             concert: text(&concert["items"][0]["concertId"]).to_owned(),
             date,
+            room,
             reservation: reservation(&held.body),
             payment: text(&paid.body["paymentId"]).to_owned(),
             order: id(&order["orderId"]),
@@ -294,6 +313,7 @@ impl Things {
         Self {
             concert: Uuid::now_v7().to_string(),
             date: Uuid::now_v7(),
+            room: Uuid::now_v7(),
             reservation: Uuid::now_v7(),
             payment: Uuid::now_v7().to_string(),
             order: Uuid::now_v7(),
@@ -320,6 +340,7 @@ impl Things {
     fn fill(&self, template: &str) -> String {
         let path = template
             .replace("{concertId}", &self.concert)
+            .replace("{scheduleId}/queue", &format!("{}/queue", self.room))
             .replace("{scheduleId}", &self.date.to_string())
             .replace("{reservationId}", &self.reservation.to_string())
             .replace("{paymentId}", &self.payment)

@@ -60,6 +60,7 @@ async fn every_code_is_met_over_http() {
     requests(&mut hall, &mut met).await;
     identity(&mut hall, &mut met).await;
     seats(&mut hall, &mut met).await;
+    rooms(&mut hall, &mut met).await;
     passes(&mut hall, &mut met).await;
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
@@ -254,6 +255,20 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
     let body = json!({});
     let answer = api.post(&buyer, &path, "cancel-key", &body).await;
     met.expect(answer, "cancellation-closed");
+}
+
+/// Who gets in line.
+async fn rooms(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(1).await;
+    let path = format!("/schedules/{date}/queue");
+    let answer = api.post(&buyer, &path, "nobody-waits", &json!(null)).await;
+    met.expect(answer, "room-off");
+    let request = api.request(Method::GET, &path).bearer_auth(&buyer.token);
+    let request = request.header("queue-ticket", "made-up");
+    met.expect(api.send(request).await, "queue-ticket-invalid");
+    let answer = crate::room::full::join(hall, &buyer, date).await;
+    met.expect(answer, "room-full");
 }
 
 /// A notice to the owner of seats, put in by hand; waits until it is applied.

@@ -2,7 +2,8 @@
 //! is told anything that is not theirs.
 
 mod cost;
-mod line;
+pub mod full;
+pub mod line;
 
 use crate::live_map::stream::Stream;
 use line::{LONG_AGO, Line, never, status};

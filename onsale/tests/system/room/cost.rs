@@ -1,6 +1,6 @@
 //! What it costs to ask how far one is: nothing of Postgres, also at an ingress that was just started.
 
-use super::line::{LONG_AGO, Line};
+use super::line::{LONG_AGO, Line, outcomes};
 use super::signer;
 use crate::bus::command;
 use crate::hall::{Hall, PATIENCE};
@@ -24,7 +24,7 @@ const POLLERS: usize = 8;
 const ASKED_PER_S_MAX: u64 = 8;
 
 /// Tickets of a drawn line that is on its way, each with its owner.
-async fn tickets(line: &mut Line) -> Vec<(Buyer, Ticketed)> {
+async fn tickets(line: &Line) -> Vec<(Buyer, Ticketed)> {
     let schedule_id = ScheduleId(line.date);
     let mut all = Vec::with_capacity(TICKETS);
     for _ in 0..TICKETS / MESSAGE {
@@ -33,7 +33,7 @@ async fn tickets(line: &mut Line) -> Vec<(Buyer, Ticketed)> {
             let join = Kind::Join { schedule_id };
             command(UserId(buyer.user_id), host_now(), join)
         });
-        let outcomes = line.outcomes(joins.collect()).await;
+        let outcomes = outcomes(&line.hall, line.date, joins.collect()).await;
         for (buyer, outcome) in buyers.into_iter().zip(outcomes) {
             let Outcome::Joined(ticket) = outcome else {
                 panic!("{outcome:?}")
@@ -71,7 +71,7 @@ async fn a_poll_costs_no_query_at_any_ingress_however_new() {
         ..PolicyChange::default()
     };
     let mut line = Line::start(options, policy).await;
-    let tickets = tickets(&mut line).await;
+    let tickets = tickets(&line).await;
     let admitted = "SELECT count(*) AS n FROM ticket WHERE status = 'ADMITTED'";
     line.hall.becomes(admitted, 100).await;
     // Both know the room; and one is started again, so that it reads it once.

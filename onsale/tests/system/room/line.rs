@@ -26,51 +26,49 @@ pub fn status(told: &Value) -> &str {
     text(&told["status"])
 }
 
+/// Sends one message of commands to the owner of a date's room; returns their outcomes.
+pub async fn outcomes(hall: &Hall, date: Uuid, commands: Vec<Command<Kind>>) -> Vec<Outcome> {
+    let mut bus = Bus::connect(hall).await;
+    let no = partition::of_schedule(ScheduleId(date), PARTITIONS);
+    let subject = bus.subjects.partition(Lane::Admission, no);
+    let sent = vec![bus.send(&subject, commands).await];
+    let outcomes = bus.outcomes::<Outcome>(sent).await;
+    outcomes.into_values().flatten().collect()
+}
+
+/// Changes the policy of a date's room.
+pub async fn amend(hall: &Hall, date: Uuid, change: PolicyChange) {
+    let kind = Kind::Policy {
+        schedule_id: ScheduleId(date),
+        change,
+    };
+    let amend = command(UserId(Uuid::now_v7()), host_now(), kind);
+    let outcomes = outcomes(hall, date, vec![amend]).await;
+    assert!(matches!(outcomes[..], [Outcome::Policy(_)]), "{outcomes:?}");
+}
+
 /// A date with a waiting room.
 pub struct Line {
     pub hall: Hall,
     pub date: Uuid,
-    bus: Bus,
-    subject: String,
 }
 
 impl Line {
     pub async fn start(options: SystemOptions, policy: PolicyChange) -> Self {
         let mut hall = Hall::open_with(options).await;
         let date = hall.date(10).await;
-        let bus = Bus::connect(&hall).await;
-        let no = partition::of_schedule(ScheduleId(date), PARTITIONS);
-        let mut line = Self {
-            subject: bus.subjects.partition(Lane::Admission, no),
-            hall,
-            date,
-            bus,
-        };
-        line.amend(policy).await;
-        line
+        amend(&hall, date, policy).await;
+        Self { hall, date }
+    }
+
+    pub async fn amend(&self, change: PolicyChange) {
+        amend(&self.hall, self.date, change).await;
     }
 
     /// One for each ingress.
     pub fn apis(&self) -> Vec<Api> {
         let all = 0..self.hall.system.ingresses.len();
         all.map(|nth| Api::new(self.hall.system.url(nth))).collect()
-    }
-
-    /// Sends one message of commands to the owner of the room; returns their outcomes.
-    pub async fn outcomes(&mut self, commands: Vec<Command<Kind>>) -> Vec<Outcome> {
-        let sent = vec![self.bus.send(&self.subject, commands).await];
-        let outcomes = self.bus.outcomes::<Outcome>(sent).await;
-        outcomes.into_values().flatten().collect()
-    }
-
-    pub async fn amend(&mut self, change: PolicyChange) {
-        let kind = Kind::Policy {
-            schedule_id: ScheduleId(self.date),
-            change,
-        };
-        let amend = command(UserId(Uuid::now_v7()), host_now(), kind);
-        let outcomes = self.outcomes(vec![amend]).await;
-        assert!(matches!(outcomes[..], [Outcome::Policy(_)]), "{outcomes:?}");
     }
 
     pub fn path(&self) -> String {
