@@ -20,7 +20,7 @@ use crate::seat_map::SeatMaps;
 use crate::stack;
 use crate::token::Signer;
 use crate::users::Successors;
-use crate::{revocations, room, routes, seat_history, server, users, webhooks};
+use crate::{revocations, routes, seat_history, server, users, webhooks};
 use async_nats::Subscriber;
 use axum::Router;
 use onsale_platform::{Clock, db, nats};
@@ -124,8 +124,6 @@ pub struct Parts {
     pub seat_maps: SeatMaps,
     /// Waiting rooms.
     pub rooms: Rooms,
-    /// Tickets and passes of waiting rooms.
-    pub queue_signer: room::Signer,
     /// Event streams.
     pub streams: Streams,
     /// How long a token for one is good, in seconds.
@@ -390,7 +388,6 @@ fn app(
         layouts: Layouts::new(pool.clone()),
         seat_maps: SeatMaps::new(pool.clone(), clock.clone()),
         rooms: Rooms::new(pool.clone(), clock.clone()),
-        queue_signer: room::Signer::new(&config.auth.token_secret),
         order_ends: Arc::new(OrderEnds::new(pool.clone())),
         streams: Streams::new(&config.events),
         stream_token_ttl_s: config.events.stream_token_ttl_s,

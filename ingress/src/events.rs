@@ -252,7 +252,7 @@ pub async fn follow(
         tokens: app.tokens.clone(),
         session: bearer.map(|bearer| bearer.session_id),
         ticket: ticket.map(|ticket| {
-            let (rooms, signer) = (app.rooms.clone(), app.queue_signer.clone());
+            let (rooms, signer) = (app.rooms.clone(), app.room_signer.clone());
             room::Follower::new(rooms, signer, app.clock.clone(), ticket)
         }),
         stopping: app.stopping.clone(),

@@ -56,7 +56,7 @@ fn shown(
 /// # Errors
 /// `queue-ticket-invalid`.
 pub(crate) fn read(app: &App, schedule: ScheduleId, text: &str) -> Result<Ticketed, Problem> {
-    let ticket = app.queue_signer.read_ticket(text);
+    let ticket = app.room_signer.read_ticket(text);
     let ticket = ticket.filter(|ticket| ticket.schedule_id == schedule);
     ticket.ok_or_else(not_valid)
 }
@@ -76,7 +76,7 @@ fn not_valid() -> Problem {
 }
 
 fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
-    TicketView::of(&app.queue_signer, ticket, standing, app.clock.now())
+    TicketView::of(&app.room_signer, ticket, standing, app.clock.now())
 }
 
 /// Get in line

@@ -65,7 +65,7 @@ async fn every_code_is_met_over_http() {
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
     orders(&mut hall, &mut met).await;
-    rooms(&mut hall, &mut met).await;
+    draws(&mut hall, &mut met).await;
     layouts(&mut hall, &mut met).await;
     dead_letters(&mut hall, &mut met).await;
     hung_worker(&mut hall, &mut met).await;
@@ -404,7 +404,7 @@ async fn orders(hall: &mut Hall, met: &mut Met) {
 }
 
 /// What can't be done to a waiting room.
-async fn rooms(hall: &mut Hall, met: &mut Met) {
+async fn draws(hall: &mut Hall, met: &mut Met) {
     let (api, admin) = (hall.api.clone(), hall.admin());
     let date = hall.date(1).await;
     crate::queue_policy::amend(hall, date, json!({ "mode": "DRAW" })).await;
