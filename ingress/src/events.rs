@@ -27,7 +27,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::stream;
 use metrics::{Counter, Gauge};
 use onsale_platform::metric;
-use onsale_schema::admission::Ticketed;
 use onsale_schema::{ScheduleId, SessionId, Timestamp};
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
@@ -220,8 +219,8 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 #[utoipa::path(get, path = "/schedules/{scheduleId}/events", operation_id = "followSchedule",
     tag = "Catalogue",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
-    extensions(("x-problems" = json!([Code::TokenInvalid, Code::QueueTicketInvalid,
-        Code::Overloaded]))),
+    extensions(("x-problems" = json!([Code::TokenMissing, Code::TokenInvalid,
+        Code::QueueTicketInvalid, Code::Overloaded]))),
     responses((status = 200, description = "A stream of events that does not end by itself",
         body = String, content_type = "text/event-stream")))]
 pub async fn follow(
@@ -234,6 +233,9 @@ pub async fn follow(
 ) -> Result<Response, Problem> {
     let place = app.streams.place(from)?;
     let shown = query.queue_ticket.as_deref();
+    if shown.is_some() && query.token.is_none() {
+        return Err(Problem::new(Code::TokenMissing));
+    }
     let shown = shown.map(|text| room::read(&app, schedule, text));
     let shown = shown.transpose()?;
     let layout_no = seat_map::layout_no(&app, schedule).await?;
@@ -241,7 +243,14 @@ pub async fn follow(
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;
     // Last, so that no other refusal uses it up.
     let bearer = bearer(&app, &method, query.token.as_deref()).await?;
-    let ticket = ticket(&app, schedule, bearer.as_ref(), shown).await?;
+    let ticket = match (&bearer, shown) {
+        (None, _) => None,
+        (Some(bearer), Some(ticket)) => Some(room::own(&app, ticket, bearer.user_id)?),
+        (Some(bearer), None) => {
+            let newest = room::newest(&app.pool, schedule, bearer.user_id).await?;
+            newest.map(|(ticket, _)| ticket)
+        }
+    };
     let retry_ms = rand::rng().random_range(RETRY_MS);
     let first = [format!("retry: {retry_ms}\n\n").as_bytes(), &events].concat();
     let follower = Follower {
@@ -290,23 +299,6 @@ async fn bearer(
     };
     let bearer = bearer.ok_or_else(|| Problem::new(Code::TokenInvalid))?;
     Ok(Some(bearer))
-}
-
-/// The ticket whose position the stream tells.
-async fn ticket(
-    app: &App,
-    schedule: ScheduleId,
-    bearer: Option<&store::Bearer>,
-    shown: Option<Ticketed>,
-) -> Result<Option<Ticketed>, Problem> {
-    match (bearer, shown) {
-        (None, None) => Ok(None),
-        (Some(bearer), None) => {
-            let newest = room::newest(&app.pool, schedule, bearer.user_id).await?;
-            Ok(newest.map(|(ticket, _)| ticket))
-        }
-        (bearer, Some(ticket)) => room::own(ticket, bearer.map(|it| it.user_id)).map(Some),
-    }
 }
 
 /// One stream.

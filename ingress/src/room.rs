@@ -85,22 +85,28 @@ struct Metrics {
     reloads: Counter,
     forecast_error: Histogram,
     polls: HashMap<TicketStatus, Counter>,
+    refused: Counter,
+    joins_new: Counter,
+    joins_again: Counter,
 }
 
 impl Metrics {
     fn new() -> Self {
-        let polls = |status: TicketStatus| {
-            let outcome = status.as_str();
-            let counter = metrics::counter!(metric::ROOM_POLLS, "outcome" => outcome);
-            (status, counter)
-        };
+        let polls = |outcome| metrics::counter!(metric::ROOM_POLLS, "outcome" => outcome);
+        let joins = |outcome| metrics::counter!(metric::ROOM_JOINS, "outcome" => outcome);
+        let statuses = TicketStatus::ALL.into_iter();
         Self {
             rooms: metrics::gauge!(metric::ROOMS),
             age: metrics::gauge!(metric::ROOM_AGE),
             delay: metrics::histogram!(metric::ROOM_DELAY),
             reloads: metrics::counter!(metric::ROOM_RELOADS),
             forecast_error: metrics::histogram!(metric::ROOM_FORECAST_ERROR),
-            polls: TicketStatus::ALL.into_iter().map(polls).collect(),
+            polls: statuses
+                .map(|status| (status, polls(status.as_str())))
+                .collect(),
+            refused: polls("refused"),
+            joins_new: joins("new"),
+            joins_again: joins("again"),
         }
     }
 }
@@ -238,6 +244,22 @@ impl Rooms {
             polls.increment(1);
         }
         Ok(standing)
+    }
+
+    /// A ticket was shown that is not valid.
+    fn count_refused(&self) {
+        self.metrics.refused.increment(1);
+    }
+
+    /// A ticket was given: a new one, or again the one that its owner had.
+    fn count_join(&self, is_new: bool) {
+        let Metrics {
+            joins_new,
+            joins_again,
+            ..
+        } = &*self.metrics;
+        let joins = if is_new { joins_new } else { joins_again };
+        joins.increment(1);
     }
 
     /// Whether a room is in memory.

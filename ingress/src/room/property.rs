@@ -89,7 +89,7 @@ impl Truth {
         let mut next = self.clone();
         next.told.from_version = self.told.version;
         next.told.version += 1;
-        next.told.lobby.get_or_insert_with(|| Lobby {
+        next.told.lobby.get_or_insert(Lobby {
             closed_at: NOW,
             size: LOBBY,
             digest: Digest([1; 32]),

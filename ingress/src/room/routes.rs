@@ -17,7 +17,6 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
-use onsale_platform::metric;
 use onsale_schema::admission::{Kind, Outcome, Ticket, Ticketed};
 use onsale_schema::{CommandId, ScheduleId, UserId, partition};
 use utoipa::IntoParams;
@@ -48,7 +47,7 @@ fn shown(
         return Ok(None);
     };
     let ticket = read(app, schedule, value.to_str().unwrap_or_default())?;
-    own(ticket, Some(user)).map(Some)
+    own(app, ticket, user).map(Some)
 }
 
 /// A ticket of this date that we signed, whosever it is.
@@ -58,20 +57,20 @@ fn shown(
 pub(crate) fn read(app: &App, schedule: ScheduleId, text: &str) -> Result<Ticketed, Problem> {
     let ticket = app.room_signer.read_ticket(text);
     let ticket = ticket.filter(|ticket| ticket.schedule_id == schedule);
-    ticket.ok_or_else(not_valid)
+    ticket.ok_or_else(|| not_valid(app))
 }
 
-/// A ticket of this user.
+/// A ticket, if it is this user's.
 ///
 /// # Errors
 /// `queue-ticket-invalid`: what is wrong with a ticket is not said.
-pub(crate) fn own(ticket: Ticketed, user: Option<UserId>) -> Result<Ticketed, Problem> {
-    let is_own = user == Some(ticket.user_id);
-    is_own.then_some(ticket).ok_or_else(not_valid)
+pub(crate) fn own(app: &App, ticket: Ticketed, user: UserId) -> Result<Ticketed, Problem> {
+    let is_own = user == ticket.user_id;
+    is_own.then_some(ticket).ok_or_else(|| not_valid(app))
 }
 
-fn not_valid() -> Problem {
-    metrics::counter!(metric::ROOM_POLLS, "outcome" => "refused").increment(1);
+fn not_valid(app: &App) -> Problem {
+    app.rooms.count_refused();
     Problem::new(Code::QueueTicketInvalid)
 }
 
@@ -142,8 +141,7 @@ pub async fn joined(app: &App, user: UserId, outcome: &Outcome) -> Result<Answer
         Outcome::DeadLettered => return Err(Problem::unavailable()),
         Outcome::Left { .. } | Outcome::Applied | Outcome::Policy(_) => return Err(misanswered()),
     };
-    let name = if ticket.is_new { "new" } else { "again" };
-    metrics::counter!(metric::ROOM_JOINS, "outcome" => name).increment(1);
+    app.rooms.count_join(ticket.is_new);
     let ticketed = ticketed(user, ticket);
     let standing = match app.rooms.look(&ticketed, None).await {
         Ok(standing) => standing.after(ticket.status, ticket.pass_expires_at),

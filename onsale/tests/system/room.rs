@@ -6,11 +6,13 @@ pub mod full;
 pub mod line;
 
 use crate::live_map::stream::Stream;
+use crate::prefer::outcome;
 use line::{LONG_AGO, Line, never, status};
 use onsale_ingress::room::Signer;
 use onsale_schema::admission::PolicyChange;
 use onsale_schema::status::QueueMode;
 use onsale_testkit::api::{id, text};
+use onsale_testkit::spawn::Signal;
 use onsale_testkit::{Api, Buyer, SystemOptions, system};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -54,6 +56,16 @@ async fn who_joins_waits_is_admitted_and_leaves_whichever_ingress_it_asks() {
         assert_eq!(again.body["ticketId"], joined.body["ticketId"], "{key}");
         assert_eq!(again.body["ticket"], joined.body["ticket"], "{key}");
     }
+    let key = "the-first-key";
+    let later = apis[1].post_request(&a, &line.path(), key, &Value::Null);
+    let later = later.header("prefer", "respond-async");
+    // With its owner at rest the command is still open when it is answered.
+    line.hall.system.workers[0].signal(Signal::SIGSTOP);
+    let later = apis[1].send(later).await.expect(202);
+    line.hall.system.workers[0].signal(Signal::SIGCONT);
+    let decided = outcome(&line.hall, &a, &later).await;
+    assert_eq!(decided["status"], 201);
+    assert_eq!(decided["body"]["ticket"], joined.body["ticket"]);
     let ticket_a = text(&joined.body["ticket"]).to_owned();
     let ticket_b = line.ticket(&apis[1], &b).await;
     for api in &apis {
@@ -166,9 +178,7 @@ async fn a_ticket_is_good_for_its_user_and_date_as_it_was_signed() {
     // Of whom a ticket is, only its token says, on a stream, too.
     let path = format!("/schedules/{}/events?queueTicket={ticket}", line.date);
     let request = api.request(Method::GET, &path);
-    api.send(request)
-        .await
-        .expect_problem(403, "queue-ticket-invalid");
+    api.send(request).await.expect_problem(401, "token-missing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
