@@ -23,21 +23,22 @@ pub struct Limits {
     pub balance_cap: Money,
     /// How a charge by card is made.
     pub cards: Cards,
+    /// Whether a charge in cash is made: at once, since a desk has taken the money.
+    pub cash: bool,
 }
 
 /// Who asks the card for the money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cards {
-    /// Nobody whom we know: the points are there at once.
-    Plain,
+    /// A terminal that is none of ours has taken the money already: the points are there at once.
+    Terminal,
     /// The payment gateway: an order is made, and the points come when it is captured.
     Gateway {
         /// Orders that one user may have at the gateway at once. Each may lift the balance up to its
         /// cap, and what is over that is captured only to be given back.
         open_max: u32,
     },
-    /// Nobody, though there is a gateway: it has no cards on file, and what it takes money for by
-    /// other ways must not be had for nothing by this one.
+    /// Nobody, so that points must not be had by this: they would be for nothing.
     Refused,
 }
 
@@ -251,11 +252,14 @@ impl Accounts {
         }
         let source = match (method, limits.cards) {
             (ChargeMethod::Card, Cards::Gateway { open_max }) => Source::Gateway { open_max },
-            (ChargeMethod::Card, Cards::Plain) => Source::Account(CARD_ACCOUNT),
+            (ChargeMethod::Card, Cards::Terminal) => Source::Account(CARD_ACCOUNT),
             (ChargeMethod::Card, Cards::Refused) => {
                 return Outcome::Refused(Refusal::CardsNotConfigured);
             }
-            (ChargeMethod::Cash, Cards::Plain | Cards::Gateway { .. } | Cards::Refused) => {
+            (ChargeMethod::Cash, Cards::Terminal | Cards::Gateway { .. } | Cards::Refused) => {
+                if !limits.cash {
+                    return Outcome::Refused(Refusal::CashNotConfigured);
+                }
                 Source::Account(CASH_ACCOUNT)
             }
         };

@@ -20,7 +20,8 @@ fn limits() -> Limits {
     Limits {
         charge_max: Money::won(LIMITS.0),
         balance_cap: Money::won(LIMITS.1),
-        cards: Cards::Plain,
+        cards: Cards::Terminal,
+        cash: true,
     }
 }
 
@@ -258,7 +259,7 @@ fn a_card_is_charged_by_the_gateway_if_there_is_one() {
 }
 
 #[test]
-fn a_card_is_refused_where_the_gateway_has_none() {
+fn a_card_is_refused_where_nobody_asks_it() {
     let limits = Limits {
         cards: Cards::Refused,
         ..limits()
@@ -287,6 +288,43 @@ fn a_card_is_refused_where_the_gateway_has_none() {
     };
     assert!(matches!(decide(&cash, 100), Outcome::Charged { .. }));
     assert!(changes.orders.is_empty());
+}
+
+#[test]
+fn cash_is_refused_where_nobody_takes_it() {
+    let mut accounts = accounts(0);
+    let mut changes = Changes::default();
+    let cash = |id, amount| {
+        let mut command = charge(id, 1, amount);
+        command.kind = Kind::Charge {
+            amount: Money::won(amount),
+            method: ChargeMethod::Cash,
+        };
+        command
+    };
+    let mut decide = |command: &Command<Kind>, is_taken| {
+        let limits = Limits {
+            cash: is_taken,
+            ..limits()
+        };
+        let id = transfer_id(command.id.0.as_u128());
+        accounts.decide(command, id, &limits, at_s(5), &mut changes)
+    };
+    let refusal = Refusal::CashNotConfigured;
+    assert_eq!(decide(&cash(1, 1001), false), refused(refusal));
+    assert!(matches!(
+        decide(&cash(2, 100), true),
+        Outcome::Charged { .. }
+    ));
+    // What was taken while it was taken is told again; a card is no cash.
+    assert!(matches!(
+        decide(&cash(2, 100), false),
+        Outcome::Charged { .. }
+    ));
+    assert!(matches!(
+        decide(&charge(3, 1, 100), false),
+        Outcome::Charged { .. }
+    ));
 }
 
 #[test]

@@ -223,7 +223,8 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
             let limits = Limits {
                 charge_max: Money::won(CHARGE_MAX),
                 balance_cap: Money::won(BALANCE_CAP),
-                cards: Cards::Plain,
+                cards: Cards::Terminal,
+                cash: true,
             };
             match accounts.decide(&command, id, &limits, at_s(now_s), changes) {
                 Outcome::Charged {
@@ -238,7 +239,9 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
                 Outcome::Refused(Refusal::AmountInvalid) => Told::AmountInvalid,
                 Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => Told::OverCap,
                 Outcome::Refused(
-                    Refusal::TooManyOpenCharges { .. } | Refusal::CardsNotConfigured,
+                    Refusal::TooManyOpenCharges { .. }
+                    | Refusal::CardsNotConfigured
+                    | Refusal::CashNotConfigured,
                 )
                 | Outcome::Ordered { .. }
                 | Outcome::DeadLettered => {

@@ -77,13 +77,14 @@ pub struct Charge {
 /// Charge points
 ///
 /// By card, if the service has a payment gateway with cards on file, it is the card that the gateway
-/// has for the buyer's id, and only a few charges may be on their way at once; a gateway without cards
-/// is `cards-not-configured`. When the gateway has not answered in time, the answer is 202, and the order says how it ends.
+/// has for the buyer's id, and only a few charges may be on their way at once. When the gateway has not
+/// answered in time, the answer is 202, and the order says how it ends. Where nobody asks cards for
+/// money it is `cards-not-configured`, and where nobody takes cash `cash-not-configured`.
 #[utoipa::path(post, path = "/users/me/points/charges", operation_id = "chargePoints",
     tag = "Points", params(IdempotencyKey, Prefer), request_body = NewCharge,
     extensions(("x-problems" = json!([Code::AmountInvalid, Code::BalanceCapExceeded,
         Code::TooManyOpenCharges, Code::PaymentDeclined, Code::PaymentGatewayUnavailable,
-        Code::CardsNotConfigured]))),
+        Code::CardsNotConfigured, Code::CashNotConfigured]))),
     responses((status = 201, description = "Charged", body = Charge)))]
 pub async fn charge(
     State(app): State<App>,

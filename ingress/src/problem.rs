@@ -188,8 +188,10 @@ codes! {
     InternalError = 500 "internal-error" "Something went wrong on our side" never;
     /// Nothing is paid through a gateway here.
     GatewayNotConfigured = 501 "gateway-not-configured" "There is no payment gateway to pay through" never;
-    /// There is a gateway, but it has no cards on file to be charged.
+    /// Nobody asks cards for money here: neither a gateway nor a terminal.
     CardsNotConfigured = 501 "cards-not-configured" "Points can't be bought by card here" never;
+    /// Nobody takes cash here.
+    CashNotConfigured = 501 "cash-not-configured" "Points can't be bought in cash here" never;
     /// The gateway could not be asked while there was time; nothing was captured.
     PaymentGatewayUnavailable = 502 "payment-gateway-unavailable" "The payment gateway is unavailable" never;
     /// Too much is waiting already; nothing was changed.

@@ -77,6 +77,7 @@ impl From<&ledger::Refusal> for Problem {
             R::AmountInvalid => Self::new(Code::AmountInvalid),
             R::BalanceCapExceeded { cap } => Self::balance_cap(*cap),
             R::CardsNotConfigured => Self::new(Code::CardsNotConfigured),
+            R::CashNotConfigured => Self::new(Code::CashNotConfigured),
             R::TooManyOpenCharges { limit } => Self::open_charges(*limit),
         }
     }

@@ -61,8 +61,10 @@ pub enum Refusal {
         /// The cap.
         cap: Money,
     },
-    /// There is a gateway, and it has no cards on file.
+    /// Nobody asks cards for money here.
     CardsNotConfigured,
+    /// Nobody takes cash here.
+    CashNotConfigured,
     /// So many charges by card of the user are at the gateway already.
     TooManyOpenCharges {
         /// How many may be.

@@ -557,6 +557,8 @@ fn outcomes() {
     check("ledger-reply-open-charges", &reply(refused));
     let refused = ledger::Outcome::Refused(ledger::Refusal::CardsNotConfigured);
     check("ledger-reply-no-cards", &reply(vec![refused]));
+    let refused = ledger::Outcome::Refused(ledger::Refusal::CashNotConfigured);
+    check("ledger-reply-no-cash", &reply(vec![refused]));
 
     let paid = settlement::Outcome::Paid(settlement::Payment {
         payment_id: PaymentId(uuid(9)),

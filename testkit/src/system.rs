@@ -236,8 +236,12 @@ impl System {
             settings.push(("ONSALE_DATABASE_CA".to_owned(), ca.clone()));
             settings.push(("ONSALE_NATS_CA".to_owned(), ca));
         }
-        if let Some(gateway) = &self.gateway {
-            settings.extend(gateway::settings_for(gateway, http_addr.is_some()));
+        match &self.gateway {
+            Some(gateway) => {
+                settings.extend(gateway::settings_for(gateway, http_addr.is_some()));
+            }
+            // Whoever charges by card has paid at a terminal.
+            None => settings.push(("ONSALE_CARDS".to_owned(), "terminal".to_owned())),
         }
         if let Some(addr) = http_addr {
             settings.push(("ONSALE_HTTP_ADDR".to_owned(), addr.to_string()));

@@ -54,12 +54,18 @@ impl Settings for Config {
                 why: "must not exceed ONSALE_BALANCE_CAP: no such charge could be made".to_owned(),
             });
         }
-        if self.money.card_on_file && self.gateway.url.is_none() {
-            wrong.push(Wrong {
-                setting: "ONSALE_CARD_ON_FILE (--card-on-file)".to_owned(),
-                why: "needs ONSALE_GATEWAY_URL: nobody else has the cards".to_owned(),
-            });
-        }
+        let cards = match (self.money.cards, &self.gateway.url) {
+            (Cards::Gateway, None) => {
+                Some("gateway needs ONSALE_GATEWAY_URL: nobody has the cards")
+            }
+            // What the gateway takes money for must not be had for nothing by another way.
+            (Cards::Terminal, Some(_)) => Some("must not be terminal where there is a gateway"),
+            (Cards::Gateway, Some(_)) | (Cards::Terminal, None) | (Cards::Refused, _) => None,
+        };
+        wrong.extend(cards.map(|why| Wrong {
+            setting: "ONSALE_CARDS (--cards)".to_owned(),
+            why: why.to_owned(),
+        }));
         if self.gateway.url.is_some() != self.gateway.secret.is_some() {
             wrong.push(Wrong {
                 setting: "ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET".to_owned(),
@@ -162,13 +168,13 @@ pub struct Money {
     #[arg(long, env = "ONSALE_BALANCE_CAP", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     pub balance_cap: i64,
-    /// Whether charges by card are made through the payment gateway: it has a card on file for each
-    /// user who charges, under a billing key that is the user's id. Cards are registered there by
-    /// others, not by onsale. Without it charges by card are refused where there is a payment
-    /// gateway, and are points at once where there is none. The same for all workers.
-    #[arg(long, env = "ONSALE_CARD_ON_FILE", default_value_t = false,
-          action = clap::ArgAction::Set)]
-    pub card_on_file: bool,
+    /// Who asks the card for the money of a charge by card. The same for all workers.
+    #[arg(long, env = "ONSALE_CARDS", value_enum, default_value_t = Cards::Refused)]
+    pub cards: Cards,
+    /// Whether charges in cash are made: points at once for whoever asks, since a desk has taken the
+    /// money. Turn it off where no desk does. The same for all workers.
+    #[arg(long, env = "ONSALE_CASH", default_value_t = true, action = clap::ArgAction::Set)]
+    pub cash: bool,
     /// Charges by card that a user may have at the payment gateway at once. Until one is points it
     /// does not count against the cap of balances, and what comes over the cap is given back.
     #[arg(long, env = "ONSALE_OPEN_CHARGES_MAX", default_value_t = 3,
@@ -176,14 +182,26 @@ pub struct Money {
     pub open_charges_max: u32,
 }
 
+/// Who asks cards for money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cards {
+    /// Nobody: charges by card are refused.
+    Refused,
+    /// A terminal that is none of ours: the points are there at once, for nothing if there is no such
+    /// terminal. Never beside a payment gateway.
+    Terminal,
+    /// The payment gateway, which has a card on file for each user who charges, under a billing key
+    /// that is the user's id. Cards are registered there by others, not by onsale.
+    Gateway,
+}
+
 /// The payment gateway; without its address and secret nothing is paid through one.
 #[derive(Args, Clone, Debug)]
 pub struct Gateway {
     /// Address of the payment gateway, in the shape of Toss Payments, as
     /// `https://api.tosspayments.com`; `http://` on loopback only (but see
-    /// ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP). Without it there is none: payments
-    /// through it are refused, and charges by card are points at once (see ONSALE_CARD_ON_FILE). The
-    /// same for all workers.
+    /// ONSALE_GATEWAY_UNSAFE_PLAIN_HTTP). Without it there is none, and payments through it are
+    /// refused; charges by card are for ONSALE_CARDS to say. The same for all workers.
     #[arg(
         long = "gateway-url",
         env = "ONSALE_GATEWAY_URL",
@@ -355,21 +373,29 @@ mod tests {
         let gateway = [
             "--gateway-url=https://gateway.example",
             "--gateway-secret=test_sk_0123456789",
-            "--card-on-file=true",
+            "--cards=gateway",
         ];
         assert!(wrong(&[]).is_empty());
         assert!(wrong(&gateway[..2]).is_empty());
         assert!(wrong(&gateway).is_empty());
-        assert_eq!(
-            wrong(&gateway[2..]),
-            ["ONSALE_CARD_ON_FILE (--card-on-file)"]
-        );
+        let cards = ["ONSALE_CARDS (--cards)"];
+        assert_eq!(wrong(&gateway[2..]), cards);
+        // What the gateway is paid for is had for nothing at a terminal that nobody has.
+        assert!(wrong(&["--cards=terminal"]).is_empty());
+        assert_eq!(wrong(&[gateway[0], gateway[1], "--cards=terminal"]), cards);
         let plain = ["--gateway-url=http://gateway:8090", gateway[1]];
         assert_eq!(wrong(&plain), ["ONSALE_GATEWAY_URL (--gateway-url)"]);
         let told = "--gateway-unsafe-plain-http=true";
         assert!(wrong(&[plain[0], plain[1], told]).is_empty());
         let local = ["--gateway-url=http://127.0.0.1:8090", gateway[1]];
         assert!(wrong(&local).is_empty());
+    }
+
+    #[test]
+    fn points_are_for_nothing_only_where_somebody_has_said_so() {
+        let bare = ["test", "--database-url", "postgres://u@h/d"];
+        let money = Config::try_parse_from(bare).unwrap().money;
+        assert_eq!(money.cards, Cards::Refused);
     }
 
     #[test]

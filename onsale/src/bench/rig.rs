@@ -95,6 +95,8 @@ impl Rig {
             ("ONSALE_PARTITIONS", PARTITIONS.to_string()),
             ("ONSALE_TOKEN_SECRET", secret.clone()),
             ("ONSALE_ACCESS_TOKEN_TTL_S", TOKEN_TTL_S.to_string()),
+            // As it is with the rivals: a charge by card is points at once.
+            ("ONSALE_CARDS", "terminal".to_owned()),
         ];
         environment.extend(UNLIMITED.map(|limit| (limit, "0".to_owned())));
         let dir = scratch.path();

@@ -100,7 +100,8 @@ pub async fn create(pool: &db::Pool) -> anyhow::Result<usize> {
             let ledger = Ledger::new(Limits {
                 charge_max: points,
                 balance_cap: points,
-                cards: Cards::Plain,
+                cards: Cards::Refused,
+                cash: true,
             });
             ledger
                 .settle(conn, &charges.iter().collect::<Vec<_>>())

@@ -400,12 +400,14 @@ impl Crews<'_> {
         let one = |index: u16| {
             let port = ports[usize::from(index)];
             let mut environment = self.common(Role::Workers, User::Workers, port);
+            // The simulated one has a card of everybody; without it the terminal is simulated.
+            let mut cards = "terminal";
             if let Some(port) = self.plan.gateway {
                 environment.push(("ONSALE_GATEWAY_URL", local(port)));
                 environment.push(("ONSALE_GATEWAY_SECRET", self.secrets.gateway.clone()));
-                // The simulated one has a card of everybody.
-                environment.push(("ONSALE_CARD_ON_FILE", "true".to_owned()));
+                cards = "gateway";
             }
+            environment.push(("ONSALE_CARDS", cards.to_owned()));
             Spec {
                 role: "workers",
                 index: index.into(),

@@ -444,13 +444,18 @@ async fn without_gateway(met: &mut Met) {
     met.expect(answer.await, "gateway-not-configured");
 }
 
-/// A system whose gateway has no cards on file.
+/// A system whose gateway has no cards on file, and that has no desk.
 async fn without_cards(met: &mut Met) {
-    let mut hall = Hall::open_with(with_gateway().setting("ONSALE_CARD_ON_FILE", false)).await;
+    let options = with_gateway()
+        .setting("ONSALE_CARDS", "refused")
+        .setting("ONSALE_CASH", false);
+    let mut hall = Hall::open_with(options).await;
     let buyer = hall.buyer();
     let answer = hall.charge_card(&buyer, 10_000, "no-such-card").await;
     met.expect(answer, "cards-not-configured");
-    hall.api.charge(&buyer, 10_000).await.expect(201);
+    met.expect(hall.api.charge(&buyer, 10_000).await, "cash-not-configured");
+    let points = hall.api.get(Some(&buyer), "/users/me/points").await;
+    assert_eq!(points.expect(200).body["balance"], won(0));
     let orders = "SELECT count(*) AS n FROM payment_order";
     assert_eq!(hall.number(orders).await, 0);
     assert!(hall.book().await.is_empty());

@@ -54,7 +54,7 @@ pub(super) fn settings_for(gateway: &Process, is_ingress: bool) -> Vec<(String, 
             ("ONSALE_GATEWAY_URL", format!("http://{addr}")),
             ("ONSALE_GATEWAY_SECRET", GATEWAY_SECRET.to_owned()),
             // The simulated one has a card of everybody.
-            ("ONSALE_CARD_ON_FILE", "true".to_owned()),
+            ("ONSALE_CARDS", "gateway".to_owned()),
         ],
     };
     let settings = settings.into_iter();

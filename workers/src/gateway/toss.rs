@@ -8,7 +8,7 @@
 //! key, our id of the user. The simulated gateway has it so; before Toss Payments itself can be asked,
 //! cards have to be registered there, and the billing keys that it issues to be kept and named. So
 //! nobody is charged in this way unless the operator says that the cards are there
-//! (`ONSALE_CARD_ON_FILE`).
+//! (`ONSALE_CARDS`).
 
 mod answer;
 mod wire;

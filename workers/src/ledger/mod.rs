@@ -7,6 +7,7 @@
 pub mod store;
 
 use crate::compete::{self, Queue, store::clock_now};
+use crate::config;
 use crate::context::{self, Context};
 use crate::runtime::world::Publish;
 use crate::settlement::charge_orders;
@@ -29,13 +30,14 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
     let limits = Limits {
         charge_max: Money::won(ctx.config.money.charge_max),
         balance_cap: Money::won(ctx.config.money.balance_cap),
-        cards: match (&ctx.gateway, ctx.config.money.card_on_file) {
-            (Some(_), true) => Cards::Gateway {
+        cards: match ctx.config.money.cards {
+            config::Cards::Gateway => Cards::Gateway {
                 open_max: ctx.config.money.open_charges_max,
             },
-            (Some(_), false) => Cards::Refused,
-            (None, _) => Cards::Plain,
+            config::Cards::Terminal => Cards::Terminal,
+            config::Cards::Refused => Cards::Refused,
         },
+        cash: ctx.config.money.cash,
     };
     compete::run(ctx, Ledger::new(limits), shutdown).await
 }
@@ -104,6 +106,7 @@ impl Queue for Ledger {
             Outcome::Refused(Refusal::AmountInvalid) => "amount-invalid",
             Outcome::Refused(Refusal::BalanceCapExceeded { .. }) => "balance-cap-exceeded",
             Outcome::Refused(Refusal::CardsNotConfigured) => "cards-not-configured",
+            Outcome::Refused(Refusal::CashNotConfigured) => "cash-not-configured",
             Outcome::Refused(Refusal::TooManyOpenCharges { .. }) => "too-many-open-charges",
             Outcome::DeadLettered => "dead-lettered",
         };
@@ -122,9 +125,8 @@ impl Ledger {
     fn users_of_cards(&self, commands: &[&Command<Kind>]) -> Vec<UserId> {
         let is_asked = |method| match (self.limits.cards, method) {
             (Cards::Gateway { .. }, ChargeMethod::Card) => true,
-            (Cards::Gateway { .. }, ChargeMethod::Cash) | (Cards::Plain | Cards::Refused, _) => {
-                false
-            }
+            (Cards::Gateway { .. }, ChargeMethod::Cash)
+            | (Cards::Terminal | Cards::Refused, ChargeMethod::Card | ChargeMethod::Cash) => false,
         };
         let users: BTreeSet<UserId> = commands
             .iter()

@@ -160,7 +160,8 @@ async fn replicas_that_decide_a_message_at_once_agree() {
     let limits = Limits {
         charge_max: Money::won(1_000_000),
         balance_cap: Money::won(1_000_000),
-        cards: Cards::Plain,
+        cards: Cards::Terminal,
+        cash: true,
     };
     let queue = Arc::new(Ledger::new(limits));
     let pool = rig.pool(8);
