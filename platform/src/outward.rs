@@ -53,19 +53,44 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Whether it says by itself that it is no public address. A name may resolve to a private one
-    /// all the same; that is looked at when it is called.
+    /// Whether it says by itself that it is no public address: neither one nor a name that the public
+    /// internet could know. A name may resolve to a private one all the same; that is looked at when it
+    /// is called.
     #[must_use]
     pub fn is_private(&self) -> bool {
         let host = &self.0.host;
         match host.parse() {
             Ok(address) => !is_public(address),
-            Err(_) => {
-                let name = host.trim_end_matches('.').to_ascii_lowercase();
-                name == "localhost" || name.ends_with(".localhost")
-            }
+            Err(_) => !is_public_name(host),
         }
     }
+}
+
+/// Names that end so are no names of the public internet.
+const PRIVATE_ENDINGS: [&str; 8] = [
+    "localhost",
+    "local",
+    "localdomain",
+    "internal",
+    "intranet",
+    "lan",
+    "home",
+    "corp",
+];
+
+/// Whether the public internet could know a name: it has a dot, and its end is that of a domain, which
+/// no way to write an address is.
+fn is_public_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(fits)
+    };
+    let Some((_, end)) = name.rsplit_once('.') else {
+        return false;
+    };
+    let begins = end.starts_with(|first: char| first.is_ascii_alphabetic());
+    begins && !PRIVATE_ENDINGS.contains(&end) && name.split('.').all(is_label)
 }
 
 /// Whether an address is one of the public internet: not of this host, of a private network, of a
@@ -90,6 +115,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         // Shared by carriers; assignments of protocols; benchmarks.
         || (a == 100 && (64..128).contains(&b))
         || (a, b, c) == (192, 0, 0)
+        // A way to IPv6, given up.
+        || (a, b, c) == (192, 88, 99)
         || (a == 198 && (b == 18 || b == 19));
     !is_special
 }
@@ -292,6 +319,7 @@ mod tests {
             "0.0.0.0",
             "0.1.2.3",
             "192.0.0.8",
+            "192.88.99.1",
             "198.18.0.1",
             "224.0.0.1",
             "255.255.255.255",
@@ -330,11 +358,29 @@ mod tests {
             "http://a.localhost/",
             "http://127.0.0.1:9/",
             "http://[::1]/",
+            "http://postgres/",
+            "http://postgres.:5432/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0x7f.1/",
+            "http://127.1/",
+            "http://0177.0.0.1/",
+            "http://metadata.google.internal/",
+            "http://printer.LOCAL/",
+            "http://box.lan/",
+            "http://a..example.com/",
         ] {
             assert!(is_private(url), "{url}");
         }
-        assert!(!is_private("http://example.com/"));
-        assert!(!is_private("http://1.1.1.1/"));
+        for url in [
+            "http://example.com/",
+            "http://EXAMPLE.com.:8080/",
+            "http://a.b-c.xn--3e0b707e/",
+            "http://_hook.example.org/",
+            "http://1.1.1.1/",
+        ] {
+            assert!(!is_private(url), "{url}");
+        }
     }
 
     #[tokio::test]
