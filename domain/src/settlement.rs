@@ -260,8 +260,13 @@ impl Settlement {
                 };
                 self.confirm(command, wanted, ids.notice_id, now, changes)
             }
-            Kind::GatewayEvent { event_id, order_id } => {
-                self.ordering.note(event_id, *order_id, changes)
+            Kind::GatewayEvent {
+                event_id,
+                order_id,
+                is_captured,
+            } => {
+                let ordering = &mut self.ordering;
+                ordering.note(event_id, *order_id, *is_captured, changes)
             }
             Kind::RetryRefund { refund_id } => {
                 self.attend(command, *refund_id, Action::Retry, now, changes)

@@ -18,7 +18,7 @@ use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::{TraceId, TraceParent};
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use onsale_schema::message::{Command, decode};
 use onsale_schema::{
@@ -412,7 +412,7 @@ impl Retry<'_> {
         of_lane: impl FnOnce(L::Outcome) -> Told,
     ) -> Result<Response, Problem> {
         // Before it is sent: nobody tries without being named.
-        store::note_retry(&self.app.pool, self.id, self.by).await?;
+        store::note_by(&self.app.pool, self.id, self.by).await?;
         tracing::info!(dead_letter = %self.id, by = %self.by, "a dead letter is tried again");
         let submission = Submission {
             id: command.id,
@@ -426,12 +426,20 @@ impl Retry<'_> {
             asked,
             partition,
         };
-        submit(self.app, batcher, submission, async |outcome| {
+        let answer = submit(self.app, batcher, submission, async |outcome| {
             let told = of_lane(outcome.clone());
             let decided = commands::answered(self.app, self.by, asked, told).await;
             commands::wrapped(decided, &TraceId::of(&self.headers))
         })
-        .await
+        .await?;
+        // And not before: what may never have been sent was not tried, and must not be purged as if it
+        // were.
+        if answer.status() == StatusCode::OK
+            && let Err(error) = store::note_retry(&self.app.pool, self.id).await
+        {
+            tracing::warn!(%error, dead_letter = %self.id, "that it was tried is not noted");
+        }
+        Ok(answer)
     }
 }
 

@@ -2,9 +2,11 @@
 //! is believed but which order it is about: that is looked up, and what the gateway says then counts.
 //! So late, repeated and reordered ones are harmless.
 
+use crate::answer::Answer;
 use crate::app::App;
 use crate::extract::RawBody;
 use crate::ids;
+use crate::orders::Decided;
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::submit::{Submission, submit};
@@ -15,7 +17,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use onsale_platform::webhook::{self, Headers};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::settlement::Kind;
+use onsale_schema::settlement::{Kind, Outcome, Refusal};
 use onsale_schema::{CommandId, PaymentOrderId, UserId};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -40,6 +42,16 @@ struct Data {
     /// None of ours, if it is no UUID.
     #[serde(default)]
     order_id: String,
+    #[serde(default)]
+    status: String,
+}
+
+impl Data {
+    /// Whether it says that money was captured, and is not all given back. That is not believed either,
+    /// but heard where nobody knows the order.
+    fn is_captured(&self) -> bool {
+        ["DONE", "PARTIAL_CANCELED"].contains(&self.status.as_str())
+    }
 }
 
 /// A notification of the payment gateway
@@ -77,11 +89,12 @@ pub async fn take(
         kind: Kind::GatewayEvent {
             event_id,
             order_id: PaymentOrderId(order),
+            is_captured: event.data.is_captured(),
         },
         asked: Asked::Payment,
         partition: None,
     };
-    let decided = async |outcome: &_| crate::payments::paid(outcome)?.at_once();
+    let decided = async |outcome: &_| noted(PaymentOrderId(order), outcome)?.at_once();
     let answer = submit(&app, &app.batchers.settlement, submission, decided).await?;
     // What is not decided for sure has to be sent again.
     if answer.status() == StatusCode::NO_CONTENT {
@@ -89,6 +102,22 @@ pub async fn take(
     } else {
         Err(Problem::unavailable())
     }
+}
+
+/// A notification is taken when it is decided, whatever that was; the gateway need not send it again.
+/// Without an order that we know there is nothing to look up: somebody has to hear of it.
+fn noted(order: PaymentOrderId, outcome: &Outcome) -> Result<Decided, Problem> {
+    match outcome {
+        Outcome::Refused(Refusal::NotFound) => {
+            tracing::warn!(%order, "the gateway tells of an order that nobody knows");
+        }
+        // It is kept, and a dead letter is somebody's to see to.
+        Outcome::DeadLettered => {
+            tracing::error!(%order, "a notification of the gateway is a dead letter");
+        }
+        decided => return crate::payments::paid(decided),
+    }
+    Ok(Decided::Answer(Answer::done()))
 }
 
 /// The id of a notification that is by the gateway. Why one is not, is not said.

@@ -69,6 +69,10 @@ pub enum Kind {
         event_id: String,
         /// Which order.
         order_id: PaymentOrderId,
+        /// Whether it says that money was captured: nobody may lose that silently, if there is no
+        /// such order.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_captured: bool,
     },
     /// Somebody who administers wants the gateway asked again for a refund that is stuck.
     RetryRefund {

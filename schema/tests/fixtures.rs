@@ -342,8 +342,15 @@ fn orders() {
     let event = Kind::GatewayEvent {
         event_id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
         order_id,
+        is_captured: false,
     };
     check("settlement-gateway-event", &message(event));
+    let event = Kind::GatewayEvent {
+        event_id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
+        order_id,
+        is_captured: true,
+    };
+    check("settlement-gateway-event-captured", &message(event));
     let order = Order {
         order_id,
         reservation_id,

@@ -70,13 +70,21 @@ impl Ordering {
         self.paying.contains(&reservation_id)
     }
 
-    /// Has an order looked up, once for each notification.
+    /// Has an order looked up, once for each notification. One of an order that nobody knows is refused;
+    /// if it says that money was captured, it is set aside for somebody to see to.
     pub(super) fn note(
         &mut self,
         event_id: &str,
         order_id: PaymentOrderId,
+        is_captured: bool,
         changes: &mut Changes,
     ) -> Outcome {
+        if !self.orders.contains_key(&order_id) {
+            return match is_captured {
+                true => Outcome::DeadLettered,
+                false => Outcome::Refused(Refusal::NotFound),
+            };
+        }
         if self.events.insert(event_id.to_owned()) {
             changes.events.push((event_id.to_owned(), order_id));
         }

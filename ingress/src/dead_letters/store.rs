@@ -93,15 +93,21 @@ pub async fn find(pool: &Pool, id: DeadLetterId) -> Result<Option<Row>, Error> {
     Ok(row)
 }
 
-/// Notes that somebody tries it again, now.
-pub async fn note_retry(pool: &Pool, id: DeadLetterId, by: UserId) -> Result<(), Error> {
+/// Notes who tries it again. That does not count as a try: it may not come to one.
+pub async fn note_by(pool: &Pool, id: DeadLetterId, by: UserId) -> Result<(), Error> {
     let mut conn = pool.get().await?;
     diesel::update(dsl::dead_letter.filter(dsl::dead_letter_id.eq(id)))
-        .set((
-            dsl::retries.eq(dsl::retries + 1),
-            dsl::retried_at.eq(now),
-            dsl::retried_by.eq(by),
-        ))
+        .set(dsl::retried_by.eq(by))
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}
+
+/// Notes that it was tried again, now: from now on it need not be kept for ever.
+pub async fn note_retry(pool: &Pool, id: DeadLetterId) -> Result<(), Error> {
+    let mut conn = pool.get().await?;
+    diesel::update(dsl::dead_letter.filter(dsl::dead_letter_id.eq(id)))
+        .set((dsl::retries.eq(dsl::retries + 1), dsl::retried_at.eq(now)))
         .execute(&mut conn)
         .await?;
     Ok(())

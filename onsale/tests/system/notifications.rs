@@ -1,10 +1,12 @@
 //! What the gateway tells by itself: believed if it is signed and recent, and then only looked into. So
 //! nothing follows from what comes again, late, or in another order.
 
+use crate::admin::letters;
 use crate::hall::Hall;
 use crate::shop::{Order, PRICE, with_gateway, won};
 use onsale_platform::clock;
 use onsale_platform::webhook::{self, Secret};
+use onsale_testkit::api::text;
 use onsale_testkit::{Answer, Api, system};
 use reqwest::Method;
 use serde_json::json;
@@ -143,8 +145,6 @@ async fn only_what_is_signed_and_recent_is_believed() {
         noted(&mut hall, &Notification { event, ..good }).await;
     }
     assert_eq!(events(&mut hall).await, 2);
-    let unknown = Notification::of("event-3", Uuid::now_v7());
-    notify(&hall.api, &unknown).await.expect(204);
     let ready = hall.order_becomes(&buyer, &order, "READY").await;
     assert_eq!(ready["refunded"], won(0));
     hall.switch(json!({ "webhookCopies": 3, "lateWebhooksMs": 200 }))
@@ -153,6 +153,56 @@ async fn only_what_is_signed_and_recent_is_believed() {
     let told = "SELECT count(*) AS n FROM gateway_event WHERE event_id NOT LIKE 'event-%'";
     hall.becomes(told, 1).await;
     assert_eq!(hall.book().await, [PRICE]);
+    hall.assert_reconciled().await;
+}
+
+/// An order that was purged, or that is another shop's.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_of_an_order_that_nobody_knows_is_a_dead_letter() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let admin = hall.admin();
+    for (number, status) in (1..).zip(["IN_PROGRESS", "CANCELED", "EXPIRED", ""]) {
+        let event = format!("event-{number}");
+        let unknown = Notification {
+            status,
+            ..Notification::of(&event, Uuid::now_v7())
+        };
+        notify(&hall.api, &unknown).await.expect(204);
+    }
+    assert!(letters(&hall.api, &admin, "").await.is_empty());
+    let orders = [Uuid::now_v7(), Uuid::now_v7()];
+    for (order, status) in orders.iter().zip(["DONE", "PARTIAL_CANCELED"]) {
+        let unknown = Notification {
+            status,
+            ..Notification::of(status, *order)
+        };
+        // It is kept, so that the gateway need not say it again.
+        notify(&hall.api, &unknown).await.expect(204);
+    }
+    let all = letters(&hall.api, &admin, "lane=settlement").await;
+    assert_eq!(all.len(), 2, "{all:?}");
+    for (letter, order) in all.iter().rev().zip(orders) {
+        assert_eq!(letter["command"]["kind"], "gateway-event");
+        let error = text(&letter["error"]);
+        assert!(error.contains(&order.to_string()), "{letter}");
+    }
+    assert_eq!(events(&mut hall).await, 0);
+    let page = format!("http://{}/metrics", hall.system.workers[0].metrics_addr);
+    let page = reqwest::get(page).await.expect("metrics");
+    let page = page.text().await.expect("text");
+    for (name, labels, count) in [
+        ("onsale_dead_letters_total", &["settlement"][..], 2),
+        (
+            "onsale_commands_decided_total",
+            &["gateway-event", "not-found"],
+            4,
+        ),
+    ] {
+        let mut lines = page.lines().filter(|line| line.starts_with(name));
+        let line = lines.find(|line| labels.iter().all(|label| line.contains(label)));
+        let line = line.unwrap_or_else(|| panic!("{name}: {page}"));
+        assert!(line.ends_with(&format!(" {count}")), "{line}");
+    }
     hall.assert_reconciled().await;
 }
 

@@ -5,6 +5,7 @@ use crate::hall::{Hall, PATIENCE};
 use crate::orders::captured_too_late;
 use crate::shop::{Order, PRICE, with_gateway, won};
 use futures_util::future::join_all;
+use onsale_platform::metric;
 use onsale_testkit::api::{id, text};
 use onsale_testkit::{Answer, Buyer};
 use reqwest::Method;
@@ -345,6 +346,23 @@ async fn what_was_given_back_at_the_gateway_is_not_given_back_again() {
         .await
         .expect(200);
     are(&mut hall, "DONE", 2).await;
+    // Somebody may have paid it once more by hand: whoever is on duty hears of it.
+    let metrics = format!("http://{}/metrics", hall.system.workers[0].metrics_addr);
+    let told = format!(
+        "{}{{outcome=\"{}\"}} 1",
+        metric::REFUNDS,
+        metric::REFUND_TWICE
+    );
+    let heard = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let page = reqwest::get(&metrics).await.expect("metrics");
+            if page.text().await.expect("text").contains(&told) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    heard.await.expect("done-and-resolved is counted");
     give_back_by_hand(&hall, &order, PRICE).await;
     retry(&hall, &admin, refund(1), "try-again")
         .await

@@ -71,7 +71,16 @@ impl<Q: Queue> Job<Q> {
             .collect();
         let mut dead = self.undecodable();
         let outcomes = match self.mode {
-            Mode::Together => self.decide_together(conn, &open).await?,
+            Mode::Together => {
+                let outcomes = self.decide_together(conn, &open).await?;
+                for ((seq, message), outcomes) in open.iter().zip(&outcomes) {
+                    for (index, command) in message.commands.iter().enumerate() {
+                        let why = Q::set_aside(&command.kind, &outcomes[index]);
+                        dead.extend(why.map(|why| dead_letter::<Q>(*seq, index, command, why)));
+                    }
+                }
+                outcomes
+            }
             Mode::Apart => self.decide_apart(conn, &open, &mut dead).await?,
         };
         let mut labels = Vec::new();
@@ -153,17 +162,15 @@ impl<Q: Queue> Job<Q> {
             let mut outcomes = Vec::with_capacity(message.commands.len());
             for (index, command) in message.commands.iter().enumerate() {
                 match self.decide_one(conn, command).await {
-                    Ok(outcome) => outcomes.push(outcome),
+                    Ok(outcome) => {
+                        let why = Q::set_aside(&command.kind, &outcome);
+                        dead.extend(why.map(|why| dead_letter::<Q>(*seq, index, command, why)));
+                        outcomes.push(outcome);
+                    }
                     Err(error) if error.retryable() => return Err(error),
                     Err(error) => {
-                        tracing::error!(%error, lane = %Q::LANE, seq, index, "dead letter");
                         outcomes.push(Q::dead_lettered());
-                        dead.push(DeadLetter {
-                            seq: *seq,
-                            command_index: i32::try_from(index).unwrap_or(i32::MAX),
-                            payload: encode(command),
-                            error: error.to_string(),
-                        });
+                        dead.push(dead_letter::<Q>(*seq, index, command, error.to_string()));
                     }
                 }
             }
@@ -228,6 +235,22 @@ impl<Q: Queue> Job<Q> {
                 Err(db::Error::Contended("the stream counts anew".into()))
             }
         }
+    }
+}
+
+/// What of a command is kept that is set aside.
+fn dead_letter<Q: Queue>(
+    seq: u64,
+    index: usize,
+    command: &Command<Q::Kind>,
+    error: String,
+) -> DeadLetter {
+    tracing::error!(error, lane = %Q::LANE, seq, index, "dead letter");
+    DeadLetter {
+        seq,
+        command_index: i32::try_from(index).unwrap_or(i32::MAX),
+        payload: encode(command),
+        error,
     }
 }
 

@@ -71,6 +71,9 @@ pub trait Queue: Send + Sync + 'static {
     /// The outcome of a command that could not be processed.
     fn dead_lettered() -> Self::Outcome;
 
+    /// Why a command is set aside that was decided so, to be kept as a dead letter; none for all others.
+    fn set_aside(kind: &Self::Kind, outcome: &Self::Outcome) -> Option<String>;
+
     /// The command's and the outcome's names in metrics.
     fn labels(kind: &Self::Kind, outcome: &Self::Outcome) -> (&'static str, &'static str);
 }

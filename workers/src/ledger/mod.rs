@@ -97,6 +97,11 @@ impl Queue for Ledger {
         Outcome::DeadLettered
     }
 
+    /// A charge is accepted or refused.
+    fn set_aside(_: &Kind, _: &Outcome) -> Option<String> {
+        None
+    }
+
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {
         let Kind::Charge { .. } = kind;
         let outcome = match outcome {

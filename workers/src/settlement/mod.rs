@@ -31,9 +31,7 @@ use uuid::Uuid;
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
     let shows = shows::run(ctx.clone(), shutdown.clone());
-    let queue = Settlement {
-        has_gateway: ctx.gateway.is_some(),
-    };
+    let queue = Settlement::new(ctx.gateway.is_some());
     let (ended, ()) = tokio::join!(compete::run(ctx, queue, shutdown), shows);
     ended
 }
@@ -51,6 +49,14 @@ fn new_ids() -> Ids {
 pub struct Settlement {
     /// Whether orders can be captured: nobody may wait for what never comes.
     has_gateway: bool,
+}
+
+impl Settlement {
+    /// The lane, with a gateway that captures orders or without one.
+    #[must_use]
+    pub fn new(has_gateway: bool) -> Self {
+        Self { has_gateway }
+    }
 }
 
 impl Queue for Settlement {
@@ -100,6 +106,16 @@ impl Queue for Settlement {
 
     fn dead_lettered() -> Outcome {
         Outcome::DeadLettered
+    }
+
+    /// Money that was captured for an order that we do not know is nobody's to look up.
+    fn set_aside(kind: &Kind, outcome: &Outcome) -> Option<String> {
+        let Kind::GatewayEvent { order_id, .. } = kind else {
+            return None;
+        };
+        matches!(outcome, Outcome::DeadLettered).then(|| {
+            format!("the gateway says that it has captured money for {order_id}, no order of ours")
+        })
     }
 
     fn labels(kind: &Kind, outcome: &Outcome) -> (&'static str, &'static str) {

@@ -75,7 +75,9 @@ impl Needs {
                 self.payment_keys.insert(payment_key.clone());
                 self.has_orders = true;
             }
-            Kind::GatewayEvent { event_id, order_id } => {
+            Kind::GatewayEvent {
+                event_id, order_id, ..
+            } => {
                 self.events.insert(event_id.clone());
                 self.orders.insert(*order_id);
                 self.has_orders = true;

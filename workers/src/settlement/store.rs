@@ -69,15 +69,43 @@ pub async fn load(
     Ok((state, now?))
 }
 
+/// The keys that commands are known by, and the one order that a reservation has to be confirmed. Who
+/// asks for two reservations under one key at once locks no row twice, so that both may find the key
+/// free.
+const KEYS: [&str; 6] = [
+    "payment_order_key_pkey",
+    "payment_order_command_id_key",
+    "payment_order_confirm_command_id_key",
+    "payment_order_one_ready",
+    "cancellation_command_id_key",
+    "refund_action_pkey",
+];
+
+/// Who finds a key taken that was free when it was looked for has to look again: what has taken it is
+/// committed by now, and is found by the same key.
+fn taken_meanwhile(error: db::Error) -> db::Error {
+    match error {
+        db::Error::Constraint {
+            constraint,
+            message,
+        } if KEYS.contains(&constraint.as_str()) => db::Error::Contended(message),
+        other => other,
+    }
+}
+
 /// Stores payments, transfers, balances, cancellations and refunds, the new state of reservations,
 /// notices and facts.
 ///
 /// # Errors
-/// When Postgres fails or refuses.
+/// When Postgres fails or refuses; `Contended` when another batch has used a key of this one meanwhile.
 pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
     if changes.is_empty() {
         return Ok(());
     }
+    write(conn, changes).await.map_err(taken_meanwhile)
+}
+
+async fn write(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
     // Payments refer to transfers, refunds to both. Everything else is locked already, so that order
     // is free.
     ledger::store::changes(conn, &changes.ledger).await?;

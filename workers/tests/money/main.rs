@@ -7,6 +7,7 @@
 )]
 
 mod charges;
+mod keys;
 mod outages;
 mod payments;
 mod publishing;

@@ -1,0 +1,106 @@
+//! Keys of commands, and what else there is one of, that two batches want at once and that no lock of
+//! theirs has in common: who comes second looks again, and no batch is taken apart for it.
+
+use crate::rig::{Rig, command};
+use onsale_platform::db;
+use onsale_schema::message::{Command, CommandMessage};
+use onsale_schema::settlement::{Kind, Outcome, Refusal};
+use onsale_schema::{MessageId, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId};
+use onsale_workers::compete::commit::{self, Job, Mode};
+use onsale_workers::runtime::core::Inbound;
+use onsale_workers::settlement::Settlement;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+const TOTAL: i64 = 1000;
+
+fn order(user: UserId, reservation_id: ReservationId) -> Command<Kind> {
+    let order_id = PaymentOrderId(Uuid::now_v7());
+    let kind = Kind::Order {
+        order_id,
+        reservation_id,
+    };
+    command(user, kind)
+}
+
+/// Another batch makes an order and has not committed yet.
+async fn another_orders(
+    rig: &mut Rig,
+    user: UserId,
+    (reservation, schedule): (ReservationId, ScheduleId),
+    command: Uuid,
+) -> PaymentOrderId {
+    let id = PaymentOrderId(Uuid::now_v7());
+    rig.sql(&format!(
+        "BEGIN;
+         INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id,
+                                    fingerprint, amount, status, created_at, updated_at)
+         VALUES ('{id}', '{reservation}', '{schedule}', '{user}', '{command}', '{command}', {TOTAL},
+                 'READY', now(), now());
+         INSERT INTO payment_order_key VALUES ('{command}', '{id}', now())"
+    ))
+    .await;
+    id
+}
+
+/// Decides a command together with others while another batch is in the way, which commits then.
+async fn decided_meanwhile(rig: &mut Rig, command: Command<Kind>) -> Result<Outcome, db::Error> {
+    let message = CommandMessage {
+        id: MessageId(Uuid::now_v7()),
+        reply_to: None,
+        commands: vec![command],
+    };
+    let job = Arc::new(Job {
+        queue: Arc::new(Settlement::new(true)),
+        incarnation: Arc::default(),
+        messages: vec![Arc::new(Inbound {
+            seq: 1,
+            at: Timestamp::EPOCH,
+            after: Timestamp::EPOCH,
+            body: Ok(message),
+        })],
+        mode: Mode::Together,
+    });
+    let pool = rig.pool(2);
+    let mut deciding = JoinSet::from_iter([async move { commit::run(&pool, job).await }]);
+    rig.until(
+        "SELECT count(*) AS n FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        1,
+    )
+    .await;
+    rig.sql("COMMIT").await;
+    let done = deciding.join_next().await.unwrap().unwrap()?;
+    Ok(done.decided[0].outcomes[0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_for_two_reservations_at_once_is_refused_in_one_piece() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(0).await;
+    let first = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let (second, _) = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let command = order(user, second);
+    another_orders(&mut rig, user, first, command.id.0).await;
+    let outcome = decided_meanwhile(&mut rig, command).await.unwrap();
+    assert_eq!(outcome, Outcome::Refused(Refusal::KeyReused));
+    let orders = "SELECT count(*) AS n FROM payment_order";
+    assert_eq!(rig.number(orders).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_makes_orders_there_is_one_that_is_ready() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(0).await;
+    let held = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    // Whoever makes it has not locked the reservation.
+    let id = another_orders(&mut rig, user, held, Uuid::now_v7()).await;
+    let command = order(user, held.0);
+    match decided_meanwhile(&mut rig, command).await.unwrap() {
+        Outcome::Ordered(order) => assert_eq!(order.order_id, id),
+        other => panic!("{other:?}"),
+    }
+    let orders = "SELECT count(*) AS n FROM payment_order";
+    assert_eq!(rig.number(orders).await, 1);
+}
