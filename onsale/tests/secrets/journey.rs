@@ -15,7 +15,14 @@ use uuid::Uuid;
 use crate::canary::Canaries;
 
 /// What hands over a secret says so by its name.
-const HANDED_OVER: [&str; 4] = ["accessToken", "refreshToken", "streamToken", "secret"];
+const HANDED_OVER: [&str; 6] = [
+    "accessToken",
+    "refreshToken",
+    "streamToken",
+    "secret",
+    "ticket",
+    "pass",
+];
 /// How long something may take that is done behind an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -151,6 +158,51 @@ impl<'a> Asker<'a> {
             }
         });
         called.await.expect("an attempt to deliver a fact");
+    }
+
+    /// Waits for a date until there is a pass, and holds a seat with it. Afterwards nobody has to wait.
+    pub async fn waits(&mut self, admin: &str, access: &str, schedule: &str, seat: &str) {
+        let date = format!("/admin/schedules/{schedule}");
+        let room = |asker: &Self, mode| {
+            let change = json!({ "queue": { "mode": mode } });
+            let request = asker.request(Method::PATCH, &date).json(&change);
+            request.bearer_auth(admin)
+        };
+        self.ask("open a room", 200, room(self, "OPEN")).await;
+        let path = format!("/schedules/{schedule}/queue");
+        let join = self.request(Method::POST, &path).bearer_auth(access);
+        let joined = self.ask("join", 201, join).await;
+        let ticket = joined["ticket"].as_str().unwrap();
+        let admitted = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let poll = self.request(Method::GET, &path).bearer_auth(access);
+                let poll = poll.header("queue-ticket", ticket);
+                let told = self.ask("how far", 200, poll).await;
+                if let Some(pass) = told["pass"].as_str() {
+                    return pass.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let pass = admitted.await.expect("a pass");
+        let body = json!({ "scheduleId": schedule, "seats": [seat] });
+        let hold = self.post("/reservations", &body).bearer_auth(access);
+        let hold = hold.header("queue-pass", &pass);
+        let held = self.ask("hold with a pass", 201, hold).await;
+        let path_held = format!("/reservations/{}", held["reservationId"].as_str().unwrap());
+        let release = self.request(Method::DELETE, &path_held).bearer_auth(access);
+        self.ask("release", 204, release).await;
+        // In each other's place, and in an address.
+        let swapped = self.request(Method::GET, &path).bearer_auth(access);
+        let swapped = swapped.header("queue-ticket", &pass);
+        self.ask("a pass as ticket", 403, swapped).await;
+        let in_query = self.request(Method::GET, &format!("{path}?pass={pass}"));
+        let in_query = in_query.bearer_auth(access);
+        self.ask("a pass in the query", 200, in_query).await;
+        let events = format!("/schedules/{schedule}/events?queueTicket={ticket}");
+        let events = self.request(Method::GET, &events);
+        self.ask("a ticket without a token", 401, events).await;
+        self.ask("close the room", 200, room(self, "OFF")).await;
     }
 
     /// Everything; an access token that is still good, and seats that nobody holds.

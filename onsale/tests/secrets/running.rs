@@ -197,6 +197,8 @@ async fn a_system_that_runs_tells_no_secret() {
     let (admin, subscriber) = asker.subscribes(&admin.email, &admin.password).await;
     let (access, mut seats) = asker.travel(schedule, &planted.token).await;
     asker.was_called(&admin, &subscriber).await;
+    let seat = seats.pop_front().unwrap();
+    asker.waits(&admin, &access, schedule, &seat).await;
     for role in ["nats", "postgres"] {
         kill_one(&data_dir, role);
         let (started, seat) = (Instant::now(), seats.pop_front().unwrap());
