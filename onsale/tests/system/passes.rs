@@ -5,16 +5,13 @@ use crate::bus::{Bus, command};
 use crate::hall::{Hall, PARTITIONS, PATIENCE, open_policy, reservation};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use diesel::sql_types::{Integer, Timestamptz, Uuid as SqlUuid};
-use diesel::{OptionalExtension, QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
 use hmac::{Hmac, KeyInit, Mac};
 use onsale::seed::Policy;
 use onsale_ingress::room::Signer;
 use onsale_platform::clock::host_now;
 use onsale_schema::admission::{Kind, Outcome, Pass, PolicyChange, Ticketed};
 use onsale_schema::status::QueueMode;
-use onsale_schema::{ArrivalNo, Lane, ScheduleId, TicketId, Timestamp, UserId, partition};
+use onsale_schema::{Lane, ScheduleId, Timestamp, UserId, partition};
 use onsale_testkit::system::TOKEN_SECRET;
 use onsale_testkit::{Answer, Api, Buyer, SystemOptions};
 use serde_json::{Value, json};
@@ -33,17 +30,8 @@ struct Room {
     hall: Hall,
     schedule: Uuid,
     bus: Bus,
+    joined: Vec<Buyer>,
     signer: Signer,
-}
-
-#[derive(QueryableByName)]
-struct TicketRow {
-    #[diesel(sql_type = SqlUuid)]
-    ticket_id: TicketId,
-    #[diesel(sql_type = Integer)]
-    arrival_no: i32,
-    #[diesel(sql_type = Timestamptz)]
-    pass_until: Timestamp,
 }
 
 impl Room {
@@ -56,6 +44,7 @@ impl Room {
             bus: Bus::connect(&hall).await,
             hall,
             schedule,
+            joined: Vec::new(),
             signer: Signer::new(&TOKEN_SECRET.parse().expect("a secret")),
         };
         room.amend(PolicyChange {
@@ -102,51 +91,59 @@ impl Room {
     }
 
     async fn join(&mut self, buyer: &Buyer) {
-        let kind = Kind::Join {
-            schedule_id: ScheduleId(self.schedule),
-        };
-        let outcome = self.ask(UserId(buyer.user_id), kind).await;
-        assert!(matches!(outcome, Outcome::Joined(_)), "{outcome:?}");
+        let (path, key) = (self.path(), Uuid::now_v7().to_string());
+        let answer = self.hall.api.post(buyer, &path, &key, &json!({})).await;
+        answer.expect(201);
+        self.joined.push(buyer.clone());
     }
 
-    /// So many tickets of a buyer are in a state.
+    fn path(&self) -> String {
+        format!("/schedules/{}/queue", self.schedule)
+    }
+
+    /// Everybody asks how far it is, as clients do: a room that nobody asks about stands still when it
+    /// gets another owner.
+    async fn look(&self) {
+        for buyer in &self.joined {
+            self.hall.api.get(Some(buyer), &self.path()).await;
+        }
+    }
+
+    /// Waits until a query's number is this one, while everybody asks.
+    async fn number_becomes(&mut self, sql: &str, expected: i64) {
+        let reached = async {
+            while self.hall.number(sql).await != expected {
+                self.look().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "not {expected}: {sql}");
+    }
+
+    /// Waits until a ticket of a buyer is in a state.
     async fn becomes(&mut self, buyer: &Buyer, status: &str) {
         let sql = format!(
             "SELECT count(*) AS n FROM ticket WHERE user_id = '{}' AND status = '{status}'",
             buyer.user_id
         );
-        self.hall.becomes(&sql, 1).await;
+        self.number_becomes(&sql, 1).await;
     }
 
-    /// The pass of an admitted buyer, as an ingress would make it now.
+    /// The pass of a buyer, once that is admitted.
     async fn pass(&mut self, buyer: &Buyer) -> Pass {
-        let sql = format!(
-            "SELECT ticket_id, arrival_no, pass_until FROM ticket \
-             WHERE user_id = '{}' AND status = 'ADMITTED'",
-            buyer.user_id
-        );
+        let path = self.path();
         let find = async {
             loop {
-                let row = sql_query(&sql).get_result::<TicketRow>(&mut self.hall.conn);
-                if let Some(row) = row.await.optional().expect("a look") {
-                    return row;
+                let answer = self.hall.api.get(Some(buyer), &path).await.expect(200);
+                if let Some(pass) = answer.body["pass"].as_str() {
+                    return self.signer.read_pass(pass).expect("a pass of ours");
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let row = tokio::time::timeout(PATIENCE, find)
-            .await
-            .expect("admitted");
-        Pass {
-            ticket: Ticketed {
-                user_id: UserId(buyer.user_id),
-                schedule_id: ScheduleId(self.schedule),
-                ticket_id: row.ticket_id,
-                arrival_no: ArrivalNo(u32::try_from(row.arrival_no).expect("a number")),
-            },
-            expires_at: row.pass_until,
-            holds_max: 10,
-        }
+        let pass = tokio::time::timeout(PATIENCE, find).await;
+        pass.expect("admitted in time")
     }
 
     async fn entered(&mut self, buyer: &Buyer) -> Pass {
@@ -375,7 +372,7 @@ async fn a_hold_keeps_its_place_in_the_room_until_it_is_paid() {
         ..PolicyChange::default()
     })
     .await;
-    room.hall.becomes(&is_long_over(&first), 1).await;
+    room.number_becomes(&is_long_over(&first), 1).await;
     room.becomes(&first, "ADMITTED").await;
     room.becomes(&next, "WAITING").await;
 
@@ -401,7 +398,7 @@ async fn a_hold_that_lapses_gives_its_place_in_the_room_to_the_next() {
     room.join(&next).await;
     let answer = room.hold(&first, 1, Some(&room.sign(pass))).await;
     answer.expect(201);
-    room.hall.becomes(&is_long_over(&first), 1).await;
+    room.number_becomes(&is_long_over(&first), 1).await;
     room.becomes(&first, "ADMITTED").await;
     room.becomes(&first, "EXPIRED").await;
     room.becomes(&next, "ADMITTED").await;
