@@ -99,7 +99,11 @@ async fn diesel_sees_the_tables_that_the_migrations_make() {
 async fn migrations_go_up_down_and_up_again_and_leave_nothing() {
     let db = TestDb::create().await.expect("a database");
     let applied = db::migrate(db.url()).await.expect("up");
-    assert!(!applied.is_empty());
+    // Of two with one number only one would be.
+    let made = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+    let made = std::fs::read_dir(made).expect("migrations");
+    let made = made.filter(|entry| entry.as_ref().is_ok_and(|it| it.path().is_dir()));
+    assert_eq!(applied.len(), made.count());
     assert!(db::migrate(db.url()).await.expect("again").is_empty());
     let conn = db::connect(db.url()).await.expect("a connection");
     let mut harness = AsyncMigrationHarness::new(conn);
