@@ -117,12 +117,12 @@ mod tests {
         for filter in [
             "trace",
             "tokio_postgres=trace",
-            "tokio_postgres::query=trace",
+            "tokio_postgres::query=trace,tokio_postgres::prepare=debug",
             "tokio_postgres::query::deeper=trace,tokio_postgres=debug",
             "[request]=trace",
             "[{user=1}]=trace",
             "[request{user=1}]=debug",
-            "info,tokio_postgres[request]=trace",
+            "info,tokio_postgres[request]=trace,tokio_postgres::prepare=debug",
             "info,tokio_postgres::query[request]=trace,tokio_postgres::prepare=debug",
         ] {
             let told = told(filter);

@@ -65,8 +65,8 @@ async fn decided_meanwhile(rig: &mut Rig, command: Command<Kind>) -> Result<Outc
     let pool = rig.pool(2);
     let mut deciding = JoinSet::from_iter([async move { commit::run(&pool, job).await }]);
     rig.until(
-        "SELECT count(*) AS n FROM pg_stat_activity
-         WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        "SELECT count(*) AS n FROM pg_locks
+         WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))",
         1,
     )
     .await;
