@@ -107,6 +107,8 @@ impl Rig {
             &self.prefix,
             "--partitions",
             &partitions,
+            "--cards",
+            "terminal",
         ]);
         let ctx = Context::connect(config).await.unwrap();
         let stop = CancellationToken::new();
