@@ -6,7 +6,8 @@ use onsale_platform::nats_users::User;
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{Lane, ScheduleId, partition};
 use onsale_testkit::api::text;
-use onsale_testkit::{Api, Buyer};
+use onsale_testkit::proxy::Fault;
+use onsale_testkit::{Api, Buyer, SystemOptions};
 use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
@@ -239,4 +240,30 @@ async fn the_audit_tells_what_does_not_hold_and_one_is_made_at_a_time() {
     let (first, ()) = tokio::join!(audit(), waiting);
     assert_eq!(first.expect(200).body["ok"], true);
     hall.assert_sound().await;
+}
+
+/// What was never tried stays until somebody has tried it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_that_comes_to_nothing_does_not_count() {
+    let options = SystemOptions::default()
+        .setting("ONSALE_REQUEST_TIMEOUT_MS", 500)
+        .proxied();
+    let mut hall = Hall::open_with(options).await;
+    let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
+    hall.sql("ALTER TABLE transfer ADD CONSTRAINT poison_charge CHECK (amount <> 777)")
+        .await;
+    let failed = api.charge(&buyer, 777).await;
+    failed.expect_problem(503, "dependency-unavailable");
+    let [letter] = letters(&api, &admin, "").await.try_into().expect("one");
+    let path = format!(
+        "/admin/dead-letters/{}/retry",
+        text(&letter["deadLetterId"])
+    );
+    hall.system.ingresses[0].links().nats.set(Fault::Reset);
+    let answer = api.post(&admin, &path, "unused-key", &json!({})).await;
+    assert!([202, 503].contains(&answer.status.as_u16()), "{answer:?}");
+    let [tried] = letters(&api, &admin, "").await.try_into().expect("one");
+    assert_eq!(tried["retries"], 0, "{tried}");
+    assert!(tried["retriedAt"].is_null(), "{tried}");
+    assert_eq!(tried["retriedBy"], json!(admin.user_id));
 }

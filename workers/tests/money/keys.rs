@@ -104,3 +104,32 @@ async fn whoever_makes_orders_there_is_one_that_is_ready() {
     let orders = "SELECT count(*) AS n FROM payment_order";
     assert_eq!(rig.number(orders).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_orders_of_before_the_newest_stays_ready() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(0).await;
+    rig.sql(include_str!(
+        "../../../migrations/2026-11-28-191000_one_ready_order/down.sql"
+    ))
+    .await;
+    let several = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let one = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let mut orders = Vec::new();
+    for held in [several, several, several, one] {
+        orders.push(another_orders(&mut rig, user, held, Uuid::now_v7()).await);
+        rig.sql("COMMIT").await;
+    }
+    rig.sql(include_str!(
+        "../../../migrations/2026-11-28-191000_one_ready_order/up.sql"
+    ))
+    .await;
+    let (newest, other) = (orders[2], orders[3]);
+    let ready = format!(
+        "SELECT count(*) AS n FROM payment_order \
+         WHERE status = 'READY' AND order_id IN ('{newest}', '{other}')"
+    );
+    assert_eq!(rig.number(&ready).await, 2);
+    let failed = "SELECT count(*) AS n FROM payment_order WHERE status = 'FAILED'";
+    assert_eq!(rig.number(failed).await, 2);
+}
