@@ -13,6 +13,7 @@ use crate::ids;
 use crate::problem::{Code, FieldError, Problem};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use onsale_platform::db::{self, Pool};
 use onsale_platform::metric;
 use onsale_schema::message::{Revocation, encode};
 use onsale_schema::status::Role;
@@ -320,6 +321,37 @@ pub async fn revoke(State(app): State<App>, body: JsonBody) -> Result<Response, 
         announce(&app, revocation, "sign-out").await;
     }
     Ok(Answer::done().into_response())
+}
+
+/// Makes a session for each of these users, as if they had signed in, and returns their refresh tokens
+/// in the same order. For demo data only: nobody is asked for a password. `ttl_ms` is how long they may
+/// be renewed.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn open_sessions(
+    pool: &Pool,
+    users: &[UserId],
+    now: Timestamp,
+    ttl_ms: i64,
+) -> Result<Vec<String>, db::Error> {
+    let tokens: Vec<RefreshToken> = users.iter().map(|_| RefreshToken::new()).collect();
+    let sessions: Vec<NewSession> = users
+        .iter()
+        .zip(&tokens)
+        .map(|(user_id, token)| {
+            let digests = token.digests();
+            NewSession {
+                session_id: SessionId(ids::new_v7(now)),
+                user_id: *user_id,
+                refresh_digest: digests.token,
+                family_digest: digests.family,
+                expires_at: now.plus_ms(ttl_ms),
+            }
+        })
+        .collect();
+    store::session_insert_new(pool, &sessions).await?;
+    Ok(tokens.into_iter().map(RefreshToken::into_text).collect())
 }
 
 /// Makes a stored revocation count at every ingress, now.

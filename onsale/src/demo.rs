@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-mod client;
+pub(crate) mod client;
 mod gateway;
 mod hall;
 mod story;

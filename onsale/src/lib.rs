@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod bench;
 pub mod config;
+pub mod crowd;
 pub mod demo;
 pub mod doctor;
 pub mod down;

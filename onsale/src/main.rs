@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use onsale::{
-    audit, bench, config, demo, doctor, down, events, gateway, migrate, nats_users, openapi,
+    audit, bench, config, crowd, demo, doctor, down, events, gateway, migrate, nats_users, openapi,
     partitions, repartition, seed, up, verify_draw,
 };
 use onsale_platform::settings::without_credentials;
@@ -42,6 +42,7 @@ enum Command {
     Partitions(partitions::Args),
     Repartition(repartition::Args),
     VerifyDraw(verify_draw::Args),
+    Crowd(Box<crowd::Args>),
     Bench(bench::Args),
     #[command(hide = true)]
     BenchDirect(Box<bench::direct::Args>),
@@ -69,6 +70,7 @@ async fn main() -> ExitCode {
         Command::Partitions(args) => partitions::run(args).await,
         Command::Repartition(args) => repartition::run(args).await,
         Command::VerifyDraw(args) => verify_draw::run(args).await,
+        Command::Crowd(args) => crowd::run(*args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::BenchDirect(args) => bench::direct::run(*args).await,
     };

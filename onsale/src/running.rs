@@ -71,6 +71,9 @@ pub struct Catalogue {
     pub hall_schedule_id: String,
     /// A date in a stadium of 50,000 seats.
     pub stadium_schedule_id: String,
+    /// A date whose waiting room opens soon after the start: a new one each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_schedule_id: Option<String>,
 }
 
 /// One process of a running system.
@@ -250,6 +253,7 @@ mod tests {
                 concert_id: "c".into(),
                 hall_schedule_id: "h".into(),
                 stadium_schedule_id: "s".into(),
+                room_schedule_id: None,
             },
             processes: vec![Process {
                 role: "ingress".into(),

@@ -156,6 +156,19 @@ pub async fn session_insert(pool: &Pool, new: &NewSession) -> Result<(), db::Err
     Ok(())
 }
 
+/// Makes sessions; for demo data.
+///
+/// # Errors
+/// When the database can't be asked, or a session is there already.
+pub async fn session_insert_new(pool: &Pool, new: &[NewSession]) -> Result<(), db::Error> {
+    let mut conn = pool.get().await?;
+    diesel::insert_into(session::table)
+        .values(new)
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}
+
 /// The digests of a refresh token.
 pub struct RefreshDigests {
     /// Of all of it.

@@ -118,6 +118,14 @@ impl Client {
         self.send(Method::POST, path, Some(key), Some(body)).await
     }
 
+    /// Changes something; to do it again is harmless. A refusal is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(Method::PATCH, path, None, Some(body)).await
+    }
+
     async fn send(
         &self,
         method: Method,

@@ -164,7 +164,7 @@ async fn with_hashes(users: Vec<&DemoUser>) -> anyhow::Result<Vec<NewUser>> {
     Ok(users.into_iter().map(new_user).collect())
 }
 
-async fn password_hash(password: &'static str) -> anyhow::Result<String> {
+pub(super) async fn password_hash(password: &'static str) -> anyhow::Result<String> {
     let hash = tokio::task::spawn_blocking(move || password::hash(password));
     Ok(hash.await.context("hashing a password")??)
 }

@@ -131,6 +131,22 @@ impl Layout {
         layout
     }
 
+    /// The theatre: 500 seats, stalls (P) and a balcony (Q).
+    #[must_use]
+    pub fn theatre() -> Self {
+        const PER_ROW: u32 = 25;
+        let mut layout = Self::default();
+        for (section, rows, front_y, grade) in [("P", 12, 3.0, R), ("Q", 8, 18.0, A)] {
+            for row in 1..=rows {
+                layout.row(section, row, grade, PER_ROW, |number| {
+                    let from_middle = f64::from(number) - f64::from(PER_ROW + 1) / 2.0;
+                    (from_middle * 0.6, front_y + f64::from(row))
+                });
+            }
+        }
+        layout
+    }
+
     /// The club: 100 seats, tables (T) by the stage and a floor (F) behind them.
     #[must_use]
     pub fn club() -> Self {
@@ -187,6 +203,7 @@ mod tests {
         for (layout, size, sections) in [
             (Layout::hall(), 1_000, 5),
             (Layout::stadium(), 50_000, 50),
+            (Layout::theatre(), 500, 2),
             (Layout::club(), 100, 2),
             (Layout::plain(250, 1_000), 250, 1),
         ] {

@@ -14,6 +14,7 @@ use onsale_schema::{ConcertId, ScheduleId};
 
 pub mod accounts;
 pub mod catalogue;
+pub mod crowd;
 pub mod layout;
 pub mod schedule;
 

@@ -54,6 +54,13 @@ pub(super) fn text(running: &Running, place: Option<&Place>, ready_after_s: f64)
     lines.push(format!("  curl -s {}/api/v1/concerts", running.api));
     lines.push(format!("  {own} demo{flag}"));
     lines.push(format!("  {own} audit{flag}"));
+    if let Some(room) = &running.demo.room_schedule_id {
+        let seconds = super::room::OPENS_AFTER.as_secs();
+        lines.push(format!("  {own} crowd{flag}"));
+        lines.push(format!(
+            "\nThe crowd goes to {room}, whose waiting room opens {seconds} s after the start."
+        ));
+    }
     lines.push("\nCtrl-C stops everything and keeps the data.".to_owned());
     lines.join("\n")
 }

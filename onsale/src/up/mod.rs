@@ -7,6 +7,7 @@
 mod banner;
 mod owners;
 mod plan;
+mod room;
 mod secrets;
 mod servers;
 mod start;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use onsale_platform::db;
 use onsale_platform::nats_users::User;
 use onsale_platform::rights::Role;
+use onsale_schema::ScheduleId;
 use onsale_testkit::place::Place;
 use onsale_testkit::{Tools, log_tail};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::owners;
 use super::plan::{self, Plan};
+use super::room;
 use super::secrets::Secrets;
 use super::servers::{self, Servers};
 use super::steps::{Steps, say};
@@ -43,6 +45,8 @@ pub(super) struct System {
     gateway: Crew,
     board: Board,
     seeded: Seeded,
+    /// A date whose waiting room opens soon.
+    room: Option<ScheduleId>,
 }
 
 impl System {
@@ -76,6 +80,7 @@ impl System {
 
         let seeding = seed::seed(&servers.database_url, |_| {});
         let seeded = steps.step("demo data", seeding, describe_seeded).await?;
+        let room = room::create(&servers.database_url).await?;
 
         let programs = programs()?;
         let board = Board::default();
@@ -91,7 +96,7 @@ impl System {
         let ingresses = Crew::start(crews.ingresses(args.ingresses, &programs.ingress), &board);
         let has_roles = servers.has_roles();
         let reader = has_roles.then(|| servers.database_of(Role::Reader, &secrets));
-        let system = Self {
+        let mut system = Self {
             dir,
             subject_prefix: args.subject_prefix.clone(),
             reader,
@@ -102,6 +107,7 @@ impl System {
             gateway,
             board,
             seeded,
+            room: None,
         };
         let ready = |(): &()| {
             format!(
@@ -110,6 +116,14 @@ impl System {
             )
         };
         steps.step("processes", system.until_ready(), ready).await?;
+        let api = system.api(0);
+        let opens = |(): &()| format!("opens in {} s", room::OPENS_AFTER.as_secs());
+        let opening = steps.step("waiting room", room::open(&api, room), opens);
+        match opening.await {
+            Ok(()) => system.room = Some(room),
+            // Whoever changed the demo has everything else.
+            Err(error) => say(format!("  the demo has no waiting room: {error:#}")),
+        }
         Ok(system)
     }
 
@@ -128,6 +142,7 @@ impl System {
                 concert_id: self.seeded.concert_id.to_string(),
                 hall_schedule_id: self.seeded.hall_schedule_id.to_string(),
                 stadium_schedule_id: self.seeded.stadium_schedule_id.to_string(),
+                room_schedule_id: self.room.map(|room| room.to_string()),
             },
             processes: self.board.processes(),
         }

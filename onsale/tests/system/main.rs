@@ -9,6 +9,7 @@ mod cancellation;
 mod cards;
 mod catalogue;
 mod crash;
+mod crowd;
 mod draw;
 mod expiry_race;
 mod facts;
