@@ -35,6 +35,8 @@ pub struct World {
     pub schedule: ScheduleId,
     /// The most seats that one may have of it.
     pub seats_per_user: usize,
+    /// What tells this run from others.
+    pub run: i64,
     /// A ticket of somebody: for who tries with another's.
     pub anybodys: std::sync::Mutex<Option<(usize, String)>>,
 }
@@ -124,7 +126,7 @@ impl Buyer {
         };
         let joined = self.world.http.elapsed();
         if self.kind == Kind::Greedy {
-            self.overreach(&ticket).await?;
+            self.shows_anothers(&ticket).await?;
         }
         let mut tabs = 1;
         while matches!(ticket.status, Status::Lobby | Status::Waiting) {
@@ -136,11 +138,15 @@ impl Buyer {
             if self.kind == Kind::Greedy {
                 tabs += 1;
                 self.opens_a_tab(tabs, &ticket).await?;
+                self.goes_without(&ticket).await?;
             }
             ticket = self.poll(&ticket).await?;
         }
         if ticket.status != Status::Admitted {
             return Err(format!("a ticket that waited is {}", ticket.words()));
+        }
+        if self.kind == Kind::Greedy {
+            self.goes_without(&ticket).await?;
         }
         let waited = self.world.http.elapsed() - joined;
         self.world.tally.lock().waits.push(waited);
@@ -164,8 +170,10 @@ impl Buyer {
         format!("/schedules/{}/queue", self.world.schedule)
     }
 
+    /// An idempotency key that is of this run, also where chance begins as in another.
     fn key(&mut self) -> String {
-        format!("crowd-{:032x}", self.rng.random::<u128>())
+        let (run, no) = (self.world.run, self.no);
+        format!("crowd-{run:x}-{no}-{:016x}", self.rng.random::<u64>())
     }
 
     /// Whether it goes, by its kind.
@@ -280,15 +288,8 @@ impl Buyer {
         }
     }
 
-    /// Tries what is nobody's: seats without a pass, and another's ticket.
-    async fn overreach(&mut self, ticket: &Ticket) -> Result<(), String> {
-        let key = self.key();
-        let answer = self.ask_for_seats(1, None, &key).await?;
-        self.must_be(
-            &answer,
-            &["queue-pass-required", "sale-not-open"],
-            "seats without a pass",
-        )?;
+    /// Asks how far another's ticket is, or one that nobody has.
+    async fn shows_anothers(&self, ticket: &Ticket) -> Result<(), String> {
         let others = self.anybodys().clone().filter(|(no, _)| *no != self.no);
         let shown = others.map_or_else(|| format!("{}x", ticket.ticket), |(_, ticket)| ticket);
         let path = self.path();
@@ -298,7 +299,17 @@ impl Buyer {
             .http
             .send(&ask.with("queue-ticket", &shown))
             .await?;
-        self.must_be(&answer, &["queue-ticket-invalid"], "another's ticket")
+        self.must_be(&answer, "queue-ticket-invalid", "another's ticket")
+    }
+
+    /// Asks for a seat without a pass, once the room is open.
+    async fn goes_without(&mut self, ticket: &Ticket) -> Result<(), String> {
+        if ticket.status == Status::Lobby {
+            return Ok(());
+        }
+        let key = self.key();
+        let answer = self.ask_for_seats(1, None, &key).await?;
+        self.must_be(&answer, "queue-pass-required", "seats without a pass")
     }
 
     /// One more tab is the same ticket.
@@ -312,9 +323,9 @@ impl Buyer {
         }
     }
 
-    fn must_be(&self, answer: &Answer, codes: &[&str], what: &str) -> Result<(), String> {
+    fn must_be(&self, answer: &Answer, code: &str, what: &str) -> Result<(), String> {
         self.world.tally.lock().tried += 1;
-        match codes.contains(&answer.code()) {
+        match answer.code() == code {
             true => Ok(()),
             false => Err(format!("{what}: answered {}", answer.words())),
         }

@@ -138,10 +138,10 @@ impl Witness {
 
     fn is_consistent(&mut self, seen: &Sighting) -> Result<(), Contradiction> {
         let is_less = |new: u32, known: Option<u32>| known.is_none_or(|known| new <= known);
-        if let Some(position) = seen.position {
-            if *self.position.get_or_insert(position) != position {
-                return Err(Contradiction::Position);
-            }
+        if let Some(position) = seen.position
+            && *self.position.get_or_insert(position) != position
+        {
+            return Err(Contradiction::Position);
         }
         if let Some(ahead) = seen.ahead {
             let may_be = is_less(ahead, self.ahead);

@@ -35,6 +35,10 @@ use report::Summary;
 use show::Show;
 use tally::{Hall, Stage, Tally};
 
+/// How long the map may take to show what was paid for, and how often it is looked at meanwhile.
+const MAP_LIMIT: Duration = Duration::from_secs(5);
+const MAP_PAUSE: Duration = Duration::from_millis(100);
+
 /// Sends simulated buyers to a date with a waiting room, over HTTP, and says what became of them; exit
 /// status 1 when the line was not fair, or when something happened that should not.
 ///
@@ -312,6 +316,7 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
         tally,
         schedule: options.schedule,
         seats_per_user: date.seats_per_user,
+        run: host_now().micros(),
         anybodys: std::sync::Mutex::new(None),
     });
     let opens_ms = date.queue.opens_at.ms_since(host_now());
@@ -326,7 +331,7 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
         crowd.spawn(live(buyer, stop.clone()));
     }
     let witnesses = watch(options, &world, crowd, &mut show, stop).await;
-    look(&world).await;
+    see_the_end(&world).await;
     drop(show);
     let counts = world.tally.lock().clone();
     let elapsed = world.http.elapsed() - began;
@@ -351,7 +356,7 @@ fn gather(
         within = within.min(opens_in.mul_f64(0.9));
     }
     let one = |(no, token)| {
-        let mut rng = StdRng::seed_from_u64(options.seed ^ (no as u64) << 32);
+        let mut rng = StdRng::seed_from_u64(options.seed ^ ((no as u64) << 32));
         let comes_after = within.mul_f64(rng.random());
         let patience = options.patience.mul_f64(rng.random_range(0.2..=1.0));
         Buyer {
@@ -415,6 +420,25 @@ async fn watch(
             }
         }
     }
+}
+
+/// Looks at the map until it shows what was paid for, which it may do a moment later.
+async fn see_the_end(world: &World) {
+    let seen = async {
+        loop {
+            look(world).await;
+            let is_shown = {
+                let counts = world.tally.lock();
+                counts.hall.sold >= counts.bought
+            };
+            if is_shown {
+                return;
+            }
+            tokio::time::sleep(MAP_PAUSE).await;
+        }
+    };
+    // What it shows after that is told as it is.
+    drop(tokio::time::timeout(MAP_LIMIT, seen).await);
 }
 
 /// Looks at the map.

@@ -87,7 +87,7 @@ pub(super) async fn open(api: &str, schedule: ScheduleId) -> anyhow::Result<()> 
         let answer = admin.patch(&path, &policy).await?;
         if answer.status != StatusCode::NOT_FOUND {
             answer.read::<Value>(StatusCode::OK)?;
-            return Ok(admin.sign_out().await?);
+            return admin.sign_out().await;
         }
         tokio::time::sleep(PAUSE).await;
     }
