@@ -220,7 +220,7 @@ impl Display for Summary {
         )?;
         writeln!(
             f,
-            "tries that were not ok {:>8}, none of which succeeded unless said below",
+            "tried to cheat         {:>8} times; what succeeded is below",
             self.tried
         )?;
         for (code, count) in &self.errors {

@@ -58,7 +58,7 @@ pub(super) fn text(running: &Running, place: Option<&Place>, ready_after_s: f64)
         let seconds = super::room::OPENS_AFTER.as_secs();
         lines.push(format!("  {own} crowd{flag}"));
         lines.push(format!(
-            "\nThe crowd goes to {room}, whose waiting room opens {seconds} s after the start."
+            "\nThe crowd goes to {room}, whose waiting room opens in {seconds} s."
         ));
     }
     lines.push("\nCtrl-C stops everything and keeps the data.".to_owned());

@@ -229,6 +229,19 @@ async fn live(
         started = Box::pin(System::start(args, dir, &steps)) => started?,
         () = stop.cancelled() => bail!("stopped before it was ready"),
     };
+    if !args.json && !args.headless {
+        let running = system.running();
+        lock.describe(&running).context("describing what runs")?;
+        tokio::select! {
+            played = system.play_demo_once() => played?,
+            () = stop.cancelled() => {}
+        }
+    }
+    // Last, so that there is time to send somebody there.
+    tokio::select! {
+        () = system.open_room(&steps) => {}
+        () = stop.cancelled() => {}
+    }
     let running = system.running();
     lock.describe(&running).context("describing what runs")?;
     if args.json {
@@ -237,10 +250,6 @@ async fn live(
             .and_then(|()| out.flush())
             .context("printing")?;
     } else if !args.headless {
-        tokio::select! {
-            played = system.play_demo_once() => played?,
-            () = stop.cancelled() => {}
-        }
         say(banner::text(&running, system.place(), steps.elapsed_s()));
     }
     system.keep(lock, stop).await;

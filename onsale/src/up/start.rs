@@ -45,8 +45,10 @@ pub(super) struct System {
     gateway: Crew,
     board: Board,
     seeded: Seeded,
-    /// A date whose waiting room opens soon.
-    room: Option<ScheduleId>,
+    /// A date that is to have a waiting room.
+    room: ScheduleId,
+    /// Whether it has one, which opens soon.
+    has_room: bool,
 }
 
 impl System {
@@ -96,7 +98,7 @@ impl System {
         let ingresses = Crew::start(crews.ingresses(args.ingresses, &programs.ingress), &board);
         let has_roles = servers.has_roles();
         let reader = has_roles.then(|| servers.database_of(Role::Reader, &secrets));
-        let mut system = Self {
+        let system = Self {
             dir,
             subject_prefix: args.subject_prefix.clone(),
             reader,
@@ -107,7 +109,8 @@ impl System {
             gateway,
             board,
             seeded,
-            room: None,
+            room,
+            has_room: false,
         };
         let ready = |(): &()| {
             format!(
@@ -116,14 +119,6 @@ impl System {
             )
         };
         steps.step("processes", system.until_ready(), ready).await?;
-        let api = system.api(0);
-        let opens = |(): &()| format!("opens in {} s", room::OPENS_AFTER.as_secs());
-        let opening = steps.step("waiting room", room::open(&api, room), opens);
-        match opening.await {
-            Ok(()) => system.room = Some(room),
-            // Whoever changed the demo has everything else.
-            Err(error) => say(format!("  the demo has no waiting room: {error:#}")),
-        }
         Ok(system)
     }
 
@@ -142,7 +137,7 @@ impl System {
                 concert_id: self.seeded.concert_id.to_string(),
                 hall_schedule_id: self.seeded.hall_schedule_id.to_string(),
                 stadium_schedule_id: self.seeded.stadium_schedule_id.to_string(),
-                room_schedule_id: self.room.map(|room| room.to_string()),
+                room_schedule_id: self.has_room.then(|| self.room.to_string()),
             },
             processes: self.board.processes(),
         }
@@ -180,6 +175,18 @@ impl System {
             return Ok(());
         }
         fs::write(&marker, "").with_context(|| format!("writing {}", marker.display()))
+    }
+
+    /// Gives a date a waiting room that opens soon. Whoever changed the demo so that this fails has
+    /// everything else.
+    pub(super) async fn open_room(&mut self, steps: &Steps) {
+        let api = self.api(0);
+        let opens = |(): &()| format!("opens in {} s", room::OPENS_AFTER.as_secs());
+        let opening = room::open(&api, self.room);
+        match steps.step("waiting room", opening, opens).await {
+            Ok(()) => self.has_room = true,
+            Err(error) => say(format!("  the demo has no waiting room: {error:#}")),
+        }
     }
 
     /// Keeps everything running, and its description true, until `stop`.
