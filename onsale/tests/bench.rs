@@ -97,6 +97,45 @@ fn a_run_of_streams_tells_all_of_every_change_and_ends_them_in_good_order() {
 }
 
 #[test]
+fn a_run_of_queues_joins_polls_and_opens_rooms_and_finds_every_ticket() {
+    let (report, told) = bench(&[
+        "queue",
+        "--tickets=5000",
+        "--connections=32",
+        "--joins=1000",
+        "--polls=2000",
+        "--runs=1",
+    ]);
+    for fault in report["faults"].as_array().unwrap() {
+        assert_eq!(fault["kind"], "build", "{fault}\n{told}");
+    }
+    assert_eq!(report["audit"]["ok"], true, "{told}");
+    let (run, medians) = (&report["runs"][0], &report["medians"]);
+    assert_eq!(run["joins"]["statuses"]["201"], 1000, "{run}");
+    assert_eq!(number(&run["joins"]["pipeline"], "deadLetters"), 0.0);
+    for polls in ["pollsOfAThousand", "pollsOfAll"] {
+        assert_eq!(run[polls]["statuses"]["200"], 2000, "{run}");
+        let figures = &medians[polls];
+        assert!(number(figures, "perIngressCoreS") > 0.0, "{medians}");
+        assert!(number(figures, "p50Ms") <= number(figures, "p99Ms"));
+    }
+    assert!(number(&medians["joins"], "perS") > 0.0 && number(medians, "p99Ratio") > 0.0);
+    // The warm-up's are in the lobby as well.
+    assert_eq!(run["opening"]["lobby"], 1500);
+    assert_eq!(report["opening"]["lobby"], 5000);
+    for opening in [&run["opening"], &report["opening"]] {
+        let told_ms = number(opening, "toldAfterMs");
+        assert!(told_ms >= number(opening, "closedAfterMs"), "{opening}");
+    }
+    let (word, asked) = (&report["watermark"], &report["newIngress"]);
+    assert!(number(word, "count") > 0.0 && number(word, "p99Ms") > 0.0);
+    // None is told apart from what happens anyway; the polls that do not count are not counted.
+    assert_eq!(number(asked, "polls"), 2000.0);
+    assert!(number(asked, "queriesPerPoll") < 0.1, "{asked}");
+    assert!(number(&report["memory"]["owner"], "withBytes") > 0.0);
+}
+
+#[test]
 fn a_quick_run_measures_everything_and_voids_nothing_but_its_speed() {
     let (report, told) = bench(&["seats", "--quick", "--rivals=cte,row-lock"]);
     assert_only_slow(&report, &told);

@@ -69,6 +69,19 @@ impl Tally {
         self.statuses.get(&status).copied().unwrap_or(0)
     }
 
+    /// Adds what came of another script, which was played after this one.
+    pub fn add(&mut self, other: Self) {
+        self.elapsed += other.elapsed;
+        self.latency.add(&other.latency);
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (status, sample) in other.samples {
+            self.samples.entry(status).or_insert(sample);
+        }
+        self.failed += other.failed;
+    }
+
     /// Answers per second.
     #[must_use]
     pub fn answers_per_s(&self) -> f64 {
@@ -76,7 +89,7 @@ impl Tally {
     }
 }
 
-/// Open connections to one server.
+/// Open connections to one server, or to several.
 #[derive(Debug)]
 pub struct Generator {
     epoll: Epoll,
@@ -99,8 +112,16 @@ impl Generator {
     /// # Errors
     /// When the server does not accept.
     pub fn connect(addr: SocketAddr, connections: usize) -> io::Result<Self> {
+        Self::connect_to(&[addr], connections)
+    }
+
+    /// Connects to several servers that are alike, in turns.
+    ///
+    /// # Errors
+    /// When one does not accept.
+    pub fn connect_to(addrs: &[SocketAddr], connections: usize) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let open = |index: usize| {
+        let open = |(index, addr): (usize, &SocketAddr)| {
             let stream = TcpStream::connect(addr)?;
             stream.set_nodelay(true)?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
@@ -113,7 +134,8 @@ impl Generator {
                 broken: false,
             })
         };
-        let connections = (0..connections).map(open).collect::<io::Result<_>>()?;
+        let addrs = addrs.iter().cycle().take(connections).enumerate();
+        let connections = addrs.map(open).collect::<io::Result<_>>()?;
         Ok(Self { epoll, connections })
     }
 

@@ -72,6 +72,16 @@ pub fn fdatasync_ms(dir: &Path) -> anyhow::Result<f64> {
     Ok(times_ms[PROBES / 2])
 }
 
+/// What a process has of memory (its resident set), in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn memory_bytes(pid: u32) -> anyhow::Result<u64> {
+    let resident = value_of(&format!("/proc/{pid}/status"), "VmRSS");
+    let kb = resident.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kb.context("reading the memory of a process")? * 1024)
+}
+
 /// The value of the first `name: value` line of a file.
 fn value_of(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
@@ -98,5 +108,6 @@ mod tests {
     fn this_machine_has_a_name_and_memory() {
         assert!(value_of("/proc/meminfo", "MemTotal").is_some());
         assert!(value_of("/proc/cpuinfo", "no such line").is_none());
+        assert!(memory_bytes(std::process::id()).unwrap() > 1024 * 1024);
     }
 }

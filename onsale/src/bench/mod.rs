@@ -14,6 +14,7 @@ mod machine;
 pub mod money;
 mod process;
 mod progress;
+pub mod queue;
 mod report;
 mod rig;
 mod run;
@@ -40,6 +41,7 @@ enum What {
     Money(money::Args),
     Failover(failover::Args),
     Streams(streams::Args),
+    Queue(queue::Args),
 }
 
 /// Runs the command.
@@ -52,5 +54,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Money(args) => money::run(args).await,
         What::Failover(args) => failover::run(args).await,
         What::Streams(args) => streams::run(args).await,
+        What::Queue(args) => queue::run(args).await,
     }
 }

@@ -11,8 +11,10 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use onsale_ingress::auth::Tokens;
 use onsale_ingress::config::Auth;
+use onsale_ingress::room::Signer;
 use onsale_platform::{Clock, db};
 use onsale_testkit::postgres::Stop;
+use onsale_testkit::spawn::Signal;
 use onsale_testkit::{
     NatsOptions, NatsServer, PostgresOptions, PostgresServer, Scratch, Tools, log_tail,
 };
@@ -45,7 +47,8 @@ const TOKEN_TTL_S: i64 = 86_400;
 /// The servers, and our processes on them.
 pub struct Rig {
     rival: Option<Process>,
-    ingress: Process,
+    /// At least one, all alike.
+    ingresses: Vec<Process>,
     /// The workers, each with all roles.
     pub workers: Vec<Process>,
     environment: Vec<(&'static str, String)>,
@@ -58,11 +61,23 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts everything but the rivals.
+    /// Starts everything but the rivals, with one ingress.
     ///
     /// # Errors
     /// With the end of a log, when something does not start.
     pub async fn start(tools: &Tools, workers: usize) -> anyhow::Result<Self> {
+        Self::start_with(tools, workers, 1).await
+    }
+
+    /// Starts everything but the rivals, with so many ingresses.
+    ///
+    /// # Errors
+    /// With the end of a log, when something does not start.
+    pub async fn start_with(
+        tools: &Tools,
+        workers: usize,
+        ingresses: usize,
+    ) -> anyhow::Result<Self> {
         let mut scratch = Scratch::new("bench").context("making a temporary folder")?;
         let postgres_dir = scratch.path().join("postgres");
         let nats_dir = scratch.path().join("nats");
@@ -99,12 +114,9 @@ impl Rig {
             ("ONSALE_CARDS", "terminal".to_owned()),
         ];
         environment.extend(UNLIMITED.map(|limit| (limit, "0".to_owned())));
-        let dir = scratch.path();
-        let ingress = Spec::new("ingress", sibling("onsale-ingress")?, &environment).http()?;
-        let ingress = ingress.start(dir).await?;
         let mut rig = Self {
             rival: None,
-            ingress,
+            ingresses: Vec::new(),
             workers: Vec::new(),
             environment,
             postgres,
@@ -113,6 +125,10 @@ impl Rig {
             secret,
             scratch,
         };
+        while rig.ingresses.len() < ingresses {
+            let ingress = rig.ingress().await?;
+            rig.ingresses.push(ingress);
+        }
         rig.scale(workers).await?;
         Ok(rig)
     }
@@ -130,6 +146,26 @@ impl Rig {
             self.workers.push(worker);
         }
         self.until_shared().await
+    }
+
+    /// One more ingress.
+    async fn ingress(&self) -> anyhow::Result<Process> {
+        let program = sibling("onsale-ingress")?;
+        let spec = Spec::new("ingress", program, &self.environment).http()?;
+        spec.start(self.scratch.path()).await
+    }
+
+    /// Kills the last ingress and puts a new one in its place.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not start.
+    pub async fn renew_ingress(&mut self) -> anyhow::Result<()> {
+        if let Some(former) = self.ingresses.pop() {
+            former.end(Signal::SIGKILL).await;
+        }
+        let ingress = self.ingress().await?;
+        self.ingresses.push(ingress);
+        Ok(())
     }
 
     /// One more worker process.
@@ -168,19 +204,30 @@ impl Rig {
         Ok(self.scratch.outlive(self.postgres.pid())?)
     }
 
-    /// Where the pipeline serves.
+    /// Where the pipeline serves: its first ingress.
     #[must_use]
     pub fn pipeline(&self) -> SocketAddr {
-        self.ingress.http
+        self.ingresses[0].http
+    }
+
+    /// Where each ingress serves.
+    #[must_use]
+    pub fn pipelines(&self) -> Vec<SocketAddr> {
+        self.ingresses.iter().map(|ingress| ingress.http).collect()
+    }
+
+    /// Where each ingress tells its metrics.
+    #[must_use]
+    pub fn ingress_metrics(&self) -> Vec<SocketAddr> {
+        let ingresses = self.ingresses.iter();
+        ingresses.map(|ingress| ingress.metrics).collect()
     }
 
     /// Where the pipeline tells its metrics.
     #[must_use]
     pub fn pipeline_metrics(&self) -> Vec<SocketAddr> {
-        let workers = self.workers.iter().map(|worker| worker.metrics);
-        std::iter::once(self.ingress.metrics)
-            .chain(workers)
-            .collect()
+        let all = self.ingresses.iter().chain(&self.workers);
+        all.map(|process| process.metrics).collect()
     }
 
     /// Starts a rival in place of the one that runs.
@@ -224,9 +271,13 @@ impl Rig {
                 with_children: true,
             },
             one("nats", self.nats.pid()),
-            one("ingress", self.ingress.pid()),
             one("load", std::process::id()),
         ];
+        all.extend(
+            self.ingresses
+                .iter()
+                .map(|ingress| one("ingress", ingress.pid())),
+        );
         all.extend(
             self.workers
                 .iter()
@@ -266,6 +317,15 @@ impl Rig {
         self.nats.url()
     }
 
+    /// Signs tickets of waiting rooms that the ingresses accept.
+    ///
+    /// # Errors
+    /// Never in practice: the secret is well-formed.
+    pub fn signer(&self) -> anyhow::Result<Signer> {
+        let secrets = self.secret.parse().context("reading the secret")?;
+        Ok(Signer::new(&secrets))
+    }
+
     /// Issues tokens that ingress and rivals accept.
     ///
     /// # Errors
@@ -280,9 +340,9 @@ impl Rig {
         Ok(Tokens::new(&auth, Clock::default()))
     }
 
-    /// Stops the ingress in good order.
+    /// Stops the first ingress in good order.
     pub async fn stop_ingress(&self) {
-        self.ingress.stop().await;
+        self.ingresses[0].stop().await;
     }
 
     /// Stops everything in good order.
@@ -290,9 +350,8 @@ impl Rig {
         if let Some(rival) = self.rival.take() {
             rival.stop().await;
         }
-        self.ingress.stop().await;
-        for worker in &self.workers {
-            worker.stop().await;
+        for process in self.ingresses.iter().chain(&self.workers) {
+            process.stop().await;
         }
         tokio::join!(self.postgres.stop(Stop::Fast), self.nats.stop());
     }

@@ -30,16 +30,9 @@ impl Scraped {
     /// # Errors
     /// When one does not answer.
     pub async fn read(endpoints: &[SocketAddr], lane: Lane) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(5))
-            .no_proxy()
-            .build()?;
         let mut sums = Self::new(lane);
-        for addr in endpoints {
-            let url = format!("http://{addr}/metrics");
-            let failed = || format!("reading {url}");
-            let answer = client.get(&url).send().await.with_context(failed)?;
-            sums.add(&answer.text().await.with_context(failed)?);
+        for text in texts(endpoints).await? {
+            sums.add(&text);
         }
         Ok(sums)
     }
@@ -89,6 +82,25 @@ impl Scraped {
             "httpMeanMs": mean(metric::HTTP_DURATION) * 1e3,
         })
     }
+}
+
+/// What each process tells, in Prometheus' text format.
+///
+/// # Errors
+/// When one does not answer.
+pub async fn texts(endpoints: &[SocketAddr]) -> anyhow::Result<Vec<String>> {
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .no_proxy()
+        .build()?;
+    let mut texts = Vec::with_capacity(endpoints.len());
+    for addr in endpoints {
+        let url = format!("http://{addr}/metrics");
+        let failed = || format!("reading {url}");
+        let answer = client.get(&url).send().await.with_context(failed)?;
+        texts.push(answer.text().await.with_context(failed)?);
+    }
+    Ok(texts)
 }
 
 fn ratio(sum: f64, of: f64) -> f64 {

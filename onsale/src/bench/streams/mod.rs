@@ -4,7 +4,6 @@
 mod followers;
 mod report;
 
-use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -187,8 +186,5 @@ fn memory_bytes(rig: &Rig) -> anyhow::Result<u64> {
     let mut watched = rig.watched().into_iter();
     let ingress = watched.find(|one| one.role == "ingress");
     let pid = ingress.context("there is no ingress")?.pid;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading its memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kb.context("reading its memory")? * 1024)
+    machine::memory_bytes(pid)
 }
