@@ -17,16 +17,17 @@ use onsale_schema::{ArrivalNo, Timestamp};
 pub const STEPS_PER_TICK: usize = 500;
 /// Places that one tick looks further along, at most: in a drawn line each takes a hundred hashes.
 const LOOKS_PER_TICK: usize = 200;
-/// A tick closes the lobby this long after its time, in milliseconds, if no command has shown before
-/// that all who came in time are in it.
+/// A tick closes the lobby this long after its time, in milliseconds, if no command to the room has
+/// shown before that all who came in time are in it, and nothing from before waits to be decided.
 pub const OPENING_GRACE_MS: i64 = 2000;
 
 impl Room {
     /// What time alone changes, a bounded number of steps; whether there are more. `now` is the
-    /// owner's clock.
-    pub fn tick(&mut self, now: Timestamp, changes: &mut Changes) -> bool {
+    /// owner's clock; all commands from before `heard_until` are decided, which may be long ago: who
+    /// joined in time must be in the lobby, however late that is decided.
+    pub fn tick(&mut self, now: Timestamp, heard_until: Timestamp, changes: &mut Changes) -> bool {
         let now = now.max(self.row.latest);
-        let is_time = now >= self.row.policy.opens_at.plus_ms(OPENING_GRACE_MS);
+        let is_time = now.min(heard_until) >= self.row.policy.opens_at.plus_ms(OPENING_GRACE_MS);
         self.open(is_time, now, changes);
         let mut freed = 0;
         while freed < STEPS_PER_TICK

@@ -60,6 +60,10 @@ fn who_came_in_time_is_in_the_lobby_also_if_that_is_decided_late() {
     // The owner's clock is past the opening, the messages are from before.
     case.now = at_s(OPENS).plus_ms(OPENING_GRACE_MS - 1);
     case.tick();
+    // However long after it: what is from before may still wait to be decided.
+    case.now = at_s(OPENS + 60);
+    case.heard = Some(at_s(OPENS).plus_ms(-1));
+    case.tick();
     case.now = at_s(OPENS).plus_ms(-1);
     case.join(2);
     assert_eq!(case.room.row().lobby, None);

@@ -28,6 +28,8 @@ struct Case {
     room: Room,
     now: Timestamp,
     commands: u128,
+    /// Until when all commands are decided; until now when it is not said.
+    heard: Option<Timestamp>,
     /// The changes of the last batch.
     last: Changes,
 }
@@ -45,6 +47,7 @@ impl Case {
             room: Room::load(RoomRow::new(schedule_id(1), policy), SECRET, []),
             now: at_s(OPENS),
             commands: 0,
+            heard: None,
             last: Changes::default(),
         }
     }
@@ -82,7 +85,9 @@ impl Case {
     fn tick(&mut self) -> usize {
         for ticks in 1..1000 {
             self.last = Changes::default();
-            let is_more = self.room.tick(self.now, &mut self.last);
+            let is_more = self
+                .room
+                .tick(self.now, self.heard.unwrap_or(self.now), &mut self.last);
             self.room.seal(self.now, &mut self.last);
             if !is_more {
                 return ticks;

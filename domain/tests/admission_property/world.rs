@@ -167,7 +167,7 @@ impl World {
                     theirs.push(self.model.decide(command, business, clock));
                 }
                 Step::Tick(now) => {
-                    let is_more = self.room.tick(*now, changes);
+                    let is_more = self.room.tick(*now, *now, changes);
                     assert!(!is_more, "these rooms are small");
                     self.model.tick(*now);
                 }

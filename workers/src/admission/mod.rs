@@ -165,10 +165,15 @@ impl PartitionedLane for Admission {
         outcome
     }
 
-    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) -> bool {
+    fn tick(
+        state: &mut State,
+        now: Timestamp,
+        heard_until: Timestamp,
+        changes: &mut Changes,
+    ) -> bool {
         let mut is_more = false;
         for (schedule_id, loaded) in &mut state.rooms {
-            is_more |= loaded.room.tick(now, changes);
+            is_more |= loaded.room.tick(now, heard_until, changes);
             state.touched.insert(*schedule_id);
         }
         is_more

@@ -283,13 +283,15 @@ impl<L: PartitionedLane> Core<L> {
         proposal
     }
 
-    /// An internal batch: what time alone changes, and whether there is more of that.
-    pub fn tick(&mut self, clock: Timestamp) -> (Proposal<L>, bool) {
+    /// An internal batch: what time alone changes, and whether there is more of that. There was nothing
+    /// to read at `quiet_at`.
+    pub fn tick(&mut self, clock: Timestamp, quiet_at: Timestamp) -> (Proposal<L>, bool) {
         let mut proposal = self.propose(clock);
         // The clock's time stays with what is due: a command's time is its message's, also when it
         // has waited for longer than a tick.
         let now = self.business.max(clock);
-        let is_more = L::tick(&mut self.state, now, &mut proposal.changes);
+        let heard_until = self.business.max(quiet_at);
+        let is_more = L::tick(&mut self.state, now, heard_until, &mut proposal.changes);
         L::seal(&mut self.state, now, &mut proposal.changes);
         (proposal, is_more)
     }
@@ -459,7 +461,7 @@ mod tests {
             assert_eq!(decided.decided_at, decided_at);
             assert_eq!(decided.cursor.decided_at, decided_at);
             // A tick decides nothing of what is on the stream.
-            let (tick, _) = core.tick(NOW);
+            let (tick, _) = core.tick(NOW, NOW);
             assert_eq!(
                 (tick.decided_at, tick.cursor.decided_at),
                 (decided_at, former)

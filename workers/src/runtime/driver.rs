@@ -187,7 +187,8 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
     /// What time alone changes, and whether there is more of that.
     async fn tick(&mut self) -> (Batch, bool) {
         let now = self.world.now();
-        let (proposal, is_more) = match self.deciding(|core| core.tick(now)) {
+        let quiet_at = self.log.quiet_at();
+        let (proposal, is_more) = match self.deciding(|core| core.tick(now, quiet_at)) {
             Ok(ticked) => ticked,
             Err(error) => {
                 tracing::error!(error, partition = %self.core.partition(), "a tick failed");

@@ -64,8 +64,13 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     ) -> Self::Outcome;
 
     /// What time alone changes: what is due at `now`, a bounded number of steps; whether there are
-    /// more.
-    fn tick(state: &mut Self::State, now: Timestamp, changes: &mut Self::Changes) -> bool;
+    /// more. All commands from before `heard_until` are decided, which may be long ago.
+    fn tick(
+        state: &mut Self::State,
+        now: Timestamp,
+        heard_until: Timestamp,
+        changes: &mut Self::Changes,
+    ) -> bool;
 
     /// Ends a batch.
     fn seal(state: &mut Self::State, business: Timestamp, changes: &mut Self::Changes);

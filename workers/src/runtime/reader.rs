@@ -182,6 +182,10 @@ impl<L: PartitionedLane> Log<L> for Reader {
         self.pending
     }
 
+    fn quiet_at(&self) -> Timestamp {
+        self.quiet.at()
+    }
+
     fn rewind(&mut self, cursor: Cursor) {
         self.position = cursor;
         self.open = None;

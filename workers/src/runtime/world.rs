@@ -85,6 +85,9 @@ pub trait Log<L: PartitionedLane>: Send + 'static {
     ) -> impl Future<Output = Result<Vec<Inbound<L::Kind>>, LogError>> + Send;
     /// Messages behind the last one read.
     fn pending(&self) -> u64;
+    /// The last moment, by the owner's clock, at which there was nothing to read; the epoch when none
+    /// is known.
+    fn quiet_at(&self) -> Timestamp;
     /// Goes on from another place, after a loss.
     fn rewind(&mut self, cursor: Cursor);
     /// Whether the log still has what was applied up to `cursor`.

@@ -291,7 +291,7 @@ impl PartitionedLane for Seats {
         outcome
     }
 
-    fn tick(state: &mut State, now: Timestamp, changes: &mut Changes) -> bool {
+    fn tick(state: &mut State, now: Timestamp, _: Timestamp, changes: &mut Changes) -> bool {
         let mut is_more = false;
         for (schedule_id, loaded) in &mut state.sales {
             if let Some(due) = loaded.sale.next_due().filter(|due| *due <= now) {

@@ -174,7 +174,7 @@ impl History {
         self.now = self.now.plus_ms(self.rng.range(0, 2500));
         let mut changes = Changes::default();
         if self.rng.percent(40) {
-            room.tick(self.now, &mut changes);
+            room.tick(self.now, self.now, &mut changes);
             room.seal(self.now, &mut changes);
             return (Vec::new(), changes);
         }

@@ -116,6 +116,7 @@ impl World<Admission> for Outside {
             partition,
             position: cursor.seq,
             is_open: false,
+            quiet_at: Timestamp::EPOCH,
         }
     }
 
@@ -156,6 +157,7 @@ pub struct Reader {
     partition: PartitionNo,
     position: u64,
     is_open: bool,
+    quiet_at: Timestamp,
 }
 
 impl Reader {
@@ -185,6 +187,7 @@ impl Log<Admission> for Reader {
             self.outside.gate().await;
             let behind = self.behind();
             if behind.is_empty() {
+                self.quiet_at = World::now(&self.outside);
                 logged.await;
                 continue;
             }
@@ -208,6 +211,10 @@ impl Log<Admission> for Reader {
 
     fn pending(&self) -> u64 {
         self.behind().len() as u64
+    }
+
+    fn quiet_at(&self) -> Timestamp {
+        self.quiet_at
     }
 
     fn rewind(&mut self, cursor: Cursor) {

@@ -465,6 +465,10 @@ impl Log<Seats> for Reader {
         self.pending
     }
 
+    fn quiet_at(&self) -> Timestamp {
+        self.quiet.at()
+    }
+
     fn rewind(&mut self, cursor: Cursor) {
         let (no, partition) = (self.process.no, self.partition);
         self.sim()
