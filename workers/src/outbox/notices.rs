@@ -25,7 +25,7 @@ use std::convert::Infallible;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Open notices that one look sees, the oldest ones.
+/// Open notices of a lane that one look sees, the oldest ones.
 const OPEN_MAX: i64 = 65_536;
 /// Notices that one look sends.
 const SEND_MAX: usize = 4096;
@@ -97,7 +97,8 @@ pub type Message = (Receiver, MessageId, Vec<Command<Kind>>);
 pub trait Post: Sync {
     /// Partitions of each lane.
     fn partitions(&self) -> u16;
-    /// The oldest open notices, at most `max`.
+    /// The oldest open notices of each lane, at most `max` of each: those of one that stands still
+    /// hide nobody else's.
     fn list_open(&self, max: i64) -> impl Future<Output = Result<Vec<NoticeId>, db::Error>> + Send;
     /// Those of these that are open.
     fn list(&self, ids: &[NoticeId]) -> impl Future<Output = Result<Vec<Row>, db::Error>> + Send;
@@ -347,8 +348,14 @@ struct IdRow {
 async fn notice_list_open(ctx: &Context, max: i64) -> Result<Vec<NoticeId>, db::Error> {
     let mut conn = ctx.pool.get().await?;
     let rows: Vec<IdRow> = statement(
-        "SELECT notice_id FROM notice WHERE done_at IS NULL ORDER BY created_at LIMIT $1",
+        "(SELECT notice_id FROM notice WHERE done_at IS NULL AND lane = $1 \
+          ORDER BY created_at LIMIT $3) \
+         UNION ALL \
+         (SELECT notice_id FROM notice WHERE done_at IS NULL AND lane = $2 \
+          ORDER BY created_at LIMIT $3)",
     )
+    .bind::<Text, _>(Lane::Seats.as_str())
+    .bind::<Text, _>(Lane::Admission.as_str())
     .bind::<BigInt, _>(max)
     .load(&mut conn)
     .await?;

@@ -39,6 +39,33 @@ impl Owners {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_one_lane_hides_nothing_from_the_other() {
+    let mut rig = Rig::new().await;
+    let mut owners = Owners::new(&rig).await;
+    let mut asker = Asker::<Outcome>::new(&rig, Lane::Settlement).await;
+    // More than one look sees, all of them older; nobody marks them done.
+    rig.sql(
+        "INSERT INTO notice (notice_id, lane, schedule_id, payload, created_at) \
+         SELECT gen_random_uuid(), 'admission', gen_random_uuid(), '', now() - interval '1 hour' \
+         FROM generate_series(1, 70000)",
+    )
+    .await;
+    let workers = [
+        rig.worker(Role::Settlement).await,
+        rig.worker(Role::Outbox).await,
+    ];
+    let user = rig.user(5000).await;
+    let (reservation, schedule) = rig.reservation(user, 5000, "HELD", 60_000).await;
+    let paid = asker.ask(pay(user, reservation)).await;
+    assert!(matches!(paid, Outcome::Paid(_)));
+    let (_, kinds) = owners.next(&rig, schedule).await;
+    assert!(matches!(kinds[..], [Kind::PaidAll { .. }]), "{kinds:?}");
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_payment_is_told_to_the_owner_of_its_seats_until_that_is_done() {
     let mut rig = Rig::new().await;
     let mut owners = Owners::new(&rig).await;
