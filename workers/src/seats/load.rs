@@ -348,7 +348,8 @@ struct OverRow {
     arrival_no: i32,
 }
 
-/// The tickets that have ended and whose passes would still be good.
+/// The tickets that have ended and whose passes would still be good, also for a hold that was asked for
+/// a while ago: passes end by the time of messages, which may wait.
 async fn over(
     conn: &mut AsyncPgConnection,
     schedule_id: ScheduleId,
@@ -359,7 +360,8 @@ async fn over(
            AND (pass_until > ended_at OR holds IS NOT NULL) \
            AND greatest(pass_until, \
                         (SELECT max('epoch'::timestamptz + (hold ->> 1)::bigint * interval '1 us') \
-                         FROM jsonb_array_elements(holds) AS made (hold))) > clock_timestamp()",
+                         FROM jsonb_array_elements(holds) AS made (hold))) \
+               > clock_timestamp() - interval '5 minutes'",
     )
     .bind::<SqlUuid, _>(schedule_id)
     .load(conn)
