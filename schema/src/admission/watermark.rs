@@ -225,8 +225,9 @@ impl Watermark {
                 let rate = u64::from(self.policy.rate_per_second.max(1));
                 u64::from(ahead) * 1000 / rate / POLLS_PER_WAIT
             }
-            // Once more soon after the opening.
-            (None, _) => u64::try_from(opens_ms).map_or(POLL_MIN_MS, |ms| ms + POLL_MIN_MS),
+            // Once more soon after the opening. When there is no order after it, it is a beacon that is
+            // waited for, or the room is off: that may take long.
+            (None, _) => u64::try_from(opens_ms).map_or(heard_ms, |ms| ms + POLL_MIN_MS),
         };
         let is_near = ahead.is_none_or(|ahead| ahead < self.window);
         let longest = if is_near { heard_ms } else { POLL_MAX_MS };
@@ -341,5 +342,8 @@ mod tests {
         let lobby = watermark(0, 0, 0).sight(None, ArrivalNo(7), early);
         assert_eq!((lobby.ahead, lobby.position, lobby.eta), (None, None, None));
         assert!((12_000..=18_000).contains(&lobby.poll_after_ms));
+        // After it, while a beacon is waited for, no more often.
+        let late = watermark(0, 0, 0).sight(None, ArrivalNo(7), now);
+        assert!((12_000..=18_000).contains(&late.poll_after_ms));
     }
 }
