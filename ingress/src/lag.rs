@@ -31,7 +31,7 @@ pub struct Gate {
     admission: Vec<Report>,
     ledger: Report,
     settlement: Report,
-    schedules: RwLock<HashMap<ScheduleId, Arc<AtomicU32>>>,
+    schedules: RwLock<HashMap<(Lane, ScheduleId), Arc<AtomicU32>>>,
     charges: Arc<AtomicU32>,
     payments: Arc<AtomicU32>,
     shed_lag: Counter,
@@ -144,10 +144,12 @@ impl Gate {
         partition: PartitionNo,
     ) -> Result<InFlight, Problem> {
         self.admit(Lane::Seats, partition)?;
-        self.let_in(self.schedule(schedule), self.schedule_in_flight_max)
+        let waiting = self.schedule(Lane::Seats, schedule);
+        self.let_in(waiting, self.schedule_in_flight_max)
     }
 
-    /// The same for a command to a schedule's waiting room.
+    /// The same for a command to a schedule's waiting room. They are counted apart: who waits for a
+    /// ticket takes nobody's turn who holds seats.
     ///
     /// # Errors
     /// `overloaded`, with when to come again.
@@ -157,7 +159,8 @@ impl Gate {
         partition: PartitionNo,
     ) -> Result<InFlight, Problem> {
         self.admit(Lane::Admission, partition)?;
-        self.let_in(self.schedule(schedule), self.schedule_in_flight_max)
+        let waiting = self.schedule(Lane::Admission, schedule);
+        self.let_in(waiting, self.schedule_in_flight_max)
     }
 
     /// The same for a charge.
@@ -188,25 +191,26 @@ impl Gate {
         }
     }
 
-    /// Commands of a schedule that wait for their outcome here.
+    /// Commands about the seats of a schedule that wait for their outcome here.
     #[must_use]
     pub fn waiting(&self, schedule: ScheduleId) -> u32 {
-        self.schedule(schedule).load(Ordering::Relaxed)
+        self.schedule(Lane::Seats, schedule).load(Ordering::Relaxed)
     }
 
-    fn schedule(&self, schedule: ScheduleId) -> Arc<AtomicU32> {
+    fn schedule(&self, lane: Lane, schedule: ScheduleId) -> Arc<AtomicU32> {
+        let key = (lane, schedule);
         let known = self
             .schedules
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&schedule)
+            .get(&key)
             .cloned();
         known.unwrap_or_else(|| {
             let mut all = self
                 .schedules
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(schedule).or_default())
+            Arc::clone(all.entry(key).or_default())
         })
     }
 

@@ -191,6 +191,10 @@ pub async fn create(
     wanted.wish()?;
     let schedule = wanted.schedule_id;
     let pass = pass.read(&app.room_signer, user.id, schedule, app.clock.now())?;
+    // Those in line who try their luck are kept from the owner, who is busy with those who are let in.
+    if pass.is_none() && app.rooms.needs_pass(schedule) {
+        return Err(Problem::new(Code::QueuePassRequired));
+    }
     let asking = Asking {
         id: key.command(user.id, ROUTE),
         user,

@@ -55,7 +55,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -66,8 +66,10 @@ const REPORT: Duration = Duration::from_secs(1);
 const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
 /// Rooms whose owners are told at once.
 const REPORTS_AT_ONCE: usize = 16;
-/// How long a reload waits that did not bring all and is tried again.
-const RELOAD_PAUSE: Duration = Duration::from_millis(100);
+/// How long a reload waits that did not bring all and is tried again: at first, and at most.
+const RELOAD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Rooms that are read again at once, so that after an outage others get connections, too.
+const RELOADS_AT_ONCE: usize = 2;
 
 /// The rooms that somebody asks about. Cheap to clone.
 #[derive(Clone)]
@@ -75,6 +77,7 @@ pub struct Rooms {
     pool: Pool,
     clock: Clock,
     entries: Arc<RwLock<HashMap<ScheduleId, Arc<Entry>>>>,
+    reloads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -207,6 +210,7 @@ impl Rooms {
             pool,
             clock,
             entries: Arc::default(),
+            reloads: Arc::new(Semaphore::new(RELOADS_AT_ONCE)),
             metrics: Arc::new(Metrics::new()),
         }
     }
@@ -262,6 +266,17 @@ impl Rooms {
         joins.increment(1);
     }
 
+    /// Whether it is known here that seats of a date are held with passes only. Where it is not, the
+    /// owner of its seats says so.
+    #[must_use]
+    pub fn needs_pass(&self, schedule: ScheduleId) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.get(&schedule).is_some_and(|entry| {
+            let slot = entry.slot.read().unwrap_or_else(PoisonError::into_inner);
+            slot.room().is_some_and(state::Room::needs_pass)
+        })
+    }
+
     /// Whether a room is in memory.
     #[must_use]
     pub fn has(&self, schedule: ScheduleId) -> bool {
@@ -305,10 +320,15 @@ impl Rooms {
     async fn reload(&self, entry: Arc<Entry>) {
         let _turn = entry.load.lock().await;
         self.metrics.reloads.increment(1);
+        let (mut pause, longest) = RELOAD_PAUSE;
         while !entry.change(Slot::is_reloaded) {
+            let permit = self.reloads.acquire().await;
             // Why a load fails is told where it is asked.
-            if self.load(&entry).await.is_err() || !entry.change(Slot::is_reloaded) {
-                tokio::time::sleep(RELOAD_PAUSE).await;
+            let loaded = self.load(&entry).await;
+            drop(permit);
+            if loaded.is_err() || !entry.change(Slot::is_reloaded) {
+                tokio::time::sleep(pause).await;
+                pause = longest.min(2 * pause);
             }
         }
     }

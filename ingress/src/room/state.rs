@@ -6,7 +6,7 @@
 
 use onsale_schema::admission::{Line, Sight, TicketChange, Watermark};
 use onsale_schema::draw::Place;
-use onsale_schema::status::TicketStatus;
+use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{ArrivalNo, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -108,6 +108,12 @@ impl Room {
             changes: Vec::new(),
             ..told.clone()
         });
+    }
+
+    /// Whether seats are held with passes only, by what the owner said last.
+    #[must_use]
+    pub fn needs_pass(&self) -> bool {
+        self.told.policy.mode != QueueMode::Off
     }
 
     /// Takes over what only the owner tells, and no row says.

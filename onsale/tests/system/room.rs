@@ -134,6 +134,9 @@ async fn who_joins_waits_is_admitted_and_leaves_whichever_ingress_it_asks() {
         (status(&again.body), &again.body["position"]),
         ("WAITING", &json!(3))
     );
+    // Those in line who try their luck cost the owner of the seats nothing.
+    let held = apis[1].hold(&a, line.date, &["A-1-1"]).await;
+    held.expect_problem(403, "queue-pass-required");
     line.hall.assert_sound().await;
 }
 
