@@ -220,14 +220,9 @@ impl Rooms {
     /// # Errors
     /// `dependency-unavailable` while the room is not in memory and can't be read.
     pub async fn look(&self, ticket: &Ticketed, place: Option<Place>) -> Result<Standing, Problem> {
-        let entry = self.entry(ticket.schedule_id);
         let now = self.clock.now();
-        entry.asked_at_us.store(now.micros(), Ordering::Relaxed);
+        let (entry, look) = self.find(ticket, now).await?;
         let no = ticket.arrival_no;
-        let look = match entry.look(no) {
-            Some(look) => look,
-            None => self.load_and_look(&entry, no).await?,
-        };
         let standing = Standing::of(&look, place, now);
         if look.wants_report(standing.place) {
             entry.heard().put(no);
@@ -236,6 +231,20 @@ impl Rooms {
             entry.forecasts().note(no, eta, now);
         }
         Ok(standing)
+    }
+
+    /// The same between two looks, by which nobody is heard.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn glance(
+        &self,
+        ticket: &Ticketed,
+        place: Option<Place>,
+    ) -> Result<Standing, Problem> {
+        let now = self.clock.now();
+        let (_, look) = self.find(ticket, now).await?;
+        Ok(Standing::of(&look, place, now))
     }
 
     /// The same for a poll, which is counted.
@@ -282,6 +291,16 @@ impl Rooms {
     pub fn has(&self, schedule: ScheduleId) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.contains_key(&schedule)
+    }
+
+    async fn find(&self, ticket: &Ticketed, now: Timestamp) -> Result<(Arc<Entry>, Look), Problem> {
+        let entry = self.entry(ticket.schedule_id);
+        entry.asked_at_us.store(now.micros(), Ordering::Relaxed);
+        let look = match entry.look(ticket.arrival_no) {
+            Some(look) => look,
+            None => self.load_and_look(&entry, ticket.arrival_no).await?,
+        };
+        Ok((entry, look))
     }
 
     async fn load_and_look(&self, entry: &Arc<Entry>, no: ArrivalNo) -> Result<Look, Problem> {

@@ -1,14 +1,16 @@
-//! The position on an event stream: what a poll would say, told when it says something else.
+//! The position on an event stream: what a poll would say, as often as one would ask, and at once when
+//! the ticket turns into something else.
 
-use super::{Rooms, Signer, TicketView};
+use super::{Rooms, Signer, Standing, TicketView};
 use axum::body::Bytes;
 use onsale_platform::Clock;
+use onsale_schema::Timestamp;
 use onsale_schema::admission::Ticketed;
 use onsale_schema::draw::Place;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often it is looked. A stream that is open is heard by it as if it polled.
+/// How often it is looked whether the ticket has turned.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Follows one ticket for one stream.
@@ -18,9 +20,11 @@ pub struct Follower {
     clock: Clock,
     ticket: Ticketed,
     place: Option<Place>,
-    told: Option<TicketView>,
+    told: Option<(Standing, Timestamp)>,
     /// When to look next.
     due: Instant,
+    /// When a poll would ask next. A stream that is open is heard then, as if it polled.
+    poll_at: Instant,
 }
 
 impl Follower {
@@ -35,6 +39,7 @@ impl Follower {
             place: None,
             told: None,
             due: Instant::now(),
+            poll_at: Instant::now(),
         }
     }
 
@@ -42,21 +47,37 @@ impl Follower {
     /// none.
     pub async fn next(&mut self) -> Bytes {
         loop {
-            if self.told.as_ref().is_some_and(TicketView::is_over) {
+            if self.told.is_some_and(|(told, _)| !told.status.is_live()) {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep_until(self.due).await;
+            let now = Instant::now();
+            self.due = now + EVERY;
+            let is_poll = now >= self.poll_at;
+            let standing = if is_poll {
+                self.rooms.look(&self.ticket, self.place).await
+            } else {
+                self.rooms.glance(&self.ticket, self.place).await
+            };
             // What can't be read now is told when it can be.
-            let standing = self.rooms.look(&self.ticket, self.place).await;
-            self.due = Instant::now() + EVERY;
             let Ok(standing) = standing else {
                 continue;
             };
             self.place = standing.place;
-            let view = TicketView::of(&self.signer, &self.ticket, &standing, self.clock.now());
-            let is_news = (self.told.as_ref()).is_none_or(|told| view.is_news_after(told));
-            if is_news && let Ok(json) = serde_json::to_string(&view) {
-                self.told = Some(view);
+            let at = self.clock.now();
+            let has_turned = (self.told).is_none_or(|told| standing.has_turned(&told, at));
+            if is_poll || has_turned {
+                let after_ms = standing.sight.map_or(0, |sight| sight.poll_after_ms);
+                self.poll_at = now + EVERY.max(Duration::from_millis(after_ms.into()));
+            }
+            let ahead = |it: &Standing| it.sight.and_then(|sight| sight.ahead);
+            let has_moved = (self.told).is_none_or(|(told, _)| ahead(&told) != ahead(&standing));
+            if !(has_turned || is_poll && has_moved) {
+                continue;
+            }
+            let view = TicketView::of(&self.signer, &self.ticket, &standing, at);
+            if let Ok(json) = serde_json::to_string(&view) {
+                self.told = Some((standing, at));
                 return format!("event: queue\ndata: {json}\n\n").into();
             }
         }

@@ -62,6 +62,16 @@ impl Standing {
         }
     }
 
+    /// Whether somebody who was told how it was `before`, and when, must hear of this one at once: not
+    /// only that the line moves on.
+    #[must_use]
+    pub fn has_turned(&self, (before, told_at): &(Self, Timestamp), now: Timestamp) -> bool {
+        let pass = |it: &Self, at| it.pass_until.filter(|until| *until > at);
+        self.status != before.status
+            || self.place != before.place
+            || pass(self, now) != pass(before, *told_at)
+    }
+
     /// Its pass, while it has one.
     #[must_use]
     pub fn pass(&self, ticket: &Ticketed, now: Timestamp) -> Option<Pass> {
@@ -71,5 +81,47 @@ impl Standing {
             expires_at,
             holds_max: self.holds_max,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::{ArrivalNo, ScheduleId, TicketId};
+    use uuid::Uuid;
+
+    #[test]
+    fn a_stream_hears_at_once_of_what_is_more_than_the_line_moving_on() {
+        let at = |s: i64| Timestamp::EPOCH.plus_ms(s * 1000);
+        let waiting = Standing::told(&admission::Ticket {
+            ticket_id: TicketId(Uuid::nil()),
+            schedule_id: ScheduleId(Uuid::nil()),
+            arrival_no: ArrivalNo(0),
+            is_new: true,
+            status: TicketStatus::Waiting,
+            pass_expires_at: None,
+        });
+        let placed = Standing {
+            place: Some(Place(3)),
+            ..waiting
+        };
+        let pass = |s| placed.after(TicketStatus::Admitted, Some(at(s)));
+        for (before, told_s, after, now_s, expected) in [
+            (waiting, 0, waiting, 9, false),
+            (waiting, 0, placed, 9, true),
+            (placed, 0, pass(20), 9, true),
+            (pass(20), 9, pass(20), 19, false),
+            // It has ended, though its owner has not said so.
+            (pass(20), 9, pass(20), 20, true),
+            (pass(20), 20, pass(20), 21, false),
+            (pass(20), 9, pass(30), 19, true),
+        ] {
+            let told = (before, at(told_s));
+            assert_eq!(
+                after.has_turned(&told, at(now_s)),
+                expected,
+                "{after:?} after {told:?}"
+            );
+        }
     }
 }

@@ -111,22 +111,6 @@ impl TicketView {
             server_time: now,
         }
     }
-
-    /// Whether somebody who was told the other one learns something from this one that is worth
-    /// telling: not only that time goes by.
-    #[must_use]
-    pub fn is_news_after(&self, other: &Self) -> bool {
-        self.status != other.status
-            || self.position != other.position
-            || self.ahead != other.ahead
-            || self.pass != other.pass
-    }
-
-    /// Whether nothing changes any more.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        !self.status.is_live()
-    }
 }
 
 #[cfg(test)]
