@@ -361,7 +361,19 @@ async fn a_stream_tells_the_position_and_counts_as_being_there() {
         ..PolicyChange::default()
     })
     .await;
-    api.hold(&b, line.date, &["A-1-1"]).await.expect(201);
+    // The ingress and the owner of the seats hear of that some moments later.
+    let held = async {
+        loop {
+            let held = api.hold(&b, line.date, &["A-1-1"]).await;
+            if held.status == 201 {
+                return;
+            }
+            held.expect_problem(403, "queue-pass-required");
+        }
+    };
+    tokio::time::timeout(crate::hall::PATIENCE, held)
+        .await
+        .expect("the room is off");
     let seats = async {
         while !(looked_up.block().await.expect("whole").expect("a block")).contains("[[0,\"H\"]]") {
         }
