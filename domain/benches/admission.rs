@@ -105,7 +105,7 @@ fn main() {
     let mut changes = Changes::default();
     timed(
         "room: the tick that opens, draws and admits the first",
-        || room.tick(opening, &mut changes),
+        || room.tick(opening, opening, &mut changes),
     );
     room.seal(opening, &mut changes);
     let mut ticks = Vec::new();
@@ -114,7 +114,7 @@ fn main() {
         let now = opening.plus_ms(tick * 200);
         let mut changes = Changes::default();
         let started = Instant::now();
-        room.tick(now, &mut changes);
+        room.tick(now, now, &mut changes);
         room.seal(now, &mut changes);
         ticks.push(started.elapsed());
     }
@@ -128,7 +128,7 @@ fn main() {
     let idle = opening.plus_ms(TICKS * 200);
     timed(
         "room: a tick that only looks 200 places further along",
-        || room.tick(idle, &mut Changes::default()),
+        || room.tick(idle, idle, &mut Changes::default()),
     );
 
     // As after a takeover: nobody is loaded as admitted, which is no matter here.
