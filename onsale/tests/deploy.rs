@@ -206,6 +206,7 @@ fn the_simulated_gateway_is_no_part_of_what_starts_by_itself() {
                 "ONSALE_GATEWAY_URL",
                 "ONSALE_GATEWAY_SECRET",
                 "ONSALE_CARDS",
+                "ONSALE_CASH",
                 UNSAFE,
             ][..],
         ),

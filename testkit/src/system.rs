@@ -236,6 +236,8 @@ impl System {
             settings.push(("ONSALE_DATABASE_CA".to_owned(), ca.clone()));
             settings.push(("ONSALE_NATS_CA".to_owned(), ca));
         }
+        // Whoever charges in cash has paid at a desk.
+        settings.push(("ONSALE_CASH".to_owned(), "true".to_owned()));
         match &self.gateway {
             Some(gateway) => {
                 settings.extend(gateway::settings_for(gateway, http_addr.is_some()));

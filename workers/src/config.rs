@@ -172,8 +172,9 @@ pub struct Money {
     #[arg(long, env = "ONSALE_CARDS", value_enum, default_value_t = Cards::Refused)]
     pub cards: Cards,
     /// Whether charges in cash are made: points at once for whoever asks, since a desk has taken the
-    /// money. Turn it off where no desk does. The same for all workers.
-    #[arg(long, env = "ONSALE_CASH", default_value_t = true, action = clap::ArgAction::Set)]
+    /// money. Only where desks do, and what stands between them and the API sees to that. The same for
+    /// all workers.
+    #[arg(long, env = "ONSALE_CASH", default_value_t = false, action = clap::ArgAction::Set)]
     pub cash: bool,
     /// Charges by card that a user may have at the payment gateway at once. Until one is points it
     /// does not count against the cap of balances, and what comes over the cap is given back.
@@ -395,7 +396,7 @@ mod tests {
     fn points_are_for_nothing_only_where_somebody_has_said_so() {
         let bare = ["test", "--database-url", "postgres://u@h/d"];
         let money = Config::try_parse_from(bare).unwrap().money;
-        assert_eq!(money.cards, Cards::Refused);
+        assert_eq!((money.cards, money.cash), (Cards::Refused, false));
     }
 
     #[test]

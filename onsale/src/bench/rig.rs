@@ -112,6 +112,7 @@ impl Rig {
             ("ONSALE_ACCESS_TOKEN_TTL_S", TOKEN_TTL_S.to_string()),
             // As it is with the rivals: a charge by card is points at once.
             ("ONSALE_CARDS", "terminal".to_owned()),
+            ("ONSALE_CASH", "true".to_owned()),
         ];
         environment.extend(UNLIMITED.map(|limit| (limit, "0".to_owned())));
         let mut rig = Self {

@@ -430,6 +430,8 @@ impl Crews<'_> {
                 cards = "gateway";
             }
             environment.push(("ONSALE_CARDS", cards.to_owned()));
+            // The desk is simulated in any case.
+            environment.push(("ONSALE_CASH", true.to_string()));
             Spec {
                 role: "workers",
                 index: index.into(),

@@ -109,6 +109,8 @@ impl Rig {
             &partitions,
             "--cards",
             "terminal",
+            "--cash",
+            "true",
         ]);
         let ctx = Context::connect(config).await.unwrap();
         let stop = CancellationToken::new();
