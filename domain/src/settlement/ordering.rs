@@ -71,7 +71,8 @@ impl Ordering {
     }
 
     /// Has an order looked up, once for each notification. One of an order that nobody knows is refused;
-    /// if it says that money was captured, it is set aside for somebody to see to.
+    /// if it says that money was captured, it is set aside for somebody to see to, once: a copy of it,
+    /// and a retry by whoever has seen to it, says nothing new.
     pub(super) fn note(
         &mut self,
         event_id: &str,
@@ -80,10 +81,14 @@ impl Ordering {
         changes: &mut Changes,
     ) -> Outcome {
         if !self.orders.contains_key(&order_id) {
-            return match is_captured {
-                true => Outcome::DeadLettered,
-                false => Outcome::Refused(Refusal::NotFound),
-            };
+            if !is_captured {
+                return Outcome::Refused(Refusal::NotFound);
+            }
+            if self.events.insert(event_id.to_owned()) {
+                changes.events.push((event_id.to_owned(), order_id));
+                return Outcome::DeadLettered;
+            }
+            return Outcome::Noted;
         }
         if self.events.insert(event_id.to_owned()) {
             changes.events.push((event_id.to_owned(), order_id));
