@@ -104,6 +104,14 @@ fn each_status_goes_on_as_the_table_says() {
         show_cancelled: true,
         ..held()
     };
+    let released = World {
+        reservation: ReservationStatus::Released,
+        ..lapsed()
+    };
+    let given_up = World {
+        reservation: ReservationStatus::Cancelled,
+        ..lapsed()
+    };
     let reheld = World {
         is_reheld: true,
         ..lapsed()
@@ -137,6 +145,18 @@ fn each_status_goes_on_as_the_table_says() {
         (S::Unknown, lapsed(), L::Captured, Step::Captured),
         (S::Captured, held(), L::Nothing, Step::Sell(HELD)),
         (S::Captured, lapsed(), L::Nothing, Step::Rehold),
+        (
+            S::Captured,
+            released,
+            L::Nothing,
+            Step::Refund(HOLD_EXPIRED),
+        ),
+        (
+            S::Captured,
+            given_up,
+            L::Nothing,
+            Step::Refund(HOLD_EXPIRED),
+        ),
         (S::Captured, rival, L::Nothing, Step::Refund(ALREADY_PAID)),
         (S::Captured, paid, L::Nothing, Step::Refund(ALREADY_PAID)),
         (

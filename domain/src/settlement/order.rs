@@ -231,6 +231,15 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         OrderStatus::Captured if world.reservation == ReservationStatus::Paid => {
             Step::Refund(ALREADY_PAID)
         }
+        // Who gave the seats back does not get them again for money that came late.
+        OrderStatus::Captured
+            if matches!(
+                world.reservation,
+                ReservationStatus::Released | ReservationStatus::Cancelled
+            ) =>
+        {
+            Step::Refund(HOLD_EXPIRED)
+        }
         OrderStatus::Captured => Step::Rehold,
         OrderStatus::Reholding if !world.is_told => Step::Wait,
         OrderStatus::Reholding => match order.rehold_id {
