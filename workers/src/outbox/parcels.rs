@@ -50,13 +50,14 @@ impl Parcels {
         self.of_notice.contains_key(&notice)
     }
 
-    /// The parcels to send again at `now`: each with the id that its message has now.
+    /// The parcels to send again at `now`, those first that have been due for longest: each with the id
+    /// that its message has now.
     #[must_use]
     pub fn due(&self, now: Instant) -> Vec<(MessageId, MessageId, &[NoticeId])> {
-        let due = self
-            .parcels
-            .iter()
-            .filter(|(_, parcel)| parcel.due_at <= now);
+        let due = self.parcels.iter();
+        let mut due: Vec<_> = due.filter(|(_, parcel)| parcel.due_at <= now).collect();
+        due.sort_by_key(|(id, parcel)| (parcel.due_at, **id));
+        let due = due.into_iter();
         due.map(|(id, parcel)| {
             let period = (now - parcel.first_at).as_secs() / ID_PERIOD.as_secs();
             let message = match i64::try_from(period) {
@@ -122,5 +123,18 @@ mod tests {
 
         parcels.keep(&HashSet::new());
         assert!(parcels.due(at(999)).is_empty());
+    }
+
+    #[test]
+    fn who_waits_longest_is_sent_again_first() {
+        let start = Instant::now();
+        let mut parcels = Parcels::default();
+        let ids = [9, 1, 5].map(|n| (MessageId(Uuid::from_u128(n)), NoticeId(Uuid::from_u128(n))));
+        for (ms, (parcel, notice)) in (0..).zip(ids) {
+            parcels.sent(parcel, vec![notice], start + Duration::from_millis(ms));
+        }
+        let due = parcels.due(start + Duration::from_secs(9));
+        let due: Vec<_> = due.into_iter().map(|(parcel, _, _)| parcel).collect();
+        assert_eq!(due, ids.map(|(parcel, _)| parcel));
     }
 }
