@@ -184,6 +184,24 @@ async fn a_capture_that_comes_too_late_for_its_seats_is_given_back() {
     hall.assert_reconciled().await;
 }
 
+/// Whoever runs the sale may give money back in the gateway's own console.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_somebody_has_undone_before_it_was_heard_of_is_none() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (date, buyer, order) = captured_too_late(&mut hall).await;
+    hall.system.workers[0].kill9().await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    let path = format!("/v1/payments/{}/cancel", order.payment_key);
+    let body = json!({ "cancelReason": "by hand" });
+    hall.gateway(Method::POST, &path, Some(body)).await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    let failed = hall.order_becomes(&buyer, &order, "FAILED").await;
+    assert_eq!(failed["failCode"], "payment-declined", "{failed}");
+    hall.map_becomes(date, "AA").await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_every_order_ends_as_one_sale() {
     let mut hall = Hall::open_with(with_gateway().workers(2)).await;

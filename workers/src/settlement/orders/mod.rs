@@ -329,7 +329,14 @@ fn judge(order: &Order, payment: Payment) -> Told {
             false => Learned::NotCaptured.into(),
         };
     }
-    if !is_ours || !is_known || payment.total != order.amount || payment.balance != order.amount {
+    let is_ordered = is_ours && is_known && payment.total == order.amount;
+    if is_ordered && payment.balance == Money::ZERO {
+        // Before we heard of it, somebody gave all of it back at the gateway: there is nothing to sell
+        // for, nothing to give back, and it can't be captured again.
+        tracing::warn!(order = %order.order_id, "the gateway has captured it and given it back");
+        return Learned::Declined.into();
+    }
+    if !is_ordered || payment.balance != order.amount {
         // Neither a sale nor a refund of ours: somebody has to look.
         tracing::error!(order = %order.order_id, status = payment.status.as_str(),
             "the gateway's payment is not what was ordered");
