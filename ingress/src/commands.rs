@@ -7,7 +7,7 @@ use crate::auth::User;
 use crate::blocks::{self, BlockView, LiftView};
 use crate::catalogue::ScheduleDetail;
 use crate::draw::{self, DrawView};
-use crate::orders::OrderView;
+use crate::orders::{OrderMade, OrderView};
 use crate::payments::{self, PaymentView};
 use crate::points::{self, Charge};
 use crate::policy;
@@ -80,6 +80,7 @@ enum DecidedBody {
     Reservation(ReservationView<'static>),
     Charge(Charge),
     Payment(PaymentView),
+    NewOrder(OrderMade),
     Order(OrderView),
     Pending(submit::Pending),
     Schedule(ScheduleDetail),

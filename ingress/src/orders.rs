@@ -20,7 +20,6 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::response::Response;
 use onsale_schema::settlement::{self, Kind};
-use onsale_schema::status::OrderStatus;
 use onsale_schema::{Money, PaymentOrderId, ReservationId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -98,11 +97,18 @@ pub async fn create(
 #[derive(Serialize, ToSchema)]
 #[schema(as = NewPaymentOrder)]
 #[serde(rename_all = "camelCase")]
-struct OrderMade {
+pub struct OrderMade {
     order_id: PaymentOrderId,
     reservation_id: ReservationId,
     amount: Money,
-    status: OrderStatus,
+    status: MadeStatus,
+}
+
+/// It may be confirmed.
+#[derive(Serialize, ToSchema)]
+enum MadeStatus {
+    #[serde(rename = "READY")]
+    Ready,
 }
 
 /// 201: the order is there.
@@ -117,7 +123,7 @@ pub fn ordered(order: &settlement::Order) -> Result<Answer, Problem> {
             order_id: order.order_id,
             reservation_id: order.reservation_id,
             amount: order.amount,
-            status: OrderStatus::Ready,
+            status: MadeStatus::Ready,
         },
     )
 }

@@ -59,6 +59,11 @@ pub enum Error {
         /// What Postgres said.
         message: String,
     },
+    /// A unique key that was free when it was looked for is not any more. The transaction as a whole
+    /// may look again a few times ([`crate::tx::run`]); if that doesn't help it is as good as
+    /// [`Self::Constraint`].
+    #[error("{0} was taken meanwhile")]
+    Taken(String),
     /// No row where one was asked for.
     #[error("not found")]
     NotFound,
@@ -73,7 +78,7 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Contended(_) => true,
-            Self::Constraint { .. } | Self::NotFound | Self::Refused(_) => false,
+            Self::Constraint { .. } | Self::Taken(_) | Self::NotFound | Self::Refused(_) => false,
         }
     }
 }

@@ -12,8 +12,8 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Runs `body` in a transaction: committed when it returns `Ok`, rolled back otherwise.
 ///
 /// It runs in a task of its own, so that a caller that goes away can't leave a transaction open on
-/// a pooled connection. A deadlock or serialization failure is tried again, at most five times;
-/// `body` must therefore be repeatable.
+/// a pooled connection. A deadlock, a serialization failure and a key that was taken meanwhile are
+/// tried again, at most five times; `body` must therefore be repeatable.
 ///
 /// # Errors
 /// What `body` returned, or the database's error as `E`. After `Unavailable` it is unknown whether
@@ -55,7 +55,7 @@ pub trait Retry {
 
 impl Retry for Error {
     fn contended(&self) -> bool {
-        matches!(self, Self::Contended(_))
+        matches!(self, Self::Contended(_) | Self::Taken(_))
     }
 }
 

@@ -2,6 +2,7 @@
 //! administer.
 
 use crate::hall::{Hall, PATIENCE, reservation};
+use crate::shop::with_gateway;
 use onsale_platform::nats_users::User;
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{Lane, ScheduleId, partition};
@@ -109,6 +110,40 @@ async fn a_dead_letter_is_listed_and_tried_again() {
     let charged = retry(&api, &admin, charge).await;
     assert_eq!(charged["body"]["balance"]["amount"], 50_777);
     hall.map_becomes(date, "HHHA").await;
+    hall.assert_sound().await;
+}
+
+/// A key that is taken whenever it is stored, but never found, is no reason to try for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_stays_taken_keeps_nobody_waiting() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
+    let date = hall.date(2).await;
+    hall.sql(&format!(
+        "CREATE FUNCTION taken() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE unique_violation USING CONSTRAINT = 'payment_order_key_pkey'; END $$;
+         CREATE TRIGGER taken BEFORE INSERT ON payment_order FOR EACH ROW
+         WHEN (NEW.user_id = '{}') EXECUTE FUNCTION taken()",
+        buyer.user_id
+    ))
+    .await;
+    let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
+    let body = json!({ "reservationId": reservation(&held.body) });
+    let failed = api
+        .post(&buyer, "/payment-orders", "order-once", &body)
+        .await;
+    failed.expect_problem(503, "dependency-unavailable");
+    let [letter] = letters(&api, &admin, "").await.try_into().expect("one");
+    let error = text(&letter["error"]);
+    assert!(error.contains("payment_order_key_pkey"), "{letter}");
+    let other = hall.buyer();
+    let order = hall.order(&other, date, &["A-1-2"]).await;
+    hall.confirm(&other, &order).await.expect(200);
+
+    hall.sql("DROP TRIGGER taken ON payment_order").await;
+    let made = retry(&api, &admin, &letter).await;
+    assert_eq!(made["status"], 201, "{made}");
+    hall.map_becomes(date, "HS").await;
     hall.assert_sound().await;
 }
 
@@ -246,7 +281,7 @@ async fn the_audit_tells_what_does_not_hold_and_one_is_made_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_that_comes_to_nothing_does_not_count() {
     let options = SystemOptions::default()
-        .setting("ONSALE_REQUEST_TIMEOUT_MS", 500)
+        .setting("ONSALE_REQUEST_TIMEOUT_MS", 2_000)
         .proxied();
     let mut hall = Hall::open_with(options).await;
     let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());

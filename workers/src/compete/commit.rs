@@ -179,8 +179,25 @@ impl<Q: Queue> Job<Q> {
         Ok(per_message)
     }
 
-    /// Decides one command under a savepoint. Also a broken assertion harms only this command.
+    /// Decides one command. Whoever has taken a key of it meanwhile has committed, and is found.
     async fn decide_one(
+        &self,
+        conn: &mut AsyncPgConnection,
+        command: &Command<Q::Kind>,
+    ) -> Result<Q::Outcome, db::Error> {
+        /// Each time but the last another one was quicker.
+        const TRIES: u32 = 3;
+        for _ in 1..TRIES {
+            match self.try_one(conn, command).await {
+                Err(db::Error::Taken(_)) => {}
+                other => return other,
+            }
+        }
+        self.try_one(conn, command).await
+    }
+
+    /// Decides one command under a savepoint. Also a broken assertion harms only this command.
+    async fn try_one(
         &self,
         conn: &mut AsyncPgConnection,
         command: &Command<Q::Kind>,

@@ -85,10 +85,9 @@ const KEYS: [&str; 6] = [
 /// committed by now, and is found by the same key.
 fn taken_meanwhile(error: db::Error) -> db::Error {
     match error {
-        db::Error::Constraint {
-            constraint,
-            message,
-        } if KEYS.contains(&constraint.as_str()) => db::Error::Contended(message),
+        db::Error::Constraint { constraint, .. } if KEYS.contains(&constraint.as_str()) => {
+            db::Error::Taken(constraint)
+        }
         other => other,
     }
 }
@@ -97,7 +96,7 @@ fn taken_meanwhile(error: db::Error) -> db::Error {
 /// notices and facts.
 ///
 /// # Errors
-/// When Postgres fails or refuses; `Contended` when another batch has used a key of this one meanwhile.
+/// When Postgres fails or refuses; `Taken` when another batch has used a key of this one meanwhile.
 pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
     if changes.is_empty() {
         return Ok(());
