@@ -1,6 +1,9 @@
 -- A reservation has one order that is READY, as its lock sees to; whatever else writes here may not
 -- make another one.
 
+-- Nobody makes another one meanwhile, nor waits for a row that is changed here.
+LOCK TABLE payment_order IN SHARE ROW EXCLUSIVE MODE;
+
 -- Of several that were made before that was so the newest is the one that is told of. The others have
 -- failed: they stay, and are looked up if the gateway says something about them.
 UPDATE payment_order AS o

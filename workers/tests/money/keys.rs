@@ -132,4 +132,6 @@ async fn of_several_orders_of_before_the_newest_stays_ready() {
     assert_eq!(rig.number(&ready).await, 2);
     let failed = "SELECT count(*) AS n FROM payment_order WHERE status = 'FAILED'";
     assert_eq!(rig.number(failed).await, 2);
+    let kept = "SELECT count(*) AS n FROM pg_indexes WHERE indexname = 'payment_order_one_ready'";
+    assert_eq!(rig.number(kept).await, 1);
 }
