@@ -6,7 +6,7 @@ CARGO ?= cargo
 BINS := -p onsale -p onsale-ingress -p onsale-workers
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench bench-money openapi
+.PHONY: help preflight tools build up demo down test simulate lint k6-smoke bench bench-money bench-queue openapi
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: build ## measure holds against the direct designs
 
 bench-money: build ## measure charges and payments against row locks
 	@exec target/release/onsale bench money $(ARGS)
+
+bench-queue: build ## measure the waiting room with a million in it
+	@exec target/release/onsale bench queue $(ARGS)
 
 test: tools ## all tests, on real servers
 	$(CARGO) build --workspace --bins --features onsale-testkit/api
