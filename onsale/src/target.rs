@@ -187,13 +187,14 @@ impl Target {
         Ok(api.trim_end_matches('/').to_owned())
     }
 
-    /// The payment gateway of the settings; where they name none, the simulated one of the running
-    /// `onsale up`.
+    /// The payment gateway of the settings; where they name none, and no database either, the simulated
+    /// one of the running `onsale up`.
     ///
     /// # Errors
     /// When what the running one keeps for its owner can't be read.
     pub fn gateway(&self, given: config::Gateway) -> anyhow::Result<config::Gateway> {
-        if given.url.is_some() {
+        // A database that was named has nothing to do with whatever else runs here.
+        if given.url.is_some() || self.database_url.is_some() {
             return Ok(given);
         }
         let Some(running) = running::find(&self.data_dir)? else {

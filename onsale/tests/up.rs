@@ -307,6 +307,10 @@ fn a_life_of_a_system() {
     assert!(doctor.status.success(), "{text}");
     // It finds by itself what runs here, the simulated gateway as well.
     assert!(text.contains("answers, and knows us"), "{text}");
+    let audit = run(&["audit"], &data_dir);
+    let text = String::from_utf8_lossy(&audit.stdout);
+    assert!(audit.status.success(), "{text}");
+    assert!(text.contains("entries of the gateway's book"), "{text}");
 
     let down = run(&["down"], &data_dir);
     assert!(

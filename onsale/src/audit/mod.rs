@@ -28,7 +28,8 @@ use crate::target::Target;
 ///
 /// It reads one snapshot of the database, so that it is right also while the system runs under
 /// load, and changes nothing. With NATS it also compares the decided commands with the stream, and
-/// with the payment gateway's address and secret what was captured and given back with its book.
+/// with the payment gateway's address and secret (those of the running `onsale up` are found) what was
+/// captured and given back with its book.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -128,10 +129,11 @@ impl Options {
 /// # Errors
 /// When a server can't be reached.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let gateway = args.target.gateway(args.gateway)?;
     let options = Options {
         open_limit_ms: args.open_limit_ms,
         refund_limit_ms: args.refund_limit_ms,
-        ..Options::of(&args.target, &args.subject_prefix)?.with_gateway(args.gateway)
+        ..Options::of(&args.target, &args.subject_prefix)?.with_gateway(gateway)
     };
     let report = audit(&options).await?;
     if args.json {

@@ -2,6 +2,7 @@
 //! a million wait, and how long it takes until all know that the line has moved.
 
 mod delays;
+mod joins;
 mod polls;
 mod report;
 mod room;
@@ -15,9 +16,9 @@ use onsale_schema::{Lane, ScheduleId};
 use onsale_testkit::Tools;
 use serde_json::Value;
 
-use super::case::post;
+use super::case::Member;
 use super::cpu::Times;
-use super::load::{Generator, Script, Tally};
+use super::load::{Generator, Tally};
 use super::machine;
 use super::progress::Progress;
 use super::rig::Rig;
@@ -37,9 +38,8 @@ const WARM_UP: usize = 500;
 /// Measures the waiting room.
 ///
 /// Starts a Postgres and a nats-server of its own (fsync and synchronous_commit on), ingresses and a
-/// worker. First a room gets so many tickets: their joins are published on the admission lane in
-/// messages of 256, as an ingress publishes them, and its owner decides each and writes its rows; only
-/// HTTP is left out. It is opened with all of them in its lobby, and drawn. Each run then joins another
+/// worker. First so many users join a room over HTTP, at all ingresses in turns. It is opened with all
+/// of them in its lobby, and drawn. Each run then joins another
 /// room over HTTP, at one ingress, each by a user of its own, and opens it; and polls a room of a
 /// thousand and the large one, by random tickets at all ingresses, each poll with an access token
 /// that was not seen before. Both lines move by one a second meanwhile. At last one ingress is killed and
@@ -108,7 +108,7 @@ pub struct Memory {
 /// The large room, and what it took.
 #[derive(Clone, Copy, Debug)]
 pub struct Large {
-    /// How long it took to make its tickets.
+    /// How long it took until all had joined.
     pub filling: Duration,
     /// Its opening.
     pub opening: Opening,
@@ -212,12 +212,24 @@ impl Bench {
     /// A room of a thousand whose line moves.
     async fn small(&mut self) -> anyhow::Result<ScheduleId> {
         let schedule = self.date().await?;
-        let conn = &mut self.track.conn;
-        self.owners.fill(conn, schedule, SMALL).await?;
+        self.fill(schedule, SMALL).await?;
         let course = self.course(schedule, SMALL, 0);
         polls::attend(&mut self.track, course).await?;
         self.owners.open(schedule).await?;
         Ok(schedule)
+    }
+
+    /// Has so many users join a room; how long that took.
+    async fn fill(&mut self, schedule: ScheduleId, tickets: u32) -> anyhow::Result<Duration> {
+        let connections = self.args.connections.into();
+        joins::all(
+            &mut self.track,
+            connections,
+            schedule,
+            tickets,
+            &self.progress,
+        )
+        .await
     }
 
     /// Fills the large room and opens it. Memory is compared with that after as many polls of a small
@@ -229,11 +241,8 @@ impl Bench {
         let ingress_before = self.memory("ingress")?;
         let owner_before = self.memory("workers")?;
         let tickets = self.args.tickets;
-        self.progress.say(format!("making {tickets} tickets"));
-        let begun = Instant::now();
-        let conn = &mut self.track.conn;
-        self.owners.fill(conn, schedule, tickets).await?;
-        let filling = begun.elapsed();
+        self.progress.say(format!("{tickets} users join"));
+        let filling = self.fill(schedule, tickets).await?;
         self.tidy().await?;
         let course = self.course(schedule, tickets, 1);
         polls::attend(&mut self.track, course).await?;
@@ -302,13 +311,9 @@ impl Bench {
         let joins = self.args.joins as usize;
         let users = self.track.grounds.users(joins + WARM_UP).await?;
         let addr = self.track.rig.pipeline();
-        let path = format!("/api/v1/schedules/{schedule}/queue");
-        let script = |users: &[super::case::Member]| {
-            let mut script = Script::default();
-            for user in users {
-                script.push(|out| post(out, addr, &path, (&user.token, "the-only-join"), "null"));
-            }
-            script
+        let script = |users: &[Member]| {
+            let tokens = users.iter().map(|user| user.token.clone());
+            joins::script(addr, schedule, tokens)
         };
         let (first, rest) = users.split_at(WARM_UP);
         let generator = Generator::connect(addr, self.args.connections.into());

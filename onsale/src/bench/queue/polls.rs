@@ -19,8 +19,8 @@ use super::super::cpu::Times;
 use super::super::load::{Generator, Script, Tally};
 use super::super::run::{Track, play};
 
-/// Polls of one script: it is in memory as it goes over the wire.
-const SCRIPT: usize = 25_000;
+/// Requests of one script: it is in memory as it goes over the wire.
+pub const SCRIPT: usize = 25_000;
 /// Polls that do not count, before those that do.
 const WARM_UP: usize = 2_000;
 /// A session of Postgres that has nothing more to do has counted all of its transactions after this:

@@ -319,7 +319,10 @@ impl Report {
             ),
             (
                 "the tickets",
-                format!("made at {:.0} a second, by the lane", self.tickets_per_s()),
+                format!(
+                    "all of them over HTTP, at {:.0} a second",
+                    self.tickets_per_s()
+                ),
             ),
         ]
     }

@@ -1,4 +1,4 @@
-//! Rooms to be measured: made, filled and opened by commands on the lane, in messages as an ingress
+//! Rooms to be measured: made and opened by commands on the lane, in messages as an ingress
 //! sends them. Their owner decides each command and writes each row as it always does.
 
 use std::time::{Duration, Instant};
@@ -11,9 +11,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
 use onsale_platform::{clock, nats};
 use onsale_schema::admission::{Broadcast, Kind, Lobby, PolicyChange};
-use onsale_schema::message::{
-    COMMANDS_PER_MESSAGE_MAX, Command, CommandMessage, Fingerprint, decode, encode,
-};
+use onsale_schema::message::{Command, CommandMessage, Fingerprint, decode, encode};
 use onsale_schema::status::QueueMode;
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{CommandId, Lane, MessageId, ScheduleId, Timestamp, UserId, partition};
@@ -22,8 +20,6 @@ use uuid::Uuid;
 use super::super::case::PARTITIONS;
 use super::super::rig::Rig;
 
-/// So many joins may be undecided at once, as back-pressure would have it.
-const UNDECIDED_MAX: u32 = 16 * 1024;
 /// For so long an owner may decide nothing.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// From asking for an opening to it, in milliseconds: by then the owner knows of it.
@@ -101,45 +97,6 @@ impl Owners {
         Ok(())
     }
 
-    /// Has so many users join, each by a command of its own, and waits until all are in Postgres. They
-    /// have no accounts: nothing that is measured looks at one.
-    ///
-    /// # Errors
-    /// When NATS or Postgres fails, or the owner decides nothing any more.
-    pub async fn fill(
-        &self,
-        conn: &mut AsyncPgConnection,
-        schedule: ScheduleId,
-        tickets: u32,
-    ) -> anyhow::Result<()> {
-        let (mut sent, mut arrived, mut grew) = (0, 0, Instant::now());
-        while arrived < tickets {
-            while sent < tickets && sent - arrived < UNDECIDED_MAX {
-                let most = COMMANDS_PER_MESSAGE_MAX as u32;
-                let joins = most.min(tickets - sent);
-                let join = |_| {
-                    (
-                        UserId(Uuid::now_v7()),
-                        Kind::Join {
-                            schedule_id: schedule,
-                        },
-                    )
-                };
-                self.send(schedule, (0..joins).map(join)).await?;
-                sent += joins;
-            }
-            let now = arrivals(conn, schedule).await?.unwrap_or(0);
-            if now > arrived {
-                (arrived, grew) = (now, Instant::now());
-            } else if grew.elapsed() >= STALL_LIMIT {
-                bail!("{arrived} of {tickets} tickets were made, and no more");
-            } else {
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        Ok(())
-    }
-
     /// Opens a room that is still in its lobby, and waits until its order is told.
     ///
     /// # Errors
@@ -171,30 +128,18 @@ impl Owners {
             schedule_id: schedule,
             change,
         };
-        let admin = UserId(Uuid::now_v7());
-        self.send(schedule, std::iter::once((admin, amend))).await
-    }
-
-    /// Sends commands as one message, and waits until it is on the stream.
-    async fn send(
-        &self,
-        schedule: ScheduleId,
-        commands: impl Iterator<Item = (UserId, Kind)>,
-    ) -> anyhow::Result<()> {
-        let deadline = clock::host_now().plus_ms(DEADLINE_MS);
+        let command = Command {
+            id: CommandId(Uuid::now_v7()),
+            user: UserId(Uuid::now_v7()),
+            fingerprint: Fingerprint(Uuid::nil()),
+            deadline: clock::host_now().plus_ms(DEADLINE_MS),
+            trace: None,
+            kind: amend,
+        };
         let message = CommandMessage {
             id: MessageId(Uuid::now_v7()),
             reply_to: None,
-            commands: commands
-                .map(|(user, kind)| Command {
-                    id: CommandId(Uuid::now_v7()),
-                    user,
-                    fingerprint: Fingerprint(Uuid::nil()),
-                    deadline,
-                    trace: None,
-                    kind,
-                })
-                .collect(),
+            commands: vec![command],
         };
         let no = partition::of_schedule(schedule, PARTITIONS);
         let subject = self.subjects.partition(Lane::Admission, no);
