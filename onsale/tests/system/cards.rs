@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
 
-const CHARGES: &str = "/users/me/points/charges";
+pub const CHARGES: &str = "/users/me/points/charges";
 
 impl Hall {
     pub async fn charge_card(&self, by: &Buyer, amount: i64, key: &str) -> Answer {

@@ -1,13 +1,15 @@
 //! Stops a saga at a step of an order's, or has the step fail, by triggers in the test's own database:
-//! the processes are those of production and know nothing of it.
+//! the processes are those of production and know nothing of it. An order is known by its buyer, who
+//! has no other: so it is before it is made, too.
 //!
 //! A step is the change of a row to a status. Its trigger runs before the change does, in the
 //! transaction that makes it, so that who is killed while it waits there dies just before the commit.
 
 use crate::hall::Hall;
-use diesel::sql_types::{BigInt, Bool, Text, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale_schema::ledger::CARD_ACCOUNT;
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -45,17 +47,22 @@ impl Fault {
     }
 }
 
-/// How far an order is.
+/// How far a buyer's order is.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct Seen {
     #[diesel(sql_type = SqlUuid)]
-    order_id: Uuid,
+    user_id: Uuid,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub order_id: Option<Uuid>,
+    /// Empty as long as it is not made.
     #[diesel(sql_type = Text)]
     pub status: String,
     #[diesel(sql_type = BigInt)]
     pub captured: i64,
     #[diesel(sql_type = BigInt)]
     pub refunded: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub refund_id: Option<Uuid>,
     /// The status of its refund; empty without one.
     #[diesel(sql_type = Text)]
     pub refund: String,
@@ -67,6 +74,9 @@ pub struct Seen {
     /// Seats that it has.
     #[diesel(sql_type = BigInt)]
     pub seats: i64,
+    /// Times that its money became points.
+    #[diesel(sql_type = BigInt)]
+    pub credits: i64,
     /// Whether somebody waits to make a step of it.
     #[diesel(sql_type = Bool)]
     pub waits: bool,
@@ -77,12 +87,13 @@ pub struct Seen {
 
 const INSTALL: &str = "
 CREATE SCHEMA steps;
+CREATE TABLE steps.buyer (user_id uuid PRIMARY KEY);
 CREATE TABLE steps.fault (
     fault_no integer PRIMARY KEY,
-    order_id uuid NOT NULL,
+    user_id uuid NOT NULL,
     step text NOT NULL,
     what text NOT NULL,
-    UNIQUE (order_id, step)
+    UNIQUE (user_id, step)
 );
 -- What is counted by a sequence survives the failure.
 CREATE FUNCTION steps.befall(fault_no integer, what text) RETURNS void LANGUAGE plpgsql
@@ -105,7 +116,7 @@ DECLARE
     f steps.fault;
 BEGIN
     SELECT * INTO f FROM steps.fault AS x
-    WHERE x.order_id = NEW.order_id AND x.step = TG_ARGV[0] || NEW.status;
+    WHERE x.user_id = NEW.user_id AND x.step = TG_ARGV[0] || NEW.status;
     IF FOUND THEN
         PERFORM steps.befall(f.fault_no, f.what);
         IF f.what = 'PARK' AND NEW.next_at IS NOT NULL THEN
@@ -119,7 +130,7 @@ CREATE FUNCTION steps.on_notice() RETURNS trigger LANGUAGE plpgsql SECURITY DEFI
 DECLARE
     f steps.fault;
 BEGIN
-    SELECT x.* INTO f FROM steps.fault AS x JOIN public.payment_order AS o USING (order_id)
+    SELECT x.* INTO f FROM steps.fault AS x JOIN public.payment_order AS o USING (user_id)
     WHERE o.notice_id = NEW.notice_id AND x.step = 'notice ' || o.status;
     IF FOUND THEN
         PERFORM steps.befall(f.fault_no, f.what);
@@ -128,6 +139,8 @@ BEGIN
 END $$;
 CREATE TRIGGER steps BEFORE UPDATE ON payment_order FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('');
+CREATE TRIGGER steps_insert BEFORE INSERT ON payment_order FOR EACH ROW
+EXECUTE FUNCTION steps.on_row('new ');
 CREATE TRIGGER steps_insert BEFORE INSERT ON refund FOR EACH ROW
 EXECUTE FUNCTION steps.on_row('refund ');
 CREATE TRIGGER steps BEFORE UPDATE ON refund FOR EACH ROW
@@ -137,23 +150,27 @@ WHEN (NEW.done_at IS NOT NULL AND OLD.done_at IS NULL) EXECUTE FUNCTION steps.on
 ";
 
 const SEEN: &str = "
-SELECT o.order_id, o.status, o.captured::bigint AS captured, o.refunded::bigint AS refunded,
-       coalesce((SELECT min(r.status) FROM refund AS r WHERE r.order_id = o.order_id), '') AS refund,
+SELECT b.user_id, o.order_id, coalesce(o.status, '') AS status,
+       coalesce(o.captured, 0)::bigint AS captured, coalesce(o.refunded, 0)::bigint AS refunded,
+       r.refund_id, coalesce(r.status, '') AS refund,
        (SELECT count(*) FROM payment AS p
         WHERE p.order_id = o.order_id AND p.status = 'PAID') AS sales,
        (SELECT count(*) FROM payment AS p
         WHERE p.order_id = o.order_id AND p.status = 'FAILED') AS failures,
        (SELECT count(*) FROM seat_claim AS c
         WHERE c.reservation_id IN (o.reservation_id, o.rehold_id) AND c.state = 'S') AS seats,
+       (SELECT count(*) FROM transfer AS t
+        WHERE t.credit = b.user_id AND t.debit = '{card}') AS credits,
        EXISTS (SELECT FROM steps.fault AS f JOIN pg_locks AS l ON l.objid = f.fault_no::oid
-               WHERE f.order_id = o.order_id AND l.locktype = 'advisory' AND l.classid = {locks}
+               WHERE f.user_id = b.user_id AND l.locktype = 'advisory' AND l.classid = {locks}
                  AND NOT l.granted
                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
               ) AS waits,
        EXISTS (SELECT FROM steps.fault AS f JOIN pg_sequences AS s
                  ON s.schemaname = 'steps' AND s.sequencename = 'count_' || f.fault_no
-               WHERE f.order_id = o.order_id AND s.last_value IS NOT NULL) AS has_failed
-FROM payment_order AS o";
+               WHERE f.user_id = b.user_id AND s.last_value IS NOT NULL) AS has_failed
+FROM steps.buyer AS b LEFT JOIN payment_order AS o USING (user_id)
+     LEFT JOIN refund AS r ON r.order_id = o.order_id";
 
 /// The stops of one system. It holds the locks that who is stopped waits for.
 pub struct Stops {
@@ -164,30 +181,44 @@ pub struct Stops {
 
 fn filled(sql: &str) -> String {
     sql.replace("{locks}", &LOCKS.to_string())
+        .replace("{card}", &CARD_ACCOUNT.to_string())
         .replace("{failures}", &FAILURES.to_string())
 }
 
+/// That a row is of one of these.
+pub fn of_buyers(buyers: &[Uuid]) -> String {
+    let list: Vec<String> = buyers.iter().map(|id| format!("'{id}'")).collect();
+    format!("user_id = ANY(ARRAY[{}]::uuid[])", list.join(", "))
+}
+
 impl Stops {
-    pub async fn install(hall: &Hall) -> Self {
+    /// For the orders of these.
+    pub async fn install(hall: &Hall, buyers: &[Uuid]) -> Self {
         let mut conn = hall.connect().await;
         let install = conn.batch_execute(&filled(INSTALL)).await;
         install.expect("the triggers");
-        Self { conn, faults: 0 }
+        let mut stops = Self { conn, faults: 0 };
+        let buyers: Vec<String> = buyers.iter().map(|id| format!("('{id}')")).collect();
+        let buyers = buyers.join(", ");
+        stops
+            .run(&format!("INSERT INTO steps.buyer VALUES {buyers}"))
+            .await;
+        stops
     }
 
     async fn run(&mut self, sql: &str) {
         self.conn.batch_execute(sql).await.expect(sql);
     }
 
-    /// From now on this befalls a step of an order.
-    pub async fn set(&mut self, order: Uuid, step: &str, fault: Fault) {
+    /// From now on this befalls a step of a buyer's order.
+    pub async fn set(&mut self, buyer: Uuid, step: &str, fault: Fault) {
         self.faults += 1;
         let number = self.faults;
         let what = fault.as_str();
         self.run(&format!(
             "SELECT pg_advisory_lock({LOCKS}, {number});
              CREATE SEQUENCE steps.count_{number};
-             INSERT INTO steps.fault VALUES ({number}, '{order}', '{step}', '{what}')"
+             INSERT INTO steps.fault VALUES ({number}, '{buyer}', '{step}', '{what}')"
         ))
         .await;
     }
@@ -198,33 +229,33 @@ impl Stops {
             .await;
     }
 
-    /// The driver may take these, whoever had them.
-    pub async fn due(&mut self, orders: &[Uuid]) {
-        let list: Vec<String> = orders.iter().map(|id| format!("'{id}'")).collect();
-        let these = format!("order_id = ANY(ARRAY[{}]::uuid[])", list.join(", "));
+    /// The driver may take what these have parked.
+    pub async fn due(&mut self, buyers: &[Uuid]) {
+        let these = of_buyers(buyers);
         self.run(&format!(
             "UPDATE payment_order SET next_at = clock_timestamp()
              WHERE {these} AND next_at IS NOT NULL;
-             UPDATE refund SET next_at = clock_timestamp() WHERE {these} AND status = 'PENDING'"
+             UPDATE refund SET next_at = clock_timestamp() WHERE {these} AND next_at IS NOT NULL"
         ))
         .await;
     }
 
-    /// As if the leases of those who have these in hand were over, but for what is parked, or is being
-    /// written.
-    pub async fn hurry(&mut self, orders: &[Uuid]) {
-        let list: Vec<String> = orders.iter().map(|id| format!("'{id}'")).collect();
-        let these = format!("order_id = ANY(ARRAY[{}]::uuid[])", list.join(", "));
-        for (table, id) in [("payment_order", "order_id"), ("refund", "refund_id")] {
-            self.run(&format!(
-                "UPDATE {table} SET next_at = clock_timestamp()
-                 WHERE {id} IN (SELECT {id} FROM {table}
-                                WHERE {these} AND next_at > clock_timestamp()
-                                  AND next_at < clock_timestamp() + interval '30 minutes'
-                                FOR NO KEY UPDATE SKIP LOCKED)"
-            ))
-            .await;
-        }
+    /// As if the leases of those who have these in hand were over, and with them all that they have
+    /// asked for, but for what is parked, or is being written.
+    pub async fn hurry(&mut self, buyers: &[Uuid]) {
+        let these = of_buyers(buyers);
+        let soon =
+            "next_at > clock_timestamp() AND next_at < clock_timestamp() + interval '30 min'";
+        self.run(&format!(
+            "UPDATE payment_order SET next_at = clock_timestamp()
+             WHERE order_id IN (SELECT order_id FROM payment_order WHERE {these} AND {soon}
+                                FOR NO KEY UPDATE SKIP LOCKED);
+             UPDATE refund SET next_at = clock_timestamp(),
+                               settles_at = least(settles_at, clock_timestamp())
+             WHERE refund_id IN (SELECT refund_id FROM refund WHERE {these} AND {soon}
+                                 FOR NO KEY UPDATE SKIP LOCKED)"
+        ))
+        .await;
     }
 
     /// Has the driver look at every order again, whatever its status.
@@ -233,12 +264,12 @@ impl Stops {
             .await;
     }
 
-    /// How far all orders are, in one snapshot.
+    /// How far all orders are, by their buyers, in one snapshot.
     pub async fn seen(&mut self) -> HashMap<Uuid, Seen> {
         let rows: Vec<Seen> = sql_query(filled(SEEN))
             .load(&mut self.conn)
             .await
             .expect("orders");
-        rows.into_iter().map(|row| (row.order_id, row)).collect()
+        rows.into_iter().map(|row| (row.user_id, row)).collect()
     }
 }

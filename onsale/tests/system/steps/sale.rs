@@ -1,0 +1,133 @@
+//! One order on its way, and what its buyer asks for, or who administers.
+
+use super::cases::{Case, Path};
+use crate::cards::CHARGES;
+use crate::hall::Hall;
+use crate::shop::{Order, won};
+use onsale_testkit::{Answer, Api, Buyer};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// What a seat costs, and points by card, but for the digits that the gateway goes by; in won.
+pub const PRICE: i64 = 10_000;
+
+/// One order of somebody's who has no other: it is known by its buyer.
+#[derive(Clone, Debug)]
+pub struct Sale {
+    pub case: Case,
+    pub buyer: Buyer,
+    pub amount: i64,
+    pub what: What,
+    /// Its refund, once it is left to a person, and that person.
+    pub task: Option<(Uuid, Buyer)>,
+}
+
+/// What is to be had for the money.
+#[derive(Clone, Debug)]
+pub enum What {
+    Seat { label: String, order: Order },
+    Points,
+}
+
+/// Something that is asked for: as often as one likes, and under one key.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    by: Buyer,
+    path: String,
+    key: String,
+    body: Value,
+}
+
+impl Wish {
+    /// Asks, and does not wait for what comes of it.
+    pub async fn ask(&self, api: &Api) -> Answer {
+        let request = api.post_request(&self.by, &self.path, &self.key, &self.body);
+        api.send(request.header("prefer", "respond-async")).await
+    }
+
+    /// Asks, and waits.
+    pub async fn insist(&self, api: &Api) -> Answer {
+        api.post(&self.by, &self.path, &self.key, &self.body).await
+    }
+
+    /// The same under another key.
+    pub fn anew(mut self) -> Self {
+        self.key.push_str("-2");
+        self
+    }
+}
+
+impl Sale {
+    /// A seat that is held, ordered and agreed to; or points, of which there is no order yet.
+    pub async fn begin(hall: &Hall, date: Uuid, case: Case, label: Option<String>) -> Self {
+        let buyer = hall.buyer();
+        let what = match label {
+            Some(label) => {
+                let order = hall.order(&buyer, date, &[&label]).await;
+                What::Seat { label, order }
+            }
+            None => What::Points,
+        };
+        Self {
+            case,
+            buyer,
+            amount: PRICE + case.code,
+            what,
+            task: None,
+        }
+    }
+
+    /// The order of its seat.
+    pub fn order(&self) -> &Order {
+        match &self.what {
+            What::Seat { order, .. } => order,
+            What::Points => panic!("{:?} has no seat", self.case),
+        }
+    }
+
+    fn wish_of(&self, by: &Buyer, what: &str, path: String, body: Value) -> Wish {
+        Wish {
+            by: by.clone(),
+            path,
+            key: format!("{what}-{}", self.buyer.user_id),
+            body,
+        }
+    }
+
+    /// Has it captured.
+    pub fn buy(&self) -> Wish {
+        let (path, body) = match &self.what {
+            What::Seat { order, .. } => (format!("{}/confirm", order.path()), order.confirmation()),
+            What::Points => {
+                let body = json!({ "amount": won(self.amount), "method": "CARD" });
+                (CHARGES.to_owned(), body)
+            }
+        };
+        self.wish_of(&self.buyer, "buy", path, body)
+    }
+
+    /// Has its sale cancelled.
+    pub fn cancel(&self) -> Wish {
+        let path = format!("/reservations/{}/cancellation", self.order().reservation);
+        self.wish_of(&self.buyer, "cancel", path, json!({}))
+    }
+
+    fn attend(&self, how: &str, body: Value) -> Wish {
+        let (refund, admin) = self.task.as_ref().expect("a task");
+        let path = format!("/admin/tasks/{refund}/{how}");
+        self.wish_of(admin, how, path, body)
+    }
+
+    /// What is asked for in its stage.
+    pub fn wish(&self) -> Wish {
+        match self.case.path {
+            Path::Sold | Path::Doubted | Path::Declined | Path::Reheld | Path::Gone => self.buy(),
+            Path::Charged | Path::ChargeDoubted | Path::ChargeDeclined | Path::OverCap => {
+                self.buy()
+            }
+            Path::Cancelled | Path::Refused => self.cancel(),
+            Path::Retried => self.attend("retry", json!({})),
+            Path::Resolved => self.attend("resolution", json!({ "note": "Bank transfer" })),
+        }
+    }
+}
