@@ -286,6 +286,7 @@ fn refusal_label(refusal: Refusal) -> &'static str {
         Refusal::UnknownSchedule | Refusal::NotFound => "not-found",
         Refusal::RoomOff => "room-off",
         Refusal::RoomFull => "room-full",
+        Refusal::TicketsUsedUp => "tickets-used-up",
         Refusal::PolicyInvalid => "policy-invalid",
         Refusal::BeaconFixed => "beacon-fixed",
         Refusal::NotDue => "not-due",
