@@ -178,7 +178,8 @@ fn misanswered() -> Problem {
 ///
 /// Ask again after `pollAfterMs`, with the ticket that you were given: whoever is silent for too long
 /// is passed over when its turn comes, and is next when it asks again. Once it is `ADMITTED`, there is
-/// a `pass`; asking again gets one that lasts as long as the holds that were made with it.
+/// a `pass`; asking again gets one that lasts as long as the holds that were made with it. A
+/// `dependency-unavailable` changes nothing: nobody loses its place by it.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/queue", operation_id = "getQueueTicket",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), QueueTicket),
