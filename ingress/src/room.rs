@@ -33,7 +33,7 @@ pub use report::Reporter;
 pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
 pub(crate) use routes::{own, read};
 pub use signed::Signer;
-pub use standing::Standing;
+pub use standing::{RoomState, Standing};
 pub use store::newest;
 pub use view::TicketView;
 
