@@ -35,8 +35,8 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, Timestamp,
-    UserId,
+    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, TicketId,
+    Timestamp, UserId,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
@@ -406,6 +406,9 @@ impl Sale {
             Accepted::Here(_) => true,
             Accepted::Elsewhere(_, hold) => hold.expires_at >= before,
         });
+        let entered = self.reservations.values().filter_map(|r| r.entry);
+        let entered: HashSet<TicketId> = entered.map(|entry| entry.ticket_id).collect();
+        self.entries.prune(&entered, before);
     }
 
     /// Makes a reservation known under all its keys.

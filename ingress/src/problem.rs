@@ -146,6 +146,8 @@ codes! {
     RoomOff = 409 "room-off" "There is no waiting room: no ticket is needed" never;
     /// The room has all the tickets that it can have.
     RoomFull = 409 "room-full" "The waiting room takes nobody any more" never;
+    /// As many tickets of the room as a user gets, with those that have ended.
+    QueueTicketsUsedUp = 409 "queue-tickets-used-up" "You have joined the waiting room too often" never;
     /// The reservation is paid.
     AlreadyPaid = 409 "already-paid" "The reservation is paid already" never;
     /// A dead letter of bytes that are no command.

@@ -60,6 +60,7 @@ pub fn of_room(refusal: admission::Refusal) -> Problem {
         R::KeyReused => Code::IdempotencyKeyReused,
         R::RoomOff => Code::RoomOff,
         R::RoomFull => Code::RoomFull,
+        R::TicketsUsedUp => Code::QueueTicketsUsedUp,
         R::BeaconFixed => Code::BeaconFixed,
         R::NotDue => Code::BeaconNotDue,
         // What was meant is not there, or not any more.

@@ -9,7 +9,8 @@
 //! Postgres. A room that nobody asks about costs nothing.
 //!
 //! What is shown decides nothing, and never goes back: who is let in says the owner alone, and whether
-//! a pass is good says the owner of the seats.
+//! a pass is good says the owner of the seats. Nor is it shown for long after it was last known to be so:
+//! an ingress that hears nothing of a room says that, so that its clients are told by another one.
 
 mod follow;
 mod forecast;
@@ -32,7 +33,7 @@ pub use report::Reporter;
 pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
 pub(crate) use routes::{own, read};
 pub use signed::Signer;
-pub use standing::Standing;
+pub use standing::{RoomState, Standing};
 pub use store::newest;
 pub use view::TicketView;
 
@@ -64,6 +65,11 @@ const REPORT: Duration = Duration::from_secs(1);
 /// A room is given up when nobody has asked for so long, in milliseconds. Whoever waits asks more
 /// often, however far away.
 const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
+/// What was known of a room so long ago is not shown any more, in milliseconds: its owner tells each
+/// second, and a takeover takes some.
+const SHOWN_MS: i64 = 15_000;
+/// When to ask again where nothing is known, in seconds.
+const AGAIN_S: u32 = 5;
 /// Rooms whose owners are told at once.
 const REPORTS_AT_ONCE: usize = 16;
 /// How long a reload waits that did not bring all and is tried again: at first, and at most.
@@ -162,6 +168,12 @@ impl Entry {
         slot.known_at()
     }
 
+    /// Whether it is known how the room is now.
+    fn is_current(&self, now: Timestamp) -> bool {
+        let known_at = self.known_at();
+        known_at.is_some_and(|at| now.ms_since(at) < SHOWN_MS)
+    }
+
     fn is_asked_about(&self, now: Timestamp) -> bool {
         let asked_at = Timestamp::from_micros(self.asked_at_us.load(Ordering::Relaxed));
         now.ms_since(asked_at) < KEPT_MS
@@ -199,6 +211,15 @@ impl Drop for Load<'_> {
     }
 }
 
+/// What is shown of a room is how it is now, or nearly.
+fn assure(entry: &Entry, now: Timestamp) -> Result<(), Problem> {
+    if entry.is_current(now) {
+        Ok(())
+    } else {
+        Err(Problem::unavailable().retry_after_s(AGAIN_S))
+    }
+}
+
 /// Rooms that must be read again. No room is in it twice.
 type Gaps = mpsc::UnboundedSender<Arc<Entry>>;
 
@@ -218,7 +239,8 @@ impl Rooms {
     /// How a ticket is. Its client was heard. `place` is what is known of its place from before.
     ///
     /// # Errors
-    /// `dependency-unavailable` while the room is not in memory and can't be read.
+    /// `dependency-unavailable` while the room is not in memory and can't be read, or was not heard of
+    /// for too long.
     pub async fn look(&self, ticket: &Ticketed, place: Option<Place>) -> Result<Standing, Problem> {
         let now = self.clock.now();
         let (entry, look) = self.find(ticket, now).await?;
@@ -227,6 +249,7 @@ impl Rooms {
         if look.wants_report(standing.place) {
             entry.heard().put(no);
         }
+        assure(&entry, now)?;
         if let Some(eta) = standing.sight.and_then(|sight| sight.eta) {
             entry.forecasts().note(no, eta, now);
         }
@@ -243,7 +266,8 @@ impl Rooms {
         place: Option<Place>,
     ) -> Result<Standing, Problem> {
         let now = self.clock.now();
-        let (_, look) = self.find(ticket, now).await?;
+        let (entry, look) = self.find(ticket, now).await?;
+        assure(&entry, now)?;
         Ok(Standing::of(&look, place, now))
     }
 
@@ -279,8 +303,10 @@ impl Rooms {
     /// owner of its seats says so.
     #[must_use]
     pub fn needs_pass(&self, schedule: ScheduleId) -> bool {
+        let now = self.clock.now();
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.get(&schedule).is_some_and(|entry| {
+        let entry = entries.get(&schedule).filter(|it| it.is_current(now));
+        entry.is_some_and(|entry| {
             let slot = entry.slot.read().unwrap_or_else(PoisonError::into_inner);
             slot.room().is_some_and(state::Room::needs_pass)
         })

@@ -16,8 +16,9 @@ use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{ConcertId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
+use onsale_schema::{CommandId, ConcertId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use onsale_testkit::{TestDb, TestNats};
+use onsale_workers::outbox::system::command;
 use uuid::Uuid;
 
 const SCHEDULE: ScheduleId = ScheduleId(Uuid::from_u128(0x10));
@@ -586,8 +587,44 @@ const CASES: &[Case] = &[
     (
         "more holds than any pass is good for",
         "SELECT reserve(3000 + n, 1, '{5}', 'EXPIRED', 501, 501, 501)
-         FROM generate_series(1, 101) AS n;
+         FROM generate_series(1, 5) AS n;
          UPDATE reservation SET ticket_id = id(2000) WHERE reservation_id > id(3000)",
+        &["Q3"],
+    ),
+    (
+        "as many holds as a pass was good for before",
+        "SELECT reserve(3000 + n, 1, '{5}', 'EXPIRED', 501, 501, 501)
+         FROM generate_series(1, 5) AS n;
+         UPDATE reservation SET ticket_id = id(2000) WHERE reservation_id > id(3000);
+         UPDATE waiting_room SET holds_per_pass_before = 5",
+        &[],
+    ),
+    (
+        "a hold with a pass that was given back",
+        "UPDATE ticket SET pass_until = at(200) WHERE arrival_no = 1;
+         SELECT enter(1010, 2, 1, 91)",
+        &["Q3"],
+    ),
+    (
+        "a hold with a pass that was given back a moment ago",
+        "UPDATE ticket SET pass_until = at(200) WHERE arrival_no = 1;
+         SELECT enter(1010, 2, 1, 89)",
+        &[],
+    ),
+    (
+        "a hold with a pass that was given back while nobody could be told",
+        "UPDATE ticket SET pass_until = at(200) WHERE arrival_no = 1;
+         SELECT enter(1010, 2, 1, 91);
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), 'PassesOver', at(30), at(92))",
+        &[],
+    ),
+    (
+        "a hold with a pass after it was told that it was given back",
+        "UPDATE ticket SET pass_until = at(200) WHERE arrival_no = 1;
+         SELECT enter(1010, 2, 1, 95);
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), 'PassesOver', at(30), at(92)),
+             (id(703), 'seats', id(16), 'PassesOver', at(90), at(99)),
+             (id(704), 'seats', id(16), 'Paid', at(30), at(99))",
         &["Q3"],
     ),
     (
@@ -598,8 +635,14 @@ const CASES: &[Case] = &[
     (
         "a room that the owner of the seats is about to know of",
         "UPDATE sale SET pass_required_since = NULL;
-         INSERT INTO notice VALUES (id(702), 'seats', id(16), '', now())",
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), 'Room', now())",
         &[],
+    ),
+    (
+        "a room that the owner of the seats knows nothing of while it is told of other things",
+        "UPDATE sale SET pass_required_since = NULL;
+         INSERT INTO notice VALUES (id(702), 'seats', id(16), 'PaidAll', now())",
+        &["Q3"],
     ),
     (
         "a ticket whose key made a reservation, too",
@@ -960,6 +1003,32 @@ async fn each_planted_violation_is_reported_under_its_name() {
             planted.contains(invariant.id()),
             "{invariant} was never made to fail"
         );
+    }
+}
+
+/// Notices are found by the names of their kinds.
+#[test]
+fn a_notice_says_its_kind_by_its_name() {
+    let (notice_id, schedule_id) = (NoticeId(Uuid::nil()), SCHEDULE);
+    let room = Kind::Room {
+        notice_id,
+        schedule_id,
+        pass_required: true,
+        version: 1,
+    };
+    let passes_over = Kind::PassesOver {
+        notice_id,
+        schedule_id,
+        tickets: Vec::new(),
+    };
+    for (kind, expected) in [
+        (room, ["Room"].as_slice()),
+        (passes_over, ["PassesOver"].as_slice()),
+    ] {
+        let payload = encode(&command(CommandId(notice_id.0), kind));
+        let has = |name: &&str| payload.windows(name.len()).any(|it| it == name.as_bytes());
+        let found: Vec<&str> = ["Room", "PassesOver"].into_iter().filter(has).collect();
+        assert_eq!(found, expected);
     }
 }
 

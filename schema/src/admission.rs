@@ -77,6 +77,8 @@ pub enum Kind {
 
 /// The most tickets of a room.
 pub const TICKETS_MAX: u32 = 4_000_000;
+/// The most tickets of one user in a room, with those that have ended: each takes a number for good.
+pub const TICKETS_PER_USER: u8 = 20;
 /// The most tickets in one report of who was heard.
 pub const SEEN_MAX: usize = 20_000;
 /// The most holds in one notice of what became of them.
@@ -283,6 +285,8 @@ pub enum Refusal {
     RoomOff,
     /// The room has all the tickets that it can have.
     RoomFull,
+    /// The user has had [`TICKETS_PER_USER`] tickets of the room.
+    TicketsUsedUp,
     /// The user has no such ticket that is live.
     NotFound,
     /// A value of the policy is out of bounds.

@@ -144,6 +144,8 @@ fn outcomes() {
     ];
     outcomes.extend(refused.map(Outcome::Refused));
     check("admission-reply", &reply(outcomes));
+    let used_up = Outcome::Refused(Refusal::TicketsUsedUp);
+    check("admission-reply-tickets-used-up", &reply(vec![used_up]));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::changes::Step;
 use super::tickets::State;
 use super::{Changes, Known, NewTicket, Room, RoomUpdate, Slot, TicketUpdate, Times};
 use onsale_schema::admission::{
-    HoldChange, HoldState, Kind, Outcome, Refusal, SEEN_MAX, TICKETS_MAX, Ticket, Watermark,
+    HoldChange, HoldState, Kind, Outcome, Refusal, SEEN_MAX, TICKETS_MAX, TICKETS_PER_USER, Ticket,
+    Watermark,
 };
 use onsale_schema::message::Command;
 use onsale_schema::status::{QueueMode, TicketStatus};
@@ -124,6 +125,9 @@ impl Room {
         }
         if self.row.arrivals >= TICKETS_MAX {
             return Outcome::Refused(Refusal::RoomFull);
+        }
+        if self.tickets.given(command.user) >= TICKETS_PER_USER {
+            return Outcome::Refused(Refusal::TicketsUsedUp);
         }
         let mine = changes.of(&self.row);
         let no = self

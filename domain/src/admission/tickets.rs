@@ -45,7 +45,7 @@ impl State {
     }
 }
 
-/// Vectors by arrival number: 41 bytes a ticket, and some for the index of users.
+/// Vectors by arrival number: 42 bytes a ticket, and some for the index of users.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tickets {
     ids: Vec<TicketId>,
@@ -53,6 +53,8 @@ pub(super) struct Tickets {
     /// The first 32 bits of each fingerprint: enough to notice that a key was used for something else.
     prints: Vec<u32>,
     states: Vec<State>,
+    /// Which of its user's each is, from 1.
+    nths: Vec<u8>,
     newest: Newest,
 }
 
@@ -70,6 +72,7 @@ impl Tickets {
         state: State,
     ) -> ArrivalNo {
         let no = ArrivalNo(self.len());
+        self.nths.push(self.given(user).saturating_add(1));
         self.ids.push(id);
         self.users.push(user);
         self.prints.push(short(fingerprint));
@@ -89,6 +92,7 @@ impl Tickets {
         self.users.pop();
         self.prints.pop();
         self.states.pop();
+        self.nths.pop();
     }
 
     pub(super) fn get(&self, no: ArrivalNo) -> Option<State> {
@@ -116,6 +120,11 @@ impl Tickets {
     /// Whether the command that made a ticket asked the same.
     pub(super) fn asked(&self, no: ArrivalNo, fingerprint: Fingerprint) -> bool {
         self.prints[no.index()] == short(fingerprint)
+    }
+
+    /// How many tickets a user was given; counted no further than a byte goes.
+    pub(super) fn given(&self, user: UserId) -> u8 {
+        self.newest(user).map_or(0, |no| self.nths[no.index()])
     }
 
     /// The newest ticket of a user.

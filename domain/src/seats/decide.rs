@@ -184,7 +184,7 @@ impl Sale {
             } => self.turn_room(*notice_id, *pass_required, *version, now, changes),
             Kind::PassesOver {
                 notice_id, tickets, ..
-            } => self.end_passes(*notice_id, tickets, changes),
+            } => self.end_passes(*notice_id, tickets, now, changes),
             Kind::Policy { change, .. } => self.amend(command, change, now, changes),
         }
     }

@@ -10,7 +10,7 @@ use super::{Changes, Reservation, Sale};
 use onsale_schema::admission::{HoldChange, HoldState, NotValid, Pass};
 use onsale_schema::seats::{Outcome, Refusal};
 use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 
 /// Whether a hold takes a pass, as the row of the schedule says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub struct Entry {
 pub(super) struct Entries {
     /// So many holds were made with each; those that ended count.
     holds: HashMap<TicketId, u32>,
-    /// They ended before their passes.
-    over: HashSet<ArrivalNo>,
+    /// They ended before their passes, and when that was said.
+    over: HashMap<ArrivalNo, Timestamp>,
 }
 
 impl Entries {
@@ -75,6 +75,13 @@ impl Entries {
         }
     }
 
+    /// Forgets tickets whose passes are over by now, whatever is known of them: those that ended before
+    /// `before`, and those of which no hold is in memory any more, which ended before it, too.
+    pub(super) fn prune(&mut self, in_memory: &HashSet<TicketId>, before: Timestamp) {
+        self.holds.retain(|id, _| in_memory.contains(id));
+        self.over.retain(|_, ended_at| *ended_at >= before);
+    }
+
     /// Takes back that a ticket has ended.
     pub(super) fn revive(&mut self, no: ArrivalNo) {
         self.over.remove(&no);
@@ -88,15 +95,22 @@ impl Sale {
         Self { gate, ..self }
     }
 
-    /// Adds how many holds were made with a ticket, by all rows there are: also by those that are
-    /// not loaded any more.
+    /// Adds how many holds were made with a ticket, by all rows there are: also by those that are not
+    /// loaded any more.
     pub fn load_entries(&mut self, ticket_id: TicketId, holds: u32) {
         self.entries.holds.insert(ticket_id, holds);
     }
 
-    /// Adds that a ticket ended before its pass.
-    pub fn load_over(&mut self, no: ArrivalNo) {
-        self.entries.over.insert(no);
+    /// Adds that a ticket ended before its pass, and when.
+    pub fn load_over(&mut self, no: ArrivalNo, ended_at: Timestamp) {
+        self.entries.over.insert(no, ended_at);
+    }
+
+    /// Of how many tickets it is known that holds were made with them, and of how many that they ended
+    /// before their passes.
+    #[must_use]
+    pub fn knows_tickets(&self) -> (usize, usize) {
+        (self.entries.holds.len(), self.entries.over.len())
     }
 
     /// What the schedule's row says of passes, after the last batch.
@@ -125,7 +139,7 @@ impl Sale {
                 NotValid::Expired => Refusal::PassExpired,
                 NotValid::UsedUp => Refusal::PassUsedUp,
             })?;
-        if self.entries.over.contains(&pass.ticket.arrival_no) {
+        if self.entries.over.contains_key(&pass.ticket.arrival_no) {
             return Err(Refusal::PassExpired);
         }
         Ok(Some(Entry {
@@ -161,11 +175,13 @@ impl Sale {
         &mut self,
         notice_id: NoticeId,
         tickets: &[ArrivalNo],
+        now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
         changes.notices_done.push(notice_id);
         for &no in tickets {
-            if self.entries.over.insert(no) {
+            if let hash_map::Entry::Vacant(new) = self.entries.over.entry(no) {
+                new.insert(now);
                 changes.passes_over.push((self.schedule_id, no));
             }
         }

@@ -129,7 +129,11 @@ impl Sale {
                 at: now,
             });
         }
-        self.tell_room(&self.reservations[&id], HoldState::Paid, changes);
+        // Once, that is, also if all of it was cancelled before this was heard of.
+        let r = &self.reservations[&id];
+        if is_new || r.live_seats() == 0 {
+            self.tell_room(r, HoldState::Paid, changes);
+        }
     }
 
     /// Makes a live hold last until a payment on its way has been captured, within bounds. For

@@ -10,9 +10,9 @@ mod told;
 mod turns;
 
 use common::{at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, user};
-use onsale_domain::admission::{Changes, Policy, Room, RoomRow, Times};
+use onsale_domain::admission::{Changes, Policy, Room, RoomRow, StoredTicket, Times};
 use onsale_schema::admission::{
-    HoldChange, HoldState, Kind, Outcome, PolicyChange, Refusal, Ticket,
+    HoldChange, HoldState, Kind, Outcome, PolicyChange, Refusal, TICKETS_PER_USER, Ticket,
 };
 use onsale_schema::draw::Secret;
 use onsale_schema::message::Command;
@@ -217,6 +217,46 @@ fn joining_again_is_the_same_ticket_until_that_has_ended() {
     assert_eq!(case.send(1, only(&first)), not_found);
     assert_eq!(case.status(2), TicketStatus::Waiting);
     assert_eq!(case.leave(3), not_found);
+}
+
+#[test]
+fn nobody_gets_tickets_without_end() {
+    let mut case = Case::new(|_| {});
+    case.join(2);
+    let rows: Vec<StoredTicket> = (0..TICKETS_PER_USER)
+        .map(|_| {
+            let ticket = case.join(1);
+            case.leave(1);
+            StoredTicket {
+                ticket_id: ticket.ticket_id,
+                user_id: user(1),
+                fingerprint: fingerprint(1),
+                status: TicketStatus::Left,
+                slot: None,
+            }
+        })
+        .collect();
+    let used_up = Outcome::Refused(Refusal::TicketsUsedUp);
+    assert_eq!(case.send(1, join()), used_up);
+    assert!(case.last.is_empty(), "nothing is written");
+    // What others have counts for them, and who is in line stays so.
+    assert!(!case.join(2).is_new && case.join(3).is_new);
+
+    // A new owner knows as much; and one that is taken back was never given.
+    let (last, before) = rows.split_last().unwrap();
+    for (rows, is_refused) in [(&rows[..], true), (before, false)] {
+        let row = RoomRow {
+            version: 9,
+            arrivals: u32::try_from(rows.len()).unwrap(),
+            ..RoomRow::new(schedule_id(1), case.room.row().policy)
+        };
+        case.room = Room::load(row, SECRET, rows.to_vec());
+        assert_eq!(case.send(1, join()) == used_up, is_refused, "{last:?}");
+    }
+    case.room.undo(&case.last);
+    assert!(case.join(1).is_new);
+    case.leave(1);
+    assert_eq!(case.send(1, join()), used_up);
 }
 
 #[test]

@@ -65,6 +65,19 @@ fn who_has_paid_is_done_and_who_leaves_is_gone() {
     case.leave(1);
     case.tick();
     assert_eq!(case.admitted(), [2, 3]);
+    // Word of it that comes again, or late, frees no other slot and ends nothing twice.
+    case.join_all(4..5);
+    for state in [
+        HoldState::Paid,
+        HoldState::Over,
+        HoldState::Until(case.now.plus_ms(900_000)),
+    ] {
+        case.hold(&ticket, 1, state);
+        case.hold(&ticket, 2, state);
+        assert!(case.last.rooms.is_empty(), "nothing is written");
+        case.tick();
+        assert_eq!(case.admitted(), [2, 3]);
+    }
     // Somebody else's ticket is not meant.
     let other = onsale_schema::admission::Ticket {
         arrival_no: ArrivalNo(2),

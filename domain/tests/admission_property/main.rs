@@ -88,6 +88,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::UnknownSchedule => "unknown schedule",
             Refusal::RoomOff => "room off",
             Refusal::RoomFull => "room full",
+            Refusal::TicketsUsedUp => "tickets used up",
             Refusal::NotFound => "not found",
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::BeaconFixed => "beacon fixed",

@@ -4,7 +4,7 @@
 use onsale_domain::admission::{LINGER_MS, OPENING_GRACE_MS, Policy};
 use onsale_schema::admission::{
     CAPACITY, HOLDS_PER_PASS, HoldState, Kind, Outcome, PASS_MS, PRESENCE_MS, RATE_PER_SECOND,
-    Refusal, Ticket,
+    Refusal, TICKETS_PER_USER, Ticket,
 };
 use onsale_schema::draw::{Digest, Draw, Secret};
 use onsale_schema::message::{Command, Fingerprint};
@@ -254,6 +254,10 @@ impl Model {
         }
         if self.policy.mode == QueueMode::Off {
             return Outcome::Refused(Refusal::RoomOff);
+        }
+        let mine = self.entries.iter().filter(|it| it.user == command.user);
+        if mine.count() >= usize::from(TICKETS_PER_USER) {
+            return Outcome::Refused(Refusal::TicketsUsedUp);
         }
         self.has_missed |= made.is_some() || self.elsewhere.contains(&id);
         let no = self.entries.len();

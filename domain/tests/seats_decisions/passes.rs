@@ -131,7 +131,7 @@ fn holds_are_counted_by_ticket_whatever_becomes_of_them() {
     assert_eq!(try_it(&mut sale, 3, 1104), used_up);
 
     // What is not in memory any more counts, too, and so it does for the next owner.
-    sale.prune(at_s(1200));
+    sale.prune(at_s(1103));
     assert_eq!(try_it(&mut sale, 4, 1201), used_up);
     let mut next = sale_with(policy()).with_gate(sale.gate());
     next.load_entries(ticket(1), 2);
@@ -287,12 +287,64 @@ fn a_pass_is_over_when_its_ticket_is() {
 
     // The next owner knows it from the rows; a batch that is taken back says nothing.
     let mut next = before.clone();
-    next.load_over(ArrivalNo(3));
+    next.load_over(ArrivalNo(3), at_s(1101));
     assert_eq!(refusal(&mut next, &third, 1102), Refusal::PassExpired);
     let mut taken_back = before.clone();
     let (_, changes) = decide(&mut taken_back, &over, 1101);
     taken_back.undo(&changes);
     assert_eq!(taken_back, before);
+}
+
+/// What is known of tickets takes no memory for longer than their passes last.
+#[test]
+fn tickets_whose_passes_are_over_are_forgotten() {
+    let mut sale = guarded(policy());
+    held(&mut sale, &with(hold(1, &[0]), Some(pass(1))), 1100);
+    let mut give_back = release(1, 1);
+    give_back.user = user(1);
+    outcome(&mut sale, &give_back, 1101);
+    let over = Kind::PassesOver {
+        notice_id: notice_id(902),
+        schedule_id: schedule_id(1),
+        tickets: vec![ArrivalNo(3)],
+    };
+    outcome(&mut sale, &command(902, over), 1102);
+    sale.prune(at_s(1101));
+    assert_eq!(sale.knows_tickets(), (1, 1), "no longer ago than that");
+    // In earnest a day is between, and the passes are over anyway.
+    sale.prune(at_s(1103));
+    assert_eq!(sale.knows_tickets(), (0, 0));
+}
+
+/// Word of a payment may come twice, and after all of it was cancelled.
+#[test]
+fn the_room_is_told_of_a_payment_once_and_also_of_one_that_was_cancelled() {
+    let mut sale = guarded(policy());
+    for n in [1, 2] {
+        let seat = i32::try_from(n).unwrap();
+        held(&mut sale, &with(hold(n, &[seat]), Some(pass(n))), 1100);
+    }
+    let (_, changes) = decide(&mut sale, &paid(1), 1101);
+    assert_eq!(told(&changes), [(1, HoldState::Paid)]);
+    let (_, changes) = decide(&mut sale, &paid(1), 1102);
+    assert_eq!(told(&changes), []);
+    // It is told again if what was decided is not stored.
+    let before = sale.clone();
+    let (_, changes) = decide(&mut sale, &paid(2), 1103);
+    sale.undo(&changes);
+    let cancelled = Kind::Cancelled {
+        notice_id: notice_id(903),
+        schedule_id: schedule_id(1),
+        reservation_id: reservation_id(2),
+        seats: vec![SeatNo(2)],
+        at: at_s(1103),
+    };
+    for mut sale in [sale, before] {
+        let (_, changes) = decide(&mut sale, &command(903, cancelled.clone()), 1104);
+        assert_eq!(told(&changes), []);
+        let (_, changes) = decide(&mut sale, &paid(2), 1105);
+        assert_eq!(told(&changes), [(2, HoldState::Paid)]);
+    }
 }
 
 #[test]

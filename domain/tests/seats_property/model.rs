@@ -16,7 +16,7 @@ use onsale_schema::{
     ArrivalNo, CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
     TicketId, Timestamp, UserId,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The section of places, if there are any.
 pub const SECTION: &str = "F";
@@ -73,7 +73,7 @@ pub struct Model {
     pub policy: Policy,
     pub gate: Gate,
     /// Tickets that ended before their passes.
-    pub over: BTreeSet<ArrivalNo>,
+    pub over: BTreeMap<ArrivalNo, Timestamp>,
     pub layout_no: i64,
     pub prices: Vec<Money>,
     /// So many of them are seats; the rest are the places of [`SECTION`].
@@ -231,7 +231,9 @@ impl Model {
                 Outcome::Applied
             }
             Kind::PassesOver { tickets, .. } => {
-                self.over.extend(tickets);
+                for no in tickets {
+                    self.over.entry(*no).or_insert(now);
+                }
                 Outcome::Applied
             }
             Kind::Policy { change, .. } => self.amend(command, change, now),

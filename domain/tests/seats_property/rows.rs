@@ -28,7 +28,7 @@ pub struct Rows {
     pub policy: Policy,
     pub gate: Gate,
     /// Tickets that ended before their passes.
-    pub over: BTreeSet<ArrivalNo>,
+    pub over: BTreeMap<ArrivalNo, Timestamp>,
     pub layout: Layout,
     /// See [`Model::seated`](crate::model::Model::seated).
     pub seated: usize,
@@ -101,8 +101,8 @@ impl Rows {
             sale.load_claim(*seat, claim.reservation, claim.state);
         }
         sale.load_blocks(&self.blocks);
-        for no in &self.over {
-            sale.load_over(*no);
+        for (no, ended_at) in &self.over {
+            sale.load_over(*no, *ended_at);
         }
         for (ticket, holds) in self.entries() {
             sale.load_entries(ticket, holds);

@@ -82,11 +82,13 @@ fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
 ///
 /// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
 /// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
-/// whose order is settled at the opening: by arrival, or by a draw.
+/// whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a room in
+/// all.
 #[utoipa::path(post, path = "/schedules/{scheduleId}/queue", operation_id = "joinQueue",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey, Prefer),
-    extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull]))),
+    extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull,
+        Code::QueueTicketsUsedUp]))),
     responses((status = 201, description = "A new ticket", body = TicketView),
         (status = 200, description = "The ticket that you have", body = TicketView)))]
 pub async fn join(
@@ -176,7 +178,8 @@ fn misanswered() -> Problem {
 ///
 /// Ask again after `pollAfterMs`, with the ticket that you were given: whoever is silent for too long
 /// is passed over when its turn comes, and is next when it asks again. Once it is `ADMITTED`, there is
-/// a `pass`; asking again gets one that lasts as long as the holds that were made with it.
+/// a `pass`; asking again gets one that lasts as long as the holds that were made with it. A
+/// `dependency-unavailable` changes nothing: nobody loses its place by it.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/queue", operation_id = "getQueueTicket",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), QueueTicket),

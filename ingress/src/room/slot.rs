@@ -1,7 +1,9 @@
 //! One room as this ingress has it, and what becomes of it by what is heard and read. No I/O, so that
 //! every order of broadcasts, losses and snapshots can be tried.
 //!
-//! What is shown never goes back: a snapshot or a word that is older than it is not taken.
+//! What is shown never goes back: a snapshot or a word that is older than it is not taken. But for one
+//! case: rows that were restored from a backup are older than what was shown, and true. Then the owner
+//! tells of the older version again and again, and nobody of the one that is known.
 
 use super::state::{Applied, Room};
 use onsale_schema::Timestamp;
@@ -9,6 +11,10 @@ use onsale_schema::admission::Watermark;
 
 /// Words of the owner that are kept while a snapshot is on its way; with more it is taken again.
 const KEPT_MAX: usize = 1024;
+
+/// When its owner has told of an older version for so long, in milliseconds, and nobody of the one that
+/// is known, the rows were restored. An owner that was deposed tells for a lease, at most.
+const RESTORED_MS: i64 = 10_000;
 
 /// The room, and what is known about it.
 #[derive(Default)]
@@ -24,6 +30,9 @@ pub struct Slot {
     is_reloading: bool,
     /// When it was read, or its owner told of it last.
     known_at: Option<Timestamp>,
+    /// Since when beats tell of an older version, and of which they told last; none after one of the
+    /// version that is known.
+    older: Option<(Timestamp, i64)>,
 }
 
 /// What became of a word.
@@ -53,11 +62,19 @@ impl Slot {
         };
         let applied = room.take_in(told);
         match applied {
-            Applied::Known => Heard::Nothing,
+            Applied::Known => {
+                if told.is_beat() && told.version < room.version() {
+                    self.hear_older(told.version, now)
+                } else {
+                    Heard::Nothing
+                }
+            }
             Applied::Beat => {
                 self.known_at = Some(now);
-                // A reload that was given up is made up for here.
-                if self.is_stale && self.wants_reload() {
+                // A reload that was given up is made up for here. And restored rows may have come to a
+                // version that only by its number is the one that is known.
+                let is_doubtful = self.older.take().is_some() || self.is_stale;
+                if is_doubtful && self.wants_reload() {
                     Heard::Gap
                 } else {
                     Heard::Nothing
@@ -65,11 +82,31 @@ impl Slot {
             }
             Applied::Moved => {
                 self.known_at = Some(now);
-                Heard::Moved
+                if self.older.take().is_some() && self.wants_reload() {
+                    Heard::Gap
+                } else {
+                    Heard::Moved
+                }
             }
             Applied::Gap if self.wants_reload() => Heard::Gap,
             Applied::Gap => Heard::Nothing,
         }
+    }
+
+    /// An owner tells of an older version than the one that is known.
+    fn hear_older(&mut self, version: i64, now: Timestamp) -> Heard {
+        let since = self.older.map_or(now, |(since, _)| since);
+        self.older = Some((since, version));
+        if self.is_restored(now) && self.wants_reload() {
+            Heard::Gap
+        } else {
+            Heard::Nothing
+        }
+    }
+
+    fn is_restored(&self, now: Timestamp) -> bool {
+        let since = self.older.map(|(since, _)| since);
+        since.is_some_and(|since| now.ms_since(since) >= RESTORED_MS)
     }
 
     /// The room.
@@ -109,13 +146,17 @@ impl Slot {
             self.is_stale = true;
             return;
         };
-        if let Some(old) = &self.room {
-            if old.version() > room.version() {
-                // Not from where the owners write, or from before a restore.
-                self.is_stale = true;
-                return;
+        match &self.room {
+            Some(old) if old.version() <= room.version() => room.follows(old),
+            Some(_) => {
+                let told = self.older.map_or(i64::MAX, |(_, version)| version);
+                if !self.is_restored(asked_at) || room.version() < told {
+                    // Not from where the owners write.
+                    self.is_stale = true;
+                    return;
+                }
             }
-            room.follows(old);
+            None => {}
         }
         for told in &kept {
             if room.take_in(told) == Applied::Gap {
@@ -123,6 +164,83 @@ impl Slot {
             }
         }
         self.room = Some(room);
+        self.older = None;
         self.known_at = self.known_at.max(Some(asked_at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::Tickets;
+    use super::*;
+    use onsale_schema::ScheduleId;
+    use onsale_schema::admission::Policy;
+    use onsale_schema::draw::Place;
+    use onsale_schema::status::QueueMode;
+
+    fn at(s: i64) -> Timestamp {
+        Timestamp::EPOCH.plus_ms(s * 1000)
+    }
+
+    /// The beat of a version, whose front is at the same place.
+    fn beat(version: i64, at_s: i64) -> Watermark {
+        Watermark {
+            schedule_id: ScheduleId(uuid::Uuid::nil()),
+            from_version: version,
+            version,
+            at: at(at_s),
+            policy: Policy::new(QueueMode::Fifo, at(0)),
+            arrivals: 100,
+            lobby: None,
+            front: Place(u32::try_from(version).unwrap()),
+            window: 1000,
+            active: 0,
+            moved: 0,
+            measured_ms: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    fn read(slot: &mut Slot, version: i64, at_s: i64) {
+        slot.begin_load();
+        let room = Room::new(beat(version, at_s), Tickets::default());
+        slot.end_load(Some(room), at(at_s));
+    }
+
+    fn version(slot: &Slot) -> i64 {
+        slot.room().unwrap().version()
+    }
+
+    #[test]
+    fn restored_rows_are_shown_when_they_are_told_of_for_longer_than_a_deposed_owner_could() {
+        let mut slot = Slot::default();
+        read(&mut slot, 9, 0);
+        for second in 1..=10 {
+            assert_eq!(slot.take_in(&beat(5, second), at(second)), Heard::Nothing);
+        }
+        assert_eq!(slot.known_at(), Some(at(0)), "nobody says that it is so");
+        assert_eq!(slot.take_in(&beat(6, 11), at(11)), Heard::Gap);
+        // One that is behind even the owner is not taken.
+        read(&mut slot, 5, 11);
+        assert!(version(&slot) == 9 && !slot.is_reloaded());
+        read(&mut slot, 6, 11);
+        assert!(version(&slot) == 6 && slot.is_reloaded());
+        assert_eq!(slot.take_in(&beat(6, 12), at(12)), Heard::Nothing);
+        assert_eq!(slot.known_at(), Some(at(12)));
+    }
+
+    #[test]
+    fn a_deposed_owner_takes_nothing_back_and_what_is_in_doubt_is_read_again() {
+        let mut slot = Slot::default();
+        read(&mut slot, 9, 0);
+        for second in 1..60 {
+            slot.take_in(&beat(5, second), at(second));
+            let heard = slot.take_in(&beat(9, second), at(second));
+            assert_eq!(heard, Heard::Gap, "whose version is it?");
+            read(&mut slot, 5, second);
+            assert_eq!(version(&slot), 9, "from a replica");
+            read(&mut slot, 9, second);
+            assert!(slot.is_reloaded());
+        }
     }
 }

@@ -1,16 +1,44 @@
 //! How a ticket is, at one moment.
 
 use super::state::Look;
-use onsale_schema::admission::{Pass, Sight, Ticketed};
+use onsale_schema::admission::{Pass, Policy, Sight, Ticketed};
 use onsale_schema::draw::Place;
-use onsale_schema::status::TicketStatus;
+use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{Timestamp, admission};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Whether a room lets people in, as far as its rules say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RoomState {
+    /// It does, from its opening on.
+    Open,
+    /// Nobody is let in for now, perhaps for good: if the show was cancelled, its date says so.
+    Paused,
+    /// Nobody has to wait: no pass is needed.
+    Off,
+}
+
+impl RoomState {
+    /// By the rules of a room.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        match policy.mode {
+            QueueMode::Off => Self::Off,
+            QueueMode::Fifo | QueueMode::Draw | QueueMode::Open if policy.paused => Self::Paused,
+            QueueMode::Fifo | QueueMode::Draw | QueueMode::Open => Self::Open,
+        }
+    }
+}
 
 /// How a ticket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// How far it is.
     pub status: TicketStatus,
+    /// How its room is, if that is known.
+    pub room: Option<RoomState>,
     /// Its place, once the line has an order. It never changes.
     pub place: Option<Place>,
     /// What it is told while it waits.
@@ -28,6 +56,7 @@ impl Standing {
         let place = place.or_else(|| look.place());
         Self {
             status: look.status,
+            room: Some(RoomState::of(&look.told.policy)),
             place,
             sight: look.waits().then(|| look.sight(place, now)),
             pass_until: look.pass_until,
@@ -40,6 +69,7 @@ impl Standing {
     pub fn told(ticket: &admission::Ticket) -> Self {
         Self {
             status: ticket.status,
+            room: None,
             place: None,
             sight: None,
             // How many holds it is good for is not known.
@@ -68,6 +98,7 @@ impl Standing {
     pub fn has_turned(&self, (before, told_at): &(Self, Timestamp), now: Timestamp) -> bool {
         let pass = |it: &Self, at| it.pass_until.filter(|until| *until > at);
         self.status != before.status
+            || self.room != before.room
             || self.place != before.place
             || pass(self, now) != pass(before, *told_at)
     }
@@ -105,10 +136,16 @@ mod tests {
             place: Some(Place(3)),
             ..waiting
         };
+        let paused = Standing {
+            room: Some(RoomState::Paused),
+            ..placed
+        };
         let pass = |s| placed.after(TicketStatus::Admitted, Some(at(s)));
         for (before, told_s, after, now_s, expected) in [
             (waiting, 0, waiting, 9, false),
             (waiting, 0, placed, 9, true),
+            (placed, 0, paused, 9, true),
+            (paused, 0, paused, 9, false),
             (placed, 0, pass(20), 9, true),
             (pass(20), 9, pass(20), 19, false),
             // It has ended, though its owner has not said so.
@@ -123,5 +160,18 @@ mod tests {
                 "{after:?} after {told:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_room_that_is_off_is_not_paused() {
+        let told = |mode, paused| {
+            let policy = Policy::new(mode, Timestamp::EPOCH);
+            RoomState::of(&Policy { paused, ..policy })
+        };
+        for mode in [QueueMode::Fifo, QueueMode::Draw, QueueMode::Open] {
+            assert_eq!(told(mode, false), RoomState::Open);
+            assert_eq!(told(mode, true), RoomState::Paused);
+        }
+        assert_eq!(told(QueueMode::Off, true), RoomState::Off);
     }
 }

@@ -81,7 +81,7 @@ impl Room {
 
     /// Takes in what the owner tells.
     pub fn take_in(&mut self, told: &Watermark) -> Applied {
-        let is_beat = told.from_version == told.version;
+        let is_beat = told.is_beat();
         if told.version < self.version() {
             return Applied::Known;
         }

@@ -1,6 +1,6 @@
 //! A ticket as its owner is shown it: by a poll, on joining and on a stream, always the same.
 
-use super::{Signer, Standing};
+use super::{RoomState, Signer, Standing};
 use onsale_schema::admission::{Eta, POLL_MAX_MS, Ticketed};
 use onsale_schema::status::TicketStatus;
 use onsale_schema::{TicketId, Timestamp};
@@ -21,6 +21,9 @@ pub struct TicketView {
     /// The ticket, signed: send it as `Queue-Ticket` when you ask again.
     ticket: String,
     status: TicketStatus,
+    /// Whether the room lets people in. Null where that is not known yet.
+    #[schema(required = true)]
+    room: Option<RoomState>,
     /// Its number in the line, from 1; it never changes. Null as long as the line has no order.
     #[schema(required = true, minimum = 1)]
     position: Option<u32>,
@@ -102,6 +105,7 @@ impl TicketView {
             ticket_id: ticket.ticket_id,
             ticket: signer.sign_ticket(ticket),
             status: standing.status,
+            room: standing.room,
             position: standing.place.map(|place| place.0 + 1),
             ahead,
             eta: eta.into(),
@@ -166,6 +170,7 @@ mod tests {
             (&unknown, &1000.into())
         );
         assert!(waiting["position"].is_null() && waiting["ahead"].is_null());
+        assert!(waiting["room"].is_null(), "not known yet");
         assert!(waiting.get("pass").is_none() && waiting.get("passExpiresAt").is_none());
 
         let until = at.plus_ms(100_000);

@@ -7,7 +7,7 @@ use diesel_async::SimpleAsyncConnection;
 use onsale::seed::Policy;
 use onsale_ingress::problem::Code;
 use onsale_ingress::room::Signer;
-use onsale_schema::admission::{Pass, Ticketed};
+use onsale_schema::admission::{Pass, TICKETS_PER_USER, Ticketed};
 use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
@@ -264,11 +264,32 @@ async fn rooms(hall: &mut Hall, met: &mut Met) {
     let path = format!("/schedules/{date}/queue");
     let answer = api.post(&buyer, &path, "nobody-waits", &json!(null)).await;
     met.expect(answer, "room-off");
+    join_too_often(hall, met).await;
     let request = api.request(Method::GET, &path).bearer_auth(&buyer.token);
     let request = request.header("queue-ticket", "made-up");
     met.expect(api.send(request).await, "queue-ticket-invalid");
     let answer = crate::room::full::join(hall, &buyer, date).await;
     met.expect(answer, "room-full");
+}
+
+/// Somebody gets in line and leaves it, again and again.
+async fn join_too_often(hall: &mut Hall, met: &mut Met) {
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let date = hall.date(1).await;
+    let queue = json!({ "queue": { "mode": "FIFO" } });
+    let admin = format!("/admin/schedules/{date}");
+    crate::catalogue::patch(&api, &hall.admin(), &admin, &queue)
+        .await
+        .expect(200);
+    let path = format!("/schedules/{date}/queue");
+    for turn in 0..TICKETS_PER_USER {
+        let key = format!("in-line-{turn}");
+        let joined = api.post(&buyer, &path, &key, &json!(null)).await;
+        joined.expect(201);
+        api.delete(&buyer, &path).await.expect(204);
+    }
+    let answer = api.post(&buyer, &path, "once-more", &json!(null)).await;
+    met.expect(answer, "queue-tickets-used-up");
 }
 
 /// A notice to the owner of seats, put in by hand; waits until it is applied.

@@ -2,6 +2,7 @@
 //! is told anything that is not theirs.
 
 mod cost;
+mod cut;
 pub mod full;
 pub mod line;
 

@@ -3,9 +3,10 @@
 use crate::admin::{letters, retry};
 use crate::cancellation::{balance, cancel_show, finished, paid, won};
 use crate::catalogue::patch;
-use crate::hall::Hall;
+use crate::hall::{Hall, PATIENCE};
 use onsale_testkit::{Buyer, SystemOptions};
 use serde_json::{Value, json};
+use std::time::Duration;
 use uuid::Uuid;
 
 async fn progress(hall: &Hall, date: Uuid) -> Value {
@@ -142,5 +143,42 @@ async fn a_show_goes_on_when_something_is_sold_after_its_end() {
     assert_eq!((&shown["total"], &shown["done"]), (&json!(2), &json!(2)));
     assert_eq!(balance(&hall, &late).await, won(100_000));
     hall.map_becomes(date, "AAAA").await;
+    hall.assert_sound().await;
+}
+
+/// Who waits for a show that is cancelled is told so by its room, which lets nobody in any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_waiting_room_of_a_cancelled_show_is_paused() {
+    let mut hall = Hall::open().await;
+    let (date, off) = (hall.date(4).await, hall.date(4).await);
+    let (api, buyer) = (hall.api.clone(), hall.buyer());
+    let room = json!({ "mode": "FIFO", "capacity": 0 });
+    let room = crate::queue_policy::amend(&hall, date, room).await;
+    assert_eq!(room["paused"], false);
+    let path = format!("/schedules/{date}/queue");
+    let joined = api.post(&buyer, &path, "the-room-key", &Value::Null).await;
+    assert_eq!(joined.expect(201).body["room"], "OPEN");
+
+    for (date, key) in [(date, "the-show-key"), (off, "without-a-room")] {
+        cancel_show(&hall, date, key, "Storm").await.expect(202);
+        finished(&hall, date).await;
+    }
+    let rooms = "SELECT count(*) AS n FROM waiting_room";
+    assert_eq!(hall.number(rooms).await, 1, "none is made for that");
+    let room = crate::queue_policy::amend(&hall, date, json!({})).await;
+    assert_eq!(room["paused"], true);
+    let paused = async {
+        loop {
+            let told = api.get(Some(&buyer), &path).await.expect(200).body;
+            assert_eq!(told["status"], "WAITING");
+            if told["room"] == "PAUSED" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, paused)
+        .await
+        .expect("who waits is told");
     hall.assert_sound().await;
 }

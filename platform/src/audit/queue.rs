@@ -9,6 +9,10 @@ use onsale_schema::admission::HOLDS_PER_PASS;
 /// is of its owner's clock, a hold's of the stream's.
 const CLOCK_SKEW_MS: u32 = 5000;
 
+/// After so long, in milliseconds, the owner of the seats knows that a ticket has ended, unless a notice
+/// about it was open.
+const TOLD_MS: u32 = 60_000;
+
 /// Tickets and the count in their room's row.
 pub(super) const Q1: &str = "
 WITH given AS (
@@ -91,11 +95,14 @@ GROUP BY schedule_id, admissions
 HAVING count(admission_no) <> admissions";
 
 /// Holds and the tickets with whose passes they were made. A pass lasts as long as its ticket's row says,
-/// or the longest of the holds that were made with it; a row never says less than an earlier pass did. How
-/// many holds a pass was good for is not known any more, only how many any may be. What is done by the
-/// owner of the seats and not by that of the room, or the reverse, is on its way to it.
+/// or the longest of the holds that were made with it; a row never says less than an earlier pass did. One
+/// whose ticket has ended before is good until the owner of the seats has heard of that: for some time,
+/// or as long as word of it was open. How many holds a pass was good for is not known any more, only how
+/// many any of its room was. What is done by the owner of the seats and not by that of the room, or the
+/// reverse, is on its way to it, in a notice that says its kind by its name.
 pub(super) fn q3() -> String {
     Q3.replace("{skew_ms}", &CLOCK_SKEW_MS.to_string())
+        .replace("{told_ms}", &TOLD_MS.to_string())
         .replace("{holds_max}", &HOLDS_PER_PASS.end().to_string())
 }
 
@@ -124,11 +131,22 @@ FROM entered
 WHERE (rehold_order IS NULL AND holder = user_id AND room = schedule_id
        AND admitted_at <= held_at + interval '{skew_ms} ms' AND held_at < pass_until) IS NOT TRUE
 UNION ALL
-SELECT format('%s holds were made with ticket %s', count(*), ticket_id)
-FROM reservation
-WHERE ticket_id IS NOT NULL
-GROUP BY ticket_id
-HAVING count(*) > {holds_max}
+SELECT format('reservation %s of schedule %s was made at %s with a pass whose ticket %s has ended at %s',
+              reservation_id, r.schedule_id, held_at, ticket_id, t.ended_at)
+FROM reservation AS r JOIN ticket AS t USING (ticket_id)
+WHERE held_at > t.ended_at + interval '{told_ms} ms'
+  AND NOT EXISTS (SELECT FROM notice AS n
+                  WHERE n.schedule_id = r.schedule_id AND lane = 'seats'
+                    AND created_at <= t.ended_at + interval '{skew_ms} ms'
+                    AND (done_at IS NULL OR done_at >= held_at)
+                    AND position(convert_to('PassesOver', 'UTF8') IN payload) > 0)
+UNION ALL
+SELECT format('%s holds were made with ticket %s, of %s', holds, ticket_id, holds_max)
+FROM (SELECT ticket_id, schedule_id, count(*) AS holds FROM reservation
+      WHERE ticket_id IS NOT NULL GROUP BY ticket_id, schedule_id) AS made
+     LEFT JOIN (SELECT schedule_id, greatest(holds_per_pass, holds_per_pass_before) AS holds_max
+                FROM waiting_room) AS room USING (schedule_id)
+WHERE holds > least(holds_max, {holds_max})
 UNION ALL
 SELECT format('holds of schedule %s take %s, and its room is %s', schedule_id,
               CASE WHEN pass_required THEN 'a pass' ELSE 'no pass' END, mode)
@@ -136,4 +154,5 @@ FROM sale JOIN waiting_room USING (schedule_id)
 WHERE pass_required <> (mode <> 'OFF')
   AND NOT EXISTS (SELECT FROM notice
                   WHERE notice.schedule_id = sale.schedule_id AND lane = 'seats'
-                    AND done_at IS NULL)";
+                    AND done_at IS NULL
+                    AND position(convert_to('Room', 'UTF8') IN payload) > 0)";

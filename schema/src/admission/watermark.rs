@@ -162,6 +162,12 @@ const POLLS_PER_PRESENCE: u64 = 4;
 const ERROR_PERCENT: (u64, u64) = (15, 75);
 
 impl Watermark {
+    /// Whether it only says how far the line is, and of no commit.
+    #[must_use]
+    pub fn is_beat(&self) -> bool {
+        self.from_version == self.version
+    }
+
     /// Whether people are let in now, as far as the rules say.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -14,7 +14,7 @@ use diesel_async::AsyncPgConnection;
 use onsale_domain::admission::{self, Changes, Known, Room, RoomChanges, TicketUpdate};
 use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome, Refusal, Watermark};
-use onsale_schema::message::{Command, encode};
+use onsale_schema::message::{Command, MESSAGE_BYTES_MAX, encode};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{ArrivalNo, Lane, PartitionNo, ScheduleId, TicketId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +25,9 @@ const IDLE_MS: i64 = 10 * 60 * 1000;
 /// The same for one in which somebody is in line or has a pass. While any client asks how far it is,
 /// some ingress reports each second; so after this long nobody is there whom it could let in.
 const ABANDONED_MS: i64 = 60 * 60 * 1000;
+
+/// The rooms in one broadcast take so many bytes, at most; some are left for what is around them.
+const ROOMS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 256;
 
 /// The admission lane.
 pub struct Admission;
@@ -215,7 +218,7 @@ impl PartitionedLane for Admission {
         subjects.watermark(partition)
     }
 
-    fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {
+    fn broadcast(changes: &Changes, now: Timestamp) -> Vec<Vec<u8>> {
         let told = changes.rooms.values();
         told_all(told.filter_map(|room| room.watermark.clone()), now)
     }
@@ -236,7 +239,7 @@ impl PartitionedLane for Admission {
             .collect()
     }
 
-    fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
+    fn beat(state: &State, now: Timestamp) -> Vec<Vec<u8>> {
         let rooms = state.rooms.values().map(|loaded| &loaded.room);
         // Of a schedule that never had a room there is nothing to tell.
         let there = rooms.filter(|room| room.row().version > 0);
@@ -274,9 +277,32 @@ impl Persistent for Admission {
     }
 }
 
-fn told_all(rooms: impl Iterator<Item = Watermark>, sent_at: Timestamp) -> Option<Vec<u8>> {
-    let rooms: Vec<Watermark> = rooms.collect();
-    (!rooms.is_empty()).then(|| encode(&Broadcast { rooms, sent_at }))
+/// What is told of rooms, in as many messages as it takes. A room with more changes than there is space
+/// for is told of as by a beat: who follows it finds that it has missed them, and reads the room.
+fn told_all(rooms: impl Iterator<Item = Watermark>, sent_at: Timestamp) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    let (mut part, mut part_bytes) = (Vec::new(), 0);
+    let mut send = |rooms: Vec<Watermark>| {
+        if !rooms.is_empty() {
+            messages.push(encode(&Broadcast { rooms, sent_at }));
+        }
+    };
+    for mut room in rooms {
+        let mut bytes = encode(&room).len();
+        if bytes > ROOMS_BYTES_MAX {
+            room.from_version = room.version;
+            room.changes.clear();
+            bytes = encode(&room).len();
+        }
+        if part_bytes + bytes > ROOMS_BYTES_MAX {
+            send(std::mem::take(&mut part));
+            part_bytes = 0;
+        }
+        part_bytes += bytes;
+        part.push(room);
+    }
+    send(part);
+    messages
 }
 
 fn refusal_label(refusal: Refusal) -> &'static str {
@@ -286,8 +312,66 @@ fn refusal_label(refusal: Refusal) -> &'static str {
         Refusal::UnknownSchedule | Refusal::NotFound => "not-found",
         Refusal::RoomOff => "room-off",
         Refusal::RoomFull => "room-full",
+        Refusal::TicketsUsedUp => "tickets-used-up",
         Refusal::PolicyInvalid => "policy-invalid",
         Refusal::BeaconFixed => "beacon-fixed",
         Refusal::NotDue => "not-due",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::admission::Policy;
+    use onsale_schema::draw::Place;
+    use onsale_schema::message::decode;
+    use onsale_schema::status::{QueueMode, TicketStatus};
+
+    fn room(no: u128, changes: u32) -> Watermark {
+        let late = Timestamp::from_micros(4_000_000_000_000_000);
+        let admitted = |no| (ArrivalNo(no), TicketStatus::Admitted, Some(late));
+        Watermark {
+            schedule_id: ScheduleId(uuid::Uuid::from_u128(no)),
+            from_version: 6,
+            version: 7,
+            at: late,
+            policy: Policy::new(QueueMode::Draw, late),
+            arrivals: 4_000_000,
+            lobby: None,
+            front: Place(4_000_000),
+            window: 1000,
+            active: 100,
+            moved: 10,
+            measured_ms: 1000,
+            changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),
+        }
+    }
+
+    #[test]
+    fn rooms_are_told_of_in_messages_that_are_not_too_large() {
+        let rooms = || {
+            let many = (0..3000).map(|no| room(no, 0));
+            many.chain([room(3000, 500), room(3001, 100_000), room(3002, 3)])
+        };
+        let messages = told_all(rooms(), Timestamp::EPOCH);
+        assert!(messages.len() > 1 && messages.len() < 10);
+        assert!(messages.iter().all(|it| it.len() <= MESSAGE_BYTES_MAX));
+        let told = messages.iter().flat_map(|message| {
+            let broadcast: Broadcast = decode(message).unwrap();
+            broadcast.rooms
+        });
+        for (told, room) in told.zip(rooms()) {
+            let expected = match room.changes.len() {
+                // As in a beat.
+                100_000 => Watermark {
+                    from_version: 7,
+                    changes: Vec::new(),
+                    ..room
+                },
+                _ => room,
+            };
+            assert_eq!(told, expected);
+        }
+        assert!(told_all(std::iter::empty(), Timestamp::EPOCH).is_empty());
     }
 }

@@ -145,6 +145,7 @@ async fn rooms_write(
              opens_at = excluded.opens_at, capacity = excluded.capacity, \
              rate_per_second = excluded.rate_per_second, pass_ms = excluded.pass_ms, \
              presence_ms = excluded.presence_ms, holds_per_pass = excluded.holds_per_pass, \
+             holds_per_pass_before = greatest(w.holds_per_pass_before, w.holds_per_pass), \
              beacon_name = excluded.beacon_name, version = excluded.version, \
              arrivals = excluded.arrivals, digest = excluded.digest, \
              closed_at = excluded.closed_at, lobby_size = excluded.lobby_size, \

@@ -20,7 +20,7 @@ pub async fn committed<L: PartitionedLane>(
     now: Timestamp,
 ) {
     reply_all::<L>(world, proposal.decided).await;
-    if let Some(payload) = L::broadcast(&proposal.changes, now) {
+    for payload in L::broadcast(&proposal.changes, now) {
         let subject = L::broadcasts_to(world.subjects(), proposal.partition);
         world.publish(subject, payload).await;
     }

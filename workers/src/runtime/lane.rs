@@ -88,14 +88,14 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// Where a partition's broadcasts go.
     fn broadcasts_to(subjects: &Subjects, partition: PartitionNo) -> String;
 
-    /// What to broadcast now about committed changes.
-    fn broadcast(changes: &Self::Changes, now: Timestamp) -> Option<Vec<u8>>;
+    /// What to broadcast now about committed changes; in as many messages as it takes.
+    fn broadcast(changes: &Self::Changes, now: Timestamp) -> Vec<Vec<u8>>;
 
     /// Whom committed changes let go on: the subjects of nudges.
     fn nudges(changes: &Self::Changes, subjects: &Subjects) -> Vec<String>;
 
     /// A beat about everything that is loaded, so that a lost broadcast is noticed.
-    fn beat(state: &Self::State, now: Timestamp) -> Option<Vec<u8>>;
+    fn beat(state: &Self::State, now: Timestamp) -> Vec<Vec<u8>>;
 
     /// The outcome of a command that could not be processed.
     fn dead_lettered() -> Self::Outcome;

@@ -26,6 +26,9 @@ use std::time::Duration;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long one request for messages stays open.
 const EXPIRES: Duration = Duration::from_secs(10);
+/// A batch is full with so many bytes, however few commands they are: what a client may put into one
+/// message a thousand of them must not.
+const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Messages asked for at a time.
 const PULL_MESSAGES: usize = 512;
 /// The server forgets a consumer that nobody reads after this.
@@ -166,6 +169,24 @@ impl Reader {
     }
 }
 
+/// What is in a batch so far.
+#[derive(Default)]
+struct Filled {
+    commands: usize,
+    bytes: usize,
+}
+
+impl Filled {
+    fn add(&mut self, commands: usize, bytes: usize) {
+        self.commands += commands;
+        self.bytes += bytes;
+    }
+
+    fn is_full(&self, commands_max: usize) -> bool {
+        self.commands >= commands_max || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
 fn says_no_stream(error: &ConsumerError) -> bool {
     match error.kind() {
         ConsumerErrorKind::JetStream(why) => why.error_code() == ErrorCode::STREAM_NOT_FOUND,
@@ -202,7 +223,7 @@ impl<L: PartitionedLane> Log<L> for Reader {
 
     async fn next_batch(&mut self, commands_max: usize) -> Result<Vec<Inbound<L::Kind>>, Error> {
         let mut batch = Vec::new();
-        let mut commands = 0;
+        let mut filled = Filled::default();
         loop {
             let Some(open) = &mut self.open else {
                 return Err(Error("not open".into()));
@@ -219,7 +240,8 @@ impl<L: PartitionedLane> Log<L> for Reader {
             match next {
                 Some(Ok(message)) => match self.accept(&message) {
                     Ok(inbound) => {
-                        commands += inbound.body.as_ref().map_or(1, |m| m.commands.len());
+                        let commands = inbound.body.as_ref().map_or(1, |m| m.commands.len());
+                        filled.add(commands, message.payload.len());
                         batch.push(inbound);
                     }
                     Err(error) => return self.broken(batch, error),
@@ -227,7 +249,7 @@ impl<L: PartitionedLane> Log<L> for Reader {
                 Some(Err(error)) => return self.broken(batch, Error(error.to_string())),
                 None => return self.broken(batch, Error("the consumer ended".into())),
             }
-            if commands >= commands_max {
+            if filled.is_full(commands_max) {
                 return Ok(batch);
             }
         }
@@ -264,5 +286,27 @@ impl<L: PartitionedLane> Log<L> for Reader {
             }
         };
         Ok(cursor.tail(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onsale_schema::message::MESSAGE_BYTES_MAX;
+
+    #[test]
+    fn a_batch_is_full_by_commands_or_by_bytes() {
+        let mut few_large = Filled::default();
+        let mut messages = 0;
+        while !few_large.is_full(4096) {
+            few_large.add(1, MESSAGE_BYTES_MAX);
+            messages += 1;
+        }
+        assert_eq!(messages * MESSAGE_BYTES_MAX, BATCH_BYTES_MAX);
+        let mut many_small = Filled::default();
+        while !many_small.is_full(4096) {
+            many_small.add(64, 100);
+        }
+        assert_eq!(many_small.commands, 4096);
     }
 }

@@ -74,8 +74,8 @@ pub trait Log<L: PartitionedLane>: Send + 'static {
     /// Opens behind the last message read, however long that takes. Dropped when the partition is
     /// given up.
     fn reopen(&mut self) -> impl Future<Output = ()> + Send;
-    /// Waits for a message, then takes what is there, until `commands_max` commands are reached.
-    /// Cancel safe.
+    /// Waits for a message, then takes what is there, until `commands_max` commands are reached, or
+    /// as many bytes as may be in memory at once. Cancel safe.
     ///
     /// # Errors
     /// When reading broke; nothing is lost, reopen and go on.

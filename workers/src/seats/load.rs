@@ -322,7 +322,7 @@ async fn read_sale(
     }
     sale.load_blocks(&blocks);
     for row in over(conn, schedule_id).await? {
-        sale.load_over(arrival_no(row.arrival_no));
+        sale.load_over(arrival_no(row.arrival_no), row.ended_at);
     }
     for row in entries(conn, schedule_id).await? {
         sale.load_entries(row.ticket_id, u32::try_from(row.holds).unwrap_or(u32::MAX));
@@ -346,6 +346,8 @@ fn arrival_no(no: i32) -> ArrivalNo {
 struct OverRow {
     #[diesel(sql_type = Integer)]
     arrival_no: i32,
+    #[diesel(sql_type = Timestamptz)]
+    ended_at: Timestamp,
 }
 
 /// The tickets that have ended and whose passes would still be good, also for a hold that was asked for
@@ -355,7 +357,7 @@ async fn over(
     schedule_id: ScheduleId,
 ) -> Result<Vec<OverRow>, db::Error> {
     let rows = statement(
-        "SELECT arrival_no FROM ticket \
+        "SELECT arrival_no, ended_at FROM ticket \
          WHERE schedule_id = $1 AND ended_at IS NOT NULL \
            AND (pass_until > ended_at OR holds IS NOT NULL) \
            AND greatest(pass_until, \
@@ -369,16 +371,21 @@ async fn over(
     Ok(rows)
 }
 
-/// How many holds were made with each ticket, whatever became of them.
+/// How many holds were made with each ticket, whatever became of them, unless its pass is long over.
 async fn entries(
     conn: &mut AsyncPgConnection,
     schedule_id: ScheduleId,
 ) -> Result<Vec<EntriesRow>, db::Error> {
     let rows = statement(
-        "SELECT ticket_id, count(*) AS holds FROM reservation \
-         WHERE schedule_id = $1 AND ticket_id IS NOT NULL GROUP BY ticket_id",
+        "SELECT r.ticket_id, count(*) AS holds \
+         FROM reservation AS r JOIN ticket AS t USING (ticket_id) \
+         WHERE r.schedule_id = $1 \
+           AND (t.ended_at IS NULL \
+                OR t.ended_at > clock_timestamp() - $2 * interval '1 millisecond') \
+         GROUP BY r.ticket_id",
     )
     .bind::<SqlUuid, _>(schedule_id)
+    .bind::<BigInt, _>(super::REMEMBER_MS)
     .load(conn)
     .await?;
     Ok(rows)

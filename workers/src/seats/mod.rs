@@ -335,7 +335,7 @@ impl PartitionedLane for Seats {
         subjects.map(partition)
     }
 
-    fn broadcast(changes: &Changes, now: Timestamp) -> Option<Vec<u8>> {
+    fn broadcast(changes: &Changes, now: Timestamp) -> Vec<Vec<u8>> {
         map_broadcast(changes.maps.clone(), now)
     }
 
@@ -351,7 +351,7 @@ impl PartitionedLane for Seats {
         nudges
     }
 
-    fn beat(state: &State, now: Timestamp) -> Option<Vec<u8>> {
+    fn beat(state: &State, now: Timestamp) -> Vec<Vec<u8>> {
         let maps: Vec<MapChange> = state
             .sales
             .values()
@@ -402,9 +402,12 @@ impl Persistent for Seats {
     }
 }
 
-fn map_broadcast(maps: Vec<MapChange>, now: Timestamp) -> Option<Vec<u8>> {
+fn map_broadcast(maps: Vec<MapChange>, now: Timestamp) -> Vec<Vec<u8>> {
+    if maps.is_empty() {
+        return Vec::new();
+    }
     let sent_at = Some(now);
-    (!maps.is_empty()).then(|| encode(&MapBroadcast { maps, sent_at }))
+    vec![encode(&MapBroadcast { maps, sent_at })]
 }
 
 fn refusal_label(refusal: &Refusal) -> &'static str {

@@ -7,7 +7,8 @@
 //! is another one, until one began when nothing could be sold any more: the last. A piece of a pass is
 //! a transaction like any other of settlement; what can't be cancelled is found one by one, set aside
 //! and tried again later, so that it keeps nobody else waiting. No seat is ever changed here: the
-//! owner is asked to close the sale and to give holds back, and hears of what is cancelled.
+//! owner is asked to close the sale and to give holds back, and hears of what is cancelled; and that of
+//! the waiting room to let nobody in any more.
 
 mod store;
 
@@ -22,6 +23,7 @@ use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use onsale_domain::settlement::{Asker, Changes};
 use onsale_platform::{db, metric, tx};
+use onsale_schema::admission;
 use onsale_schema::message::{COMMANDS_PER_MESSAGE_MAX, Command, Fingerprint};
 use onsale_schema::partition::of_schedule;
 use onsale_schema::seats::{Kind, PolicyChange};
@@ -114,6 +116,9 @@ async fn begin(
 ) -> Result<(Option<Place>, Vec<Command<Kind>>), Error> {
     let left = store::left_find(&ctx.pool, show.schedule_id, HOLDS_MAX).await?;
     let is_last = left.is_nothing();
+    if left.is_admitting {
+        pause_room(ctx, show.schedule_id, round).await?;
+    }
     // The sale first: then no hold follows those that are given back.
     let mut commands = Vec::new();
     if !left.is_closed {
@@ -128,6 +133,26 @@ async fn begin(
         false
     };
     Ok((is_begun.then_some(Place::BEGIN), commands))
+}
+
+/// Lets nobody in any more who waits to buy: whoever has a pass keeps it, and can't use it.
+async fn pause_room(ctx: &Context, schedule: ScheduleId, round: i64) -> Result<(), Error> {
+    let kind = admission::Kind::Policy {
+        schedule_id: schedule,
+        change: admission::PolicyChange {
+            paused: Some(true),
+            ..admission::PolicyChange::default()
+        },
+    };
+    let id = CommandId::of_system("show-pause-room", schedule.0, round);
+    let partition = of_schedule(schedule, ctx.config.common.partitions);
+    let message = message_id(std::iter::once(id.0), round);
+    let pause = vec![system::command(id, kind)];
+    let pause = Outgoing::commands(ctx, Lane::Admission, partition, message, pause);
+    for stored in publish(ctx, vec![pause]).await {
+        stored?;
+    }
+    Ok(())
 }
 
 async fn ask(

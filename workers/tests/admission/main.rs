@@ -314,3 +314,23 @@ async fn one_key_for_two_rooms_gets_one_ticket() {
     assert_eq!(rig.number("SELECT count(*) AS n FROM ticket").await, 1);
     assert_eq!(rig.number("SELECT count(*) AS n FROM dead_letter").await, 0);
 }
+
+/// The audit has to know it: a pass lasts longer than the rule by which it was signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_remembers_how_many_holds_a_pass_was_good_for() {
+    let mut rig = Rig::new().await;
+    let schedule_id = rig.schedule().await;
+    let worker = rig.worker().await;
+    // It begins with ten, of which nobody has ever had one.
+    for (holds, before) in [(7, 0), (3, 7), (5, 7), (9, 7), (2, 9)] {
+        let change = PolicyChange {
+            mode: Some(QueueMode::Fifo),
+            holds_per_pass: Some(holds),
+            ..PolicyChange::default()
+        };
+        amend(&mut rig, schedule_id, change).await;
+        let known = "SELECT holds_per_pass_before::bigint AS n FROM waiting_room";
+        assert_eq!(rig.number(known).await, before, "{holds}");
+    }
+    worker.stop().await;
+}

@@ -31,7 +31,7 @@ impl Model {
             Some(Refusal::PassExpired)
         } else if made.count() >= pass.holds_max as usize {
             Some(Refusal::PassUsedUp)
-        } else if self.over.contains(&ticket.arrival_no) {
+        } else if self.over.contains_key(&ticket.arrival_no) {
             Some(Refusal::PassExpired)
         } else {
             None

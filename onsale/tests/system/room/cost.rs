@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 /// Tickets, and how many are made in one message.
 const TICKETS: usize = 2000;
 const MESSAGE: usize = 250;
-const POLLS: usize = 10_000;
+/// Few enough to be asked before an ingress shows nothing any more of what it can't hear of.
+const POLLS: usize = 4000;
 const POLLERS: usize = 8;
 /// What an ingress asks for by itself is asked a few times a second, and told generously.
 const ASKED_PER_S_MAX: u64 = 8;

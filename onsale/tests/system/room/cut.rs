@@ -1,0 +1,50 @@
+//! An ingress that is cut off from the owners says that it knows nothing, and heals.
+
+use super::line::Line;
+use super::{by_arrival, status};
+use crate::hall::PATIENCE;
+use onsale_testkit::SystemOptions;
+use onsale_testkit::proxy::Fault;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_that_hears_nothing_of_a_room_shows_nothing_for_long_and_heals() {
+    let options = SystemOptions::default().ingresses(2).proxied();
+    let line = Line::start(options, by_arrival(0)).await;
+    let (buyer, apis) = (line.hall.buyer(), line.apis());
+    let ticket = line.ticket(&apis[0], &buyer).await;
+    for api in &apis {
+        line.becomes(api, &buyer, &ticket, "WAITING").await;
+    }
+    let link = &line.hall.system.ingresses[0].links().nats;
+    link.set(Fault::BlackHole);
+    let cut_off = async {
+        loop {
+            let told = line.poll(&apis[0], &buyer, Some(&ticket)).await;
+            if told.status == 503 {
+                return told;
+            }
+            assert_eq!(status(&told.expect(200).body), "WAITING");
+            // Others answer as ever.
+            let told = line.poll(&apis[1], &buyer, Some(&ticket)).await;
+            assert_eq!(status(&told.expect(200).body), "WAITING");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, cut_off).await;
+    let told = told.expect("it says that it knows nothing");
+    let told = told.expect_problem(503, "dependency-unavailable");
+    assert_eq!(told.headers["retry-after"], "5");
+    line.poll(&apis[1], &buyer, Some(&ticket)).await.expect(200);
+
+    link.set(Fault::Pass);
+    let healed = async {
+        while line.poll(&apis[0], &buyer, Some(&ticket)).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, healed)
+        .await
+        .expect("it heals");
+    line.becomes(&apis[0], &buyer, &ticket, "WAITING").await;
+}
