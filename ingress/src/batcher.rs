@@ -322,6 +322,7 @@ mod tests {
                 schedule_id,
                 ticket_id: TicketId(Uuid::max()),
                 arrival_no: ArrivalNo(u32::MAX),
+                is_guest: false,
             },
             expires_at: Timestamp::from_micros(i64::MAX),
             holds_max: u32::MAX,

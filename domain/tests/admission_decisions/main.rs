@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod guests;
 mod lobby;
 mod passes;
 mod told;
@@ -180,6 +181,7 @@ impl Case {
 fn join() -> Kind {
     Kind::Join {
         schedule_id: schedule_id(1),
+        code: None,
     }
 }
 

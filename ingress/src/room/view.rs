@@ -21,6 +21,11 @@ pub struct TicketView {
     /// The ticket, signed: send it as `Queue-Ticket` when you ask again.
     ticket: String,
     status: TicketStatus,
+    /// It was made with an access code: it is in a line apart, without position, that is let in
+    /// before the other one, and in a presale also before the room opens.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    guest: bool,
     /// Its number in the line, from 1; it never changes. Null as long as the line has no order.
     #[schema(required = true, minimum = 1)]
     position: Option<u32>,
@@ -102,6 +107,7 @@ impl TicketView {
             ticket_id: ticket.ticket_id,
             ticket: signer.sign_ticket(ticket),
             status: standing.status,
+            guest: ticket.is_guest,
             position: standing.place.map(|place| place.0 + 1),
             ahead,
             eta: eta.into(),
@@ -126,6 +132,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::from_u128(2)),
             ticket_id: TicketId(Uuid::from_u128(3)),
             arrival_no: ArrivalNo(4),
+            is_guest: false,
         }
     }
 
@@ -137,6 +144,7 @@ mod tests {
             is_new: true,
             status,
             pass_expires_at: None,
+            is_guest: false,
         })
     }
 

@@ -122,6 +122,7 @@ impl Owners {
                         UserId(Uuid::now_v7()),
                         Kind::Join {
                             schedule_id: schedule,
+                            code: None,
                         },
                     )
                 };
