@@ -160,7 +160,9 @@ async fn a_request_for_codes_is_whole_and_its_key_is_for_it_alone() {
         fields.extend(change.as_object().expect("an object").clone());
         body
     };
-    let made = api.post(&admin, &path, "one-key", &body(json!({}))).await;
+    let made = api
+        .post(&admin, &path, "the-one-key", &body(json!({})))
+        .await;
     assert_eq!(
         made.expect(201).body["items"].as_array().map(Vec::len),
         Some(2)
@@ -170,7 +172,7 @@ async fn a_request_for_codes_is_whole_and_its_key_is_for_it_alone() {
         json!({ "count": 1 }),
         json!({ "grants": "VIP" }),
     ] {
-        let again = api.post(&admin, &path, "one-key", &body(other)).await;
+        let again = api.post(&admin, &path, "the-one-key", &body(other)).await;
         again.expect_problem(422, "idempotency-key-reused");
     }
     for (wrong, pointer) in [
