@@ -260,6 +260,22 @@ fn passes() {
         pass,
     };
     check("seats-hold-pass", &message(hold));
+    let guests = pass.map(|pass| Pass {
+        ticket: Ticketed {
+            is_guest: true,
+            ..pass.ticket
+        },
+        ..pass
+    });
+    let hold = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3)],
+        places: vec![],
+        layout_no: Some(2),
+        pass: guests,
+    };
+    check("seats-hold-guests-pass", &message(hold));
     let best = seats::Kind::HoldBest {
         reservation_id,
         schedule_id,
