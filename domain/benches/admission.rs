@@ -37,7 +37,10 @@ fn join(no: u32, schedule_id: ScheduleId, deadline: Timestamp) -> Command<Kind> 
         fingerprint: Fingerprint(id(no)),
         deadline,
         trace: None,
-        kind: Kind::Join { schedule_id },
+        kind: Kind::Join {
+            schedule_id,
+            code: None,
+        },
     }
 }
 
@@ -138,6 +141,7 @@ fn main() {
         fingerprint: Fingerprint(id(no)),
         status: TicketStatus::Waiting,
         slot: None,
+        access_code_id: None,
     };
     let all: Vec<_> = (0..TICKETS).map(stored).collect();
     let line = Line::behind(row.lobby.as_ref().expect("it is open")).expect("it is drawn");

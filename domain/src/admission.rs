@@ -8,6 +8,7 @@
 
 mod changes;
 mod decide;
+mod guests;
 mod line;
 mod opening;
 mod policy;
@@ -20,16 +21,18 @@ mod undo;
 
 pub use crate::seats::Times;
 pub use changes::{Changes, NewTicket, RoomChanges, RoomUpdate, TicketUpdate};
+pub use guests::StoredCode;
 pub use line::{OPENING_GRACE_MS, STEPS_PER_TICK};
 pub use onsale_schema::admission::{Policy, WINDOW};
 pub use rate::BURST_MS;
 pub use slots::{Admission, LINGER_MS, Slot, SlotHold};
 
+use guests::Guests;
 use onsale_schema::admission::{Line, Lobby, Watermark};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::TicketStatus;
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
 use presence::Presence;
 use slots::Slots;
 use speed::Speed;
@@ -55,6 +58,8 @@ pub struct RoomRow {
     pub lobby: Option<Lobby>,
     /// All before it were admitted, have left or were passed over.
     pub front: Place,
+    /// All guests with a lower number were admitted, have left, were passed over or wait for the opening.
+    pub guest_front: ArrivalNo,
     /// So many were admitted: the next admission gets this number.
     pub admissions: u32,
     /// Up to when the rate is used up, see [`BURST_MS`].
@@ -77,6 +82,7 @@ impl RoomRow {
             digest: Digest::of_room(schedule_id),
             lobby: None,
             front: Place::default(),
+            guest_front: ArrivalNo(0),
             admissions: 0,
             rate_used: Timestamp::EPOCH,
             latest: Timestamp::EPOCH,
@@ -97,6 +103,8 @@ pub struct StoredTicket {
     pub status: TicketStatus,
     /// What it was admitted to; looked at if that lasts.
     pub slot: Option<Slot>,
+    /// The code that it was made with, if it is a guest's.
+    pub access_code_id: Option<AccessCodeId>,
 }
 
 /// Everything the owner of one room knows; a function of committed rows and the commands since.
@@ -116,6 +124,7 @@ pub struct Room {
     near: VecDeque<ArrivalNo>,
     /// Those that were passed over and heard again since; one may be here that is so no more.
     back: BTreeSet<(Place, ArrivalNo)>,
+    guests: Guests,
     speed: Speed,
     /// Tickets that conflicting inserts have told of, see [`Self::load_known`].
     known: HashMap<TicketId, Known>,
@@ -138,9 +147,23 @@ impl Loading {
             presence: Presence::default(),
             near: VecDeque::new(),
             back: BTreeSet::new(),
+            guests: Guests::default(),
             speed: Speed::default(),
             known: HashMap::new(),
         })
+    }
+
+    /// The row that it began with.
+    #[must_use]
+    pub fn row(&self) -> &RoomRow {
+        let Self(room) = self;
+        &room.row
+    }
+
+    /// Adds a code that was used or revoked.
+    pub fn code(&mut self, code: StoredCode) {
+        let Self(room) = self;
+        room.guests.load(code);
     }
 
     /// Adds the ticket with the next number.
@@ -154,6 +177,9 @@ impl Loading {
             .tickets
             .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
         room.presence.hear(no);
+        if let Some(code) = ticket.access_code_id {
+            room.guests.add(no, code);
+        }
         if state == State::Admitted {
             let slot = ticket.slot.expect("an admitted ticket has its slot");
             room.slots.set(no, Some(slot));
@@ -183,9 +209,14 @@ impl Loading {
         assert!(has_begun, "nobody is admitted before there is an order");
         if let Some(line) = &room.line {
             for no in line.before(room.row.front) {
-                if room.tickets.state(no) == State::Waiting {
+                if room.tickets.state(no) == State::Waiting && !room.guests.is_one(no) {
                     room.tickets.set_state(no, State::Passed);
                 }
+            }
+        }
+        for no in room.guests.before(room.row.guest_front) {
+            if room.tickets.state(no) == State::Waiting {
+                room.tickets.set_state(no, State::Passed);
             }
         }
         room
@@ -243,7 +274,10 @@ impl Room {
     /// Whether time alone may change something: somebody has a pass or is in line.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.slots.len() > 0 || !self.back.is_empty() || self.row.front.0 < self.row.arrivals
+        self.slots.len() > 0
+            || !self.back.is_empty()
+            || self.row.front.0 < self.row.arrivals
+            || self.guests.are_waiting(&self.row)
     }
 
     /// How far a ticket is.
@@ -251,7 +285,9 @@ impl Room {
     pub fn status(&self, no: ArrivalNo) -> Option<TicketStatus> {
         let state = self.tickets.get(no)?;
         Some(match state {
-            State::Waiting if self.is_in_lobby(no) => TicketStatus::Lobby,
+            State::Waiting if self.is_in_lobby(no) && !self.guests.is_one(no) => {
+                TicketStatus::Lobby
+            }
             State::Waiting | State::Passed | State::Back => TicketStatus::Waiting,
             State::Admitted => TicketStatus::Admitted,
             State::Expired => TicketStatus::Expired,

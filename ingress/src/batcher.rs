@@ -284,14 +284,16 @@ impl<L: Commands> Batcher<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lane::{Ledger, Seats, Settlement};
-    use onsale_schema::admission::{Pass, Ticketed};
+    use crate::lane::{Admission, Ledger, Seats, Settlement};
+    use onsale_schema::admission::{self, Code, Pass, Ticketed};
     use onsale_schema::message::Fingerprint;
     use onsale_schema::seats::{BLOCK_SEATS_MAX, REASON_CHARS};
-    use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus, SaleState};
+    use onsale_schema::status::{
+        AccessGrant, ChargeMethod, PaymentMethod, ReservationStatus, SaleState,
+    };
     use onsale_schema::{
-        ArrivalNo, BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId, ReservationId,
-        ScheduleId, SeatNo, TicketId, UserId, ledger, seats, settlement,
+        AccessCodeId, ArrivalNo, BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId,
+        ReservationId, ScheduleId, SeatNo, TicketId, UserId, ledger, seats, settlement,
     };
     use uuid::Uuid;
 
@@ -322,6 +324,7 @@ mod tests {
                 schedule_id,
                 ticket_id: TicketId(Uuid::max()),
                 arrival_no: ArrivalNo(u32::MAX),
+                is_guest: true,
             },
             expires_at: Timestamp::from_micros(i64::MAX),
             holds_max: u32::MAX,
@@ -433,6 +436,26 @@ mod tests {
         });
         assert!(empty.len() + 8 <= MESSAGE_BYTES);
         let _ = ReservationStatus::Held;
+    }
+
+    #[test]
+    fn the_bound_on_bytes_holds_for_access_codes() {
+        let (schedule_id, code_id) = (ScheduleId(Uuid::max()), AccessCodeId(Uuid::max()));
+        let code = Code {
+            code_id,
+            schedule_id,
+            grant: AccessGrant::Presale,
+            uses: u32::MAX,
+            from: Timestamp::from_micros(i64::MAX),
+            until: Timestamp::from_micros(i64::MAX),
+        };
+        for code in [None, Some(code)] {
+            assert_fits::<Admission>(admission::Kind::Join { schedule_id, code });
+        }
+        assert_fits::<Admission>(admission::Kind::RevokeCode {
+            schedule_id,
+            code_id,
+        });
     }
 
     #[test]

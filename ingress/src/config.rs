@@ -265,7 +265,8 @@ pub struct Auth {
     /// The secrets that sign tokens, separated by commas, each at least 32 bytes as 64 or more
     /// hexadecimal digits. The first signs, all verify. The same for all ingresses. To replace one
     /// without signing anybody out: add the new one at the end everywhere, then put it first, and
-    /// remove the old one a day later, when nothing that it signed counts any more.
+    /// remove the old one a day later, when nothing that it signed counts any more but access codes:
+    /// those that are out are not valid without it.
     #[arg(long, env = "ONSALE_TOKEN_SECRET", hide_env_values = true)]
     pub token_secret: Secrets,
 

@@ -62,7 +62,7 @@ where
     }
 }
 
-/// The same where a body is not needed: none is as good as an empty object.
+/// The same where a body is not needed: none, or null, is as good as an empty object.
 #[derive(Clone, Debug)]
 pub struct OptionalJsonBody(pub JsonBody);
 
@@ -81,7 +81,8 @@ where
         } else {
             whole(request, limits.bytes_max, limits.timeout).await?
         };
-        match (body.is_empty(), is_said) {
+        let is_nothing = matches!(body.trim_ascii(), b"" | b"null");
+        match (is_nothing, is_said) {
             (true, _) => Ok(Self(JsonBody(Bytes::from_static(b"{}")))),
             (false, true) => Ok(Self(JsonBody(body))),
             (false, false) => Err(Problem::new(Code::UnsupportedMediaType)),

@@ -99,7 +99,9 @@ impl Commands for Admission {
 
     fn kind_bytes_max(kind: &admission::Kind) -> usize {
         match kind {
-            admission::Kind::Join { .. } | admission::Kind::Leave { .. } => KIND_BYTES,
+            admission::Kind::Leave { .. } => KIND_BYTES,
+            admission::Kind::Join { code, .. } => KIND_BYTES * (1 + usize::from(code.is_some())),
+            admission::Kind::RevokeCode { .. } => KIND_BYTES,
             admission::Kind::Policy { .. } => 2 * KIND_BYTES,
             admission::Kind::Seen { tickets, .. } => KIND_BYTES + ARRIVAL_BYTES * tickets.len(),
             admission::Kind::Holds { changes, .. } => KIND_BYTES * (1 + changes.len()),

@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod access;
+pub mod access_codes;
 pub mod address;
 pub mod answer;
 pub mod app;

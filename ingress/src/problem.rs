@@ -104,6 +104,16 @@ codes! {
     QueuePassUsedUp = 403 "queue-pass-used-up" "The entry pass is used up" never;
     /// A ticket of a waiting room that we did not sign, or somebody else's, or of another date.
     QueueTicketInvalid = 403 "queue-ticket-invalid" "The ticket is not valid here" never;
+    /// Not ours, edited, or for another date.
+    AccessCodeInvalid = 403 "access-code-invalid" "The access code is not valid here" never;
+    /// An administrator has taken it back.
+    AccessCodeRevoked = 403 "access-code-revoked" "The access code was revoked" never;
+    /// Its window has not begun.
+    AccessCodeNotYet = 403 "access-code-not-yet" "The access code is not valid yet" never;
+    /// Its window is over.
+    AccessCodeExpired = 403 "access-code-expired" "The access code has expired" never;
+    /// As many tickets were made with it as it is good for.
+    AccessCodeUsedUp = 403 "access-code-used-up" "The access code is used up" never;
     /// No such thing, or somebody else's.
     NotFound = 404 "not-found" "There is no such resource" never;
     /// The resource doesn't know this method.

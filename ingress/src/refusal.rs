@@ -63,6 +63,11 @@ pub fn of_room(refusal: admission::Refusal) -> Problem {
         R::TicketsUsedUp => Code::QueueTicketsUsedUp,
         R::BeaconFixed => Code::BeaconFixed,
         R::NotDue => Code::BeaconNotDue,
+        R::CodeInvalid => Code::AccessCodeInvalid,
+        R::CodeRevoked => Code::AccessCodeRevoked,
+        R::CodeNotYet => Code::AccessCodeNotYet,
+        R::CodeExpired => Code::AccessCodeExpired,
+        R::CodeUsedUp => Code::AccessCodeUsedUp,
         // What was meant is not there, or not any more.
         R::UnknownSchedule | R::NotFound => Code::NotFound,
     })

@@ -326,6 +326,10 @@ impl Rooms {
             Some(look) => look,
             None => self.load_and_look(&entry, ticket.arrival_no).await?,
         };
+        let look = match ticket.is_guest {
+            true => look.of_guest(),
+            false => look,
+        };
         Ok((entry, look))
     }
 

@@ -6,9 +6,9 @@ use crate::app::App;
 use crate::catalogue::{self, edit, new_schedule};
 use crate::openapi;
 use crate::{
-    audit, blocks, commands, dead_letters, docs, draw, events, health, layout, notifications,
-    orders, payments, points, policy, reservations, room, seat_history, seat_map, shows, tasks,
-    users, webhooks,
+    access_codes, audit, blocks, commands, dead_letters, docs, draw, events, health, layout,
+    notifications, orders, payments, points, policy, reservations, room, seat_history, seat_map,
+    shows, tasks, users, webhooks,
 };
 use axum::Router;
 use onsale_schema::status::Role;
@@ -69,6 +69,8 @@ fn admin(group: Group) -> Group {
         .routes(routes!(policy::edit))
         .routes(routes!(draw::beacon::name))
         .routes(routes!(draw::beacon::reveal))
+        .routes(routes!(access_codes::create, access_codes::list))
+        .routes(routes!(access_codes::revoke))
         .routes(routes!(shows::create, shows::get))
         .routes(routes!(layout::put))
         .routes(routes!(blocks::create, blocks::list))

@@ -165,6 +165,31 @@ const HEALTHY: &str = "
     SELECT admit(0, 2, 1, 20, 1, true);
     SELECT finish(1, 'LEFT', 30);
     SELECT admit(3, 3, 3, 31, 1, false);
+    -- The fifth is a guest, and is let in.
+    CREATE FUNCTION invite(n integer, no integer, at_s integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO access_code VALUES (id(951), id(16), id(0), 'guests', 'VIP', 2, at(0), at(40),
+            id(0), at(0), NULL) ON CONFLICT DO NOTHING;
+        UPDATE ticket SET access_code_id = id(951) WHERE arrival_no = n;
+        SELECT admit(n, no, NULL, at_s, 1, false);
+        UPDATE waiting_room SET admissions = no + 1, guest_front = n + 1 $$;
+    CREATE FUNCTION guest() RETURNS void LANGUAGE sql AS $$
+        SELECT finish(0, 'EXPIRED', 32);
+        SELECT invite(4, 4, 33) $$;
+    -- And the next one, who is the sixth.
+    CREATE FUNCTION guests() RETURNS void LANGUAGE sql AS $$
+        SELECT guest();
+        SELECT finish(4, 'DONE', 34);
+        SELECT stand(5, 6);
+        UPDATE waiting_room SET arrivals = 6;
+        SELECT invite(5, 5, 35) $$;
+    -- Nobody has come but that guest, and the lobby is open.
+    CREATE FUNCTION early(grants text, good_until integer) RETURNS void LANGUAGE sql AS $$
+        SELECT guest();
+        DELETE FROM ticket WHERE arrival_no < 4;
+        UPDATE ticket SET arrival_no = 0, admission_no = 0, active_before = 0;
+        UPDATE waiting_room SET arrivals = 1, admissions = 1, guest_front = 1, front = 0,
+            closed_at = NULL, lobby_size = NULL, lobby_digest = NULL, lobby_order = NULL, seed = NULL;
+        UPDATE access_code SET granted = grants, valid_until = at(good_until) $$;
     -- Since a while holds take a pass.
     UPDATE sale SET pass_required_since = at(500), room_version = 9 WHERE schedule_id = id(16);
     UPDATE ticket SET pass_until = at(600) WHERE arrival_no = 0;
@@ -520,6 +545,45 @@ const CASES: &[Case] = &[
         "a place that the line has not come to",
         "UPDATE waiting_room SET admissions = 3, front = 3;
          UPDATE ticket SET admission_no = 3 WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    ("two guests", "SELECT guests()", &[]),
+    (
+        "a guest after a later one",
+        "SELECT guests(); DROP INDEX ticket_arrival_no;
+         UPDATE ticket SET arrival_no = 9 - arrival_no WHERE arrival_no > 3",
+        &["Q2"],
+    ),
+    (
+        "a guest to whom their line has not come",
+        "SELECT guests(); UPDATE waiting_room SET guest_front = 5",
+        &["Q2"],
+    ),
+    (
+        "more guests than a code is good for",
+        "SELECT guests(); UPDATE access_code SET uses = 1",
+        &["Q2"],
+    ),
+    (
+        "a guest with a code that is not there",
+        "SELECT guest(); DELETE FROM access_code",
+        &["Q2"],
+    ),
+    (
+        "an admission from no place",
+        "ALTER TABLE ticket DROP CONSTRAINT ticket_admitted;
+         UPDATE ticket SET place = NULL WHERE arrival_no = 3",
+        &["Q2"],
+    ),
+    ("a presale", "SELECT early('PRESALE', 34)", &[]),
+    (
+        "a presale that was over",
+        "SELECT early('PRESALE', 33)",
+        &["Q2"],
+    ),
+    (
+        "a guest before the opening, without a presale",
+        "SELECT early('VIP', 34)",
         &["Q2"],
     ),
     ("a hold with a pass", "SELECT enter(1010, 1, 0, 599)", &[]),

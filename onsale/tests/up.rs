@@ -380,6 +380,22 @@ fn kill_9_leaves_no_process_and_the_next_start_has_the_data() {
     all_gone(&fresh.pids());
 }
 
+/// Waits until no notice is open.
+async fn told(database: &str) {
+    let mut conn = db::connect(database).await.unwrap();
+    let waiting = tokio::time::timeout(LIMIT, async {
+        let open = "SELECT notice_id::text AS name FROM notice WHERE done_at IS NULL";
+        loop {
+            let rows: Vec<Name> = diesel::sql_query(open).load(&mut conn).await.unwrap();
+            if rows.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waiting.await.expect("every notice is decided");
+}
+
 #[tokio::test]
 async fn servers_that_the_environment_names_are_used_and_left_alone() {
     let servers = Servers::start("named").await.unwrap();
@@ -410,6 +426,8 @@ async fn servers_that_the_environment_names_are_used_and_left_alone() {
         .output()
         .unwrap();
     assert!(String::from_utf8_lossy(&fresh.stderr).contains("not ours"));
+    // The owner of its seats is told of the room; nobody would be there later to hear of it.
+    told(&database).await;
     up.signal(Signal::SIGTERM);
     assert!(up.ended().success());
     all_gone(&up.pids());

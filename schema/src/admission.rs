@@ -1,15 +1,17 @@
 //! What is said about waiting rooms: commands to their owner, outcomes, and what everybody is told of
 //! a line.
 
+mod code;
 mod pass;
 mod watermark;
 
+pub use code::{Code, CodeNotValid};
 pub use pass::{NotValid, Pass, Ticketed};
 pub use watermark::{
     Broadcast, Eta, Line, Lobby, Order, POLL_MAX_MS, Sight, TicketChange, Watermark,
 };
 
-use crate::ids::{ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId};
+use crate::ids::{AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId};
 use crate::status::{QueueMode, TicketStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,9 @@ pub enum Kind {
     Join {
         /// Where.
         schedule_id: ScheduleId,
+        /// What makes it a guest's, if anything does. Who has a live ticket uses no code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
     },
     /// Leave the line, or give the pass back.
     Leave {
@@ -73,6 +78,13 @@ pub enum Kind {
         #[serde(with = "serde_bytes")]
         value: Vec<u8>,
     },
+    /// Nobody joins with this code any more.
+    RevokeCode {
+        /// Where.
+        schedule_id: ScheduleId,
+        /// Which.
+        code_id: AccessCodeId,
+    },
 }
 
 /// The most tickets of a room.
@@ -93,13 +105,14 @@ impl Kind {
     #[must_use]
     pub fn schedule_id(&self) -> ScheduleId {
         match self {
-            Self::Join { schedule_id }
+            Self::Join { schedule_id, .. }
             | Self::Leave { schedule_id, .. }
             | Self::Seen { schedule_id, .. }
             | Self::Holds { schedule_id, .. }
             | Self::Policy { schedule_id, .. }
             | Self::NameBeacon { schedule_id, .. }
-            | Self::RevealBeacon { schedule_id, .. } => *schedule_id,
+            | Self::RevealBeacon { schedule_id, .. }
+            | Self::RevokeCode { schedule_id, .. } => *schedule_id,
         }
     }
 
@@ -114,6 +127,7 @@ impl Kind {
             Self::Policy { .. } => "queue-policy",
             Self::NameBeacon { .. } => "name-beacon",
             Self::RevealBeacon { .. } => "reveal-beacon",
+            Self::RevokeCode { .. } => "revoke-code",
         }
     }
 }
@@ -270,6 +284,9 @@ pub struct Ticket {
     /// Until when its pass lasts, if it is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass_expires_at: Option<Timestamp>,
+    /// Whether it is a guest's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_guest: bool,
 }
 
 /// Why not.
@@ -295,4 +312,14 @@ pub enum Refusal {
     BeaconFixed,
     /// Nobody waits for a beacon's word.
     NotDue,
+    /// The access code is for another schedule.
+    CodeInvalid,
+    /// It was revoked.
+    CodeRevoked,
+    /// It is not good yet.
+    CodeNotYet,
+    /// It is not good any more.
+    CodeExpired,
+    /// As many tickets were made with it as it is good for.
+    CodeUsedUp,
 }

@@ -72,6 +72,8 @@ uuid_id! {
     /// A ticket of a waiting room: the id of the command that made it, so that the same key is the
     /// same ticket.
     TicketId;
+    /// A code that makes its user a guest of a waiting room.
+    AccessCodeId;
     /// A payment of a reservation.
     PaymentId;
     /// What is to be paid through the gateway.

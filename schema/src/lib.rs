@@ -26,9 +26,10 @@ pub mod tables;
 pub mod time;
 
 pub use ids::{
-    AccountId, ArrivalNo, BlockId, CancellationId, CommandId, ConcertId, DeadLetterId, IngressId,
-    MessageId, NoticeId, PaymentId, PaymentOrderId, RefundId, ReservationId, ScheduleId, SeatNo,
-    SessionId, TicketId, TransferId, UserId, WebhookId, WorkerId,
+    AccessCodeId, AccountId, ArrivalNo, BlockId, CancellationId, CommandId, ConcertId,
+    DeadLetterId, IngressId, MessageId, NoticeId, PaymentId, PaymentOrderId, RefundId,
+    ReservationId, ScheduleId, SeatNo, SessionId, TicketId, TransferId, UserId, WebhookId,
+    WorkerId,
 };
 pub use money::Money;
 pub use partition::PartitionNo;

@@ -320,6 +320,16 @@ text_enum! {
 }
 
 text_enum! {
+    /// What an access code grants.
+    AccessGrant {
+        /// To be let in before the others, when the room opens.
+        Vip = "VIP",
+        /// The same, and while the code is good also before the room opens.
+        Presale = "PRESALE",
+    }
+}
+
+text_enum! {
     /// State of a ticket of a waiting room.
     TicketStatus {
         /// The line has no order yet. No row says so: it follows from the room's.

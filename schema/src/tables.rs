@@ -219,7 +219,7 @@ diesel::table! {
         lobby_digest -> Nullable<Binary>, beacon -> Nullable<Binary>,
         lobby_order -> Nullable<Text>, seed -> Nullable<Binary>, revealed -> Nullable<Binary>,
         front -> Integer, admissions -> Integer, rate_used -> Timestamptz, latest -> Timestamptz,
-        holds_per_pass_before -> Integer,
+        guest_front -> Integer, holds_per_pass_before -> Integer,
     }
 }
 diesel::table! {
@@ -230,7 +230,14 @@ diesel::table! {
         admitted_at -> Nullable<Timestamptz>, place -> Nullable<Integer>,
         active_before -> Nullable<Integer>, capacity -> Nullable<Integer>,
         was_passed -> Nullable<Bool>, pass_until -> Nullable<Timestamptz>,
-        holds -> Nullable<Jsonb>,
+        holds -> Nullable<Jsonb>, access_code_id -> Nullable<Uuid>,
+    }
+}
+diesel::table! {
+    access_code (access_code_id) {
+        access_code_id -> Uuid, schedule_id -> Uuid, fingerprint -> Uuid, label -> Text,
+        granted -> Text, uses -> Integer, valid_from -> Timestamptz, valid_until -> Timestamptz, made_by -> Uuid,
+        made_at -> Timestamptz, revoked_at -> Nullable<Timestamptz>,
     }
 }
 

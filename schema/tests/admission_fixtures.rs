@@ -6,13 +6,14 @@ mod frozen;
 
 use frozen::{at, check, message, reply, uuid};
 use onsale_schema::admission::{
-    Broadcast, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Pass, Policy, PolicyChange,
-    Refusal, Ticket, Ticketed, Watermark,
+    Broadcast, Code, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Pass, Policy,
+    PolicyChange, Refusal, Ticket, Ticketed, Watermark,
 };
 use onsale_schema::draw::{Digest, Place};
-use onsale_schema::status::{QueueMode, TicketStatus};
+use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
 use onsale_schema::{
-    ArrivalNo, NoticeId, ReservationId, ScheduleId, SeatNo, TicketId, Timestamp, UserId, seats,
+    AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, SeatNo, TicketId, Timestamp,
+    UserId, seats,
 };
 
 fn schedule_id() -> ScheduleId {
@@ -60,7 +61,34 @@ fn commands() {
         change,
     };
     let kinds = [
-        ("join", Kind::Join { schedule_id }),
+        (
+            "join",
+            Kind::Join {
+                schedule_id,
+                code: None,
+            },
+        ),
+        (
+            "join-code",
+            Kind::Join {
+                schedule_id,
+                code: Some(Code {
+                    code_id: AccessCodeId(uuid(10)),
+                    schedule_id,
+                    grant: AccessGrant::Presale,
+                    uses: 100_000,
+                    from: at(0),
+                    until: at(600_000),
+                }),
+            },
+        ),
+        (
+            "revoke-code",
+            Kind::RevokeCode {
+                schedule_id,
+                code_id: AccessCodeId(uuid(10)),
+            },
+        ),
         ("leave", leave(None)),
         ("leave-ticket", leave(Some(TicketId(uuid(8))))),
         (
@@ -115,6 +143,7 @@ fn outcomes() {
             is_new: pass_expires_at.is_none(),
             status,
             pass_expires_at,
+            is_guest: false,
         })
     };
     let mut outcomes = vec![
@@ -146,6 +175,25 @@ fn outcomes() {
     check("admission-reply", &reply(outcomes));
     let used_up = Outcome::Refused(Refusal::TicketsUsedUp);
     check("admission-reply-tickets-used-up", &reply(vec![used_up]));
+    let guest = Outcome::Joined(Ticket {
+        ticket_id: TicketId(uuid(8)),
+        schedule_id: schedule_id(),
+        arrival_no: ArrivalNo(0),
+        is_new: true,
+        status: TicketStatus::Waiting,
+        pass_expires_at: None,
+        is_guest: true,
+    });
+    let mut outcomes = vec![guest];
+    let refused = [
+        Refusal::CodeInvalid,
+        Refusal::CodeRevoked,
+        Refusal::CodeNotYet,
+        Refusal::CodeExpired,
+        Refusal::CodeUsedUp,
+    ];
+    outcomes.extend(refused.map(Outcome::Refused));
+    check("admission-reply-codes", &reply(outcomes));
 }
 
 #[test]
@@ -200,6 +248,7 @@ fn passes() {
             schedule_id,
             ticket_id: TicketId(uuid(8)),
             arrival_no: ArrivalNo(999_999),
+            is_guest: false,
         },
         expires_at: at(600_000),
         holds_max: 10,
@@ -213,6 +262,22 @@ fn passes() {
         pass,
     };
     check("seats-hold-pass", &message(hold));
+    let guests = pass.map(|pass| Pass {
+        ticket: Ticketed {
+            is_guest: true,
+            ..pass.ticket
+        },
+        ..pass
+    });
+    let hold = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3)],
+        places: vec![],
+        layout_no: Some(2),
+        pass: guests,
+    };
+    check("seats-hold-guests-pass", &message(hold));
     let best = seats::Kind::HoldBest {
         reservation_id,
         schedule_id,

@@ -7,7 +7,7 @@ use onsale_schema::admission::{TicketChange, Watermark};
 use onsale_schema::draw::Secret;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{AccessCodeId, ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
 use std::collections::BTreeMap;
 
 /// What a batch changes of all rooms.
@@ -28,6 +28,8 @@ pub struct RoomChanges {
     pub joined: Vec<NewTicket>,
     /// Tickets that have a row and are something else after the batch.
     pub updates: BTreeMap<ArrivalNo, TicketUpdate>,
+    /// Codes that were revoked, and when.
+    pub revoked: Vec<(AccessCodeId, Timestamp)>,
     /// What everybody is to be told; set by [`super::Room::seal`].
     pub watermark: Option<Watermark>,
     pub(super) before: RoomRow,
@@ -75,6 +77,8 @@ pub struct NewTicket {
     pub joined_at: Timestamp,
     /// When it ended, if it did.
     pub ended_at: Option<Timestamp>,
+    /// The code that it was made with, if it is a guest's.
+    pub access_code_id: Option<AccessCodeId>,
 }
 
 /// Another state of a ticket that has a row.
@@ -109,6 +113,10 @@ pub(super) enum Step {
     State(ArrivalNo, State),
     /// A ticket had this slot.
     Slot(ArrivalNo, Option<Slot>),
+    /// A ticket became a guest's.
+    Invited(ArrivalNo),
+    /// A code was revoked.
+    Revoked(AccessCodeId),
 }
 
 impl Changes {
@@ -131,6 +139,7 @@ impl Changes {
             room: None,
             joined: Vec::new(),
             updates: BTreeMap::new(),
+            revoked: Vec::new(),
             watermark: None,
             before: row.clone(),
             journal: Vec::new(),

@@ -4,8 +4,8 @@ use super::changes::Step;
 use super::tickets::State;
 use super::{Changes, Known, NewTicket, Room, RoomUpdate, Slot, TicketUpdate, Times};
 use onsale_schema::admission::{
-    HoldChange, HoldState, Kind, Outcome, Refusal, SEEN_MAX, TICKETS_MAX, TICKETS_PER_USER, Ticket,
-    Watermark,
+    Code, HoldChange, HoldState, Kind, Outcome, Refusal, SEEN_MAX, TICKETS_MAX, TICKETS_PER_USER,
+    Ticket, Watermark,
 };
 use onsale_schema::message::Command;
 use onsale_schema::status::{QueueMode, TicketStatus};
@@ -28,7 +28,9 @@ impl Room {
         self.open(times.business >= self.row.policy.opens_at, now, changes);
         let is_late = times.clock > command.deadline;
         match &command.kind {
-            Kind::Join { .. } => self.join(command, is_late, now, changes),
+            Kind::Join { code, .. } => {
+                self.join(command, code.as_ref(), is_late, times.business, changes)
+            }
             Kind::Seen { tickets, .. } => {
                 self.presence.report(times.business);
                 for no in tickets.iter().take(SEEN_MAX) {
@@ -52,6 +54,7 @@ impl Room {
             | Kind::Policy { .. }
             | Kind::NameBeacon { .. }
             | Kind::RevealBeacon { .. }
+            | Kind::RevokeCode { .. }
                 if is_late =>
             {
                 Outcome::Refused(Refusal::CommandExpired)
@@ -60,6 +63,7 @@ impl Room {
             Kind::Policy { change, .. } => self.amend(change, now, changes),
             Kind::NameBeacon { name, .. } => self.name_beacon(name, now, changes),
             Kind::RevealBeacon { value, .. } => self.reveal_beacon(value, now, changes),
+            Kind::RevokeCode { code_id, .. } => self.revoke(*code_id, now, changes),
         }
     }
 
@@ -75,7 +79,7 @@ impl Room {
             return;
         };
         assert!(mine.room.is_none(), "a batch is sealed once");
-        if mine.before == self.row && mine.updates.is_empty() {
+        if mine.before == self.row && mine.updates.is_empty() && mine.revoked.is_empty() {
             changes.rooms.remove(&id);
             return;
         }
@@ -97,8 +101,9 @@ impl Room {
     fn join(
         &mut self,
         command: &Command<Kind>,
+        code: Option<&Code>,
         is_late: bool,
-        now: Timestamp,
+        business: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
         let ticket_id = TicketId(command.id.0);
@@ -129,6 +134,11 @@ impl Room {
         if self.tickets.given(command.user) >= TICKETS_PER_USER {
             return Outcome::Refused(Refusal::TicketsUsedUp);
         }
+        let may_use = |code| self.guests.may_use(code, self.row.schedule_id, business);
+        if let Some(Err(why)) = code.map(may_use) {
+            return Outcome::Refused(why);
+        }
+        let now = business.max(self.row.latest);
         let mine = changes.of(&self.row);
         let no = self
             .tickets
@@ -147,7 +157,11 @@ impl Room {
             status: TicketStatus::Waiting,
             joined_at: now,
             ended_at: None,
+            access_code_id: code.map(|code| code.code_id),
         });
+        if let Some(code) = code {
+            self.invite(no, code, changes);
+        }
         Outcome::Joined(self.ticket(no, true))
     }
 
@@ -200,8 +214,12 @@ impl Room {
         }
     }
 
-    /// Puts a ticket among those that are let in before all others.
+    /// Puts a ticket among those of its line that are let in before all others.
     pub(super) fn queue_back(&mut self, no: ArrivalNo) {
+        if self.guests.is_one(no) {
+            self.guests.queue_back(no);
+            return;
+        }
         let line = self.line.as_ref();
         let line = line.expect("nobody is passed over before there is an order");
         self.back.insert((line.place(no), no));
@@ -284,6 +302,7 @@ impl Room {
             is_new,
             status: self.status(no).expect("the ticket is known"),
             pass_expires_at: self.slots.get(no).map(Slot::expires_at),
+            is_guest: self.guests.is_one(no),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How the line moves: what a tick of its owner does.
 //!
 //! One after the other is let in, while fewer have a pass than the capacity and the rate allows it
-//! (see [`super::BURST_MS`]): first who was passed over and has come back, by place, then who is at
-//! the front. Who has left is skipped; who is silent is passed over and keeps its place.
+//! (see [`super::BURST_MS`]): first guests, then who was passed over and has come back, by place, then
+//! who is at the front. Who has left is skipped; who is silent is passed over and keeps its place.
 
 use super::changes::Step;
 use super::tickets::State;
@@ -21,6 +21,16 @@ const LOOKS_PER_TICK: usize = 200;
 /// shown before that all who came in time are in it, and nothing from before waits to be decided.
 pub const OPENING_GRACE_MS: i64 = 2000;
 
+/// A ticket whose turn it is.
+#[derive(Clone, Copy)]
+struct Called {
+    no: ArrivalNo,
+    /// None of a guest.
+    place: Option<Place>,
+    /// Whether it was passed over before.
+    was_passed: bool,
+}
+
 impl Room {
     /// What time alone changes, a bounded number of steps; whether there are more. `now` is the
     /// owner's clock; all commands from before `heard_until` are decided, which may be long ago: who
@@ -36,52 +46,84 @@ impl Room {
             self.end(no, State::Expired, now, changes);
             freed += 1;
         }
-        let is_more = if self.is_admitting(now) {
-            let is_more = self.advance(now, changes);
+        let is_open = self.is_open(now);
+        let is_running = self.row.policy.mode != QueueMode::Off && !self.row.policy.paused;
+        let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
+        let is_more = is_calling && self.advance(now, is_open, changes);
+        if is_running && is_open {
             self.speed.see(now, self.row.front);
             self.look_along();
-            is_more
         } else {
             self.speed.stop();
-            false
-        };
+        }
         is_more || freed == STEPS_PER_TICK
     }
 
-    fn is_admitting(&self, now: Timestamp) -> bool {
-        let policy = &self.row.policy;
-        self.line.is_some()
-            && policy.mode != QueueMode::Off
-            && !policy.paused
-            && now >= policy.opens_at
+    /// Whether others than guests are let in, as far as it is time.
+    fn is_open(&self, now: Timestamp) -> bool {
+        self.line.is_some() && now >= self.row.policy.opens_at
     }
 
     /// Lets in as many as may be; whether it stopped for the number of steps only.
-    fn advance(&mut self, now: Timestamp, changes: &mut Changes) -> bool {
+    fn advance(&mut self, now: Timestamp, is_open: bool, changes: &mut Changes) -> bool {
         for _ in 0..STEPS_PER_TICK {
             let Some(rate_used) = self.may_admit(now) else {
                 return false;
             };
-            let is_back = !self.back.is_empty();
-            let next = match self.back.pop_first() {
-                Some(next) => Some(next),
-                None => self.step_on(changes),
-            };
-            let Some((place, no)) = next else {
+            let Some(called) = self.call(is_open, changes) else {
                 return false;
             };
-            let awaited = if is_back { State::Back } else { State::Waiting };
+            let Called { no, was_passed, .. } = called;
+            let awaited = if was_passed {
+                State::Back
+            } else {
+                State::Waiting
+            };
             if self.tickets.state(no) != awaited {
                 continue;
             }
-            if self.presence.is_silent(no, self.row.policy.presence_ms) {
+            // Only guests are called before the opening, and not all of them are let in then.
+            if !is_open && !self.guests.is_early(no, now) {
+                self.turn(no, State::Back, changes);
+                self.guests.queue_later(no);
+            } else if self.presence.is_silent(no, self.row.policy.presence_ms) {
                 self.turn(no, State::Passed, changes);
             } else {
-                self.admit((place, no), is_back, now, changes);
+                self.admit(called, now, changes);
                 self.row.rate_used = rate_used;
             }
         }
         true
+    }
+
+    /// Who is next.
+    fn call(&mut self, is_open: bool, changes: &mut Changes) -> Option<Called> {
+        if let Some((no, was_passed)) = self.guests.call(self.row.guest_front, is_open) {
+            if !was_passed {
+                changes.of(&self.row);
+                self.row.guest_front = ArrivalNo(no.0 + 1);
+            }
+            let place = None;
+            return Some(Called {
+                no,
+                place,
+                was_passed,
+            });
+        }
+        if !is_open {
+            return None;
+        }
+        let back = self.back.pop_first();
+        let was_passed = back.is_some();
+        let (place, no) = match back {
+            Some(next) => next,
+            None => self.step_on(changes)?,
+        };
+        Some(Called {
+            no,
+            place: Some(place),
+            was_passed,
+        })
     }
 
     /// Whether one more may be let in, and until when the rate is used up then.
@@ -109,13 +151,12 @@ impl Room {
         Some((front, no))
     }
 
-    fn admit(
-        &mut self,
-        (place, no): (Place, ArrivalNo),
-        was_passed: bool,
-        now: Timestamp,
-        changes: &mut Changes,
-    ) {
+    fn admit(&mut self, called: Called, now: Timestamp, changes: &mut Changes) {
+        let Called {
+            no,
+            place,
+            was_passed,
+        } = called;
         let policy = self.row.policy;
         let slot = Slot {
             admission: Admission {

@@ -16,8 +16,8 @@ pub struct Admission {
     pub no: u32,
     /// When (business time).
     pub at: Timestamp,
-    /// The place of its ticket.
-    pub place: Place,
+    /// The place of its ticket; none of a guest.
+    pub place: Option<Place>,
     /// So many had a pass before.
     pub active_before: u32,
     /// The capacity; none where the room was open to everybody.

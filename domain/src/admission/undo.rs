@@ -25,6 +25,8 @@ impl Room {
                 Step::Slot(no, before) => {
                     self.slots.set(*no, before.clone());
                 }
+                Step::Invited(no) => self.guests.take_back(*no),
+                Step::Revoked(code) => self.guests.revoke(*code, false),
             }
         }
         let had_order = mine

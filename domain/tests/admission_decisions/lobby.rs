@@ -126,6 +126,7 @@ fn a_new_owner_has_the_same_order_and_knows_who_was_passed_over() {
                 fingerprint: crate::fingerprint(1),
                 status,
                 slot: case.room.slot(ArrivalNo(no)).cloned(),
+                access_code_id: None,
             }
         })
         .collect();

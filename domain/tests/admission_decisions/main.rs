@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod guests;
 mod lobby;
 mod passes;
 mod told;
@@ -180,6 +181,7 @@ impl Case {
 fn join() -> Kind {
     Kind::Join {
         schedule_id: schedule_id(1),
+        code: None,
     }
 }
 
@@ -232,6 +234,7 @@ fn nobody_gets_tickets_without_end() {
                 user_id: user(1),
                 fingerprint: fingerprint(1),
                 status: TicketStatus::Left,
+                access_code_id: None,
                 slot: None,
             }
         })

@@ -9,6 +9,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod guests;
 mod model;
 mod rows;
 mod world;
@@ -24,7 +25,7 @@ const HISTORIES: u64 = 1000;
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 25] = [
+const EXPECTED: [&str; 32] = [
     "joined",
     "joined again",
     "joined before",
@@ -50,6 +51,13 @@ const EXPECTED: [&str; 25] = [
     "done",
     "drawn",
     "drawn with a beacon",
+    "code invalid",
+    "code revoked",
+    "code not yet",
+    "code expired",
+    "code used up",
+    "admitted as a guest",
+    "admitted in a presale",
 ];
 
 #[test]
@@ -89,6 +97,11 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::RoomOff => "room off",
             Refusal::RoomFull => "room full",
             Refusal::TicketsUsedUp => "tickets used up",
+            Refusal::CodeInvalid => "code invalid",
+            Refusal::CodeRevoked => "code revoked",
+            Refusal::CodeNotYet => "code not yet",
+            Refusal::CodeExpired => "code expired",
+            Refusal::CodeUsedUp => "code used up",
             Refusal::NotFound => "not found",
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::BeaconFixed => "beacon fixed",

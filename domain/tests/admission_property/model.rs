@@ -3,13 +3,15 @@
 
 use onsale_domain::admission::{LINGER_MS, OPENING_GRACE_MS, Policy};
 use onsale_schema::admission::{
-    CAPACITY, HOLDS_PER_PASS, HoldState, Kind, Outcome, PASS_MS, PRESENCE_MS, RATE_PER_SECOND,
-    Refusal, TICKETS_PER_USER, Ticket,
+    CAPACITY, Code, HOLDS_PER_PASS, HoldState, Kind, Outcome, PASS_MS, PRESENCE_MS,
+    RATE_PER_SECOND, Refusal, TICKETS_PER_USER, Ticket,
 };
 use onsale_schema::draw::{Digest, Draw, Secret};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{
+    AccessCodeId, ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+};
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
@@ -18,9 +20,11 @@ pub struct Entry {
     pub user: UserId,
     pub fingerprint: Fingerprint,
     pub status: TicketStatus,
-    was_passed: bool,
-    /// Was heard since it was passed over.
-    is_back: bool,
+    /// With what it joined, if it is a guest's.
+    pub code: Option<Code>,
+    pub was_passed: bool,
+    /// Was heard since it was passed over, or waits for the opening.
+    pub is_back: bool,
     /// Of [`Model::flow`].
     heard: i64,
     pass_until: Timestamp,
@@ -53,6 +57,9 @@ pub struct Model {
     pub line: Option<Vec<usize>>,
     /// How many of the line had their turn.
     pub turned: usize,
+    /// All guests before had their turn.
+    pub guests_turned: usize,
+    pub revoked: BTreeSet<AccessCodeId>,
     /// Size and digest of the closed lobby.
     lobby: Option<(usize, Digest)>,
     beacon_name: Option<String>,
@@ -80,6 +87,8 @@ impl Model {
             has_missed: false,
             line: None,
             turned: 0,
+            guests_turned: 0,
+            revoked: BTreeSet::new(),
             lobby: None,
             beacon_name: None,
             beacon: None,
@@ -125,7 +134,10 @@ impl Model {
         let is_late = clock > command.deadline;
         let refused = Outcome::Refused;
         match &command.kind {
-            Kind::Join { .. } => self.join(command, is_late, now),
+            Kind::Join { code, .. } => {
+                let is_good = code.map_or(Ok(()), |code| self.may_use(&code, business));
+                self.join(command, code.as_ref(), is_good, is_late, now)
+            }
             Kind::Seen { tickets, .. } => {
                 let gap = self.reported_at.map_or(0, |at| business.ms_since(at));
                 self.flow += gap.clamp(0, 3000);
@@ -200,6 +212,12 @@ impl Model {
                     Outcome::Applied
                 }
             }
+            Kind::RevokeCode { code_id, .. } => {
+                if self.revoked.insert(*code_id) {
+                    self.latest = now;
+                }
+                Outcome::Applied
+            }
             Kind::RevealBeacon { value, .. } => {
                 if self.beacon.as_ref() == Some(value) {
                     return Outcome::Applied;
@@ -222,7 +240,14 @@ impl Model {
         self.entries.iter().rposition(|entry| entry.user == user)
     }
 
-    fn join(&mut self, command: &Command<Kind>, is_late: bool, now: Timestamp) -> Outcome {
+    fn join(
+        &mut self,
+        command: &Command<Kind>,
+        code: Option<&Code>,
+        is_good: Result<(), Refusal>,
+        is_late: bool,
+        now: Timestamp,
+    ) -> Outcome {
         let id = TicketId(command.id.0);
         let newest = self.newest(command.user);
         let made = self.entries.iter().position(|entry| entry.id == id);
@@ -259,6 +284,9 @@ impl Model {
         if mine.count() >= usize::from(TICKETS_PER_USER) {
             return Outcome::Refused(Refusal::TicketsUsedUp);
         }
+        if let Err(why) = is_good {
+            return Outcome::Refused(why);
+        }
         self.has_missed |= made.is_some() || self.elsewhere.contains(&id);
         let no = self.entries.len();
         self.entries.push(Entry {
@@ -266,6 +294,7 @@ impl Model {
             user: command.user,
             fingerprint: command.fingerprint,
             status: TicketStatus::Waiting,
+            code: code.copied(),
             was_passed: false,
             is_back: false,
             heard: self.flow,
@@ -363,11 +392,15 @@ impl Model {
             opens_at,
             ..
         } = self.policy;
-        if self.line.is_none() || mode == QueueMode::Off || paused || now < opens_at {
+        if mode == QueueMode::Off || paused {
             return;
         }
+        let is_open = self.line.is_some() && now >= opens_at;
         while self.may_admit(now) {
-            let Some(no) = self.next() else { return };
+            let next = self.next_guest(is_open, now);
+            let Some(no) = next.or_else(|| is_open.then(|| self.next())?) else {
+                return;
+            };
             self.latest = now;
             let until = now.plus_ms(self.policy.pass_ms);
             let entry = &mut self.entries[no];
@@ -395,15 +428,17 @@ impl Model {
         mode == QueueMode::Open || self.active() < capacity as usize && has_rate
     }
 
-    fn is_present(&self, no: usize) -> bool {
+    pub fn is_present(&self, no: usize) -> bool {
         self.flow - self.entries[no].heard <= self.policy.presence_ms
     }
 
-    /// Who is next: the first in line who had its turn and is present now, else who has its turn.
+    /// Who is next in line: the first who had its turn and is present now, else who has its turn.
     fn next(&mut self) -> Option<usize> {
         let line = self.line.clone().expect("there is an order");
-        let is_waiting =
-            |model: &Self, no: usize| model.entries[no].status == TicketStatus::Waiting;
+        let is_waiting = |model: &Self, no: usize| {
+            let entry = &model.entries[no];
+            entry.status == TicketStatus::Waiting && entry.code.is_none()
+        };
         for &no in &line[..self.turned] {
             if is_waiting(self, no) && self.entries[no].is_back {
                 if self.is_present(no) {
@@ -435,11 +470,13 @@ impl Model {
             is_new,
             status: self.status(no),
             pass_expires_at: is_admitted.then(|| entry.expires_at()),
+            is_guest: entry.code.is_some(),
         }
     }
 
     pub fn status(&self, no: usize) -> TicketStatus {
         match self.entries[no].status {
+            TicketStatus::Waiting if self.entries[no].code.is_some() => TicketStatus::Waiting,
             TicketStatus::Waiting
                 if self.line.is_none() && self.lobby.is_none_or(|(size, _)| no < size) =>
             {

@@ -1,12 +1,14 @@
 //! The tables as the store would leave them: all of a batch or nothing, with the constraints that
 //! the migrations will have, and the invariants checked from the rows alone.
 
-use onsale_domain::admission::{Changes, Room, RoomRow, Slot, StoredTicket};
-use onsale_schema::admission::Order;
+use onsale_domain::admission::{
+    Admission, Changes, Loading, Room, RoomRow, Slot, StoredCode, StoredTicket,
+};
+use onsale_schema::admission::{Code, Order};
 use onsale_schema::draw::{Digest, Draw, Place, Secret};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::TicketStatus;
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::status::{AccessGrant, TicketStatus};
+use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const SECRET: Secret = Secret([42; 32]);
@@ -20,11 +22,15 @@ pub struct Row {
     pub slot: Option<Slot>,
     pub joined_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    pub access_code_id: Option<AccessCodeId>,
 }
 
 pub struct Rows {
     pub room: RoomRow,
     pub tickets: Vec<Row>,
+    /// All codes of the room, and which of them were revoked when.
+    pub codes: Vec<Code>,
+    pub revoked: BTreeMap<AccessCodeId, Timestamp>,
     /// Ids of tickets of other rooms.
     pub elsewhere: BTreeSet<TicketId>,
 }
@@ -38,8 +44,27 @@ impl Rows {
             fingerprint: row.fingerprint,
             status: row.status,
             slot: row.slot.clone(),
+            access_code_id: row.access_code_id,
         });
-        Room::load(self.room.clone(), SECRET, stored)
+        let mut loading = Loading::new(self.room.clone(), SECRET);
+        for code in &self.codes {
+            let is_revoked = self.revoked.contains_key(&code.code_id);
+            if is_revoked || self.uses(code) > 0 {
+                loading.code(StoredCode {
+                    code_id: code.code_id,
+                    grant: code.grant,
+                    until: code.until,
+                    is_revoked,
+                });
+            }
+        }
+        stored.for_each(|ticket| loading.push(ticket));
+        loading.finish()
+    }
+
+    fn uses(&self, code: &Code) -> usize {
+        let with_it = |row: &&Row| row.access_code_id == Some(code.code_id);
+        self.tickets.iter().filter(with_it).count()
     }
 
     /// The number of the ticket that a command made here.
@@ -63,6 +88,7 @@ impl Rows {
         assert_eq!(update.before, self.room, "nobody else writes the row");
         assert_eq!(update.after.version, self.room.version + 1);
         assert!(update.after.front >= self.room.front && update.after.latest >= self.room.latest);
+        assert!(update.after.guest_front >= self.room.guest_front);
         self.room = update.after.clone();
         for (no, update) in &mine.updates {
             let row = &mut self.tickets[no.index()];
@@ -70,6 +96,12 @@ impl Rows {
             row.status = update.to;
             row.slot = update.slot.clone();
             row.ended_at = update.ended_at;
+        }
+        for (code, at) in &mine.revoked {
+            assert!(
+                self.revoked.insert(*code, *at).is_none(),
+                "it is noted once"
+            );
         }
         for new in &mine.joined {
             assert_eq!(new.arrival_no.index(), self.tickets.len(), "Q1: dense");
@@ -81,6 +113,7 @@ impl Rows {
                 slot: None,
                 joined_at: new.joined_at,
                 ended_at: new.ended_at,
+                access_code_id: new.access_code_id,
             });
         }
         Ok(())
@@ -116,7 +149,25 @@ impl Rows {
         }
         assert_eq!(digest, self.room.digest);
         assert_eq!(self.room.arrivals as usize, self.tickets.len());
+        for code in &self.codes {
+            assert!(self.uses(code) <= code.uses as usize, "Q2: {code:?}");
+        }
         self.check_admissions();
+    }
+
+    /// A guest has no place, its turn had come, and before the opening it was one of a presale.
+    fn check_guest(&self, how: Admission, no: usize) {
+        assert_eq!(how.place, None);
+        assert!(no < self.room.guest_front.index());
+        let id = self.tickets[no].access_code_id;
+        let code = self.codes.iter().find(|code| Some(code.code_id) == id);
+        let code = code.expect("its code is of this room");
+        let closed_at = self.room.lobby.as_ref().map(|lobby| lobby.closed_at);
+        let is_early = code.grant == AccessGrant::Presale && how.at < code.until;
+        assert!(
+            is_early || closed_at.is_some_and(|at| at <= how.at),
+            "Q2: {how:?}"
+        );
     }
 
     fn check_admissions(&self) {
@@ -126,29 +177,32 @@ impl Rows {
             .map(|(slot, no)| (slot.admission.no, (slot, no)))
             .collect();
         assert!(admitted.keys().copied().eq(0..self.room.admissions));
-        let Some(places) = self.places() else {
-            assert!(
-                admitted.is_empty(),
-                "nobody is let in before there is an order"
-            );
-            return;
-        };
-        let mut last: Option<(Timestamp, Option<Place>)> = None;
+        let places = self.places();
+        let mut last = Timestamp::EPOCH;
+        let (mut place_before, mut guest_before) = (None, None);
         for (slot, no) in admitted.values() {
             let how = slot.admission;
             if let Some(capacity) = how.capacity {
                 assert!(how.active_before < capacity, "Q2: {how:?}");
             }
-            let place = (!how.was_passed).then_some(places[*no]);
-            assert!(places[*no] < self.room.front);
-            if let Some((at, before)) = last {
-                assert!(at <= how.at);
-                assert!(
-                    place.is_none() || before.is_none() || before < place,
-                    "Q2: order"
-                );
+            assert!(last <= how.at);
+            last = how.at;
+            if self.tickets[*no].access_code_id.is_some() {
+                self.check_guest(how, *no);
+                if !how.was_passed {
+                    assert!(guest_before < Some(*no), "Q2: order");
+                    guest_before = Some(*no);
+                }
+                continue;
             }
-            last = Some((how.at, place.or(last.and_then(|(_, before)| before))));
+            let places = places.as_ref();
+            let place = places.expect("others are let in when there is an order")[*no];
+            assert_eq!(how.place, Some(place));
+            assert!(place < self.room.front);
+            if !how.was_passed {
+                assert!(place_before < Some(place), "Q2: order");
+                place_before = Some(place);
+            }
         }
         // So many had a pass as was said, by the rows' own times. What ended at the same moment may
         // have been before or after.

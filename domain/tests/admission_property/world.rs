@@ -3,6 +3,7 @@
 use crate::common::{
     Rng, at_s, command_id, fingerprint, notice_id, reservation_id, schedule_id, user,
 };
+use crate::guests::codes;
 use crate::model::Model;
 use crate::rows::{Rows, SECRET};
 use crate::{Seen, name};
@@ -26,7 +27,7 @@ enum Step {
 pub struct World {
     pub rng: Rng,
     now: Timestamp,
-    rows: Rows,
+    pub rows: Rows,
     room: Room,
     model: Model,
     /// Joins that were asked for, to be asked for again.
@@ -75,6 +76,8 @@ impl World {
         let rows = Rows {
             room: RoomRow::new(schedule, policy),
             tickets: Vec::new(),
+            codes: codes(&mut rng, now),
+            revoked: BTreeMap::new(),
             elsewhere: [elsewhere].into(),
         };
         let is_calm = rng.percent(60);
@@ -191,6 +194,7 @@ impl World {
         let row = self.room.row();
         assert_eq!(*row, self.rows.room);
         assert_eq!(row.front.0 as usize, self.model.turned);
+        assert_eq!(row.guest_front.index(), self.model.guests_turned);
         assert_eq!(row.policy, self.model.policy);
         assert_eq!(self.room.active() as usize, self.model.active());
         if let Some(mine) = changes.rooms.get(&self.model.schedule) {
@@ -253,6 +257,12 @@ impl World {
                     count("admitted");
                     if slot.admission.was_passed {
                         count("admitted after it was passed over");
+                    }
+                    if slot.admission.place.is_none() {
+                        count("admitted as a guest");
+                        if self.model.line.is_none() {
+                            count("admitted in a presale");
+                        }
                     }
                     if slot.admission.capacity.is_none() {
                         count("admitted to an open room");
@@ -406,7 +416,17 @@ impl World {
                     },
                 )
             }
-            95..=97 => {
+            95 => {
+                let code_id = self.rng.pick(&self.rows.codes).unwrap().code_id;
+                self.to(
+                    system,
+                    Kind::RevokeCode {
+                        schedule_id,
+                        code_id,
+                    },
+                )
+            }
+            96..=97 => {
                 let name = "a beacon".to_owned();
                 self.to(system, Kind::NameBeacon { schedule_id, name })
             }
@@ -435,10 +455,17 @@ impl World {
             }
             3 => Command {
                 id: command_id(7),
-                ..self.to(user(7), Kind::Join { schedule_id })
+                ..self.to(
+                    user(7),
+                    Kind::Join {
+                        schedule_id,
+                        code: None,
+                    },
+                )
             },
             _ => {
-                let command = self.to(who, Kind::Join { schedule_id });
+                let code = self.code();
+                let command = self.to(who, Kind::Join { schedule_id, code });
                 self.asked.push(command.clone());
                 command
             }

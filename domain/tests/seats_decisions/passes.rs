@@ -18,6 +18,7 @@ fn pass(n: u128) -> Pass {
             schedule_id: schedule_id(1),
             ticket_id: ticket(n),
             arrival_no: ArrivalNo(u32::try_from(n).expect("a small number")),
+            is_guest: false,
         },
         expires_at: at_s(1500),
         holds_max: 2,

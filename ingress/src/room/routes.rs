@@ -5,7 +5,7 @@ use super::{Standing, TicketView, newest};
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::extract::Id;
+use crate::extract::{Id, OptionalJsonBody, not_null};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::ids;
 use crate::prefer::Prefer;
@@ -17,9 +17,10 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
-use onsale_schema::admission::{Kind, Outcome, Ticket, Ticketed};
+use onsale_schema::admission::{Code as AccessCode, CodeNotValid, Kind, Outcome, Ticket, Ticketed};
 use onsale_schema::{CommandId, ScheduleId, UserId, partition};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 const ROUTE: &str = "/api/v1/schedules/{scheduleId}/queue";
 /// Where a client shows its ticket.
@@ -78,17 +79,49 @@ fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
     TicketView::of(&app.room_signer, ticket, standing, app.clock.now())
 }
 
+/// With what somebody joins.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct QueueJoin {
+    /// Of who was invited. It is good for one ticket for each of its uses; who has a ticket keeps that
+    /// one, and uses none.
+    #[serde(
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false, example = "AQGS4PZ5c3uxi")]
+    access_code: Option<String>,
+}
+
+impl QueueJoin {
+    /// The code, if it is ours and for this date. Whether it is too old, and how often it was used, is
+    /// the owner's business, which knows also whether the same joining was decided before.
+    fn code(&self, app: &App, schedule: ScheduleId) -> Result<Option<AccessCode>, Problem> {
+        let Some(text) = &self.access_code else {
+            return Ok(None);
+        };
+        let code = app.room_signer.read_code(text);
+        let code =
+            code.filter(|code| code.check(schedule, app.clock.now()) != Err(CodeNotValid::Foreign));
+        let code = code.ok_or_else(|| Problem::new(Code::AccessCodeInvalid))?;
+        Ok(Some(code))
+    }
+}
+
 /// Get in line
 ///
 /// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
 /// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
 /// whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a room in
-/// all.
+/// all. Who has an access code is a guest.
 #[utoipa::path(post, path = "/schedules/{scheduleId}/queue", operation_id = "joinQueue",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey, Prefer),
-    extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull,
-        Code::QueueTicketsUsedUp]))),
+    request_body(content = Option<QueueJoin>),
+    extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull, Code::QueueTicketsUsedUp,
+        Code::AccessCodeInvalid, Code::AccessCodeRevoked, Code::AccessCodeNotYet,
+        Code::AccessCodeExpired, Code::AccessCodeUsedUp]))),
     responses((status = 201, description = "A new ticket", body = TicketView),
         (status = 200, description = "The ticket that you have", body = TicketView)))]
 pub async fn join(
@@ -98,7 +131,10 @@ pub async fn join(
     key: IdempotencyKey,
     prefer: Prefer,
     trace: TraceParent,
+    OptionalJsonBody(body): OptionalJsonBody,
 ) -> Result<Response, Problem> {
+    let asked: QueueJoin = body.parse()?;
+    let code = asked.code(&app, schedule)?;
     is_there(&app, schedule).await?;
     let partition = partition::of_schedule(schedule, app.partitions);
     let in_flight = app.gate.admit_room(schedule, partition)?;
@@ -107,12 +143,16 @@ pub async fn join(
         id: key.command(user.id, ROUTE),
         user: user.id,
         asker: user.id,
-        fingerprint: fingerprint(&path, &()),
+        fingerprint: match code {
+            None => fingerprint(&path, &()),
+            Some(code) => fingerprint(&path, &code.code_id),
+        },
         in_flight,
         prefer,
         trace,
         kind: Kind::Join {
             schedule_id: schedule,
+            code,
         },
         asked: Asked::Join,
         partition: Some(partition),
@@ -166,6 +206,7 @@ fn ticketed(user: UserId, ticket: &Ticket) -> Ticketed {
         schedule_id: ticket.schedule_id,
         ticket_id: ticket.ticket_id,
         arrival_no: ticket.arrival_no,
+        is_guest: ticket.is_guest,
     }
 }
 

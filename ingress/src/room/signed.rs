@@ -1,27 +1,37 @@
-//! Signed tickets and entry passes: what a client shows in `Queue-Ticket` and `Queue-Pass`.
+//! Signed tickets and entry passes: what a client shows in `Queue-Ticket` and `Queue-Pass`; and access
+//! codes, with which it joins.
 //!
 //! They say who somebody is in line, so that any ingress can answer without asking anybody. Each has a
 //! key of its own, so that neither is taken for the other, nor for any other token of ours; there is
 //! one algorithm, and nothing in the text chooses another. Whether a pass is good, and for whom, is
-//! judged by [`Pass::check`] alone.
+//! judged by [`Pass::check`] alone; how often a code was used, by the owner of the room.
 
 use crate::config::Secrets;
 use crate::token::Seal;
-use onsale_schema::admission::{Pass, Ticketed};
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::admission::{Code, Pass, Ticketed};
+use onsale_schema::status::AccessGrant;
+use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
 use uuid::Uuid;
 
 const TICKET_PURPOSE: &[u8] = b"onsale queue ticket";
 const PASS_PURPOSE: &[u8] = b"onsale queue pass";
+const CODE_PURPOSE: &[u8] = b"onsale access code";
 const VERSION: u8 = 1;
+/// The version of a guest's ticket.
+const GUEST_VERSION: u8 = 2;
+/// What a code grants.
+const VIP: u8 = 0;
+const PRESALE: u8 = 1;
 const TICKET_BYTES: usize = 1 + 3 * 16 + 4;
 const PASS_BYTES: usize = TICKET_BYTES + 8 + 4;
+const CODE_BYTES: usize = 1 + 2 * 16 + 1 + 4 + 2 * 8;
 
-/// Signs and reads tickets and passes.
+/// Signs and reads tickets, passes and codes.
 #[derive(Clone)]
 pub struct Signer {
     tickets: Seal,
     passes: Seal,
+    codes: Seal,
 }
 
 impl Signer {
@@ -31,6 +41,7 @@ impl Signer {
         Self {
             tickets: Seal::new(secrets, TICKET_PURPOSE),
             passes: Seal::new(secrets, PASS_PURPOSE),
+            codes: Seal::new(secrets, CODE_PURPOSE),
         }
     }
 
@@ -69,12 +80,58 @@ impl Signer {
             holds_max: u32::from_be_bytes(holds_max.try_into().ok()?),
         })
     }
+
+    /// The access code as text.
+    #[must_use]
+    pub fn sign_code(&self, code: &Code) -> String {
+        let mut bytes = Vec::with_capacity(CODE_BYTES + 16);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(code.code_id.0.as_bytes());
+        bytes.extend_from_slice(code.schedule_id.0.as_bytes());
+        bytes.push(match code.grant {
+            AccessGrant::Vip => VIP,
+            AccessGrant::Presale => PRESALE,
+        });
+        bytes.extend_from_slice(&code.uses.to_be_bytes());
+        bytes.extend_from_slice(&code.from.micros().to_be_bytes());
+        bytes.extend_from_slice(&code.until.micros().to_be_bytes());
+        debug_assert_eq!(bytes.len(), CODE_BYTES);
+        self.codes.seal(bytes)
+    }
+
+    /// The access code, if we signed it; it may be old, or for another date.
+    #[must_use]
+    pub fn read_code(&self, text: &str) -> Option<Code> {
+        let bytes = self.codes.open(text, CODE_BYTES)?;
+        let rest = bytes.strip_prefix(&[VERSION])?;
+        let (id, rest) = rest.split_first_chunk()?;
+        let (schedule, rest) = rest.split_first_chunk()?;
+        let (grant, rest) = rest.split_first()?;
+        let grant = match *grant {
+            VIP => AccessGrant::Vip,
+            PRESALE => AccessGrant::Presale,
+            _ => return None,
+        };
+        let (uses, rest) = rest.split_first_chunk()?;
+        let (from, until) = rest.split_first_chunk()?;
+        Some(Code {
+            code_id: AccessCodeId(Uuid::from_bytes(*id)),
+            schedule_id: ScheduleId(Uuid::from_bytes(*schedule)),
+            grant,
+            uses: u32::from_be_bytes(*uses),
+            from: Timestamp::from_micros(i64::from_be_bytes(*from)),
+            until: Timestamp::from_micros(i64::from_be_bytes(until.try_into().ok()?)),
+        })
+    }
 }
 
 fn ticket_bytes(ticket: &Ticketed) -> Vec<u8> {
     // Room for a pass and the mark.
     let mut bytes = Vec::with_capacity(PASS_BYTES + 16);
-    bytes.push(VERSION);
+    bytes.push(match ticket.is_guest {
+        true => GUEST_VERSION,
+        false => VERSION,
+    });
     bytes.extend_from_slice(ticket.user_id.0.as_bytes());
     bytes.extend_from_slice(ticket.schedule_id.0.as_bytes());
     bytes.extend_from_slice(ticket.ticket_id.0.as_bytes());
@@ -85,9 +142,11 @@ fn ticket_bytes(ticket: &Ticketed) -> Vec<u8> {
 
 fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
     let (&version, rest) = bytes.split_first()?;
-    if version != VERSION {
-        return None;
-    }
+    let is_guest = match version {
+        VERSION => false,
+        GUEST_VERSION => true,
+        _ => return None,
+    };
     let (user, rest) = rest.split_first_chunk()?;
     let (schedule, rest) = rest.split_first_chunk()?;
     let (ticket, arrival) = rest.split_first_chunk()?;
@@ -96,6 +155,7 @@ fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
         schedule_id: ScheduleId(Uuid::from_bytes(*schedule)),
         ticket_id: TicketId(Uuid::from_bytes(*ticket)),
         arrival_no: ArrivalNo(u32::from_be_bytes(arrival.try_into().ok()?)),
+        is_guest,
     })
 }
 
@@ -121,6 +181,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::from_u128(2)),
             ticket_id: TicketId(Uuid::from_u128(3)),
             arrival_no: ArrivalNo(3_999_999),
+            is_guest: false,
         }
     }
 
@@ -130,6 +191,39 @@ mod tests {
             expires_at: Timestamp::from_micros(1_700_000_000_000_001),
             holds_max: 10,
         }
+    }
+
+    fn code() -> Code {
+        Code {
+            code_id: AccessCodeId(Uuid::from_u128(5)),
+            schedule_id: ScheduleId(Uuid::from_u128(2)),
+            grant: AccessGrant::Presale,
+            uses: 7,
+            from: Timestamp::from_micros(1_700_000_000_000_001),
+            until: Timestamp::from_micros(1_700_000_000_000_002),
+        }
+    }
+
+    #[test]
+    fn codes_and_guests_tickets_are_read_as_they_were_signed_and_not_when_edited() {
+        let (old, both, new) = (signer("a"), signer("ba"), signer("b"));
+        let text = old.sign_code(&code());
+        assert!(is_for_headers(&text));
+        assert_eq!(both.read_code(&text), Some(code()));
+        assert_eq!(new.read_code(&text), None);
+        for at in 0..text.len() {
+            let mut edited = text.clone().into_bytes();
+            edited[at] = if edited[at] == b'A' { b'B' } else { b'A' };
+            let edited = String::from_utf8(edited).unwrap();
+            assert_eq!(old.read_code(&edited), None);
+        }
+        assert_eq!((old.read_ticket(&text), old.read_pass(&text)), (None, None));
+        assert_eq!(old.read_code(&old.sign_pass(&pass())), None);
+        let guest = Ticketed {
+            is_guest: true,
+            ..ticket()
+        };
+        assert_eq!(old.read_ticket(&old.sign_ticket(&guest)), Some(guest));
     }
 
     fn is_for_headers(text: &str) -> bool {
@@ -216,7 +310,7 @@ mod tests {
     fn another_version_is_not_understood() {
         let signer = signer("a");
         let mut bytes = ticket_bytes(&ticket());
-        bytes[0] = VERSION + 1;
+        bytes[0] = GUEST_VERSION + 1;
         assert_eq!(signer.read_ticket(&signer.tickets.seal(bytes)), None);
     }
 }

@@ -131,6 +131,7 @@ mod tests {
             is_new: true,
             status: TicketStatus::Waiting,
             pass_expires_at: None,
+            is_guest: false,
         });
         let placed = Standing {
             place: Some(Place(3)),

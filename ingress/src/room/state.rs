@@ -139,6 +139,7 @@ impl Room {
             told: Arc::clone(&self.told),
             line: self.line.clone(),
             no,
+            is_guest: false,
             status,
             pass_until: self.tickets.passes.get(&no).copied(),
         }
@@ -161,6 +162,7 @@ pub struct Look {
     pub told: Arc<Watermark>,
     line: Option<Arc<Line>>,
     no: ArrivalNo,
+    is_guest: bool,
     /// How far the ticket is.
     pub status: TicketStatus,
     /// Until when its pass lasts, if it has one.
@@ -168,6 +170,20 @@ pub struct Look {
 }
 
 impl Look {
+    /// The same of a guest's ticket, who has no place and is in no lobby.
+    #[must_use]
+    pub fn of_guest(self) -> Self {
+        Self {
+            status: match self.status {
+                TicketStatus::Lobby => TicketStatus::Waiting,
+                status => status,
+            },
+            line: None,
+            is_guest: true,
+            ..self
+        }
+    }
+
     /// Its place, once there is an order. It never changes.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
@@ -189,12 +205,15 @@ impl Look {
     /// Whether its owner wants to know that it was heard.
     #[must_use]
     pub fn wants_report(&self, place: Option<Place>) -> bool {
-        self.waits() && self.told.wants_report(place)
+        self.waits() && (self.is_guest || self.told.wants_report(place))
     }
 
     /// What it is told while it waits.
     #[must_use]
     pub fn sight(&self, place: Option<Place>, now: Timestamp) -> Sight {
-        self.told.sight(place, self.no, now)
+        match self.is_guest {
+            true => self.told.guest_sight(self.no),
+            false => self.told.sight(place, self.no, now),
+        }
     }
 }

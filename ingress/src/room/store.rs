@@ -64,14 +64,16 @@ pub async fn newest(
         arrival_no: i32,
         #[diesel(sql_type = Text)]
         status: TicketStatus,
+        #[diesel(sql_type = Bool)]
+        is_guest: bool,
     }
     let mut conn = pool.get().await?;
     // There is an index for either part. Who has a live ticket got it last.
     let row: Option<Row> = statement(
-        "(SELECT ticket_id, arrival_no, status FROM ticket \
+        "(SELECT ticket_id, arrival_no, status, access_code_id IS NOT NULL AS is_guest FROM ticket \
           WHERE schedule_id = $1 AND user_id = $2 AND status IN ('WAITING', 'ADMITTED')) \
          UNION ALL \
-         (SELECT ticket_id, arrival_no, status FROM ticket \
+         (SELECT ticket_id, arrival_no, status, access_code_id IS NOT NULL AS is_guest FROM ticket \
           WHERE schedule_id = $1 AND user_id = $2 AND ended_at IS NOT NULL \
           ORDER BY arrival_no DESC LIMIT 1) \
          ORDER BY arrival_no DESC LIMIT 1",
@@ -87,6 +89,7 @@ pub async fn newest(
             schedule_id: schedule,
             ticket_id: row.ticket_id,
             arrival_no: ArrivalNo(count(row.arrival_no)?),
+            is_guest: row.is_guest,
         };
         Ok((ticketed, Some(row.status).filter(|it| !it.is_live())))
     });

@@ -24,6 +24,11 @@ pub struct TicketView {
     /// Whether the room lets people in. Null where that is not known yet.
     #[schema(required = true)]
     room: Option<RoomState>,
+    /// It was made with an access code: it is in a line apart, without position, that is let in
+    /// before the other one, and in a presale also before the room opens.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    guest: bool,
     /// Its number in the line, from 1; it never changes. Null as long as the line has no order.
     #[schema(required = true, minimum = 1)]
     position: Option<u32>,
@@ -106,6 +111,7 @@ impl TicketView {
             ticket: signer.sign_ticket(ticket),
             status: standing.status,
             room: standing.room,
+            guest: ticket.is_guest,
             position: standing.place.map(|place| place.0 + 1),
             ahead,
             eta: eta.into(),
@@ -130,6 +136,7 @@ mod tests {
             schedule_id: ScheduleId(Uuid::from_u128(2)),
             ticket_id: TicketId(Uuid::from_u128(3)),
             arrival_no: ArrivalNo(4),
+            is_guest: false,
         }
     }
 
@@ -141,6 +148,7 @@ mod tests {
             is_new: true,
             status,
             pass_expires_at: None,
+            is_guest: false,
         })
     }
 

@@ -127,6 +127,21 @@ const TABLE: &[(&str, &str, For)] = &[
     ),
     (
         "GET",
+        "/api/v1/admin/schedules/{scheduleId}/access-codes",
+        For::Admin,
+    ),
+    (
+        "POST",
+        "/api/v1/admin/schedules/{scheduleId}/access-codes",
+        For::Admin,
+    ),
+    (
+        "DELETE",
+        "/api/v1/admin/schedules/{scheduleId}/access-codes/{accessCodeId}",
+        For::Admin,
+    ),
+    (
+        "GET",
         "/api/v1/admin/schedules/{scheduleId}/blocks",
         For::Admin,
     ),
@@ -206,6 +221,7 @@ struct Things {
     dead_letter: Uuid,
     refund: Uuid,
     block: Uuid,
+    access_code: Uuid,
     webhook: Uuid,
     /// One that may be deleted.
     doomed_webhook: Uuid,
@@ -266,6 +282,11 @@ impl Things {
         let body = json!({ "seats": ["A-1-9"], "reason": "x" });
         let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
         let block = block.expect(201).body;
+        let path = format!("/admin/schedules/{date}/access-codes");
+        let body = json!({ "label": "x", "grants": "VIP", "validFrom": "2026-01-01T00:00:00Z",
+                           "validUntil": "2040-01-01T00:00:00Z" });
+        let codes = api.post(&hall.admin(), &path, "some-codes", &body).await;
+        let codes = codes.expect(201).body;
         let subscriber = async |key: &str| {
             let body = json!({ "url": "http://127.0.0.1:9/" });
             let made = api.post(&hall.admin(), "/admin/webhooks", key, &body).await;
@@ -300,6 +321,7 @@ impl Things {
             dead_letter,
             refund,
             block: id(&block["blockId"]),
+            access_code: id(&codes["items"][0]["accessCodeId"]),
             webhook,
             doomed_webhook,
         }
@@ -321,6 +343,7 @@ impl Things {
             dead_letter: Uuid::now_v7(),
             refund: Uuid::now_v7(),
             block: Uuid::now_v7(),
+            access_code: Uuid::now_v7(),
             webhook: Uuid::now_v7(),
             doomed_webhook: Uuid::now_v7(),
         }
@@ -349,6 +372,7 @@ impl Things {
             .replace("{deadLetterId}", &self.dead_letter.to_string())
             .replace("{refundId}", &self.refund.to_string())
             .replace("{blockId}", &self.block.to_string())
+            .replace("{accessCodeId}", &self.access_code.to_string())
             .replace("{webhookId}", &self.webhook.to_string())
             .replace("{label}", "A-1-1")
             .replace("{file}", "start.js");

@@ -1,6 +1,7 @@
 //! A draw on a real system, and whoever checks it: the command and the published script, from nothing
 //! but what anybody may read.
 
+use crate::access_codes;
 use crate::bus::Bus;
 use crate::hall::{Hall, PATIENCE};
 use crate::queue_policy::{amend, join};
@@ -12,6 +13,7 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use onsale_schema::TicketId;
 use onsale_schema::admission::Ticket;
+use onsale_testkit::api::id;
 use onsale_testkit::{Answer, Buyer};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -183,6 +185,38 @@ async fn everybody_can_recompute_a_draw() {
     let id = late[0].ticket_id.to_string();
     let told = refused(&verify(&api, date, &["--ticket", &id]).await);
     assert!(told.contains("was not in the lobby"), "{told}");
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_are_in_the_order_and_their_places_are_passed_by() {
+    let mut hall = Hall::open().await;
+    let mut bus = Bus::connect(&hall).await;
+    let api = hall.system.url(0);
+    let (date, _) = lobby(&mut hall, &mut bus, "DRAW", 20).await;
+    let (_, code) = access_codes::code(&mut hall, date, 3, access_codes::LONG_TIME).await;
+    let queue = format!("/schedules/{date}/queue");
+    let body = json!({ "accessCode": code });
+    let mut guests = BTreeSet::new();
+    for guest in hall.buyers(3) {
+        let joined = hall.api.post(&guest, &queue, "a-guests-key", &body).await;
+        guests.insert(id(&joined.expect(201).body["ticketId"]).to_string());
+    }
+    let admitted = "SELECT count(*) AS n FROM ticket WHERE status = 'ADMITTED'";
+    hall.becomes(admitted, 3).await;
+    amend(&hall, date, json!({ "opensAt": LONG_AGO })).await;
+    assert_eq!(drawn(&hall, date, "DRAWN").await["size"], 23);
+    hall.becomes(admitted, 23).await;
+    let order = said(&verify(&api, date, &["--order"]).await);
+    if let Some(output) = script(&api, date, &[]).await {
+        assert_eq!(said(&output), order);
+    }
+    let (passed, others): (Vec<_>, Vec<_>) = order
+        .lines()
+        .map(str::to_owned)
+        .partition(|one| guests.contains(one));
+    assert_eq!(passed.len(), 3);
+    assert_eq!(others, let_in(&mut hall).await);
     hall.assert_sound().await;
 }
 

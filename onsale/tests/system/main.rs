@@ -1,5 +1,6 @@
 //! The whole system, as real processes on real servers, seen through HTTP as its users see it.
 
+mod access_codes;
 mod admin;
 mod authorization;
 mod best;

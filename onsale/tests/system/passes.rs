@@ -166,7 +166,7 @@ impl Room {
     }
 }
 
-async fn hold(api: &Api, by: &Buyer, key: &str, body: &Value, pass: Option<&str>) -> Answer {
+pub async fn hold(api: &Api, by: &Buyer, key: &str, body: &Value, pass: Option<&str>) -> Answer {
     let mut request = api.post_request(by, "/reservations", key, body);
     if let Some(pass) = pass {
         request = request.header("queue-pass", pass);

@@ -61,6 +61,7 @@ async fn every_code_is_met_over_http() {
     identity(&mut hall, &mut met).await;
     seats(&mut hall, &mut met).await;
     rooms(&mut hall, &mut met).await;
+    access_codes(&mut hall, &mut met).await;
     passes(&mut hall, &mut met).await;
     payment_on_its_way(&mut hall, &mut met).await;
     money(&mut hall, &mut met).await;
@@ -292,6 +293,36 @@ async fn join_too_often(hall: &mut Hall, met: &mut Met) {
     met.expect(answer, "queue-tickets-used-up");
 }
 
+/// Who comes with a code that makes no guest.
+async fn access_codes(hall: &mut Hall, met: &mut Met) {
+    use crate::access_codes::{LONG_TIME, code};
+    let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
+    let date = hall.date(1).await;
+    crate::queue_policy::amend(hall, date, json!({ "mode": "FIFO" })).await;
+    let old = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
+    let early = ("2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z");
+    let (_, expired) = code(hall, date, 1, old).await;
+    let (_, not_yet) = code(hall, date, 1, early).await;
+    let (revoked_id, revoked) = code(hall, date, 1, LONG_TIME).await;
+    let path = format!("/admin/schedules/{date}/access-codes/{revoked_id}");
+    api.delete(&admin, &path).await.expect(204);
+    let (_, used_up) = code(hall, date, 1, LONG_TIME).await;
+    let path = format!("/schedules/{date}/queue");
+    let body = json!({ "accessCode": used_up });
+    let first = api.post(&hall.buyer(), &path, "the-first-use", &body).await;
+    let _ = first.expect(201);
+    for (shown, problem) in [
+        ("made-up".to_owned(), "access-code-invalid"),
+        (expired, "access-code-expired"),
+        (not_yet, "access-code-not-yet"),
+        (revoked, "access-code-revoked"),
+        (used_up, "access-code-used-up"),
+    ] {
+        let body = json!({ "accessCode": shown });
+        met.expect(api.post(&buyer, &path, problem, &body).await, problem);
+    }
+}
+
 /// A notice to the owner of seats, put in by hand; waits until it is applied.
 async fn tell(hall: &mut Hall, kind: impl FnOnce(NoticeId) -> Kind) {
     let notice = uuid::Uuid::now_v7();
@@ -333,6 +364,7 @@ async fn passes(hall: &mut Hall, met: &mut Met) {
             schedule_id: ScheduleId(date),
             ticket_id: TicketId(uuid::Uuid::now_v7()),
             arrival_no: ArrivalNo(0),
+            is_guest: false,
         },
         expires_at: soon(seconds),
         holds_max,

@@ -22,7 +22,14 @@ pub async fn join(bus: &mut Bus, date: Uuid, people: usize) -> Vec<Ticket> {
     let subject = bus.subjects.partition(Lane::Admission, no);
     let join = || {
         let user = UserId(Uuid::now_v7());
-        command(user, host_now(), Kind::Join { schedule_id })
+        command(
+            user,
+            host_now(),
+            Kind::Join {
+                schedule_id,
+                code: None,
+            },
+        )
     };
     let mut tickets = Vec::with_capacity(people);
     for from in (0..people).step_by(PEOPLE) {

@@ -97,7 +97,10 @@ async fn a_killed_owner_of_a_waiting_room_loses_no_ticket_and_changes_no_place()
         command(
             UserId(Uuid::now_v7()),
             host_now(),
-            Kind::Join { schedule_id },
+            Kind::Join {
+                schedule_id,
+                code: None,
+            },
         )
     };
     let message = || (0..PEOPLE).map(|_| join()).collect::<Joins>();

@@ -40,8 +40,10 @@ pub(super) const Q2: &str = "
 WITH admitted AS (
     SELECT t.*, lag(admitted_at) OVER in_order AS at_before,
            max(place) FILTER (WHERE NOT was_passed) OVER earlier AS place_before,
+           max(arrival_no) FILTER (WHERE NOT was_passed AND access_code_id IS NOT NULL)
+               OVER earlier AS guest_before,
            row_number() OVER in_order - 1 AS nth,
-           count(*) OVER (PARTITION BY schedule_id, place) AS sharing
+           count(place) OVER (PARTITION BY schedule_id, place) AS sharing
     FROM ticket AS t
     WHERE admission_no IS NOT NULL
     WINDOW in_order AS (PARTITION BY schedule_id ORDER BY admission_no),
@@ -78,10 +80,35 @@ SELECT format('ticket %s of schedule %s has place %s, which is %s', ticket_id, s
                    WHEN place >= front THEN 'not before the front'
                    ELSE 'not where its number ' || arrival_no || ' belongs' END)
 FROM admitted LEFT JOIN waiting_room AS r USING (schedule_id)
-WHERE sharing > 1 OR r.schedule_id IS NULL OR lobby_order IS NULL OR place >= front
-   OR admitted_at < closed_at
-   OR CASE WHEN lobby_order = 'DRAWN' AND arrival_no < lobby_size THEN place >= lobby_size
-           ELSE place <> arrival_no END
+WHERE place IS NOT NULL
+  AND (sharing > 1 OR r.schedule_id IS NULL OR lobby_order IS NULL OR place >= front
+       OR admitted_at < closed_at
+       OR CASE WHEN lobby_order = 'DRAWN' AND arrival_no < lobby_size THEN place >= lobby_size
+               ELSE place <> arrival_no END)
+UNION ALL
+SELECT format('ticket %s of schedule %s was admitted %s', ticket_id, schedule_id,
+              CASE WHEN access_code_id IS NULL THEN 'from no place'
+                   WHEN arrival_no < guest_before THEN 'after the guest with number ' || guest_before
+                   ELSE 'as a guest, and the guests'' line is at number '
+                        || coalesce(guest_front::text, 'none') END)
+FROM admitted LEFT JOIN waiting_room AS r USING (schedule_id)
+WHERE place IS NULL
+  AND (access_code_id IS NULL OR NOT was_passed AND arrival_no < guest_before
+       OR (arrival_no < guest_front) IS NOT TRUE)
+UNION ALL
+SELECT format('ticket %s of schedule %s was admitted at %s, before the opening, with an access code '
+              '(%s) that is good until %s', ticket_id, schedule_id, admitted_at, granted, valid_until)
+FROM admitted JOIN waiting_room USING (schedule_id)
+     LEFT JOIN access_code USING (schedule_id, access_code_id)
+WHERE place IS NULL AND (admitted_at >= closed_at) IS NOT TRUE
+  AND (granted = 'PRESALE' AND admitted_at < valid_until) IS NOT TRUE
+UNION ALL
+SELECT format('access code %s of schedule %s made %s tickets, of %s', t.access_code_id,
+              t.schedule_id, count(*), coalesce(uses::text, 'none'))
+FROM ticket AS t LEFT JOIN access_code AS c USING (schedule_id, access_code_id)
+WHERE t.access_code_id IS NOT NULL
+GROUP BY t.schedule_id, t.access_code_id, uses
+HAVING (count(*) <= uses) IS NOT TRUE
 UNION ALL
 SELECT format('ticket %s of schedule %s was admitted from place %s after one from place %s',
               ticket_id, schedule_id, place, place_before)

@@ -18,6 +18,9 @@ pub struct Ticketed {
     pub ticket_id: TicketId,
     /// Its number, from which its place follows.
     pub arrival_no: ArrivalNo,
+    /// Whether it is a guest's, who stands in a line apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_guest: bool,
 }
 
 /// What somebody shows who holds seats where there is a waiting room.
@@ -82,6 +85,7 @@ mod tests {
                 schedule_id: schedule,
                 ticket_id: TicketId(Uuid::from_u128(3)),
                 arrival_no: ArrivalNo(4),
+                is_guest: false,
             },
             expires_at: end,
             holds_max: 1,

@@ -154,6 +154,8 @@ pub struct Eta {
 const POLL_MIN_MS: u64 = 1000;
 /// The longest, in milliseconds.
 pub const POLL_MAX_MS: u64 = 60_000;
+/// How often a guest asks, in milliseconds, if it need not ask more often to be heard.
+const GUEST_POLL_MS: u64 = 3000;
 /// A client asks so often while the line comes to it.
 const POLLS_PER_WAIT: u64 = 10;
 /// Who has to be heard asks so often in the time after which it counts as silent.
@@ -192,6 +194,19 @@ impl Watermark {
             ahead,
             eta,
             poll_after_ms: self.poll_after_ms(ahead, eta, arrival, now),
+        }
+    }
+
+    /// What a guest is told that waits: the line apart is short, or stands still until the room opens.
+    #[must_use]
+    pub fn guest_sight(&self, arrival: ArrivalNo) -> Sight {
+        let presence_ms = u64::try_from(self.policy.presence_ms).unwrap_or(0);
+        let base = (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, GUEST_POLL_MS);
+        Sight {
+            position: None,
+            ahead: None,
+            eta: None,
+            poll_after_ms: spread(base, arrival),
         }
     }
 
@@ -237,12 +252,16 @@ impl Watermark {
         };
         let is_near = ahead.is_none_or(|ahead| ahead < self.window);
         let longest = if is_near { heard_ms } else { POLL_MAX_MS };
-        let base = wait_ms.clamp(POLL_MIN_MS, longest);
-        // Neighbours differ; 0 to 400 thousandths.
-        let spread = u64::from(arrival.0.wrapping_mul(0x9e37_79b1) >> 16) * 400 / 65_536;
-        let spread = base * (800 + spread) / 1000;
-        u32::try_from(spread).unwrap_or(u32::MAX)
+        spread(wait_ms.clamp(POLL_MIN_MS, longest), arrival)
     }
+}
+
+/// A time in milliseconds, up to a fifth shorter or longer. Neighbours differ.
+fn spread(base: u64, arrival: ArrivalNo) -> u32 {
+    // 0 to 400 thousandths.
+    let spread = u64::from(arrival.0.wrapping_mul(0x9e37_79b1) >> 16) * 400 / 65_536;
+    let spread = base * (800 + spread) / 1000;
+    u32::try_from(spread).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -8,14 +8,18 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::admission::{Admission, Loading, Room, RoomRow, Slot, SlotHold, StoredTicket};
+use onsale_domain::admission::{
+    Admission, Loading, Room, RoomRow, Slot, SlotHold, StoredCode, StoredTicket,
+};
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
 use onsale_schema::admission::{Lobby, Order, Policy};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
+use onsale_schema::{
+    AccessCodeId, ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+};
 use rand::RngCore;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -76,7 +80,8 @@ async fn read_room(
     let row: Option<RoomRecord> = statement(
         "SELECT secret, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, \
-                lobby_digest, beacon, lobby_order, seed, front, admissions, rate_used, latest \
+                lobby_digest, beacon, lobby_order, seed, front, admissions, rate_used, latest, \
+                guest_front \
          FROM waiting_room WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -89,7 +94,10 @@ async fn read_room(
     let secret = Secret(bytes(&row.secret)?);
     let row = row.into_row(schedule_id)?;
     let slots = slots(conn, schedule_id).await?;
-    read_tickets(conn, row, secret, slots).await.map(Some)
+    let codes = codes(conn, schedule_id).await?;
+    let mut loading = Loading::new(row, secret);
+    codes.into_iter().for_each(|code| loading.code(code));
+    read_tickets(conn, loading, slots).await.map(Some)
 }
 
 /// What a schedule has whose room nobody has ever said anything about. Its secret is written with
@@ -120,14 +128,12 @@ async fn no_room(
 /// long line takes some tenths of a second.
 async fn read_tickets(
     conn: &mut AsyncPgConnection,
-    row: RoomRow,
-    secret: Secret,
+    mut loading: Loading,
     mut slots: BTreeMap<ArrivalNo, Slot>,
 ) -> Result<Room, db::Error> {
-    let (schedule_id, arrivals) = (row.schedule_id, row.arrivals);
+    let (schedule_id, arrivals) = (loading.row().schedule_id, loading.row().arrivals);
     let (pages, mut read) = mpsc::channel::<Vec<StoredTicket>>(PAGES_AHEAD);
     let loading = tokio::task::spawn_blocking(move || {
-        let mut loading = Loading::new(row, secret);
         while let Some(page) = read.blocking_recv() {
             page.into_iter().for_each(|ticket| loading.push(ticket));
         }
@@ -170,6 +176,8 @@ struct TicketRow {
     fingerprint: uuid::Uuid,
     #[diesel(sql_type = Text)]
     status: TicketStatus,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    access_code_id: Option<AccessCodeId>,
 }
 
 impl TicketRow {
@@ -180,6 +188,7 @@ impl TicketRow {
             fingerprint: Fingerprint(self.fingerprint),
             status: self.status,
             slot,
+            access_code_id: self.access_code_id,
         }
     }
 }
@@ -190,7 +199,7 @@ async fn page(
     from: i32,
 ) -> Result<Vec<TicketRow>, db::Error> {
     let rows = statement(
-        "SELECT arrival_no, ticket_id, user_id, fingerprint, status FROM ticket \
+        "SELECT arrival_no, ticket_id, user_id, fingerprint, status, access_code_id FROM ticket \
          WHERE schedule_id = $1 AND arrival_no >= $2 AND arrival_no < $3 ORDER BY arrival_no",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -199,6 +208,41 @@ async fn page(
     .load(conn)
     .await?;
     Ok(rows)
+}
+
+/// The codes that were used or revoked. How often they were used say the tickets.
+async fn codes(
+    conn: &mut AsyncPgConnection,
+    schedule_id: ScheduleId,
+) -> Result<Vec<StoredCode>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        access_code_id: AccessCodeId,
+        #[diesel(sql_type = Text)]
+        granted: AccessGrant,
+        #[diesel(sql_type = Timestamptz)]
+        valid_until: Timestamp,
+        #[diesel(sql_type = Bool)]
+        is_revoked: bool,
+    }
+    let rows: Vec<Row> = statement(
+        "SELECT access_code_id, granted, valid_until, revoked_at IS NOT NULL AS is_revoked \
+         FROM access_code AS c \
+         WHERE schedule_id = $1 \
+           AND (revoked_at IS NOT NULL \
+                OR EXISTS (SELECT FROM ticket WHERE ticket.access_code_id = c.access_code_id))",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .load(conn)
+    .await?;
+    let codes = rows.into_iter().map(|row| StoredCode {
+        code_id: row.access_code_id,
+        grant: row.granted,
+        until: row.valid_until,
+        is_revoked: row.is_revoked,
+    });
+    Ok(codes.collect())
 }
 
 /// What those have who have a pass.
@@ -228,8 +272,8 @@ struct SlotRow {
     admission_no: i32,
     #[diesel(sql_type = Timestamptz)]
     admitted_at: Timestamp,
-    #[diesel(sql_type = Integer)]
-    place: i32,
+    #[diesel(sql_type = Nullable<Integer>)]
+    place: Option<i32>,
     #[diesel(sql_type = Integer)]
     active_before: i32,
     #[diesel(sql_type = Nullable<Integer>)]
@@ -253,7 +297,7 @@ impl SlotRow {
             admission: Admission {
                 no: count(self.admission_no)?,
                 at: self.admitted_at,
-                place: Place(count(self.place)?),
+                place: self.place.map(count).transpose()?.map(Place),
                 active_before: count(self.active_before)?,
                 capacity: self.capacity.map(count).transpose()?,
                 was_passed: self.was_passed,
@@ -320,6 +364,8 @@ struct RoomRecord {
     rate_used: Timestamp,
     #[diesel(sql_type = Timestamptz)]
     latest: Timestamp,
+    #[diesel(sql_type = Integer)]
+    guest_front: i32,
 }
 
 impl RoomRecord {
@@ -360,6 +406,7 @@ impl RoomRecord {
             digest: Digest(bytes(&self.digest)?),
             lobby,
             front: Place(count(self.front)?),
+            guest_front: ArrivalNo(count(self.guest_front)?),
             admissions: count(self.admissions)?,
             rate_used: self.rate_used,
             latest: self.latest,

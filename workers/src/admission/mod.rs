@@ -101,7 +101,8 @@ impl State {
             | Kind::Holds { .. }
             | Kind::Policy { .. }
             | Kind::NameBeacon { .. }
-            | Kind::RevealBeacon { .. } => false,
+            | Kind::RevealBeacon { .. }
+            | Kind::RevokeCode { .. } => false,
         });
         let ids: Vec<TicketId> = joins.map(|command| TicketId(command.id.0)).collect();
         if !ids.is_empty() {
@@ -316,6 +317,11 @@ fn refusal_label(refusal: Refusal) -> &'static str {
         Refusal::PolicyInvalid => "policy-invalid",
         Refusal::BeaconFixed => "beacon-fixed",
         Refusal::NotDue => "not-due",
+        Refusal::CodeInvalid => "access-code-invalid",
+        Refusal::CodeRevoked => "access-code-revoked",
+        Refusal::CodeNotYet => "access-code-not-yet",
+        Refusal::CodeExpired => "access-code-expired",
+        Refusal::CodeUsedUp => "access-code-used-up",
     }
 }
 

@@ -17,7 +17,7 @@ use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::admission::{Lobby, Order};
 use onsale_schema::seats::TICKETS_MAX;
-use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, seats};
+use onsale_schema::{AccessCodeId, ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, seats};
 use std::collections::HashSet;
 use uuid::Uuid;
 
@@ -42,6 +42,9 @@ pub(super) async fn changes(
     let updates: Vec<Changed<'_>> = all()
         .flat_map(|(id, room)| room.updates.iter().map(move |(no, to)| (*id, *no, to)))
         .collect();
+    let revoked: Vec<(AccessCodeId, Timestamp)> = all()
+        .flat_map(|(_, room)| room.revoked.iter().copied())
+        .collect();
     let done: Vec<NoticeId> = changes
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
@@ -51,11 +54,12 @@ pub(super) async fn changes(
     let told: Vec<NewNotice> = told.chain(ended).collect();
 
     // Polled in this order, so they are sent in this order: who has left may be in line again.
-    let (written, updated, inserted, noted, telling) = tokio::join!(
+    let (written, updated, inserted, revoking, noted, telling) = tokio::join!(
         biased;
         rooms_write(conn, &rooms),
         tickets_update(conn, &updates),
         tickets_insert(conn, &made),
+        codes_revoke(conn, &revoked),
         fence::notices_done(conn, &done),
         notices::insert(conn, &told),
     );
@@ -66,6 +70,7 @@ pub(super) async fn changes(
     if missed.is_empty() {
         expect("rooms", rooms.len(), written)?;
         expect("tickets to update", updates.len(), updated?)?;
+        revoking?;
         noted?;
         telling?;
     }
@@ -130,15 +135,15 @@ async fn rooms_write(
         "INSERT INTO waiting_room AS w (schedule_id, secret, mode, paused, opens_at, capacity, \
              rate_per_second, pass_ms, presence_ms, holds_per_pass, beacon_name, version, arrivals, \
              digest, closed_at, lobby_size, lobby_digest, beacon, lobby_order, seed, front, \
-             admissions, rate_used, latest) \
+             admissions, rate_used, latest, guest_front) \
          SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bool[], $5::timestamptz[], \
                     $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::int[], $11::text[], \
                     $12::bigint[], $13::int[], $14::bytea[], $15::timestamptz[], $16::int[], \
                     $17::bytea[], $18::bytea[], $19::text[], $20::bytea[], $21::int[], $22::int[], \
-                    $23::timestamptz[], $24::timestamptz[]) \
+                    $23::timestamptz[], $24::timestamptz[], $25::int[]) \
               AS x(schedule, secret, mode, paused, opens, capacity, rate, pass_ms, presence_ms, \
                    holds, beacon_name, version, arrivals, digest, closed, size, lobby_digest, \
-                   beacon, lobby_order, seed, front, admissions, rate_used, latest) \
+                   beacon, lobby_order, seed, front, admissions, rate_used, latest, guests) \
          WHERE version = 1 OR EXISTS (SELECT FROM waiting_room known \
                                       WHERE known.schedule_id = x.schedule) \
          ON CONFLICT (schedule_id) DO UPDATE SET mode = excluded.mode, paused = excluded.paused, \
@@ -152,7 +157,7 @@ async fn rooms_write(
              lobby_digest = excluded.lobby_digest, beacon = excluded.beacon, \
              lobby_order = excluded.lobby_order, seed = excluded.seed, front = excluded.front, \
              admissions = excluded.admissions, rate_used = excluded.rate_used, \
-             latest = excluded.latest \
+             latest = excluded.latest, guest_front = excluded.guest_front \
          WHERE w.version = excluded.version - 1",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
@@ -179,6 +184,7 @@ async fn rooms_write(
     .bind::<Array<Integer>, Vec<_>>(column(rows, |r| signed(r.admissions)))
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.rate_used))
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.latest))
+    .bind::<Array<Integer>, Vec<_>>(column(rows, |r| signed(r.guest_front.0)))
     .execute(&mut conn)
     .await?)
 }
@@ -230,9 +236,9 @@ async fn tickets_insert(
     }
     let inserted: Vec<Row> = statement(
         "INSERT INTO ticket (schedule_id, arrival_no, ticket_id, user_id, fingerprint, status, \
-             joined_at, ended_at) \
+             joined_at, ended_at, access_code_id) \
          SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::uuid[], $5::uuid[], \
-                              $6::text[], $7::timestamptz[], $8::timestamptz[]) \
+                              $6::text[], $7::timestamptz[], $8::timestamptz[], $9::uuid[]) \
          ON CONFLICT (ticket_id) DO NOTHING RETURNING schedule_id, ticket_id",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|(id, _)| *id).collect())
@@ -243,6 +249,7 @@ async fn tickets_insert(
     .bind::<Array<Text>, Vec<_>>(of(rows, |new| new.status))
     .bind::<Array<Timestamptz>, Vec<_>>(of(rows, |new| new.joined_at))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(of(rows, |new| new.ended_at))
+    .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(of(rows, |new| new.access_code_id))
     .load(&mut conn)
     .await?;
     let pairs = inserted
@@ -253,6 +260,26 @@ async fn tickets_insert(
 
 fn of<U>(rows: &[New<'_>], f: impl Fn(&NewTicket) -> U) -> Vec<U> {
     rows.iter().map(|(_, new)| f(new)).collect()
+}
+
+/// Notes that codes were revoked; one that was before stays so.
+async fn codes_revoke(
+    mut conn: &AsyncPgConnection,
+    revoked: &[(AccessCodeId, Timestamp)],
+) -> Result<usize, db::Error> {
+    if revoked.is_empty() {
+        return Ok(0);
+    }
+    let (codes, times): (Vec<_>, Vec<_>) = revoked.iter().copied().unzip();
+    Ok(statement(
+        "UPDATE access_code AS c SET revoked_at = x.at \
+         FROM unnest($1::uuid[], $2::timestamptz[]) AS x(code, at) \
+         WHERE c.access_code_id = x.code AND c.revoked_at IS NULL",
+    )
+    .bind::<Array<SqlUuid>, _>(codes)
+    .bind::<Array<Timestamptz>, _>(times)
+    .execute(&mut conn)
+    .await?)
 }
 
 /// Updates tickets that are as their owner knows them.
@@ -282,7 +309,9 @@ async fn tickets_update(
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(rows.iter().map(|(.., to)| to.ended_at).collect())
     .bind::<Array<Nullable<Integer>>, Vec<_>>(slot(rows, |s| Some(signed(s.admission.no))))
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(slot(rows, |s| Some(s.admission.at)))
-    .bind::<Array<Nullable<Integer>>, Vec<_>>(slot(rows, |s| Some(signed(s.admission.place.0))))
+    .bind::<Array<Nullable<Integer>>, Vec<_>>(slot(rows, |s| {
+        s.admission.place.map(|place| signed(place.0))
+    }))
     .bind::<Array<Nullable<Integer>>, Vec<_>>(slot(rows, |s| {
         Some(signed(s.admission.active_before))
     }))

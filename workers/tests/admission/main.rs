@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod codes;
 mod rig;
 mod stored;
 
@@ -81,7 +82,13 @@ async fn a_room_is_made_by_the_first_word_about_it_and_lets_people_in_by_its_rul
     let again = rig.ticket(joins[0].clone()).await;
     assert_eq!(again.ticket_id, tickets[0].ticket_id);
     assert_eq!(again.status, TicketStatus::Admitted);
-    let other = rig.command(joins[4].user, Kind::Join { schedule_id });
+    let other = rig.command(
+        joins[4].user,
+        Kind::Join {
+            schedule_id,
+            code: None,
+        },
+    );
     let other = rig.ticket(other).await;
     assert_eq!(
         (other.ticket_id, other.is_new, other.status),
@@ -101,7 +108,13 @@ async fn a_room_is_made_by_the_first_word_about_it_and_lets_people_in_by_its_rul
     assert_eq!(rig.ask(leave.clone()).await, left);
     rig.told(schedule_id, |told| told.front.0 == 3).await;
     // A retry of the first command is known, also when its owner has had a newer ticket.
-    let newer = rig.command(joins[0].user, Kind::Join { schedule_id });
+    let newer = rig.command(
+        joins[0].user,
+        Kind::Join {
+            schedule_id,
+            code: None,
+        },
+    );
     assert_eq!(rig.ticket(newer).await.arrival_no, ArrivalNo(5));
     let live = rig.ticket(joins[0].clone()).await;
     assert_eq!((live.arrival_no, live.is_new), (ArrivalNo(5), false));
@@ -298,6 +311,7 @@ async fn one_key_for_two_rooms_gets_one_ticket() {
         let mut join = join.clone();
         join.kind = Kind::Join {
             schedule_id: *schedule_id,
+            code: None,
         };
         messages.push(rig.send(vec![join]).await);
     }

@@ -7,7 +7,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
 use onsale_platform::config::Streams;
 use onsale_platform::{Clock, db, nats};
-use onsale_schema::admission::{Broadcast, Kind, Outcome, Ticket, Watermark};
+use onsale_schema::admission::{Broadcast, Code, Kind, Outcome, Ticket, Watermark};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply, decode, encode};
 use onsale_schema::partition::of_schedule;
 use onsale_schema::subjects::Subjects;
@@ -140,6 +140,25 @@ impl Rig {
         schedule
     }
 
+    /// Writes the row of a code, as an ingress does before it tells of it.
+    pub async fn access_code(&mut self, code: &Code) {
+        let Code {
+            code_id,
+            schedule_id,
+            grant,
+            uses,
+            from,
+            until,
+        } = code;
+        self.sql(&format!(
+            "INSERT INTO access_code (access_code_id, schedule_id, fingerprint, label, granted, uses,
+                                      valid_from, valid_until, made_by, made_at)
+             VALUES ('{code_id}', '{schedule_id}', gen_random_uuid(), 'a code', '{grant}', {uses},
+                     '{from}', '{until}', gen_random_uuid(), now())"
+        ))
+        .await;
+    }
+
     pub fn command(&self, user: UserId, kind: Kind) -> Command<Kind> {
         Command {
             id: CommandId(Uuid::now_v7()),
@@ -152,7 +171,13 @@ impl Rig {
     }
 
     pub fn join(&self, schedule_id: ScheduleId) -> Command<Kind> {
-        self.command(UserId(Uuid::now_v7()), Kind::Join { schedule_id })
+        self.command(
+            UserId(Uuid::now_v7()),
+            Kind::Join {
+                schedule_id,
+                code: None,
+            },
+        )
     }
 
     /// Publishes commands as one message, to the partition of the first.

@@ -5,12 +5,13 @@ use crate::rig::Rig;
 use diesel_async::AsyncPgConnection;
 use onsale_domain::admission::{Changes, Known, Room, RoomRow, Slot, Times};
 use onsale_platform::{db, tx};
-use onsale_schema::admission::{HoldChange, HoldState, Kind, Outcome, PolicyChange};
+use onsale_schema::admission::{Code, HoldChange, HoldState, Kind, Outcome, PolicyChange, Refusal};
 use onsale_schema::draw::Place;
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::status::{QueueMode, TicketStatus};
+use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
 use onsale_schema::{
-    ArrivalNo, CommandId, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+    AccessCodeId, ArrivalNo, CommandId, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp,
+    UserId,
 };
 use onsale_workers::Context;
 use onsale_workers::admission::{Admission, Rows};
@@ -22,6 +23,8 @@ use uuid::Uuid;
 mod rng;
 use rng::Rng;
 
+/// When every history begins.
+const START: Timestamp = Timestamp(1_800_000_000_000_000);
 const HISTORIES: u64 = 12;
 const BATCHES: u32 = 60;
 
@@ -42,6 +45,23 @@ fn picture(room: &Room) -> Picture {
     (room.row().clone(), room.active(), tickets)
 }
 
+/// One code of each kind, with its row.
+async fn codes(rig: &mut Rig, schedule_id: ScheduleId) -> Vec<Code> {
+    let code = |grant| Code {
+        code_id: AccessCodeId(Uuid::now_v7()),
+        schedule_id,
+        grant,
+        uses: 2,
+        from: START,
+        until: START.plus_ms(60_000),
+    };
+    let codes = AccessGrant::ALL.map(code);
+    for code in &codes {
+        rig.access_code(code).await;
+    }
+    codes.to_vec()
+}
+
 /// Stores a batch, or takes it back because a command has made a ticket before.
 async fn store(conn: &mut AsyncPgConnection, changes: &Changes) -> bool {
     tx::begin(conn).await.unwrap();
@@ -60,6 +80,9 @@ struct History {
     schedule_id: ScheduleId,
     now: Timestamp,
     joins: Vec<Command<Kind>>,
+    /// One of them, to be asked for next.
+    again: Option<Command<Kind>>,
+    codes: Vec<Code>,
     /// The ticket that has a number, as it was told last.
     ids: BTreeMap<ArrivalNo, TicketId>,
     seen: BTreeMap<&'static str, u32>,
@@ -77,10 +100,17 @@ impl History {
 
     fn kind(&mut self, room: &Room) -> (UserId, Kind) {
         let schedule_id = self.schedule_id;
-        let user = UserId(Uuid::from_u128(u128::from(self.rng.next() % 15 + 1)));
+        let user = UserId(Uuid::from_u128(u128::from(self.rng.next() % 8 + 1)));
         let kind = match self.rng.range(0, 99) {
-            0..=39 => Kind::Join { schedule_id },
-            40..=49 => Kind::Leave {
+            0..=39 => Kind::Join {
+                schedule_id,
+                code: self.rng.percent(30).then(|| self.code()),
+            },
+            40 => Kind::RevokeCode {
+                schedule_id,
+                code_id: self.code().code_id,
+            },
+            41..=49 => Kind::Leave {
                 schedule_id,
                 ticket_id: None,
             },
@@ -91,7 +121,7 @@ impl History {
             65..=84 => self.holds(room),
             85..=94 => Kind::Policy {
                 schedule_id,
-                change: self.change(),
+                change: self.change(room),
             },
             95..=96 => Kind::NameBeacon {
                 schedule_id,
@@ -103,6 +133,10 @@ impl History {
             },
         };
         (user, kind)
+    }
+
+    fn code(&mut self) -> Code {
+        *self.rng.pick(&self.codes).unwrap()
     }
 
     fn holds(&mut self, room: &Room) -> Kind {
@@ -124,7 +158,9 @@ impl History {
         }
     }
 
-    fn change(&mut self) -> PolicyChange {
+    /// Other rules; the first ones leave time for a lobby.
+    fn change(&mut self, room: &Room) -> PolicyChange {
+        let is_first = room.row().version == 0;
         let modes = [
             QueueMode::Fifo,
             QueueMode::Draw,
@@ -135,10 +171,10 @@ impl History {
         PolicyChange {
             mode: self.rng.pick(&modes).copied(),
             paused: Some(self.rng.percent(10)),
-            opens_at: self
-                .rng
-                .percent(50)
-                .then(|| self.now.plus_ms(self.rng.range(-20_000, 10_000))),
+            opens_at: (is_first || self.rng.percent(50)).then(|| {
+                let soonest = if is_first { 10_000 } else { -20_000 };
+                self.now.plus_ms(self.rng.range(soonest, 20_000))
+            }),
             capacity: Some(u32::try_from(self.rng.range(0, 5)).unwrap()),
             rate_per_second: Some(u32::try_from(self.rng.range(1, 5)).unwrap()),
             pass_ms: Some(self.rng.range(1, 10) * 1000),
@@ -148,13 +184,25 @@ impl History {
     }
 
     fn command(&mut self, room: &Room) -> Command<Kind> {
+        if let Some(join) = self.again.take() {
+            return join;
+        }
+        let (mut user, mut kind) = self.kind(room);
         if self.rng.percent(15)
             && let Some(join) = self.rng.pick(&self.joins).cloned()
         {
             self.note("retried");
-            return join;
+            if self.rng.percent(50) {
+                return join;
+            }
+            // Who has left is asked about what was made before.
+            user = join.user;
+            kind = Kind::Leave {
+                schedule_id: self.schedule_id,
+                ticket_id: None,
+            };
+            self.again = Some(join);
         }
-        let (user, kind) = self.kind(room);
         let command = Command {
             id: CommandId(self.rng.uuid()),
             user,
@@ -190,8 +238,13 @@ impl History {
             clock: self.now,
         };
         for command in commands {
-            if let Outcome::Joined(ticket) = room.decide(command, times, changes) {
-                self.ids.insert(ticket.arrival_no, ticket.ticket_id);
+            match room.decide(command, times, changes) {
+                Outcome::Joined(ticket) => {
+                    self.ids.insert(ticket.arrival_no, ticket.ticket_id);
+                }
+                Outcome::Refused(Refusal::CodeUsedUp) => self.note("code used up"),
+                Outcome::Refused(Refusal::CodeRevoked) => self.note("code revoked"),
+                _ => {}
             }
         }
         room.seal(self.now, changes);
@@ -208,8 +261,10 @@ async fn what_is_stored_is_loaded_again() {
         let mut history = History {
             rng: Rng::new(seed),
             schedule_id,
-            now: Timestamp(1_800_000_000_000_000),
+            now: START,
+            codes: codes(&mut rig, schedule_id).await,
             joins: Vec::new(),
+            again: None,
             ids: BTreeMap::new(),
             seen: std::mem::take(&mut seen),
         };
@@ -217,12 +272,16 @@ async fn what_is_stored_is_loaded_again() {
         run(&ctx, &mut history).await;
         seen = history.seen;
     }
+    println!("{seen:?}");
     for what in [
         "retried",
         "missed",
         "taken back",
         "drawn",
         "admitted",
+        "admitted as a guest",
+        "code used up",
+        "code revoked",
         "held",
         "ended",
     ] {
@@ -265,6 +324,9 @@ async fn run(ctx: &Context, history: &mut History) {
         let slots = tickets.iter().filter_map(|(.., slot)| slot.as_ref());
         for slot in slots {
             history.note("admitted");
+            if slot.admission.place.is_none() {
+                history.note("admitted as a guest");
+            }
             if !slot.holds.is_empty() {
                 history.note("held");
             }

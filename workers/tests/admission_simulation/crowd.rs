@@ -2,7 +2,7 @@
 //! was heard, words of holds, and an operator who changes the rules. Messages come twice and late.
 
 use crate::tables::Sim;
-use onsale_schema::admission::{HoldChange, HoldState, Kind, PolicyChange};
+use onsale_schema::admission::{Code, HoldChange, HoldState, Kind, PolicyChange};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint};
 use onsale_schema::status::QueueMode;
 use onsale_schema::{
@@ -150,7 +150,7 @@ impl Crowd {
             && let Some(mut known) = self.sim.pick(&self.commands)
         {
             // Sent again, perhaps to another room with the same key.
-            if let Kind::Join { schedule_id } = &mut known.kind {
+            if let Kind::Join { schedule_id, .. } = &mut known.kind {
                 *schedule_id = room;
             }
             if known.kind.schedule_id() == room {
@@ -173,7 +173,10 @@ impl Crowd {
         let at = sim.range(0, 1000);
         let ticket = sim.tables().ticket(room, at);
         match sim.range(0, 99) {
-            0..=49 => Kind::Join { schedule_id },
+            0..=49 => Kind::Join {
+                schedule_id,
+                code: sim.percent(30).then(|| self.code(room)),
+            },
             50..=59 => Kind::Leave {
                 schedule_id,
                 ticket_id: None,
@@ -197,11 +200,20 @@ impl Crowd {
                     changes: changes.collect(),
                 }
             }
+            85 => Kind::RevokeCode {
+                schedule_id,
+                code_id: self.code(room).code_id,
+            },
             _ => Kind::Policy {
                 schedule_id,
                 change: self.change(),
             },
         }
+    }
+
+    fn code(&self, room: ScheduleId) -> Code {
+        let codes = self.sim.tables().rooms[&room].codes.clone();
+        self.sim.pick(&codes).unwrap()
     }
 
     fn change(&self) -> PolicyChange {

@@ -35,14 +35,16 @@ const WORKERS: usize = 3;
 const QUIET_MAX: Duration = Duration::from_secs(60);
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 15] = [
+const EXPECTED: [&str; 17] = [
     "admitted",
     "answered",
+    "code used up",
     "commit",
     "deposed",
     "drawn",
     "duplicate",
     "ended",
+    "guest admitted",
     "kill",
     "late",
     "missed",

@@ -4,13 +4,14 @@
 use crate::rng::Rng;
 use crate::rows::Rows;
 use onsale_domain::admission::Changes;
-use onsale_schema::admission::{Kind, Outcome, Policy, Watermark};
+use onsale_schema::admission::{Code, Kind, Outcome, Policy, Refusal, Watermark};
 use onsale_schema::draw::Place;
 use onsale_schema::message::{CommandMessage, MessageOutcomes};
 use onsale_schema::partition::of_schedule;
-use onsale_schema::status::{QueueMode, TicketStatus};
+use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
 use onsale_schema::{
-    ArrivalNo, MessageId, NoticeId, PartitionNo, ScheduleId, TicketId, Timestamp, WorkerId,
+    AccessCodeId, ArrivalNo, MessageId, NoticeId, PartitionNo, ScheduleId, TicketId, Timestamp,
+    WorkerId,
 };
 use onsale_workers::admission::Admission;
 use onsale_workers::runtime::core::{Cursor, Fence, Proposal};
@@ -80,6 +81,19 @@ pub struct Sim {
     pub logged: Notify,
 }
 
+/// Codes of a room: good for some tickets, for some time.
+fn codes(rng: &mut Rng, schedule_id: ScheduleId) -> Vec<Code> {
+    let mut code = |grant| Code {
+        code_id: AccessCodeId(rng.uuid()),
+        schedule_id,
+        grant,
+        uses: u32::try_from(rng.range(1, 8)).unwrap(),
+        from: BASE.plus_ms(rng.range(0, 2000)),
+        until: BASE.plus_ms(rng.range(5000, 40_000)),
+    };
+    AccessGrant::ALL.map(&mut code).to_vec()
+}
+
 impl Sim {
     pub fn new(seed: u64) -> Arc<Self> {
         let mut rng = Rng::new(seed);
@@ -89,6 +103,8 @@ impl Sim {
             let room = Rows {
                 room: onsale_domain::admission::RoomRow::new(id, policy),
                 tickets: Vec::new(),
+                codes: codes(&mut rng, id),
+                revoked: BTreeMap::new(),
                 elsewhere: BTreeSet::new(),
             };
             (id, room)
@@ -241,6 +257,9 @@ impl Sim {
         assert!(is_committed, "answers are committed: {told:?}");
         for outcome in &told.outcomes {
             assert_ne!(*outcome, Outcome::DeadLettered, "{told:?}");
+            if *outcome == Outcome::Refused(Refusal::CodeUsedUp) {
+                self.note("code used up");
+            }
             if let Outcome::Joined(ticket) = outcome {
                 let place = (ticket.schedule_id, ticket.arrival_no);
                 let before = tables.told.insert(ticket.ticket_id, place);
@@ -361,6 +380,8 @@ impl Tables {
             }
             for row in &room.tickets {
                 seen.extend(row.slot.is_some().then_some("admitted"));
+                let is_guest = row.slot.is_some() && row.access_code_id.is_some();
+                seen.extend(is_guest.then_some("guest admitted"));
                 seen.extend((!row.status.is_live()).then_some("ended"));
             }
         }

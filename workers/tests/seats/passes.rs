@@ -30,6 +30,7 @@ async fn admit(rig: &mut Rig, schedule_id: ScheduleId, no: u32) -> (UserId, Pass
             schedule_id,
             ticket_id,
             arrival_no: ArrivalNo(no),
+            is_guest: false,
         },
         expires_at: rig.clock.now().plus_ms(60_000),
         holds_max: 2,

@@ -228,6 +228,7 @@ async fn sample(
             schedule_id: course.schedule,
             ticket_id: row.ticket_id,
             arrival_no: ArrivalNo(u32::try_from(row.arrival_no)?),
+            is_guest: false,
         })
     };
     rows.into_iter().map(ticketed).collect()

@@ -31,7 +31,10 @@ async fn tickets(line: &Line) -> Vec<(Buyer, Ticketed)> {
     for _ in 0..TICKETS / MESSAGE {
         let buyers = line.hall.buyers(MESSAGE);
         let joins = buyers.iter().map(|buyer| {
-            let join = Kind::Join { schedule_id };
+            let join = Kind::Join {
+                schedule_id,
+                code: None,
+            };
             command(UserId(buyer.user_id), host_now(), join)
         });
         let outcomes = outcomes(&line.hall, line.date, joins.collect()).await;
@@ -44,6 +47,7 @@ async fn tickets(line: &Line) -> Vec<(Buyer, Ticketed)> {
                 schedule_id,
                 ticket_id: ticket.ticket_id,
                 arrival_no: ticket.arrival_no,
+                is_guest: false,
             };
             all.push((buyer, ticketed));
         }
