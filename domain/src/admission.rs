@@ -214,9 +214,13 @@ impl Loading {
                 }
             }
         }
-        for no in room.guests.before(room.row.guest_front) {
+        // Of a guest who was called no row says whether it was silent then, or only called before its
+        // time. It counts as heard, as everybody does at first, and is called again.
+        let called: Vec<ArrivalNo> = room.guests.before(room.row.guest_front).collect();
+        for no in called {
             if room.tickets.state(no) == State::Waiting {
-                room.tickets.set_state(no, State::Passed);
+                room.tickets.set_state(no, State::Back);
+                room.guests.queue_back(no);
             }
         }
         room

@@ -100,13 +100,13 @@ impl Model {
         }
     }
 
-    /// A new owner knows nothing of who was heard.
+    /// A new owner knows nothing of who was heard, and calls guests again who were called.
     pub fn forget_presence(&mut self) {
         self.flow = 0;
         self.reported_at = None;
         for entry in &mut self.entries {
             entry.heard = 0;
-            entry.is_back = false;
+            entry.is_back = entry.code.is_some() && entry.was_passed;
         }
         self.told.clear();
     }
