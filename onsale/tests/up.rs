@@ -396,7 +396,8 @@ async fn told(database: &str) {
     waiting.await.expect("every notice is decided");
 }
 
-#[tokio::test]
+// Several threads: a connection that is dropped is closed by one that does not wait for a process.
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_that_the_environment_names_are_used_and_left_alone() {
     let servers = Servers::start("named").await.unwrap();
     servers.postgres.create_database("named").await.unwrap();
