@@ -19,6 +19,15 @@ fn code(no: u128, uses: u32) -> Code {
     }
 }
 
+/// For who is not let in before the opening; good long after it.
+fn vip() -> Code {
+    Code {
+        grant: AccessGrant::Vip,
+        until: at_s(OPENS + 100),
+        ..code(1, 10)
+    }
+}
+
 fn with(code: Code) -> Kind {
     Kind::Join {
         schedule_id: schedule_id(1),
@@ -203,11 +212,7 @@ fn who_is_a_guest_without_a_presale_lets_those_by_that_are_and_is_next_at_the_op
         policy.capacity = 1;
         policy.presence_ms = 5000;
     });
-    let vip = Code {
-        grant: AccessGrant::Vip,
-        until: at_s(OPENS + 100),
-        ..code(1, 10)
-    };
+    let vip = vip();
     case.join(0);
     case.invite(1, vip);
     case.invite(2, vip);
@@ -277,11 +282,7 @@ fn guests_of_the_lobby_are_the_first_also_with_a_new_owner_that_has_heard_nobody
         policy.opens_at = at_s(OPENS + 20);
         policy.capacity = 2;
     });
-    let vip = Code {
-        grant: AccessGrant::Vip,
-        until: at_s(OPENS + 100),
-        ..code(1, 10)
-    };
+    let vip = vip();
     for by in 1..=3 {
         case.join(by);
     }
