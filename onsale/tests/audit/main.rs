@@ -1,0 +1,12 @@
+//! The audit can fail: each violation that is planted here, past the constraints that stand against
+//! it, is reported under exactly its own name, and what only looks like one is not.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says what failed by where it panics"
+)]
+
+mod cases;
+mod planted;
+mod rig;
+mod stream;
+mod telling;
