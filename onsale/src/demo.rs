@@ -463,7 +463,7 @@ async fn audit(options: Option<&audit::Options>, story: &mut Story) -> anyhow::R
         return Ok(());
     };
     let report = audit::audit(options).await?;
-    ensure!(report.ok(), "the audit found violations\n\n{report}");
+    ensure!(report.ok(), "the audit is not content\n\n{report}");
     story.tell(format!(
         "audited: all {} invariants hold",
         report.checks.len()

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use clap::Args as ClapArgs;
 use futures_util::StreamExt;
-use onsale_platform::{clock, nats, shutdown};
+use onsale_platform::{nats, shutdown};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{Timestamp, facts, message};
 use serde_json::json;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::target::Target;
+use crate::when;
 
 /// Prints facts for other systems from the events stream, each as one JSON object on a line.
 ///
@@ -38,7 +39,7 @@ pub struct Args {
 
     /// Begin with what was published then: a time as `2027-05-01T10:00:00Z`, or how long ago, as
     /// `90s`, `10m`, `2h` or `3d`.
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
     pub since: Option<Timestamp>,
 
     /// Only of this topic, for example `seats`.
@@ -56,23 +57,6 @@ pub struct Args {
     /// End after so many.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-}
-
-/// A time, or how long ago.
-fn since(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Ok(DateTime::<Utc>::from(at).into());
-    }
-    let wrong =
-        || "a time as 2027-05-01T10:00:00Z, or how long ago, as 90s, 10m, 2h or 3d".to_owned();
-    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    let found = units
-        .iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, *seconds)));
-    let (count, seconds) = found.ok_or_else(wrong)?;
-    let is_number = count.bytes().all(|byte| byte.is_ascii_digit());
-    let count: u32 = count.parse().ok().filter(|_| is_number).ok_or_else(wrong)?;
-    Ok(clock::host_now().plus_ms(-i64::from(count) * seconds * 1000))
 }
 
 /// Runs the command.
@@ -180,27 +164,4 @@ fn write(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_one_or_some_time_ago() {
-        let at = since("2027-05-01T10:00:00.5+09:00").unwrap();
-        assert_eq!(at.to_string(), "2027-05-01T01:00:00.500Z");
-        for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200), ("3d", 259_200)] {
-            let at = since(text).unwrap();
-            let ago_ms = clock::host_now().ms_since(at);
-            let expected_ms = seconds * 1000;
-            assert!(
-                (expected_ms..expected_ms + 5000).contains(&ago_ms),
-                "{text}"
-            );
-        }
-        for wrong in ["", "10", "m", "-5m", "10 m", "1w", "yesterday", "분"] {
-            assert!(since(wrong).is_err(), "{wrong}");
-        }
-    }
 }

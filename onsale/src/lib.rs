@@ -21,3 +21,4 @@ pub mod seed;
 pub mod target;
 pub mod up;
 pub mod verify_draw;
+pub mod when;

@@ -2,11 +2,14 @@
 //!
 //! Our rows come from the audit's snapshot, and the book is read after it: what the gateway has
 //! written meanwhile is not held against us, nor what an order or a refund is still on its way to.
+//!
+//! Only a window of the book is read, from a time on. All that it says must be in our rows, however old
+//! the order is; what our rows say must be in it where it can't be older than the window.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use diesel::sql_types::{Bool, Numeric, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Bool, Integer, Nullable, Numeric, Timestamptz, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
@@ -15,10 +18,18 @@ use onsale_workers::config;
 use onsale_workers::gateway::toss::Toss;
 use onsale_workers::gateway::{Gateway, Movement, Transaction};
 
+use super::Comparison;
+
+/// So far back the book is read unless somebody names a time, in days.
+const SINCE_DAYS: i32 = 31;
+
 /// So far two clocks may be apart, in milliseconds: entries this close before the snapshot may be
 /// younger than it.
 const CLOCKS_MS: i64 = 5_000;
-/// Pages of the book that are read; a longer history would take minutes.
+/// An order is older than its capture, and a refund than what is made of it; the gateway's clock may be
+/// so far behind ours.
+const MARGIN: &str = "interval '1 minute'";
+/// Pages of the book that are read, of a hundred entries each: minutes, and a million entries.
 const PAGES_MAX: usize = 10_000;
 
 /// An order as the snapshot has it, if the gateway was ever asked to capture it: one that was confirmed,
@@ -38,12 +49,40 @@ pub struct Order {
     /// not in its book: should the gateway have done it, too, then that is a difference.
     #[diesel(sql_type = Numeric)]
     pub refunded: Money,
+    /// What of it was asked for in the window: whatever the gateway has written of that is in it.
+    #[diesel(sql_type = Numeric)]
+    pub refunded_since: Money,
     /// What is on its way back, or should be.
     #[diesel(sql_type = Numeric)]
     pub refunding: Money,
     /// Whether its capture is on its way.
     #[diesel(sql_type = Bool)]
     pub is_open: bool,
+    /// Whether all that the gateway has written of it is in the window.
+    #[diesel(sql_type = Bool)]
+    pub is_whole: bool,
+}
+
+impl Order {
+    /// What must be captured in the window.
+    fn captured_since(&self) -> Money {
+        match self.is_whole {
+            true => self.captured,
+            false => Money::ZERO,
+        }
+    }
+
+    /// Whether a book that says this of an order that nothing was captured of, as we know, is right: what
+    /// was captured, once, was given back. An order that has ended without us is as good as one that the
+    /// gateway never heard of. Its capture may be older than the window.
+    fn is_as_good_as_nothing(&self, theirs: &Booked) -> bool {
+        let is_undone = theirs.captured == theirs.refunded;
+        let is_undone_later = !self.is_whole && theirs.captured == Money::ZERO;
+        self.captured == Money::ZERO
+            && (is_undone || is_undone_later)
+            && theirs.captured <= self.amount
+            && theirs.refunded <= self.amount
+    }
 }
 
 /// What the snapshot knows of the gateway.
@@ -54,21 +93,15 @@ pub struct Ours {
     at: Timestamp,
 }
 
-/// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// Entries of the book.
-    pub entries: usize,
-    /// What of them, or of our rows, the other side does not say.
-    pub differences: Vec<String>,
-}
-
 impl Ours {
-    /// Reads it, inside the audit's transaction.
+    /// Reads it, inside the audit's transaction, for a window from `since` on.
     ///
     /// # Errors
     /// When Postgres fails.
-    pub async fn load(conn: &mut AsyncPgConnection) -> Result<Self, db::Error> {
+    pub async fn load(
+        conn: &mut AsyncPgConnection,
+        since: Option<Timestamp>,
+    ) -> Result<Self, db::Error> {
         #[derive(QueryableByName)]
         struct Times {
             #[diesel(sql_type = Timestamptz)]
@@ -76,26 +109,33 @@ impl Ours {
             #[diesel(sql_type = Timestamptz)]
             at: Timestamp,
         }
-        let orders = sql_query(
-            "SELECT o.order_id, o.amount, o.captured, \
-                    o.refunded - coalesce((SELECT sum(r.amount) FROM refund AS r \
-                                           WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
-                                             AND r.status = 'RESOLVED'), 0) AS refunded, \
-                    coalesce((SELECT sum(r.amount) FROM refund AS r \
-                              WHERE r.order_id = o.order_id AND r.method = 'GATEWAY' \
-                                AND r.status IN ('PENDING', 'STUCK', 'RESOLVING')), 0) \
-                        AS refunding, \
-                    o.status IN ('CAPTURING', 'UNKNOWN') AS is_open \
-             FROM payment_order AS o WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL",
-        )
-        .load(conn)
-        .await?;
-        // An order is older than its capture; the gateway's clock may be behind ours.
-        let times: Times = sql_query(
-            "SELECT coalesce(min(created_at), now()) - interval '1 minute' AS since, now() AS at \
-             FROM payment_order",
-        )
+        // Nothing is older than our oldest order.
+        let times: Times = sql_query(format!(
+            "SELECT greatest(coalesce($1, now() - make_interval(days => $2)), \
+                             coalesce(min(created_at), now()) - {MARGIN}) AS since, now() AS at \
+             FROM payment_order"
+        ))
+        .bind::<Nullable<Timestamptz>, _>(since)
+        .bind::<Integer, _>(SINCE_DAYS)
         .get_result(conn)
+        .await?;
+        let orders = sql_query(format!(
+            "SELECT o.order_id, o.amount, o.captured, o.refunded - r.resolved AS refunded, \
+                    r.refunded_since, r.refunding, o.status IN ('CAPTURING', 'UNKNOWN') AS is_open, \
+                    o.created_at >= $1 + {MARGIN} AS is_whole \
+             FROM payment_order AS o, LATERAL ( \
+                 SELECT coalesce(sum(amount) FILTER (WHERE status = 'RESOLVED'), 0) AS resolved, \
+                        coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
+                                                       AND created_at >= $1 + {MARGIN}), 0) \
+                            AS refunded_since, \
+                        coalesce(sum(amount) FILTER (WHERE status IN ('PENDING', 'STUCK', \
+                                                                      'RESOLVING')), 0) \
+                            AS refunding \
+                 FROM refund WHERE order_id = o.order_id AND method = 'GATEWAY') AS r \
+             WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL"
+        ))
+        .bind::<Timestamptz, _>(times.since)
+        .load(conn)
         .await?;
         Ok(Self {
             orders,
@@ -107,8 +147,8 @@ impl Ours {
     /// Reads the gateway's book and holds it against this.
     ///
     /// # Errors
-    /// When the gateway can't be asked.
-    pub async fn compare(&self, settings: &config::Gateway) -> anyhow::Result<Found> {
+    /// When the gateway can't be asked, or has written too much since.
+    pub async fn compare(&self, settings: &config::Gateway) -> anyhow::Result<Comparison> {
         let gateway = Toss::of_settings(settings)
             .context("the payment gateway's certificate authorities")?
             .context("no payment gateway is set")?;
@@ -119,14 +159,36 @@ impl Ours {
             let page = gateway
                 .transactions(self.since, until, after.as_ref())
                 .await
-                .context("reading the payment gateway's book")?;
+                .context("reading it")?;
             book.extend(page.transactions);
             after = page.next;
             if after.is_none() {
-                return Ok(compare(&self.orders, &book, self.at));
+                return Ok(self.compare_with(&book));
             }
         }
-        bail!("the payment gateway's book has more than {PAGES_MAX} pages")
+        let last = book.last().map_or(self.since, |entry| entry.at);
+        bail!(
+            "there is too much in it since {}, {} entries up to {last}: name a later --gateway-since",
+            self.since,
+            book.len()
+        )
+    }
+
+    fn compare_with(&self, book: &[Transaction]) -> Comparison {
+        let entries = book.len();
+        let older = self.orders.iter().filter(|order| !order.is_whole).count();
+        let what = match older {
+            0 => format!("compared with {entries} entries of the gateway's book"),
+            _ => format!(
+                "compared in part, with {entries} entries of the gateway's book since {}: what is \
+                 older, of {older} orders, was not read (--gateway-since)",
+                self.since
+            ),
+        };
+        Comparison {
+            differences: differences(&self.orders, book, self.at),
+            what,
+        }
     }
 }
 
@@ -140,16 +202,8 @@ struct Booked {
     refunded_late: Money,
 }
 
-impl Booked {
-    /// Whether what was captured, once, was given back: an order that has ended without us is as good
-    /// as one that nothing was captured of.
-    fn is_undone_within(&self, amount: Money) -> bool {
-        self.captured == self.refunded && self.captured <= amount
-    }
-}
-
-/// Holds a book against the orders of a snapshot that was taken at `at`.
-fn compare(orders: &[Order], book: &[Transaction], at: Timestamp) -> Found {
+/// What a book and the orders of a snapshot that was taken at `at` don't say of each other.
+fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<String> {
     let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
     let mut booked: BTreeMap<PaymentOrderId, Booked> = BTreeMap::new();
     let mut differences = Vec::new();
@@ -174,12 +228,12 @@ fn compare(orders: &[Order], book: &[Transaction], at: Timestamp) -> Found {
     for order in orders {
         let theirs = booked.remove(&order.order_id).unwrap_or_default();
         let id = order.order_id;
-        if order.captured == Money::ZERO && theirs.is_undone_within(order.amount) {
+        if order.is_as_good_as_nothing(&theirs) {
             continue;
         }
         // What is open or late may be in the book alone; nothing may be in our rows alone.
         let ahead = theirs.captured - order.captured;
-        if ahead < Money::ZERO
+        if theirs.captured < order.captured_since()
             || theirs.captured > order.amount
             || ahead > Money::ZERO && !order.is_open && ahead > theirs.captured_late
         {
@@ -189,7 +243,8 @@ fn compare(orders: &[Order], book: &[Transaction], at: Timestamp) -> Found {
             ));
         }
         let ahead = theirs.refunded - order.refunded;
-        if ahead < Money::ZERO || ahead > order.refunding + theirs.refunded_late {
+        if theirs.refunded < order.refunded_since || ahead > order.refunding + theirs.refunded_late
+        {
             differences.push(format!(
                 "the gateway gave {} of order {id} back, our rows say {} and {} on its way",
                 theirs.refunded, order.refunded, order.refunding
@@ -204,130 +259,8 @@ fn compare(orders: &[Order], book: &[Transaction], at: Timestamp) -> Found {
             ));
         }
     }
-    Found {
-        entries: book.len(),
-        differences,
-    }
+    differences
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use uuid::Uuid;
-
-    const AT: Timestamp = Timestamp(1_700_000_000_000_000);
-
-    fn order(n: u128, captured: i64, refunded: i64, refunding: i64, is_open: bool) -> Order {
-        Order {
-            order_id: PaymentOrderId(Uuid::from_u128(n)),
-            amount: Money::won(if captured == 0 { 500 } else { captured }),
-            captured: Money::won(captured),
-            refunded: Money::won(refunded),
-            refunding: Money::won(refunding),
-            is_open,
-        }
-    }
-
-    fn entry(n: u128, amount: i64, age_ms: i64) -> Transaction {
-        let (movement, amount) = if amount < 0 {
-            (Movement::Refund, -amount)
-        } else {
-            (Movement::Capture, amount)
-        };
-        Transaction {
-            transaction_key: "t".parse().unwrap(),
-            payment_key: "p".parse().unwrap(),
-            order_id: Uuid::from_u128(n).into(),
-            movement,
-            amount: Money::won(amount),
-            at: AT.plus_ms(-age_ms),
-        }
-    }
-
-    fn differences(orders: &[Order], book: &[Transaction]) -> usize {
-        compare(orders, book, AT).differences.len()
-    }
-
-    #[test]
-    fn the_same_on_both_sides_is_no_difference() {
-        let old = 60_000;
-        assert_eq!(differences(&[], &[]), 0);
-        let orders = [order(1, 1000, 300, 0, false), order(2, 0, 0, 0, false)];
-        let book = [
-            entry(1, 1000, old),
-            entry(1, -100, old),
-            entry(1, -200, old),
-        ];
-        assert_eq!(differences(&orders, &book), 0);
-        // Somebody gave it back before we had heard of it.
-        let undone = [entry(1, 500, old), entry(1, -200, old), entry(1, -300, old)];
-        assert_eq!(differences(&[order(1, 0, 0, 0, false)], &undone), 0);
-        assert_eq!(differences(&[order(1, 0, 0, 0, false)], &undone[..2]), 2);
-        let twice = [undone.clone(), undone].concat();
-        assert_eq!(differences(&[order(1, 0, 0, 0, false)], &twice), 2);
-    }
-
-    #[test]
-    fn what_is_on_its_way_may_be_in_the_book_alone() {
-        let old = 60_000;
-        assert_eq!(
-            differences(&[order(1, 0, 0, 0, true)], &[entry(1, 500, old)]),
-            0
-        );
-        assert_eq!(
-            differences(&[order(1, 0, 0, 0, false)], &[entry(1, 500, 10)]),
-            0
-        );
-        let refunding = [order(1, 500, 100, 400, false)];
-        let book = [entry(1, 500, old), entry(1, -100, old), entry(1, -400, old)];
-        assert_eq!(differences(&refunding, &book), 0);
-        assert_eq!(differences(&refunding, &book[..2]), 0);
-        assert_eq!(differences(&[], &[entry(7, 500, 10)]), 0);
-    }
-
-    #[test]
-    fn what_one_side_says_alone_is_a_difference() {
-        let old = 60_000;
-        for (what, orders, book) in [
-            ("never captured", vec![order(1, 500, 0, 0, false)], vec![]),
-            (
-                "another sum",
-                vec![order(1, 500, 0, 0, false)],
-                vec![entry(1, 400, old)],
-            ),
-            (
-                "captured twice",
-                vec![order(1, 500, 0, 0, false)],
-                vec![entry(1, 500, old), entry(1, 500, old)],
-            ),
-            (
-                "captured, not noticed",
-                vec![order(1, 0, 0, 0, false)],
-                vec![entry(1, 500, old)],
-            ),
-            (
-                "captured twice while it is open",
-                vec![order(1, 0, 0, 0, true)],
-                vec![entry(1, 500, old), entry(1, 500, 10)],
-            ),
-            ("unknown order", vec![], vec![entry(1, 500, old)]),
-            (
-                "refund that never was",
-                vec![order(1, 500, 500, 0, false)],
-                vec![entry(1, 500, old)],
-            ),
-            (
-                "refund that nobody asked for",
-                vec![order(1, 500, 0, 100, false)],
-                vec![entry(1, 500, old), entry(1, -200, old)],
-            ),
-        ] {
-            assert_eq!(differences(&orders, &book), 1, "{what}");
-        }
-        let strange = Transaction {
-            order_id: "somebody-elses".parse().unwrap(),
-            ..entry(1, 500, 10)
-        };
-        assert_eq!(differences(&[], &[strange]), 1);
-    }
-}
+mod tests;

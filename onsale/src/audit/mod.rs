@@ -1,7 +1,9 @@
 //! `onsale audit`: proves from the tables that everything which must always be true is true.
 //!
 //! It reads one snapshot and needs nobody's cooperation, so it may run at any moment: under load,
-//! after a crash, against a backup. It changes nothing.
+//! after a crash, against a backup. It changes nothing. What else it is told to hold the tables
+//! against, the stream and the payment gateway's book, may be away: then it says so, and never that
+//! everything holds.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,6 +14,7 @@ use onsale_platform::audit::{
     self as tables, Check, EXAMPLES_MAX, Limits, OPEN_LIMIT_MS, REFUND_LIMIT_MS,
 };
 use onsale_platform::db;
+use onsale_schema::Timestamp;
 use onsale_schema::invariant::Invariant;
 use onsale_workers::config;
 
@@ -19,12 +22,21 @@ mod gateway;
 mod report;
 mod stream;
 
-pub use report::Report;
+pub use report::{NotCompared, Report};
 pub use stream::Nats;
 
 use crate::target::Target;
+use crate::when;
 
-/// Checks every invariant and shows what breaks it; exit status 1 if anything does.
+/// The exit status when nothing is violated, as far as could be seen, but something that the tables
+/// should have been held against could not be read.
+pub const NOT_COMPARED: u8 = 3;
+
+/// Checks every invariant and shows what breaks it.
+///
+/// The exit status is 0 when everything holds, 1 when something does not or the database can't be read,
+/// and 3 when the tables are in order, but the stream or the payment gateway's book could not be
+/// compared with them.
 ///
 /// It reads one snapshot of the database, so that it is right also while the system runs under
 /// load, and changes nothing. With NATS it also compares the decided commands with the stream, and
@@ -52,6 +64,13 @@ pub struct Args {
     #[allow(missing_docs, reason = "clap takes it for the command's own text")]
     pub gateway: config::Gateway,
 
+    /// The payment gateway's book is read from then on: a time as `2027-05-01T10:00:00Z`, or how long
+    /// ago, as `2h` or `90d`. Without it since 31 days ago, or since our oldest order if that is later.
+    /// What is in the book must be in our rows, however old the order is; what our rows have from before
+    /// is not looked for in it, and the table says so.
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub gateway_since: Option<Timestamp>,
+
     /// Print one JSON object instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -70,6 +89,8 @@ pub struct Options {
     pub refund_limit_ms: u32,
     /// The payment gateway; without it P2 is checked by the tables alone.
     pub gateway: Option<config::Gateway>,
+    /// Since when the gateway's book is compared; since a month ago if nothing is said.
+    pub gateway_since: Option<Timestamp>,
 }
 
 impl Options {
@@ -82,6 +103,7 @@ impl Options {
             open_limit_ms: OPEN_LIMIT_MS,
             refund_limit_ms: REFUND_LIMIT_MS,
             gateway: None,
+            gateway_since: None,
         }
     }
 
@@ -127,12 +149,13 @@ impl Options {
 /// Runs the command.
 ///
 /// # Errors
-/// When a server can't be reached.
+/// When Postgres can't be reached.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let gateway = args.target.gateway(args.gateway)?;
     let options = Options {
         open_limit_ms: args.open_limit_ms,
         refund_limit_ms: args.refund_limit_ms,
+        gateway_since: args.gateway_since,
         ..Options::of(&args.target, &args.subject_prefix)?.with_gateway(gateway)
     };
     let report = audit(&options).await?;
@@ -141,18 +164,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         println!("{report}");
     }
-    Ok(if report.ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match report.violated().is_empty() {
+        true if report.ok() => ExitCode::SUCCESS,
+        true => ExitCode::from(NOT_COMPARED),
+        false => ExitCode::FAILURE,
     })
+}
+
+/// What came of holding the tables against something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Comparison {
+    /// What one side does not say of the other.
+    differences: Vec<String>,
+    /// What was compared, for a person.
+    what: String,
 }
 
 /// Checks everything.
 ///
 /// # Errors
-/// When Postgres or, if they are asked for, NATS or the payment gateway can't be reached, or the
-/// database is not migrated.
+/// When Postgres can't be reached, or the database is not migrated. That NATS or the payment gateway
+/// can't be asked is said in the report.
 pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     let started = Instant::now();
     let mut conn = db::connect(&options.database_url)
@@ -178,7 +210,7 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
                 None
             };
             let ours = if with_gateway {
-                Some(gateway::Ours::load(conn).await?)
+                Some(gateway::Ours::load(conn, options.gateway_since).await?)
             } else {
                 None
             };
@@ -188,30 +220,27 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
         .context("auditing (is the database migrated? `onsale migrate`)")?;
     drop(conn);
 
+    let mut not_compared = Vec::new();
     let f2 = of(&mut checks, Invariant::F2);
     match (&options.nats, decided) {
         (Some(nats), Some(decided)) => {
-            let found = decided.compare(nats).await?;
-            let what = format!("compared with {} messages on the stream", found.messages);
-            add(f2, found.missing, what);
+            let compared = decided.compare(nats).await;
+            not_compared.extend(add(f2, "the stream", compared));
         }
         _ => f2.note = Some("not compared with the stream: no NATS was named".into()),
     }
     let p2 = of(&mut checks, Invariant::P2);
     match (&options.gateway, ours) {
         (Some(gateway), Some(ours)) => {
-            let found = ours.compare(gateway).await?;
-            let what = format!(
-                "compared with {} entries of the gateway's book",
-                found.entries
-            );
-            add(p2, found.differences, what);
+            let compared = ours.compare(gateway).await;
+            not_compared.extend(add(p2, "the gateway's book", compared));
         }
         _ => p2.note = Some("not compared with the gateway's book: no gateway was named".into()),
     }
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Report {
         checks,
+        not_compared,
         duration_ms,
     })
 }
@@ -222,10 +251,25 @@ fn of(checks: &mut [Check], invariant: Invariant) -> &mut Check {
     found.expect("every invariant is checked")
 }
 
-/// Adds what was found elsewhere than in the tables.
-fn add(check: &mut Check, found: Vec<String>, note: String) {
-    check.violations += found.len() as u64;
+/// Adds what was found elsewhere than in the tables, or why nothing could be.
+fn add(
+    check: &mut Check,
+    with: &'static str,
+    compared: anyhow::Result<Comparison>,
+) -> Option<NotCompared> {
+    let Comparison { differences, what } = match compared {
+        Ok(comparison) => comparison,
+        Err(error) => {
+            return Some(NotCompared {
+                invariant: check.invariant,
+                with,
+                why: format!("{error:#}"),
+            });
+        }
+    };
+    check.violations += differences.len() as u64;
     let room = EXAMPLES_MAX.saturating_sub(check.examples.len());
-    check.examples.extend(found.into_iter().take(room));
-    check.note = Some(note);
+    check.examples.extend(differences.into_iter().take(room));
+    check.note = Some(what);
+    None
 }

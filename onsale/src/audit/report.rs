@@ -3,6 +3,7 @@
 use std::fmt;
 
 use onsale_platform::audit::Check;
+use onsale_schema::invariant::Invariant;
 use serde_json::{Value, json};
 
 /// All of them.
@@ -10,15 +11,28 @@ use serde_json::{Value, json};
 pub struct Report {
     /// In the order of their list.
     pub checks: Vec<Check>,
+    /// What should have been held against the tables, too, and could not be read.
+    pub not_compared: Vec<NotCompared>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
 }
 
+/// The half of a check that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotCompared {
+    /// Which invariant's.
+    pub invariant: Invariant,
+    /// What the tables were not compared with.
+    pub with: &'static str,
+    /// Why not.
+    pub why: String,
+}
+
 impl Report {
-    /// Whether everything holds.
+    /// Whether everything holds, and everything that was to be compared was.
     #[must_use]
     pub fn ok(&self) -> bool {
-        self.checks.iter().all(|check| check.violations == 0)
+        self.violated().is_empty() && self.not_compared.is_empty()
     }
 
     /// The ids of what does not hold.
@@ -29,7 +43,8 @@ impl Report {
     }
 
     /// One object: `{"ok":true,"checks":[{"id":"S1","violations":0}],"durationMs":12}`; a check
-    /// also has `examples` where it found something, and a `note` where there is one.
+    /// also has `examples` where it found something, and a `note` where there is one. With what could not
+    /// be compared there is `"notCompared":[{"id":"P2","with":"…","why":"…"}]`, and `ok` is false.
     #[must_use]
     pub fn json(&self) -> Value {
         let checks: Vec<Value> = self
@@ -47,7 +62,16 @@ impl Report {
                 object
             })
             .collect();
-        json!({ "ok": self.ok(), "checks": checks, "durationMs": self.duration_ms })
+        let mut object =
+            json!({ "ok": self.ok(), "checks": checks, "durationMs": self.duration_ms });
+        if !self.not_compared.is_empty() {
+            let not_compared = self
+                .not_compared
+                .iter()
+                .map(|one| json!({ "id": one.invariant.id(), "with": one.with, "why": one.why }));
+            object["notCompared"] = not_compared.collect();
+        }
+        object
     }
 }
 
@@ -60,7 +84,13 @@ impl fmt::Display for Report {
             note,
         } in &self.checks
         {
-            let mark = if *violations == 0 { "ok" } else { "VIOLATED" };
+            let missing = self.not_compared.iter();
+            let missing: Vec<_> = missing.filter(|one| one.invariant == *invariant).collect();
+            let mark = match (*violations, missing.is_empty()) {
+                (0, true) => "ok",
+                (0, false) => "IN PART",
+                (_, _) => "VIOLATED",
+            };
             writeln!(
                 f,
                 "{:3} {mark:<9}{violations:>5}  {}",
@@ -69,6 +99,9 @@ impl fmt::Display for Report {
             )?;
             if let Some(note) = note {
                 writeln!(f, "{:20} ({note})", "")?;
+            }
+            for NotCompared { with, why, .. } in missing {
+                writeln!(f, "{:20} (NOT COMPARED with {with}: {why})", "")?;
             }
             for example in examples {
                 writeln!(f, "{:20} - {example}", "")?;
@@ -79,17 +112,24 @@ impl fmt::Display for Report {
             }
         }
         let verdict = match self.violated() {
-            broken if broken.is_empty() => format!("all {} hold", self.checks.len()),
-            broken => format!("violated: {}", broken.join(", ")),
+            broken if !broken.is_empty() => format!("violated: {}", broken.join(", ")),
+            _ if self.ok() => format!("all {} hold", self.checks.len()),
+            _ => format!("all {} hold in the tables", self.checks.len()),
         };
-        write!(f, "\n{verdict} ({} ms)", self.duration_ms)
+        write!(f, "\n{verdict}")?;
+        for NotCompared {
+            invariant, with, ..
+        } in &self.not_compared
+        {
+            write!(f, "; NOT COMPARED with {with}: {}", invariant.id())?;
+        }
+        write!(f, " ({} ms)", self.duration_ms)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onsale_schema::invariant::Invariant;
 
     fn report(violations: u64) -> Report {
         let check = |invariant, violations, note: Option<&str>| Check {
@@ -105,6 +145,7 @@ mod tests {
                 check(Invariant::S1, violations, None),
                 check(Invariant::F2, 0, Some("no stream")),
             ],
+            not_compared: Vec::new(),
             duration_ms: 12,
         }
     }
@@ -134,5 +175,36 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("violated: S1 (12 ms)"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_compared_is_no_success() {
+        let without = |violations| Report {
+            not_compared: vec![NotCompared {
+                invariant: Invariant::F2,
+                with: "the stream",
+                why: "it is away".into(),
+            }],
+            ..report(violations)
+        };
+        let sound = without(0);
+        assert!(!sound.ok());
+        assert_eq!(sound.violated(), [""; 0]);
+        assert_eq!(
+            sound.json()["notCompared"],
+            json!([{"id": "F2", "with": "the stream", "why": "it is away"}])
+        );
+        assert_eq!(sound.json()["ok"], json!(false));
+        let text = sound.to_string();
+        assert!(text.contains("F2  IN PART"), "{text}");
+        assert!(
+            text.contains("(NOT COMPARED with the stream: it is away)"),
+            "{text}"
+        );
+        let verdict = "all 2 hold in the tables; NOT COMPARED with the stream: F2 (12 ms)";
+        assert!(text.ends_with(verdict), "{text}");
+        let verdict = "violated: S1; NOT COMPARED with the stream: F2 (12 ms)";
+        let text = without(1).to_string();
+        assert!(text.ends_with(verdict), "{text}");
     }
 }

@@ -17,6 +17,8 @@ use onsale_platform::{clock, db, nats};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{Lane, MessageId, Timestamp};
 
+use super::Comparison;
+
 /// So many of the newest messages are looked at; a longer history would take minutes.
 pub const MESSAGES_MAX: u64 = 100_000;
 /// Outcomes are kept for a day; what is older than this may have lost its own by right.
@@ -58,13 +60,12 @@ struct Cursor {
     seq: u64,
 }
 
-/// What was found.
 #[derive(Debug, Default)]
-pub struct Found {
+struct Found {
     /// Messages that were looked at.
-    pub messages: u64,
+    messages: u64,
     /// Those without an outcome.
-    pub missing: Vec<String>,
+    missing: Vec<String>,
 }
 
 #[derive(QueryableByName)]
@@ -102,14 +103,17 @@ impl Decided {
     ///
     /// # Errors
     /// When NATS can't be reached, or goes silent.
-    pub async fn compare(&self, nats: &Nats) -> anyhow::Result<Found> {
+    pub async fn compare(&self, nats: &Nats) -> anyhow::Result<Comparison> {
         let subjects = Subjects::new(&nats.subject_prefix)?;
         let client = nats::connect(&nats.url, "onsale-audit").await?;
         let mut found = Found::default();
         for lane in &self.0 {
             lane.compare(&client, &subjects, &mut found).await?;
         }
-        Ok(found)
+        Ok(Comparison {
+            differences: found.missing,
+            what: format!("compared with {} messages on the stream", found.messages),
+        })
     }
 }
 

@@ -5,6 +5,7 @@
     reason = "a test says what failed by where it panics"
 )]
 
+mod book;
 mod cases;
 mod planted;
 mod rig;

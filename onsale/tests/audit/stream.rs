@@ -86,4 +86,16 @@ async fn every_message_up_to_the_cursor_has_its_outcome() {
         let report = audit().await;
         assert_eq!(report.violated(), expected, "{change}\n{report}");
     }
+
+    // A server that is gone takes nothing from the table.
+    drop(server);
+    let report = audit().await;
+    assert!(!report.ok(), "{report}");
+    assert_eq!(report.violated(), [""; 0], "{report}");
+    let missing: Vec<_> = report
+        .not_compared
+        .iter()
+        .map(|one| one.invariant)
+        .collect();
+    assert_eq!(missing, [Invariant::F2], "{report}");
 }

@@ -1,0 +1,137 @@
+//! The half of P2 that needs the payment gateway: a real process with a book, and a port that nobody
+//! answers at.
+
+use std::process::{Command, Output};
+
+use diesel_async::SimpleAsyncConnection;
+use onsale::audit::{self, NOT_COMPARED, Options, Report};
+use onsale::when;
+use onsale_schema::invariant::Invariant;
+use onsale_testkit::system::{GATEWAY_SECRET, Process};
+use onsale_testkit::{Scratch, TestDb};
+use onsale_workers::config::{self, Config};
+use serde_json::Value;
+
+use crate::rig::{healthy, report};
+
+/// An address of which nobody has heard that anybody answers there.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+/// Settings for a gateway.
+fn settings(url: &str) -> config::Gateway {
+    let arguments = [
+        "test",
+        "--database-url",
+        "postgres://nobody",
+        "--gateway-url",
+        url,
+        "--gateway-secret",
+        GATEWAY_SECRET,
+    ];
+    <Config as clap::Parser>::parse_from(arguments).gateway
+}
+
+fn onsale_audit(database: &str, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onsale"))
+        .args(["audit", "--database-url", database, "--gateway-url", NOBODY])
+        .args(more)
+        .env("ONSALE_GATEWAY_SECRET", GATEWAY_SECRET)
+        .output()
+        .unwrap()
+}
+
+fn p2(report: &Report) -> String {
+    let mut checks = report.checks.iter();
+    let p2 = checks.find(|check| check.invariant == Invariant::P2);
+    p2.and_then(|check| check.note.clone()).unwrap_or_default()
+}
+
+/// A gateway that can't be asked takes nothing from the table, and is no success.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_gateway_the_table_is_there_and_says_so() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    conn.batch_execute("SELECT captured()").await.unwrap();
+    let found = onsale_audit(&url, &[]);
+    let text = String::from_utf8_lossy(&found.stdout);
+    assert_eq!(
+        found.status.code(),
+        Some(i32::from(NOT_COMPARED)),
+        "{found:?}"
+    );
+    for invariant in Invariant::ALL {
+        assert!(text.contains(invariant.statement()), "{invariant}: {text}");
+    }
+    assert!(text.contains("P2  IN PART"), "{text}");
+    assert!(
+        text.contains("(NOT COMPARED with the gateway's book: reading it: "),
+        "{text}"
+    );
+    assert!(!text.contains(GATEWAY_SECRET), "{text}");
+
+    // A violation weighs more.
+    conn.batch_execute("DELETE FROM seat_claim WHERE seat_no = 2")
+        .await
+        .unwrap();
+    let found = onsale_audit(&url, &["--json"]);
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    let said: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(said["ok"], false, "{said}");
+    assert_eq!(said["notCompared"][0]["id"], "P2", "{said}");
+    assert_eq!(
+        said["checks"].as_array().unwrap().len(),
+        Invariant::ALL.len()
+    );
+}
+
+/// What our rows have from before the window is not looked for in the book, and that is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_book_is_compared_from_a_time_on() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    conn.batch_execute("SELECT captured()").await.unwrap();
+    assert!(report(&url).await.ok());
+    let scratch = Scratch::new("audit").unwrap();
+    let gateway = Process::gateway(scratch.path(), None).await.unwrap();
+    let addr = gateway.http_addr.unwrap();
+    let audit = async |since: Option<&str>| {
+        let options = Options {
+            gateway_since: since.map(|text| when::parse(text).unwrap()),
+            ..Options::new(&url).with_gateway(settings(&format!("http://{addr}")))
+        };
+        audit::audit(&options).await.unwrap()
+    };
+
+    // The order is of the first of January; this gateway has never heard of it.
+    let by_default = audit(None).await;
+    assert!(by_default.ok(), "{by_default}");
+    let note = p2(&by_default);
+    assert!(
+        note.starts_with("compared in part, with 0 entries of the gateway's book since "),
+        "{note}"
+    );
+    assert!(note.contains("of 1 orders"), "{note}");
+    let since_then = audit(Some("2025-12-31T00:00:00Z")).await;
+    assert_eq!(since_then.violated(), ["P2"], "{since_then}");
+    assert_eq!(
+        p2(&since_then),
+        "compared with 0 entries of the gateway's book"
+    );
+
+    // A refund in the window is looked for, however old the order is.
+    conn.batch_execute(
+        "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, created_at,
+                             done_at)
+         VALUES (id(944), id(945), id(3), id(931), 'GATEWAY', 400, 'DONE', now(), now());
+         UPDATE payment_order SET refunded = 400 WHERE order_id = id(931)",
+    )
+    .await
+    .unwrap();
+    let missing = audit(None).await;
+    let text = missing.to_string();
+    assert!(text.contains("the gateway gave 0 KRW of order"), "{text}");
+    assert!(!text.contains("the gateway captured"), "{text}");
+    let afterwards = audit(Some("0s")).await;
+    let text = afterwards.to_string();
+    assert!(!text.contains("the gateway gave"), "{text}");
+}
