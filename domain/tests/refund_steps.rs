@@ -11,9 +11,10 @@ use onsale_schema::status::RefundStatus;
 use onsale_schema::{Money, RefundId};
 use std::collections::BTreeSet;
 
-const LEARNED: [Learned; 6] = [
+const LEARNED: [Learned; 7] = [
     Learned::Nothing,
     Learned::Made,
+    Learned::MadeByHand,
     Learned::NotMade,
     Learned::Refused,
     Learned::Unavailable,
@@ -40,6 +41,10 @@ fn each_status_goes_on_as_the_table_says() {
     use Learned as L;
     let refused = Step::Stuck { is_refused: true };
     let given_up = Step::Stuck { is_refused: false };
+    let (once, twice) = (
+        Step::Done { is_twice: false },
+        Step::Done { is_twice: true },
+    );
     let again = State {
         asked: asked(true, false),
         ..NEW
@@ -63,12 +68,14 @@ fn each_status_goes_on_as_the_table_says() {
     };
     for (state, learned, expected) in [
         (NEW, L::Nothing, Step::Ask),
-        (NEW, L::Made, Step::Done),
+        (NEW, L::Made, once),
+        (NEW, L::MadeByHand, once),
         (NEW, L::Refused, refused),
         (NEW, L::Unavailable, Step::Wait),
         (NEW, L::Unknown, Step::Wait),
         (again, L::Nothing, Step::LookUp),
-        (again, L::Made, Step::Done),
+        (again, L::Made, once),
+        (again, L::MadeByHand, once),
         (again, L::NotMade, Step::Ask),
         (again, L::Unknown, Step::Wait),
         // The key keeps it from being made twice, as long as it is known.
@@ -89,7 +96,8 @@ fn each_status_goes_on_as_the_table_says() {
         (resolving(again), L::Nothing, Step::LookUp),
         (resolving(again), L::NotMade, Step::Resolved),
         (resolving(on_its_way), L::NotMade, Step::Wait),
-        (resolving(again), L::Made, Step::Done),
+        (resolving(again), L::Made, twice),
+        (resolving(again), L::MadeByHand, once),
         (resolving(last), L::Unknown, Step::Wait),
     ] {
         assert_eq!(step(&state, learned), expected, "{state:?} {learned:?}");
@@ -145,9 +153,17 @@ fn check(state: &State, learned: Learned) {
             assert!(learned == Learned::NotMade && is_settled, "{case}");
             assert_eq!(state.status, RefundStatus::Resolving, "{case}");
         }
-        Step::Done => assert_eq!(learned, Learned::Made, "{case}"),
+        Step::Done { is_twice } => {
+            let is_made = learned == Learned::Made;
+            assert!(is_made || learned == Learned::MadeByHand, "{case}");
+            let is_resolving = state.status == RefundStatus::Resolving;
+            assert_eq!(is_twice, is_made && is_resolving, "{case}");
+        }
         Step::LookUp => assert_eq!(learned, Learned::Nothing, "{case}"),
-        Step::Wait => assert_ne!(learned, Learned::Made, "{case}"),
+        Step::Wait => assert!(
+            !matches!(learned, Learned::Made | Learned::MadeByHand),
+            "{case}"
+        ),
         Step::Rest => assert!(
             matches!(
                 state.status,
@@ -185,7 +201,7 @@ fn entry(named: Option<u128>, won: i64) -> Entry {
 #[test]
 fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
     use RefundStatus::{Done, Pending, Resolved, Stuck};
-    let (made, not_made) = (Learned::Made, Learned::NotMade);
+    let (made, by_hand, not_made) = (Learned::Made, Learned::MadeByHand, Learned::NotMade);
     let two = [ours(1, 50, Pending), ours(2, 50, Stuck)];
     let done = [ours(1, 50, Done), ours(2, 50, Pending)];
     let resolved = [ours(1, 50, Resolved), ours(2, 50, Pending)];
@@ -195,17 +211,18 @@ fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
         (&two, vec![entry(Some(1), 50)], 2, not_made),
         (&two, vec![entry(Some(2), 50)], 1, not_made),
         // By hand: the older one first.
-        (&two, vec![entry(None, 50)], 1, made),
+        (&two, vec![entry(None, 50)], 1, by_hand),
         (&two, vec![entry(None, 50)], 2, not_made),
-        (&two, vec![entry(None, 50), entry(Some(1), 50)], 2, made),
-        (&two, vec![entry(None, 50), entry(None, 50)], 2, made),
+        (&two, vec![entry(None, 50), entry(Some(1), 50)], 2, by_hand),
+        (&two, vec![entry(None, 50), entry(None, 50)], 2, by_hand),
+        (&two, vec![entry(None, 50), entry(Some(1), 50)], 1, made),
         (&two, vec![entry(None, 49), entry(None, 100)], 1, not_made),
         // A refund that is no refund of this payment.
-        (&two, vec![entry(Some(7), 50)], 1, made),
+        (&two, vec![entry(Some(7), 50)], 1, by_hand),
         // Done before refunds were named.
         (&done, vec![entry(None, 50)], 2, not_made),
-        (&done, vec![entry(Some(1), 50), entry(None, 50)], 2, made),
-        (&resolved, vec![entry(None, 50)], 2, made),
+        (&done, vec![entry(Some(1), 50), entry(None, 50)], 2, by_hand),
+        (&resolved, vec![entry(None, 50)], 2, by_hand),
         // What can't be.
         (&two, vec![entry(Some(1), 49)], 1, Learned::Unknown),
         (
@@ -222,6 +239,10 @@ fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
             "{of} of {all:?} by {given:?}"
         );
     }
+}
+
+fn is_made(learned: Learned) -> bool {
+    matches!(learned, Learned::Made | Learned::MadeByHand)
 }
 
 /// Refunds of one payment that are looked up in any order, each being done when it was made: of each
@@ -245,14 +266,14 @@ fn as_many_are_made_as_were_given_back() {
         for _ in 0..40 {
             let nth = usize::try_from(rng.range(0, i64::try_from(all.len()).unwrap() - 1)).unwrap();
             if all[nth].status == RefundStatus::Pending
-                && found(all[nth].refund_id, &all, &given) == Learned::Made
+                && is_made(found(all[nth].refund_id, &all, &given))
             {
                 all[nth].status = RefundStatus::Done;
             }
         }
         // Whoever was not asked yet.
         for nth in 0..all.len() {
-            if found(all[nth].refund_id, &all, &given) == Learned::Made {
+            if is_made(found(all[nth].refund_id, &all, &given)) {
                 all[nth].status = RefundStatus::Done;
             }
         }

@@ -52,8 +52,10 @@ impl State {
 pub enum Learned {
     /// It was not asked.
     Nothing,
-    /// The money is back.
+    /// The money is back: the gateway has made this refund, by its name.
     Made,
+    /// The money is back: somebody has given as much back in the gateway's own pages.
+    MadeByHand,
     /// A look-up says that it is not back.
     NotMade,
     /// The gateway refuses it for good, and a look-up says that it is not back either.
@@ -74,7 +76,12 @@ pub enum Step {
     /// Go on after a pause.
     Wait,
     /// The money is back, through the gateway.
-    Done,
+    Done {
+        /// Whether it went back by other means as well: somebody says so, and the gateway has made the
+        /// refund that was asked of it. What was given back by hand in the gateway's own pages is not
+        /// that: it is the other means.
+        is_twice: bool,
+    },
     /// The money is back, by other means.
     Resolved,
     /// It can't be had, and was not made: somebody has to see to it.
@@ -94,7 +101,8 @@ pub fn step(state: &State, learned: Learned) -> Step {
         RefundStatus::Pending => pending(state, learned),
         RefundStatus::Resolving => match learned {
             Learned::Nothing => Step::LookUp,
-            Learned::Made => Step::Done,
+            Learned::Made => Step::Done { is_twice: true },
+            Learned::MadeByHand => Step::Done { is_twice: false },
             Learned::NotMade if state.is_settled() => Step::Resolved,
             Learned::NotMade | Learned::Refused | Learned::Unavailable | Learned::Unknown => {
                 Step::Wait
@@ -108,7 +116,7 @@ fn pending(state: &State, learned: Learned) -> Step {
     match learned {
         Learned::Nothing if state.asked.is_some() => Step::LookUp,
         Learned::Nothing => Step::Ask,
-        Learned::Made => Step::Done,
+        Learned::Made | Learned::MadeByHand => Step::Done { is_twice: false },
         // What is on its way is made once only if the gateway still knows its key.
         Learned::NotMade if !state.is_settled() && state.is_old => Step::Wait,
         // Its last word was none, and nothing came of it.
@@ -198,7 +206,7 @@ pub fn found(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> Learned {
         one.refund_id != refund_id && one.amount == own.amount && comes_first && !is_named
     });
     if nameless > before.count() {
-        Learned::Made
+        Learned::MadeByHand
     } else {
         Learned::NotMade
     }

@@ -103,7 +103,7 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
                 is_in_doubt = learned == Learned::Unknown;
                 why = error.as_ref().map(Error::to_string);
             }
-            Step::Wait | Step::Done | Step::Resolved | Step::Stuck { .. } | Step::Rest => {
+            Step::Wait | Step::Done { .. } | Step::Resolved | Step::Stuck { .. } | Step::Rest => {
                 return Ok(End {
                     step: next,
                     is_in_doubt,
@@ -117,12 +117,19 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
 /// Says what came of it, where somebody has to know.
 fn tell(claimed: &Claimed, end: &End) {
     let outcome = match end.step {
-        Step::Done if claimed.status == RefundStatus::Resolving => {
+        Step::Done { is_twice: true } => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
                 "the gateway has made a refund that somebody says to have paid back by other means");
             metric::REFUND_TWICE
         }
-        Step::Done => "done",
+        Step::Done { is_twice: false } => {
+            if claimed.status == RefundStatus::Resolving {
+                tracing::warn!(refund = %claimed.refund_id, order = %claimed.order_id,
+                    "somebody says to have paid back a refund by other means, and somebody has given \
+                     as much back in the gateway's own pages: that is taken for the same");
+            }
+            "done"
+        }
         Step::Resolved => "resolved",
         Step::Stuck { .. } => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,

@@ -160,7 +160,7 @@ pub(super) async fn apply(
         .execute(conn)
         .await?;
     let (status, is_refused) = match end.step {
-        Step::Done => (RefundStatus::Done, false),
+        Step::Done { .. } => (RefundStatus::Done, false),
         Step::Resolved => (RefundStatus::Resolved, false),
         Step::Stuck { is_refused } => (RefundStatus::Stuck, is_refused),
         Step::Wait | Step::LookUp | Step::Ask | Step::Rest => (claimed.status, false),
