@@ -36,6 +36,9 @@ pub struct Config {
     pub gateway: Gateway,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub in_hand: InHand,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub facts: Facts,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -250,6 +253,33 @@ pub struct Gateway {
     #[arg(long = "gateway-breaker-open-ms", env = "ONSALE_GATEWAY_BREAKER_OPEN_MS",
           default_value_t = 5000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub breaker_open_ms: u64,
+}
+
+/// How much a worker asks of the payment gateway at once.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct InHand {
+    /// Payments that one worker with the role `gateway` has in hand at the payment gateway at once, and
+    /// as many refunds: with a gateway that takes a second to answer, so many captures a second. Buyers
+    /// wait for them, for a minute at most, so a large sale wants more workers or more of these; a
+    /// gateway may have limits of its own. Beside them, a quarter as many orders that had ended are
+    /// looked up once more, which nobody waits for.
+    #[arg(long = "gateway-in-hand", env = "ONSALE_GATEWAY_IN_HAND", default_value_t = 64,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub gateway_in_hand: u16,
+}
+
+impl InHand {
+    /// Payments, and refunds, at once.
+    #[must_use]
+    pub fn asked_for(self) -> usize {
+        usize::from(self.gateway_in_hand)
+    }
+
+    /// Last looks at once.
+    #[must_use]
+    pub fn looks(self) -> usize {
+        self.asked_for().div_ceil(4)
+    }
 }
 
 /// A key that is shown by [`GatewaySecret::expose`] only.

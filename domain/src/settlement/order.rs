@@ -25,7 +25,7 @@ pub const ODD_PAUSE_MS: i64 = 600_000;
 /// When an order that failed without a word of the gateway is looked up for the last time, in
 /// milliseconds after that. Toss Payments refuses confirmations ten minutes after the buyer agreed;
 /// later than that nothing can come any more.
-pub const LAST_LOOK_MS: i64 = 900_000;
+const LAST_LOOK_MS: i64 = 900_000;
 
 /// What a gateway declined.
 pub const PAYMENT_DECLINED: &str = FailCode::PaymentDeclined.as_str();
@@ -248,6 +248,13 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         },
         OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => Step::Rest,
     }
+}
+
+/// When an order that has failed by this code is looked up for the last time; never after the gateway
+/// has declined it, since that is its last word.
+#[must_use]
+pub fn last_look(code: &str, now: Timestamp) -> Option<Timestamp> {
+    (code != PAYMENT_DECLINED).then(|| now.plus_ms(LAST_LOOK_MS))
 }
 
 /// How long to wait before the next look, in milliseconds: twice as long each time, up to a bound,

@@ -3,6 +3,7 @@
 
 use crate::hall::{Hall, open_policy};
 use crate::shop::{PRICE, with_gateway, won};
+use diesel_async::SimpleAsyncConnection;
 use futures_util::future::join_all;
 use onsale_testkit::api::text;
 use reqwest::Method;
@@ -253,5 +254,44 @@ async fn points_and_a_release_wait_for_the_end_of_an_order() {
     hall.order_becomes(&buyer, &order, "PAID").await;
     let book: Value = hall.book().await.into();
     assert_eq!(book, json!([PRICE]));
+    hall.assert_reconciled().await;
+}
+
+/// What the gateway has declined is over. What ended without its word is looked up once more, and no
+/// buyer waits behind that, however little is asked at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_does_not_wait_behind_last_looks() {
+    let options = with_gateway().setting("ONSALE_GATEWAY_IN_HAND", 1);
+    let mut hall = Hall::open_with(options).await;
+    let date = hall.date(2).await;
+    let (first, second) = (hall.buyer(), hall.buyer());
+    let failed = hall.order(&first, date, &["A-1-1"]).await;
+    hall.switch(json!({ "decline": 1, "loseWebhooks": "all" }))
+        .await;
+    hall.confirm(&first, &failed)
+        .await
+        .expect_problem(402, "payment-declined");
+    let of_failed = format!(
+        "FROM payment_order WHERE order_id = '{}' AND status = 'FAILED'",
+        failed.id
+    );
+    let due = format!("SELECT count(*) AS n {of_failed} AND next_at IS NOT NULL");
+    assert_eq!(hall.number(&due).await, 0);
+
+    // As if it had ended without a word; its look can't come to an end.
+    let order = hall.order(&second, date, &["A-1-2"]).await;
+    let mut other = hall.connect().await;
+    let lock = format!(
+        "BEGIN; SELECT FROM reservation WHERE reservation_id = '{}' FOR UPDATE",
+        failed.reservation
+    );
+    other.batch_execute(&lock).await.expect("a lock");
+    let look = "UPDATE payment_order SET next_at = clock_timestamp() WHERE order_id =";
+    hall.sql(&format!("{look} '{}'", failed.id)).await;
+    let in_hand = format!("SELECT count(*) AS n {of_failed} AND next_at > clock_timestamp()");
+    hall.becomes(&in_hand, 1).await;
+    hall.confirm(&second, &order).await.expect(200);
+    other.batch_execute("COMMIT").await.expect("the lock");
+    hall.becomes(&due, 0).await;
     hall.assert_reconciled().await;
 }

@@ -10,7 +10,7 @@ use diesel_async::AsyncPgConnection;
 use onsale_domain::ledger::{Accounts, Cause, Changes, Credit};
 use onsale_domain::settlement::Order;
 use onsale_domain::settlement::charge::{BALANCE_CAP_EXCEEDED, Step, World, capture_until, step};
-use onsale_domain::settlement::order::{LAST_LOOK_MS, Learned, ODD_PAUSE_MS, pause_ms};
+use onsale_domain::settlement::order::{Learned, ODD_PAUSE_MS, last_look, pause_ms};
 use onsale_platform::db;
 use onsale_schema::ledger::CARD_ACCOUNT;
 use onsale_schema::status::OrderStatus;
@@ -54,7 +54,7 @@ pub(super) async fn advance(
         Step::Fail(code) => {
             order.status = OrderStatus::Failed;
             order.fail_code = Some(code.to_owned());
-            Some(now.plus_ms(LAST_LOOK_MS))
+            last_look(code, now)
         }
         Step::Credit => {
             credit(conn, order, accounts, now).await?;

@@ -27,12 +27,10 @@ use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
 use onsale_schema::status::OrderStatus;
 use std::sync::Arc;
-use store::{Claimed, Limits};
+use store::{Claimed, Due, Limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Orders, and refunds, that one process has in hand at once.
-const IN_HAND_MAX: usize = 32;
 /// What a charge is called on the buyer's statement.
 const CHARGE_NAME: &str = "points";
 
@@ -50,9 +48,30 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
         ctx,
         gateway,
     };
+    let in_hand = driver.ctx.config.in_hand;
+    let payments = Work {
+        what: "payment orders",
+        take: |driver, most| orders(driver, Due::Waited, most),
+        in_hand_max: in_hand.asked_for(),
+        is_nudged: true,
+    };
+    // They have slots of their own: however many are due, no buyer waits behind them.
+    let looks = Work {
+        what: "last looks",
+        take: |driver, most| orders(driver, Due::Ended, most),
+        in_hand_max: in_hand.looks(),
+        is_nudged: false,
+    };
+    let refunds = Work {
+        what: "refunds",
+        take: refunds::take,
+        in_hand_max: in_hand.asked_for(),
+        is_nudged: true,
+    };
     tokio::join!(
-        work(&driver, "payment orders", orders, &shutdown),
-        work(&driver, "refunds", refunds::take, &shutdown),
+        work(&driver, payments, &shutdown),
+        work(&driver, looks, &shutdown),
+        work(&driver, refunds, &shutdown),
         purge::run(&driver.ctx, &shutdown),
         watch::run(&driver, &shutdown),
     );
@@ -85,26 +104,37 @@ fn limits(ctx: &Context) -> Limits {
 
 type Steps = Vec<BoxFuture<'static, Result<(), db::Error>>>;
 
-/// Takes what is due, bounded, and ends what it has begun when it is to stop.
-async fn work(
-    driver: &Driver,
+/// One kind of work of the driver.
+struct Work {
     what: &'static str,
+    /// Takes as much as is due, up to a bound.
     take: fn(Driver, usize) -> BoxFuture<'static, Result<Steps, db::Error>>,
-    shutdown: &CancellationToken,
-) {
+    /// Steps that one process has in hand at once.
+    in_hand_max: usize,
+    /// Whether it begins at word of what can go on, rather than within half a second.
+    is_nudged: bool,
+}
+
+/// Takes what is due, bounded, and ends what it has begun when it is to stop.
+async fn work(driver: &Driver, work: Work, shutdown: &CancellationToken) {
+    let what = work.what;
     let mut patience = Patience::new(what);
     let mut in_hand = FuturesUnordered::new();
-    let hear = nudged(&driver.ctx, &mut patience);
-    let Some(mut pace) = shutdown.run_until_cancelled(hear).await else {
-        return;
-    };
+    let mut pace = Pace::new(None);
+    if work.is_nudged {
+        let hear = nudged(&driver.ctx, &mut patience);
+        let Some(nudged) = shutdown.run_until_cancelled(hear).await else {
+            return;
+        };
+        pace = nudged;
+    }
     let (mut is_due, mut looked_at, mut found) = (true, Instant::now(), Found::Nothing);
     while !shutdown.is_cancelled() {
-        let free = IN_HAND_MAX - in_hand.len();
+        let free = work.in_hand_max - in_hand.len();
         if is_due && free > 0 {
             is_due = false;
             looked_at = Instant::now();
-            match take(driver.clone(), free).await {
+            match (work.take)(driver.clone(), free).await {
                 Ok(steps) => {
                     patience.healed();
                     found = if steps.is_empty() {
@@ -150,9 +180,9 @@ async fn nudged(ctx: &Context, patience: &mut Patience) -> Pace {
     }
 }
 
-fn orders(driver: Driver, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
+fn orders(driver: Driver, due: Due, most: usize) -> BoxFuture<'static, Result<Steps, db::Error>> {
     async move {
-        let due = store::order_claim(&driver.ctx.pool, most, driver.limits).await?;
+        let due = store::order_claim(&driver.ctx.pool, due, most, driver.limits).await?;
         let steps = due.into_iter().map(|claimed| {
             let driver = driver.clone();
             async move { driver.advance(claimed).await }.boxed()

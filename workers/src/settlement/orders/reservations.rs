@@ -10,7 +10,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_domain::settlement::order::{
-    LAST_LOOK_MS, Learned, ODD_PAUSE_MS, Step, World, pause_ms, step,
+    Learned, ODD_PAUSE_MS, Step, World, last_look, pause_ms, step,
 };
 use onsale_domain::settlement::{NewNotice, NewPayment, Order, Reserved};
 use onsale_platform::db;
@@ -160,7 +160,7 @@ async fn make(
         Step::Captured | Step::Sell(_) => unreachable!("made by the caller"),
         Step::Fail(code) => {
             fail(conn, order, of, code, now).await?;
-            Some(now.plus_ms(LAST_LOOK_MS))
+            last_look(code, now)
         }
         Step::Rehold => {
             rehold(conn, order, of).await?;

@@ -58,33 +58,63 @@ pub(super) struct Limits {
     pub balance_cap: Money,
 }
 
+/// Orders that are due, of one kind. Each kind has an index of its own, so that neither is looked for
+/// among the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// On their way: their buyers wait.
+    Waited,
+    /// Ended, or not begun: looked up because somebody said something, or for the last time.
+    Ended,
+}
+
+/// The statement that takes one kind: those whose status is, or is not, of the second.
+macro_rules! claim {
+    ($is:literal) => {
+        concat!(
+            "UPDATE payment_order \
+             SET next_at = clock_timestamp() + $2 * interval '1 millisecond', \
+                 step_no = step_no + 1, attempts = attempts + 1 \
+             WHERE order_id IN ( \
+                 SELECT order_id FROM payment_order AS o \
+                 WHERE next_at <= (SELECT clock_timestamp() + $3 * interval '1 millisecond') \
+                   AND status ",
+            $is,
+            " ('READY', 'FAILED') \
+                   AND (next_at <= (SELECT clock_timestamp()) \
+                        OR status IN ('SECURING', 'REHOLDING') \
+                           AND NOT EXISTS (SELECT FROM notice AS n \
+                                           WHERE n.notice_id = o.notice_id AND n.done_at IS NULL)) \
+                 ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
+             RETURNING *"
+        )
+    };
+}
+
+impl Due {
+    fn claim(self) -> &'static str {
+        match self {
+            Self::Waited => claim!("NOT IN"),
+            Self::Ended => claim!("IN"),
+        }
+    }
+}
+
 /// Takes orders that are due, and gives nobody else them for a while. One that waits for the owner of
 /// its seats is due when that has answered.
 pub(super) async fn order_claim(
     pool: &db::Pool,
+    due: Due,
     most: usize,
     limits: Limits,
 ) -> Result<Vec<Claimed>, db::Error> {
     let mut conn = pool.get().await?;
-    let rows: Vec<OrderRow> = statement(
-        "UPDATE payment_order \
-         SET next_at = clock_timestamp() + $2 * interval '1 millisecond', step_no = step_no + 1, \
-             attempts = attempts + 1 \
-         WHERE order_id IN ( \
-             SELECT order_id FROM payment_order AS o \
-             WHERE next_at <= (SELECT clock_timestamp() + $3 * interval '1 millisecond') \
-               AND (next_at <= (SELECT clock_timestamp()) \
-                    OR status IN ('SECURING', 'REHOLDING') \
-                       AND NOT EXISTS (SELECT FROM notice AS n \
-                                       WHERE n.notice_id = o.notice_id AND n.done_at IS NULL)) \
-             ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
-         RETURNING *",
-    )
-    .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
-    .bind::<BigInt, _>(limits.lease_ms)
-    .bind::<BigInt, _>(OWNER_PAUSE_MS)
-    .load(&mut conn)
-    .await?;
+    let rows: Vec<OrderRow> = statement(due.claim())
+        .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX))
+        .bind::<BigInt, _>(limits.lease_ms)
+        .bind::<BigInt, _>(OWNER_PAUSE_MS)
+        .load(&mut conn)
+        .await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in rows {
         let confirmed_at = row.confirmed_at;
