@@ -331,8 +331,9 @@ pub struct Facts {
 #[derive(Args, Clone)]
 pub struct DeadLetters {
     /// How long dead letters are kept after they were tried again the last time, in days; those of
-    /// bytes that are no command, after they were given up. What
-    /// nobody has had tried again stays.
+    /// bytes that are no command, after they were given up. What nobody has had tried again stays.
+    /// Notifications of the payment gateway are known again for so long, so that none of an order that
+    /// is not known here makes a second letter.
     #[arg(long = "dead-letters-keep-days", env = "ONSALE_DEAD_LETTERS_KEEP_DAYS", default_value_t = 90,
           value_parser = clap::value_parser!(u32).range(7..=3650))]
     pub keep_d: u32,

@@ -216,6 +216,20 @@ async fn money_of_an_order_that_nobody_knows_is_a_dead_letter() {
         let line = line.unwrap_or_else(|| panic!("{name}: {page}"));
         assert!(line.ends_with(&format!(" {count}")), "{line}");
     }
+    // What the gateway repeats is nothing new either for as long as letters are kept.
+    hall.sql(
+        "UPDATE gateway_event SET at = at - interval '89 days';
+         INSERT INTO gateway_event VALUES ('ancient', now() - interval '91 days')",
+    )
+    .await;
+    let worker = &mut hall.system.workers[0];
+    worker.stop().await;
+    worker.restart().await.expect("a worker");
+    let ancient = "SELECT count(*) AS n FROM gateway_event WHERE event_id = 'ancient'";
+    hall.becomes(ancient, 0).await;
+    let again = Notification::of("DONE", orders[0]);
+    notify(&hall.api, &again).await.expect(204);
+    assert_eq!(letters(&hall.api, &admin, "lane=settlement").await, all);
     hall.assert_reconciled().await;
 }
 

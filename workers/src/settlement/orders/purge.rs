@@ -1,5 +1,7 @@
-//! Removes what orders leave behind, in pieces: notifications that no repetition of would be
-//! believed, orders that nobody has confirmed, and by which commands orders were asked for.
+//! Removes what orders leave behind, in pieces: notifications of the gateway, orders that nobody has
+//! confirmed, and by which commands orders were asked for. A notification about an order that nobody
+//! knows is known again for as long as dead letters are kept: sent once more, or tried once more by who
+//! has seen to its letter, it makes no other letter.
 //! An order that was ever confirmed may have moved money and is never removed; Postgres sees to that,
 //! too.
 
@@ -36,7 +38,7 @@ pub(super) async fn run(ctx: &Context, shutdown: &CancellationToken) {
     let mut every = tokio::time::interval(ROUND);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         let round = async {
-            store::event_purge(&ctx.pool).await?;
+            store::event_purge(&ctx.pool, ctx.config.dead_letters.keep_d).await?;
             purge(ctx, "payment_order_key", statement(KEYS)).await?;
             purge(ctx, "payment_order", statement(READY)).await
         };

@@ -22,8 +22,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Notifications older than this are purged, in hours; no tolerance is that long.
-const EVENTS_KEEP_HOURS: i32 = 48;
 /// So many are purged by one statement.
 const PURGE_MAX: i64 = 5000;
 
@@ -283,16 +281,16 @@ async fn order_update(
     }
 }
 
-/// Forgets notifications that no repetition of would be believed.
-pub(super) async fn event_purge(pool: &db::Pool) -> Result<(), db::Error> {
+/// Forgets notifications after so many days.
+pub(super) async fn event_purge(pool: &db::Pool, keep_d: u32) -> Result<(), db::Error> {
     let mut conn = pool.get().await?;
     loop {
         let gone = statement(
             "DELETE FROM gateway_event WHERE event_id IN ( \
                  SELECT event_id FROM gateway_event \
-                 WHERE at < now() - make_interval(hours => $1) LIMIT $2)",
+                 WHERE at < now() - make_interval(days => $1) LIMIT $2)",
         )
-        .bind::<Integer, _>(EVENTS_KEEP_HOURS)
+        .bind::<Integer, _>(i32::try_from(keep_d).unwrap_or(i32::MAX))
         .bind::<BigInt, _>(PURGE_MAX)
         .execute(&mut conn)
         .await?;
