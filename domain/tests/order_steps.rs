@@ -2,10 +2,10 @@
 
 use onsale_domain::settlement::order::{
     ALREADY_PAID, GATEWAY_UNAVAILABLE, HOLD_EXPIRED, Learned, MARGIN_MS, Order, PAYMENT_DECLINED,
-    Purpose, Reserved, SALE_CLOSED, Step, World, pause_ms, step,
+    Purpose, Reserved, SALE_CLOSED, Step, World, last_look, pause_ms, step,
 };
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::{OrderStatus, ReservationStatus};
+use onsale_schema::status::{FailCode, OrderStatus, ReservationStatus};
 use onsale_schema::{
     CommandId, Money, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
 };
@@ -185,45 +185,119 @@ fn each_status_goes_on_as_the_table_says() {
 #[test]
 fn nothing_fails_that_may_be_captured_and_nothing_is_sold_that_is_not() {
     for status in OrderStatus::ALL {
-        for learned in LEARNED {
-            for bits in 0..128 {
-                let bit = |n: u32| bits & (1 << n) != 0;
-                let world = World {
-                    reservation_id: HELD,
-                    reservation: ReservationStatus::Held,
-                    expires_at: NOW.plus_ms(if bit(0) { 60_000 } else { 0 }),
-                    settles_at: NOW.plus_ms(if bit(5) { 70_000 } else { 0 }),
-                    is_secured: bit(1),
-                    is_told: bit(2),
-                    is_reheld: bit(3),
-                    has_rival: bit(4),
-                    show_cancelled: bit(6),
-                };
-                let made = step(&order(status), &world, learned, NOW);
-                let is_taken = matches!(status, OrderStatus::Captured | OrderStatus::Reholding);
-                match made {
-                    Step::Fail(_) => {
-                        let certain = status == OrderStatus::Securing
-                            || matches!(learned, Learned::Declined | Learned::NotCaptured);
-                        assert!(certain && !is_taken, "{status:?} {world:?} {learned:?}");
-                        let is_over = learned != Learned::NotCaptured || world.settles_at <= NOW;
-                        assert!(
-                            status == OrderStatus::Securing || is_over,
-                            "{status:?} {world:?} {learned:?}"
-                        );
-                    }
-                    Step::Sell(_) | Step::Refund(_) | Step::Rehold => {
-                        assert!(is_taken, "{status:?} {world:?} {learned:?}");
-                    }
-                    Step::Wait
-                    | Step::Rest
-                    | Step::Capture
-                    | Step::Doubt
-                    | Step::Captured
-                    | Step::Puzzle => {}
+        for reservation in ReservationStatus::ALL {
+            for learned in LEARNED {
+                for bits in 0..128 {
+                    let bit = |n: u32| bits & (1 << n) != 0;
+                    let world = World {
+                        reservation_id: HELD,
+                        reservation,
+                        expires_at: NOW.plus_ms(if bit(0) { 60_000 } else { 0 }),
+                        settles_at: NOW.plus_ms(if bit(5) { 70_000 } else { 0 }),
+                        is_secured: bit(1),
+                        is_told: bit(2),
+                        is_reheld: bit(3),
+                        has_rival: bit(4),
+                        show_cancelled: bit(6),
+                    };
+                    check(status, &world, learned);
                 }
             }
         }
+    }
+}
+
+fn check(status: OrderStatus, world: &World, learned: Learned) {
+    let made = step(&order(status), world, learned, NOW);
+    let case = format!("{status:?} {world:?} {learned:?} {made:?}");
+    let is_asked = matches!(status, OrderStatus::Capturing | OrderStatus::Unknown);
+    let is_taken = matches!(status, OrderStatus::Captured | OrderStatus::Reholding);
+    let is_held = world.reservation == ReservationStatus::Held && world.expires_at > NOW;
+    match made {
+        Step::Fail(_) => {
+            let is_certain = match learned {
+                Learned::Declined => true,
+                Learned::NotCaptured => world.settles_at <= NOW,
+                Learned::Nothing
+                | Learned::Captured
+                | Learned::Odd
+                | Learned::Unknown
+                | Learned::Unavailable => false,
+            };
+            assert!(
+                status == OrderStatus::Securing || is_asked && is_certain,
+                "{case}"
+            );
+        }
+        Step::Capture => {
+            assert_eq!(status, OrderStatus::Securing, "{case}");
+            assert!(
+                is_held && world.is_secured && !world.show_cancelled,
+                "{case}"
+            );
+        }
+        Step::Captured => assert_eq!(learned, Learned::Captured, "{case}"),
+        // What nobody else has paid, is held, or is held again by its owner.
+        Step::Sell(HELD) => {
+            assert_eq!(status, OrderStatus::Captured, "{case}");
+            assert!(
+                is_held && !world.has_rival && !world.show_cancelled,
+                "{case}"
+            );
+        }
+        Step::Sell(reservation_id) => {
+            assert_eq!(
+                (status, reservation_id),
+                (OrderStatus::Reholding, REHELD),
+                "{case}"
+            );
+            assert!(world.is_told && world.is_reheld, "{case}");
+        }
+        // Who has given the seats back, or has them, gets none for money that came late.
+        Step::Rehold => {
+            assert_eq!(status, OrderStatus::Captured, "{case}");
+            let lapsed = match world.reservation {
+                ReservationStatus::Held => world.expires_at <= NOW,
+                ReservationStatus::Expired => true,
+                ReservationStatus::Paid
+                | ReservationStatus::Released
+                | ReservationStatus::Cancelled => false,
+            };
+            assert!(
+                lapsed && !world.has_rival && !world.show_cancelled,
+                "{case}"
+            );
+        }
+        Step::Refund(_) => {
+            let is_good = is_held && !world.has_rival && !world.show_cancelled;
+            let is_had = status == OrderStatus::Reholding && world.is_reheld;
+            assert!(is_taken && !is_had, "{case}");
+            assert!(status == OrderStatus::Reholding || !is_good, "{case}");
+        }
+        Step::Doubt | Step::Puzzle => assert!(is_asked, "{case}"),
+        // What was captured is never left as it is: only the owner's answer is waited for.
+        Step::Wait => {
+            let waits = status == OrderStatus::Reholding && !world.is_told;
+            assert!(!is_taken || waits, "{case}");
+        }
+        Step::Rest => assert!(
+            !is_taken && !is_asked && learned != Learned::Captured
+                || matches!(
+                    status,
+                    OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded
+                ),
+            "{case}"
+        ),
+    }
+}
+
+#[test]
+fn what_failed_without_a_word_of_the_gateway_is_looked_up_once_more() {
+    for code in FailCode::ALL {
+        let look = last_look(code.as_str(), NOW);
+        let is_declined = code == FailCode::PaymentDeclined;
+        assert_eq!(look.is_none(), is_declined, "{code:?}");
+        assert!(look.is_none_or(|at| at > NOW), "{code:?}");
     }
 }
 

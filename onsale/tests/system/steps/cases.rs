@@ -179,9 +179,12 @@ pub fn all() -> Vec<Case> {
         };
         for &step in path.steps() {
             let is_notice = step.starts_with("notice");
-            let mut each = vec![Befalls::KillBefore, Befalls::Failure(Fault::Contended)];
+            let mut each = vec![
+                Befalls::KillBefore,
+                Befalls::KillAfter,
+                Befalls::Failure(Fault::Contended),
+            ];
             if !is_notice {
-                each.push(Befalls::KillAfter);
                 each.push(Befalls::Failure(Fault::Disconnected));
             }
             // A command that is refused for good is a dead letter, as it should be.
@@ -231,6 +234,7 @@ impl Case {
         match self.step.split_once(' ') {
             Some(("refund", status)) => seen.refund == status,
             Some(("new", status)) => seen.status == status,
+            Some(("notice", status)) => seen.status == status && seen.is_told,
             _ => seen.status == self.step,
         }
     }

@@ -77,6 +77,9 @@ pub struct Seen {
     /// Times that its money became points.
     #[diesel(sql_type = BigInt)]
     pub credits: i64,
+    /// Whether the owner of its seats has heard the notice that it waits for.
+    #[diesel(sql_type = Bool)]
+    pub is_told: bool,
     /// Whether somebody waits to make a step of it.
     #[diesel(sql_type = Bool)]
     pub waits: bool,
@@ -125,7 +128,8 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
--- The owner of the seats has heard what an order waits for.
+-- The owner of the seats has heard what an order waits for. To park the order keeps it from whoever has
+-- it in hand, too.
 CREATE FUNCTION steps.on_notice() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     f steps.fault;
@@ -134,6 +138,11 @@ BEGIN
     WHERE o.notice_id = NEW.notice_id AND x.step = 'notice ' || o.status;
     IF FOUND THEN
         PERFORM steps.befall(f.fault_no, f.what);
+        IF f.what = 'PARK' THEN
+            UPDATE public.payment_order
+            SET next_at = clock_timestamp() + interval '1 hour', step_no = step_no + 1
+            WHERE notice_id = NEW.notice_id;
+        END IF;
     END IF;
     RETURN NEW;
 END $$;
@@ -161,6 +170,8 @@ SELECT b.user_id, o.order_id, coalesce(o.status, '') AS status,
         WHERE c.reservation_id IN (o.reservation_id, o.rehold_id) AND c.state = 'S') AS seats,
        (SELECT count(*) FROM transfer AS t
         WHERE t.credit = b.user_id AND t.debit = '{card}') AS credits,
+       EXISTS (SELECT FROM notice AS n
+               WHERE n.notice_id = o.notice_id AND n.done_at IS NOT NULL) AS is_told,
        EXISTS (SELECT FROM steps.fault AS f JOIN pg_locks AS l ON l.objid = f.fault_no::oid
                WHERE f.user_id = b.user_id AND l.locktype = 'advisory' AND l.classid = {locks}
                  AND NOT l.granted
