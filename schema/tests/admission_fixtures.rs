@@ -1,4 +1,4 @@
-//! Frozen samples of what is said about waiting rooms: see `fixtures.rs`, by whose rules they are
+//! Frozen samples of what is said about waiting rooms: see `fixtures/main.rs`, by whose rules they are
 //! made and kept.
 
 #[path = "frozen/mod.rs"]

@@ -1,4 +1,4 @@
-//! How samples are frozen, see `fixtures.rs`.
+//! How samples are frozen, see `fixtures/main.rs`.
 
 use onsale_schema::message::{
     Command, CommandMessage, Fingerprint, MessageOutcomes, Reply, decode, encode,
