@@ -282,7 +282,8 @@ async fn a_buyer_does_not_wait_behind_last_looks() {
     let order = hall.order(&second, date, &["A-1-2"]).await;
     let mut other = hall.connect().await;
     let lock = format!(
-        "BEGIN; SELECT FROM reservation WHERE reservation_id = '{}' FOR UPDATE",
+        "SET idle_in_transaction_session_timeout = 0;
+         BEGIN; SELECT FROM reservation WHERE reservation_id = '{}' FOR UPDATE",
         failed.reservation
     );
     other.batch_execute(&lock).await.expect("a lock");
