@@ -134,7 +134,8 @@ fn each_status_goes_on_as_the_table_says() {
         (S::Unknown, held(), L::NotCaptured, Step::Wait),
         (S::Unknown, late, L::NotCaptured, Step::Wait),
         (S::Unknown, held(), L::Odd, Step::Puzzle),
-        (S::Failed, lapsed(), L::Odd, Step::Rest),
+        (S::Failed, lapsed(), L::Odd, Step::Puzzle),
+        (S::Ready, held(), L::Odd, Step::Puzzle),
         (
             S::Unknown,
             lapsed(),

@@ -291,17 +291,23 @@ fn every_service_comes_as_its_own_role_and_user() {
     }
 }
 
-#[test]
-fn prometheus_takes_its_configuration() {
+/// What promtool says of a file here, or that there is none on this machine.
+fn promtool(arguments: [&str; 2], file: &str) {
     let mut command = Command::new("promtool");
-    match command
-        .args(["check", "config"])
-        .arg(room().join("prometheus.yml"))
-        .output()
-    {
+    match command.args(arguments).arg(room().join(file)).output() {
         Ok(output) => succeeds(&output, "promtool"),
         Err(error) => eprintln!("SKIPPED: no promtool on this machine ({error})"),
     }
+}
+
+#[test]
+fn prometheus_takes_its_configuration() {
+    promtool(["check", "config"], "prometheus.yml");
+}
+
+#[test]
+fn alerts_fire_when_they_should() {
+    promtool(["test", "rules"], "alerts_test.yml");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Labels: `route`, `method`, `status`, `outcome`, `lane`, `partition`, `kind`, `reason`. Never a
 //! user, seat or order.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use onsale_schema::Lane;
 
 /// Requests answered, by `route`, `method`, `status`.
 pub const HTTP_REQUESTS: &str = "onsale_http_requests_total";
@@ -78,13 +79,19 @@ pub const COMMIT_DURATION: &str = "onsale_commit_duration_seconds";
 pub const COMMIT_RETRIES: &str = "onsale_commit_retries_total";
 /// Messages and commands that could not be processed, by `lane`.
 pub const DEAD_LETTERS: &str = "onsale_dead_letters_total";
+/// Commands among them that nobody has tried again.
+pub const DEAD_LETTERS_UNTRIED: &str = "onsale_dead_letters_untried";
 /// Partitions taken, by `lane`, `reason`.
 pub const TAKEOVERS: &str = "onsale_partition_takeovers_total";
 /// Streams that lost their tail (a new incarnation began), by `lane`.
 pub const TAIL_LOST: &str = "onsale_stream_tail_lost_total";
 /// Messages whose time on the stream was wrong by more than 5 s and was clamped, by `lane`, `reason`
-/// (`ahead`, `behind`).
+/// ([`AHEAD`], [`BEHIND`]).
 pub const CLAMPED: &str = "onsale_stream_time_clamped_total";
+/// Of a clock that is ahead of ours.
+pub const AHEAD: &str = "ahead";
+/// Of a clock that is behind ours.
+pub const BEHIND: &str = "behind";
 
 /// Expire commands published by the sweeper.
 pub const EXPIRY_PUBLISHED: &str = "onsale_expiry_published_total";
@@ -125,6 +132,9 @@ pub const ORDER_DURATION: &str = "onsale_payment_order_duration_seconds";
 /// Age of the oldest order whose end is not known yet, in seconds, by `kind`: `open` for all that are
 /// on their way, `unknown` for those that the gateway may have captured.
 pub const ORDER_OLDEST: &str = "onsale_payment_order_oldest_seconds";
+/// Payment orders that somebody has to see to, by `kind`: `odd` where the gateway's payment is not what
+/// was ordered, `in-vain` where one that is not on its way is looked up again and again to no end.
+pub const ORDERS_UNCLEAR: &str = "onsale_payment_orders_unclear";
 /// Refunds through the gateway that are not made, by `kind` (`pending`, `stuck`).
 pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 /// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
@@ -137,8 +147,9 @@ pub const REFUND_TWICE: &str = "done-and-resolved";
 
 /// Reservations that were cancelled with their show.
 pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
-/// Times that a reservation of a cancelled show could not be cancelled and was set aside. Somebody
-/// has to see to it.
+/// Reservations of cancelled shows that are paid and can't be cancelled. Somebody has to see to them.
+pub const SHOW_ASIDE: &str = "onsale_show_reservations_aside";
+/// Times that a reservation of a cancelled show could not be cancelled and was set aside.
 pub const SHOW_SET_ASIDE: &str = "onsale_show_set_aside_total";
 
 /// Correction of this host's clock to Postgres, in seconds.
@@ -163,6 +174,21 @@ pub const SIZE_BUCKETS: &[f64] = &[
 pub const SIZES: &[&str] = &[INGRESS_BATCH, COMMIT_COMMANDS, COMMIT_PARTITIONS];
 /// The histograms of what may take minutes; all others are latencies.
 pub const SLOW: &[&str] = &[ORDER_DURATION];
+
+/// Begins at 0 the counters of which an alert looks for a rise, with each label that they can have: there
+/// is no rise where the first that is seen of one is 1. Every process does so before it does anything
+/// else; a test holds the rules of `deploy/alerts.yml` against this.
+pub fn begin() {
+    for lane in Lane::ALL.map(Lane::as_str) {
+        for name in [DEAD_LETTERS, TAIL_LOST] {
+            counter!(name, "lane" => lane).increment(0);
+        }
+        for reason in [AHEAD, BEHIND] {
+            counter!(CLAMPED, "lane" => lane, "reason" => reason).increment(0);
+        }
+    }
+    counter!(REFUNDS, "outcome" => REFUND_TWICE).increment(0);
+}
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
@@ -259,6 +285,10 @@ pub fn describe() {
         DEAD_LETTERS,
         "Messages and commands that could not be processed"
     );
+    describe_gauge!(
+        DEAD_LETTERS_UNTRIED,
+        "Commands that could not be processed and that nobody has tried again"
+    );
     describe_counter!(TAKEOVERS, "Partitions taken");
     describe_counter!(TAIL_LOST, "Streams that lost their tail");
     describe_counter!(CLAMPED, "Messages from a stream's clock that is wrong");
@@ -291,6 +321,7 @@ pub fn describe() {
         Unit::Seconds,
         "Age of the oldest payment order that is on its way, or may have been captured"
     );
+    describe_gauge!(ORDERS_UNCLEAR, "Payment orders that somebody has to see to");
     describe_gauge!(
         REFUNDS_OPEN,
         "Refunds through the gateway that are not made"
@@ -333,6 +364,10 @@ pub fn describe() {
     describe_counter!(
         SHOW_CANCELLED,
         "Reservations that were cancelled with their show"
+    );
+    describe_gauge!(
+        SHOW_ASIDE,
+        "Reservations of cancelled shows that are paid and can't be cancelled"
     );
     describe_counter!(
         SHOW_SET_ASIDE,

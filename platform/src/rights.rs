@@ -102,7 +102,7 @@ pub const TABLES: &[Table] = &[
     table("partition",      "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("payment",        "SELECT",                         "SELECT, INSERT, UPDATE (refunded)", "SELECT"),
     table("payment_facts",  "",                               "SELECT, INSERT, UPDATE",         "SELECT"),
-    table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, payment_key, confirm_command_id, confirm_fingerprint, notice_id, rehold_id, fail_code, captured, refunded, confirmed_at, updated_at), DELETE", "SELECT"),
+    table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, payment_key, confirm_command_id, confirm_fingerprint, notice_id, rehold_id, fail_code, captured, refunded, confirmed_at, updated_at, odd_at), DELETE", "SELECT"),
     table("payment_order_key", "",                            "SELECT, INSERT, DELETE",         "SELECT"),
     table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, last_error, stuck_at, done_at, settles_at, key_no)", "SELECT"),
     table("refund_action",  "SELECT",                         "SELECT, INSERT",                 "SELECT"),

@@ -72,6 +72,7 @@ pub fn init(settings: &Telemetry) -> Result<(), Error> {
         }
         builder.install()?;
         metric::describe();
+        metric::begin();
     }
     Ok(())
 }

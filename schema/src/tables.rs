@@ -160,7 +160,7 @@ diesel::table! {
         confirm_fingerprint -> Nullable<Uuid>, notice_id -> Nullable<Uuid>,
         rehold_id -> Nullable<Uuid>, fail_code -> Nullable<Text>, captured -> Numeric,
         refunded -> Numeric, created_at -> Timestamptz, updated_at -> Timestamptz,
-        confirmed_at -> Nullable<Timestamptz>,
+        confirmed_at -> Nullable<Timestamptz>, odd_at -> Nullable<Timestamptz>,
     }
 }
 diesel::table! {

@@ -72,9 +72,8 @@ pub fn step(status: OrderStatus, world: &World, learned: Learned, now: Timestamp
         OrderStatus::Failed => match learned {
             Learned::Captured => Step::Captured,
             Learned::Unknown | Learned::Unavailable => Step::Wait,
-            Learned::Declined | Learned::NotCaptured | Learned::Odd | Learned::Nothing => {
-                Step::Rest
-            }
+            Learned::Odd => Step::Puzzle,
+            Learned::Declined | Learned::NotCaptured | Learned::Nothing => Step::Rest,
         },
         OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => Step::Rest,
         // Of reservations only; no row of a charge can say so.

@@ -200,10 +200,8 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
         OrderStatus::Ready | OrderStatus::Failed => match learned {
             Learned::Captured => Step::Captured,
             Learned::Unknown | Learned::Unavailable => Step::Wait,
-            // The audit of the gateway's book tells of what is odd.
-            Learned::Declined | Learned::NotCaptured | Learned::Odd | Learned::Nothing => {
-                Step::Rest
-            }
+            Learned::Odd => Step::Puzzle,
+            Learned::Declined | Learned::NotCaptured | Learned::Nothing => Step::Rest,
         },
         OrderStatus::Securing if !world.is_told => Step::Wait,
         OrderStatus::Securing if world.show_cancelled => Step::Fail(SALE_CLOSED),

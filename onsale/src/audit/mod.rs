@@ -56,7 +56,8 @@ pub struct Args {
     #[arg(long, default_value_t = OPEN_LIMIT_MS, value_name = "MS")]
     pub open_limit_ms: u32,
 
-    /// How long captured money may be without a sale or a refund on its way (P2), in milliseconds.
+    /// How long captured money may be without a sale or a refund on its way, and what was paid for a show
+    /// that is cancelled not given back (P2), in milliseconds.
     #[arg(long, default_value_t = REFUND_LIMIT_MS, value_name = "MS")]
     pub refund_limit_ms: u32,
 

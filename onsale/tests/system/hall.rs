@@ -214,6 +214,22 @@ impl Hall {
         logs.join("\n\n")
     }
 
+    /// Waits until the first worker's metrics have this line.
+    pub async fn tells(&self, line: &str) {
+        let url = format!("http://{}/metrics", self.system.workers[0].metrics_addr);
+        let mut page = String::new();
+        let told = tokio::time::timeout(PATIENCE, async {
+            while !page.lines().any(|told| told == line) {
+                // One that has just been started does not tell yet.
+                if let Ok(answer) = reqwest::get(&url).await {
+                    page = answer.text().await.unwrap_or_default();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(told.await.is_ok(), "no {line}\n{page}\n{}", self.logs());
+    }
+
     /// Its database, for who only reads.
     pub fn reader_url(&self) -> String {
         self.system.db.url_of(Role::Reader)

@@ -18,6 +18,7 @@ mod forged;
 mod general_admission;
 mod hall;
 mod idempotency;
+mod in_sight;
 mod journey;
 mod ledger_load;
 mod limits;

@@ -4,8 +4,8 @@
 use crate::admin::letters;
 use crate::hall::Hall;
 use crate::shop::{Order, PRICE, with_gateway, won};
-use onsale_platform::clock;
 use onsale_platform::webhook::{self, Secret};
+use onsale_platform::{clock, metric};
 use onsale_testkit::api::text;
 use onsale_testkit::{Answer, Api, system};
 use reqwest::Method;
@@ -189,6 +189,8 @@ async fn money_of_an_order_that_nobody_knows_is_a_dead_letter() {
         assert!(error.contains(&order.to_string()), "{letter}");
     }
     assert_eq!(events(&mut hall).await, 2);
+    let untried = |count| format!("{} {count}", metric::DEAD_LETTERS_UNTRIED);
+    hall.tells(&untried(2)).await;
     // Whoever has seen to it says so by trying again, and the letter is done with.
     let path = format!(
         "/admin/dead-letters/{}/retry",
@@ -200,6 +202,7 @@ async fn money_of_an_order_that_nobody_knows_is_a_dead_letter() {
     let _ = tried.await.expect(200);
     let all = letters(&hall.api, &admin, "lane=settlement").await;
     assert_eq!(all.len(), 2, "{all:?}");
+    hall.tells(&untried(1)).await;
     let page = format!("http://{}/metrics", hall.system.workers[0].metrics_addr);
     let page = reqwest::get(page).await.expect("metrics");
     let page = page.text().await.expect("text");

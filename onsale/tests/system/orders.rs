@@ -203,6 +203,56 @@ async fn a_capture_that_somebody_has_undone_before_it_was_heard_of_is_none() {
     hall.assert_reconciled().await;
 }
 
+/// A request of ours that somebody held up until the order was said to have failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_captured_after_its_order_has_failed_is_sold_or_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let (lucky, unlucky) = (hall.buyer(), hall.buyer());
+    let first = hall.order(&lucky, date, &["A-1-1"]).await;
+    let second = hall.order(&unlucky, date, &["A-1-2"]).await;
+    hall.switch(json!({ "unavailable": "all" })).await;
+    for (buyer, order) in [(&lucky, &first), (&unlucky, &second)] {
+        hall.confirm_later(buyer, order, "confirm-late").await;
+        let asked = format!(
+            "SELECT count(*) AS n FROM payment_order \
+             WHERE order_id = '{}' AND status IN ('CAPTURING', 'UNKNOWN') AND attempts > 1",
+            order.id
+        );
+        hall.becomes(&asked, 1).await;
+    }
+    hall.system.workers[0].kill9().await;
+    // As if the gateway were away for as long as anything may be on its way.
+    hall.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")
+        .await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.map_becomes(date, "AA").await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    for (buyer, order) in [(&lucky, &first), (&unlucky, &second)] {
+        let failed = hall.order_becomes(buyer, order, "FAILED").await;
+        assert_eq!(failed["failCode"], "payment-gateway-unavailable");
+    }
+    let other = hall.buyer();
+    hall.api.hold(&other, date, &["A-1-2"]).await.expect(201);
+    assert!(hall.book().await.is_empty());
+
+    for order in [&first, &second] {
+        let late = json!({ "paymentKey": order.payment_key, "orderId": order.id,
+            "amount": order.amount });
+        hall.gateway(Method::POST, "/v1/payments/confirm", Some(late))
+            .await;
+    }
+    let paid = hall.order_becomes(&lucky, &first, "PAID").await;
+    assert!(paid["paidReservationId"].is_string(), "{paid}");
+    let refunded = hall.order_becomes(&unlucky, &second, "REFUNDED").await;
+    assert_eq!(refunded["failCode"], "hold-expired", "{refunded}");
+    hall.map_becomes(date, "SH").await;
+    let book = hall.book_by_order().await;
+    assert_eq!(book[&first.id], [PRICE]);
+    assert_eq!(book[&second.id], [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_every_order_ends_as_one_sale() {
     let mut hall = Hall::open_with(with_gateway().workers(2)).await;

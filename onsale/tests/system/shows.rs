@@ -4,7 +4,10 @@ use crate::admin::{letters, retry};
 use crate::cancellation::{balance, cancel_show, finished, paid, won};
 use crate::catalogue::patch;
 use crate::hall::{Hall, PATIENCE};
+use crate::shop::{PRICE, with_gateway};
+use onsale_platform::metric;
 use onsale_testkit::{Buyer, SystemOptions};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
@@ -56,6 +59,8 @@ async fn what_cannot_be_cancelled_is_set_aside_and_keeps_nobody_waiting() {
     for (n, expected) in [(1, 100_000), (3, 100_000), (2, 90_000)] {
         assert_eq!(balance(&hall, &buyers[n]).await, won(expected));
     }
+    let aside = |count| format!("{} {count}", metric::SHOW_ASIDE);
+    hall.tells(&aside(2)).await;
     // Each is tried again, in a while.
     let later = "SELECT count(*) AS n FROM show_aside \
                  WHERE next_at > now() + interval '30 seconds' AND error <> ''";
@@ -73,6 +78,7 @@ async fn what_cannot_be_cancelled_is_set_aside_and_keeps_nobody_waiting() {
     assert_eq!((&shown["done"], &shown["setAside"]), (&json!(4), &json!(0)));
     assert_eq!(shown["refunded"], won(40_000));
     assert_eq!(hall.number("SELECT count(*) AS n FROM show_aside").await, 0);
+    hall.tells(&aside(0)).await;
     hall.map_becomes(date, "AAAA").await;
     hall.assert_sound().await;
 }
@@ -144,6 +150,41 @@ async fn a_show_goes_on_when_something_is_sold_after_its_end() {
     assert_eq!(balance(&hall, &late).await, won(100_000));
     hall.map_becomes(date, "AAAA").await;
     hall.assert_sound().await;
+}
+
+/// Whoever wanted to pay, and was captured before the show was cancelled: nobody had heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_captured_amid_the_cancellation_of_its_show_is_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "timeoutAfterCapture": 1, "loseWebhooks": "all" }))
+        .await;
+    hall.confirm_later(&buyer, &order, "confirm-late").await;
+    hall.booked(1).await;
+    hall.switch(json!({ "error": "all" })).await;
+    cancel_show(&hall, date, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    let closed = "SELECT count(*) AS n FROM sale WHERE cancelled";
+    hall.becomes(closed, 1).await;
+    // As long as nobody knows whether it is captured, the show is not cancelled to the end.
+    let shown = progress(&hall, date).await;
+    assert_eq!(
+        (&shown["state"], &shown["done"]),
+        (&json!("RUNNING"), &json!(0))
+    );
+
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    let refunded = hall.order_becomes(&buyer, &order, "REFUNDED").await;
+    assert_eq!(refunded["failCode"], "sale-closed", "{refunded}");
+    // It was never sold, so that nothing of it was cancelled.
+    let shown = finished(&hall, date).await;
+    assert_eq!((&shown["total"], &shown["done"]), (&json!(0), &json!(0)));
+    hall.map_becomes(date, "AA").await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
 }
 
 /// Who waits for a show that is cancelled is told so by its room, which lets nobody in any more.

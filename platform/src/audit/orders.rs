@@ -41,7 +41,9 @@ WHERE NOT CASE
           WHEN status = 'PAID' THEN captured = amount AND (reservation_id IS NOT NULL OR refunded = 0)
           ELSE captured = amount AND refunded = 0 END";
 
-/// Ages count from the beginning of the snapshot's transaction. What somebody has to see to is late
+/// Ages count from the beginning of the snapshot's transaction. A show that is cancelled sells nothing:
+/// what was paid for it has to go back, too (that it has, where the cancellation is said to be finished,
+/// is P3's). What somebody has to see to is late
 /// as well: it stays a violation until somebody has, and has said so by name.
 pub(super) const P2: &str = "
 SELECT format('order %s of %s is %s with %s captured since %s', order_id,
@@ -59,6 +61,14 @@ UNION ALL
 SELECT format('refund %s of %s is %s since %s', refund_id, amount, status, created_at)
 FROM refund
 WHERE status NOT IN ('DONE', 'RESOLVED') AND created_at < now() - {refund_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('reservation %s is PAID, and its show is cancelled since %s%s', r.reservation_id,
+              started_at, coalesce('; it is set aside: ' || a.error, ''))
+FROM show_cancellation AS s JOIN reservation AS r USING (schedule_id)
+     JOIN payment AS p ON p.reservation_id = r.reservation_id AND p.status = 'PAID'
+     LEFT JOIN show_aside AS a ON a.reservation_id = r.reservation_id
+WHERE s.finished_at IS NULL AND r.status = 'PAID'
+  AND greatest(s.started_at, p.at) < now() - {refund_ms} * interval '1 millisecond'
 UNION ALL
 SELECT format('order %s is REFUNDING, but has no refund', order_id)
 FROM payment_order AS o

@@ -123,7 +123,6 @@ impl Toss {
             failures: settings.breaker_failures,
             open: Duration::from_millis(settings.breaker_open_ms),
         };
-        metrics::gauge!(metric::GATEWAY_BREAKER).set(0.0);
         Ok(Some(Self {
             server,
             authorization,

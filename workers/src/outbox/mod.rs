@@ -87,6 +87,7 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
         metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(0);
         metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(0);
     }
+    metrics::gauge!(metric::DEAD_LETTERS_UNTRIED).set(0);
     result
 }
 
@@ -126,6 +127,8 @@ struct OpenRow {
     facts: i64,
     #[diesel(sql_type = Double)]
     fact_age_s: f64,
+    #[diesel(sql_type = BigInt)]
+    letters: i64,
 }
 
 fn hears(ctx: &Context) -> bool {
@@ -142,13 +145,15 @@ async fn keep(ctx: &Context, conn: &mut AsyncPgConnection) -> Result<Infallible,
         }
         let open = statement(
             "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \
-                    f.age_s AS fact_age_s \
+                    f.age_s AS fact_age_s, l.untried AS letters \
              FROM (SELECT count(*) AS open, coalesce(extract(epoch FROM \
                      clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
                    FROM notice WHERE done_at IS NULL) n, \
                   (SELECT count(*) AS open, coalesce(extract(epoch FROM \
                      clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
-                   FROM outbox WHERE published_at IS NULL) f",
+                   FROM outbox WHERE published_at IS NULL) f, \
+                  (SELECT count(*) AS untried FROM dead_letter \
+                   WHERE command_index >= 0 AND retried_at IS NULL) l",
         );
         let open: OpenRow = in_time(open.get_result(conn)).await?;
         let kinds = [
@@ -159,6 +164,7 @@ async fn keep(ctx: &Context, conn: &mut AsyncPgConnection) -> Result<Infallible,
             metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(open as f64);
             metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(age_s);
         }
+        metrics::gauge!(metric::DEAD_LETTERS_UNTRIED).set(open.letters as f64);
         tokio::time::sleep(LOCK_CHECK).await;
     }
 }

@@ -4,6 +4,7 @@
 //! this code through crashes and takeovers.
 
 use super::lane::{PartitionedLane, Times};
+use onsale_platform::metric;
 use onsale_schema::message::{Command, CommandMessage, DecodeError};
 use onsale_schema::{IngressId, MessageId, PartitionNo, Timestamp};
 use std::error::Error;
@@ -58,8 +59,8 @@ impl Skew {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Ahead => "ahead",
-            Self::Behind => "behind",
+            Self::Ahead => metric::AHEAD,
+            Self::Behind => metric::BEHIND,
         }
     }
 }

@@ -9,6 +9,7 @@ mod needs;
 pub mod orders;
 mod shows;
 mod store;
+mod watch;
 
 pub(crate) use store::charge_orders;
 
@@ -25,14 +26,16 @@ use onsale_schema::{Lane, NoticeId, RefundId, TransferId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Decides payments and cancellations, and works off shows that are cancelled, until `shutdown`.
+/// Decides payments and cancellations, works off shows that are cancelled, and says what money is on its
+/// way, until `shutdown`.
 ///
 /// # Errors
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
     let shows = shows::run(ctx.clone(), shutdown.clone());
+    let watch = watch::run(ctx.clone(), shutdown.clone());
     let queue = Settlement::new(ctx.gateway.is_some());
-    let (ended, ()) = tokio::join!(compete::run(ctx, queue, shutdown), shows);
+    let (ended, (), ()) = tokio::join!(compete::run(ctx, queue, shutdown), shows, watch);
     ended
 }
 

@@ -12,7 +12,7 @@ mod tasks;
 
 pub use facts::facts_insert;
 pub use notices::notice_insert;
-pub use orders::{OWNER_PAUSE_MS, OrderRow};
+pub use orders::{OWNER_PAUSE_MS, OrderRow, payment_key_lock};
 pub use payments::payment_insert;
 pub use reservations::{reservation_lock, reservation_set_paid};
 
@@ -72,10 +72,11 @@ pub async fn load(
 /// The keys that commands are known by, and the one order that a reservation has to be confirmed. Who
 /// asks for two reservations under one key at once locks no row twice, so that both may find the key
 /// free.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "payment_order_key_pkey",
     "payment_order_command_id_key",
     "payment_order_confirm_command_id_key",
+    "payment_order_payment_key_key",
     "payment_order_one_ready",
     "cancellation_command_id_key",
     "refund_action_pkey",

@@ -5,7 +5,9 @@ use crate::rig::{Rig, command};
 use onsale_platform::db;
 use onsale_schema::message::{Command, CommandMessage};
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
-use onsale_schema::{MessageId, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId};
+use onsale_schema::{
+    MessageId, Money, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
+};
 use onsale_workers::compete::commit::{self, Job, Mode};
 use onsale_workers::runtime::core::Inbound;
 use onsale_workers::settlement::Settlement;
@@ -103,6 +105,34 @@ async fn whoever_makes_orders_there_is_one_that_is_ready() {
     }
     let orders = "SELECT count(*) AS n FROM payment_order";
     assert_eq!(rig.number(orders).await, 1);
+}
+
+/// Who gives a payment to an order without having locked its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_payment_for_two_orders_at_once_is_refused_to_one() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(0).await;
+    let mut orders = Vec::new();
+    for _ in 0..2 {
+        let held = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+        orders.push(another_orders(&mut rig, user, held, Uuid::now_v7()).await);
+        rig.sql("COMMIT").await;
+    }
+    rig.sql(&format!(
+        "BEGIN;
+         UPDATE payment_order SET status = 'SECURING', payment_key = 'one',
+                confirm_command_id = order_id, confirm_fingerprint = order_id
+         WHERE order_id = '{}'",
+        orders[0]
+    ))
+    .await;
+    let kind = Kind::Confirm {
+        order_id: orders[1],
+        payment_key: "one".to_owned(),
+        amount: Money::won(TOTAL),
+    };
+    let outcome = decided_meanwhile(&mut rig, command(user, kind)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Refused(Refusal::PaymentKeyUsed));
 }
 
 #[tokio::test(flavor = "multi_thread")]

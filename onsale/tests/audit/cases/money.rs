@@ -204,4 +204,26 @@ pub const CASES: &[Case] = &[
              NULL)",
         &["P3"],
     ),
+    (
+        "a show that is cancelled, and a buyer who is set aside",
+        "INSERT INTO show_cancellation VALUES (id(16), id(951), id(0), id(9), 'ill',
+             now() - interval '11 minutes', NULL, now());
+         INSERT INTO show_aside VALUES (id(1001), id(16), 4, 'it is refused', now(), now())",
+        &["P2"],
+    ),
+    (
+        "a show that is being cancelled",
+        "INSERT INTO show_cancellation VALUES (id(16), id(951), id(0), id(9), 'ill',
+             now() - interval '9 minutes', NULL, now())",
+        &[],
+    ),
+    (
+        "a show that was cancelled when the last buyer had just paid",
+        "INSERT INTO show_cancellation VALUES (id(16), id(951), id(0), id(9), 'ill',
+             now() - interval '11 minutes', NULL, now());
+         UPDATE reservation SET expires_at = now() + interval '5 minutes'
+             WHERE reservation_id = id(1001);
+         UPDATE payment SET at = now() WHERE status = 'PAID'",
+        &[],
+    ),
 ];

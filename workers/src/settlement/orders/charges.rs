@@ -47,7 +47,10 @@ pub(super) async fn advance(
             Some(now.plus_ms(pause))
         }
         Step::Puzzle => {
-            order.status = OrderStatus::Unknown;
+            // One that is not on its way is not on its way because of that.
+            if order.status == OrderStatus::Capturing {
+                order.status = OrderStatus::Unknown;
+            }
             Some(now.plus_ms(ODD_PAUSE_MS))
         }
         Step::Captured => unreachable!("a capture is followed by a step of its own"),

@@ -10,7 +10,6 @@ mod purge;
 mod refunds;
 mod reservations;
 mod store;
-mod watch;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
@@ -19,6 +18,7 @@ use crate::gateway::{
 };
 use crate::outbox::pace::{Found, Pace};
 use crate::runtime::world::Publish;
+use crate::settlement::watch::note_end;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -33,16 +33,24 @@ use tokio_util::sync::CancellationToken;
 
 /// What a charge is called on the buyer's statement.
 const CHARGE_NAME: &str = "points";
+/// What somebody may look for in the log.
+const NO_GATEWAY: &str = "payments or refunds through a gateway are open, and no gateway is configured: \
+     this process leaves them as they are; set ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET";
 
-/// Drives orders and refunds until `shutdown`. Without a gateway there is nothing to do.
+/// Drives orders and refunds until `shutdown`. Without a gateway it only says, once and loudly, that some
+/// are left that nobody drives.
 ///
 /// # Errors
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
     let Some(gateway) = ctx.gateway.clone() else {
+        // Whatever it finds, there is nothing to do before the end.
+        let _told = shutdown.run_until_cancelled(tell_of_left(&ctx)).await;
         shutdown.cancelled().await;
         return Ok(());
     };
+    // Only who asks says whether it may: the rest would always say that all is well.
+    metrics::gauge!(metric::GATEWAY_BREAKER).set(0.0);
     let driver = Driver {
         limits: limits(&ctx),
         ctx,
@@ -73,9 +81,23 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
         work(&driver, looks, &shutdown),
         work(&driver, refunds, &shutdown),
         purge::run(&driver.ctx, &shutdown),
-        watch::run(&driver, &shutdown),
     );
     Ok(())
+}
+
+/// Says so when payments or refunds are on their way and there is no gateway to ask about them.
+async fn tell_of_left(ctx: &Context) {
+    let mut patience = Patience::new("payments without a gateway");
+    loop {
+        match store::left_count(&ctx.pool).await {
+            Ok(left) if left.orders + left.refunds > 0 => {
+                tracing::error!(orders = left.orders, refunds = left.refunds, "{NO_GATEWAY}");
+                return;
+            }
+            Ok(_) => return,
+            Err(error) => patience.wait(error).await,
+        }
+    }
 }
 
 /// What drives.
@@ -225,7 +247,7 @@ impl Driver {
             return Ok(());
         };
         metrics::counter!(metric::ORDERS, "outcome" => status.as_str()).increment(1);
-        watch::note_end(status, confirmed_at, self.ctx.clock.now());
+        note_end(status, confirmed_at, self.ctx.clock.now());
         self.ctx
             .publish(self.ctx.subjects.outbox_nudge(), Vec::new())
             .await;

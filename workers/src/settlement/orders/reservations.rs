@@ -154,7 +154,10 @@ async fn make(
             Some(now.plus_ms(pause))
         }
         Step::Puzzle => {
-            order.status = OrderStatus::Unknown;
+            // One that is not on its way is not on its way because of that.
+            if order.status == OrderStatus::Capturing {
+                order.status = OrderStatus::Unknown;
+            }
             Some(now.plus_ms(ODD_PAUSE_MS))
         }
         Step::Captured | Step::Sell(_) => unreachable!("made by the caller"),

@@ -5,12 +5,13 @@ use super::reservations::Made;
 use super::{Told, charges, reservations};
 use crate::compete::store::clock_now;
 use crate::gateway::PaymentKey;
-use crate::settlement::store::{OWNER_PAUSE_MS, OrderRow, reservation_lock};
-use diesel::OptionalExtension;
+use crate::settlement::store::{OWNER_PAUSE_MS, OrderRow, payment_key_lock, reservation_lock};
 use diesel::sql_types::{
     BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
+use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use onsale_domain::settlement::order::Learned;
 use onsale_domain::settlement::{Order, Purpose, charge};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
@@ -187,6 +188,10 @@ pub(super) async fn apply(
     let Some(mut order) = row.map(Order::from) else {
         return Ok(None);
     };
+    let told = &match captured_for_another(conn, &order, told).await? {
+        true => Told::from(Learned::Odd),
+        false => told.clone(),
+    };
     let before = order.status;
     let Made { next_at, fact } = match order.purpose {
         Purpose::Reservation(of) => {
@@ -200,11 +205,55 @@ pub(super) async fn apply(
     if order.status != before {
         order.attempts = 0;
     }
-    order_update(conn, &order, next_at, order.status != before).await?;
+    let is_odd = is_odd(told.learned);
+    order_update(conn, &order, next_at, order.status != before, is_odd).await?;
     if let Some((schedule_id, fact)) = fact {
         reservations::tell(conn, schedule_id, fact).await?;
     }
     Ok((order.status != before).then_some(order.status))
+}
+
+/// Whether the payment that an order is to get by itself, as nobody has confirmed it, is that of another
+/// order by its name. Until the end of the transaction no other order gets that name.
+async fn captured_for_another(
+    conn: &mut AsyncPgConnection,
+    order: &Order,
+    told: &Told,
+) -> Result<bool, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        is_taken: bool,
+    }
+    let Some(key) = &told.payment_key else {
+        return Ok(false);
+    };
+    if told.learned != Learned::Captured || order.confirmed_by.is_some() {
+        return Ok(false);
+    }
+    payment_key_lock(conn, &[key.as_str()]).await?;
+    let row: Row = statement(
+        "SELECT EXISTS (SELECT FROM payment_order \
+                        WHERE payment_key = $1 AND order_id <> $2) AS is_taken",
+    )
+    .bind::<Text, _>(key.as_str())
+    .bind::<SqlUuid, _>(order.order_id)
+    .get_result(conn)
+    .await?;
+    if row.is_taken {
+        tracing::error!(order = %order.order_id,
+            "the gateway's payment has the name of one that serves another order");
+    }
+    Ok(row.is_taken)
+}
+
+/// Whether the gateway's payment is odd; nothing when nobody has seen it.
+fn is_odd(learned: Learned) -> Option<bool> {
+    match learned {
+        Learned::Odd => Some(true),
+        Learned::Captured | Learned::Declined | Learned::NotCaptured => Some(false),
+        Learned::Nothing | Learned::Unknown | Learned::Unavailable => None,
+    }
 }
 
 /// The money is there. An order that nobody has confirmed was captured by whoever says so.
@@ -248,13 +297,16 @@ async fn order_update(
     order: &Order,
     next_at: Option<Timestamp>,
     is_news: bool,
+    is_odd: Option<bool>,
 ) -> Result<(), db::Error> {
     let written = statement(
         "UPDATE payment_order \
          SET status = $3, step_no = step_no + 1, attempts = $4, next_at = $5, payment_key = $6, \
              confirm_command_id = $7, confirm_fingerprint = $8, notice_id = $9, rehold_id = $10, \
              fail_code = $11, captured = $12, \
-             updated_at = CASE WHEN $13 THEN clock_timestamp() ELSE updated_at END \
+             updated_at = CASE WHEN $13 THEN clock_timestamp() ELSE updated_at END, \
+             odd_at = CASE WHEN $14 IS NULL THEN odd_at \
+                           WHEN $14 THEN coalesce(odd_at, clock_timestamp()) END \
          WHERE order_id = $1 AND step_no = $2",
     )
     .bind::<SqlUuid, _>(order.order_id)
@@ -270,6 +322,7 @@ async fn order_update(
     .bind::<Nullable<Text>, _>(order.fail_code.as_deref())
     .bind::<Numeric, _>(order.captured)
     .bind::<Bool, _>(is_news)
+    .bind::<Nullable<Bool>, _>(is_odd)
     .execute(conn)
     .await?;
     if written == 1 {
@@ -279,6 +332,27 @@ async fn order_update(
             "an order that is locked has changed".into(),
         ))
     }
+}
+
+/// What is open of payments and refunds through the gateway.
+#[derive(QueryableByName)]
+pub(super) struct Left {
+    #[diesel(sql_type = BigInt)]
+    pub orders: i64,
+    #[diesel(sql_type = BigInt)]
+    pub refunds: i64,
+}
+
+/// Counts what somebody with a gateway would look into: now, or when it is due.
+pub(super) async fn left_count(pool: &db::Pool) -> Result<Left, db::Error> {
+    let mut conn = pool.get().await?;
+    let left = statement(
+        "SELECT (SELECT count(*) FROM payment_order WHERE next_at IS NOT NULL) AS orders, \
+                (SELECT count(*) FROM refund WHERE next_at IS NOT NULL) AS refunds",
+    )
+    .get_result(&mut conn)
+    .await?;
+    Ok(left)
 }
 
 /// Forgets notifications after so many days.

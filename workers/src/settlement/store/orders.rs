@@ -156,15 +156,8 @@ pub async fn load(
         .bind::<Array<SqlUuid>, _>(Vec::from_iter(&needs.orders))
         .load(&mut conn)
         .await?;
-        // Two that want one payment for two orders have no row in common.
-        statement(
-            "SELECT pg_advisory_xact_lock(key) \
-             FROM (SELECT DISTINCT hashtextextended(k, 7091) AS key \
-                   FROM unnest($1::text[]) AS k ORDER BY 1) AS keys",
-        )
-        .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
-        .execute(&mut conn)
-        .await?;
+        let payment_keys: Vec<&str> = needs.payment_keys.iter().map(String::as_str).collect();
+        payment_key_lock(conn, &payment_keys).await?;
         let keys = key_list(conn, needs).await?;
         let told: Vec<PaymentOrderId> = keys.iter().map(|key| key.order_id).collect();
         // The reservations are locked, so that no other order of theirs becomes READY.
@@ -212,6 +205,26 @@ pub async fn load(
     for row in paying {
         state.load_paying(row.reservation_id);
     }
+    Ok(())
+}
+
+/// Locks what the gateway calls payments, after the orders: two that want one payment for two orders have
+/// no row in common.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn payment_key_lock(
+    mut conn: &AsyncPgConnection,
+    payment_keys: &[&str],
+) -> Result<(), db::Error> {
+    statement(
+        "SELECT pg_advisory_xact_lock(key) \
+         FROM (SELECT DISTINCT hashtextextended(k, 7091) AS key \
+               FROM unnest($1::text[]) AS k ORDER BY 1) AS keys",
+    )
+    .bind::<Array<Text>, _>(payment_keys)
+    .execute(&mut conn)
+    .await?;
     Ok(())
 }
 

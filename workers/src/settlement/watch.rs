@@ -1,10 +1,10 @@
-//! Says how long money is on its way: the oldest orders, and refunds that wait or that somebody has
-//! to see to. From the rows, each time anew, so that a restart forgets none of them; every replica
-//! says the same.
+//! Says how long money is on its way: the oldest orders, and refunds that wait; and what of it somebody
+//! has to see to. From the rows, each time anew, so that a restart forgets none of them; every replica
+//! of settlement says the same, whether or not it knows a gateway.
 
-use super::Driver;
+use crate::context::Context;
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Double};
+use diesel::sql_types::{BigInt, Double, Integer};
 use diesel_async::RunQueryDsl;
 use onsale_platform::sql::statement;
 use onsale_platform::{db, metric};
@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(2);
+/// Looks at an order that is not on its way, in a row and to no end, after which somebody has to see
+/// to it: more than a gateway that is away for half a minute makes necessary.
+const LOOKS_MAX: i32 = 10;
 
 /// What is on its way. Ages are in seconds, by the database's clock; 0 where there is nothing.
 #[derive(QueryableByName)]
@@ -31,16 +34,20 @@ struct OnItsWay {
     stuck: i64,
     #[diesel(sql_type = Double)]
     stuck_s: f64,
+    #[diesel(sql_type = BigInt)]
+    odd: i64,
+    #[diesel(sql_type = BigInt)]
+    in_vain: i64,
+    #[diesel(sql_type = BigInt)]
+    aside: i64,
 }
 
 /// Looks until `shutdown`.
-pub(super) async fn run(driver: &Driver, shutdown: &CancellationToken) {
+pub(super) async fn run(ctx: Context, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // An alert looks for a rise, and there is none where the first that is seen of it is 1.
-    metrics::counter!(metric::REFUNDS, "outcome" => metric::REFUND_TWICE).increment(0);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        match look(&driver.ctx.pool).await {
+        match look(&ctx.pool).await {
             Ok(found) => tell(&found),
             Err(error) => tracing::debug!(%error, "what is on its way is counted later"),
         }
@@ -51,7 +58,8 @@ pub(super) async fn run(driver: &Driver, shutdown: &CancellationToken) {
 async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
     let mut conn = pool.get().await?;
     let found = statement(
-        "SELECT o.open_s, o.unknown_s, p.pending, p.pending_s, s.stuck, s.stuck_s \
+        "SELECT o.open_s, o.unknown_s, p.pending, p.pending_s, s.stuck, s.stuck_s, \
+                odd.odd, v.in_vain, a.aside \
          FROM (SELECT coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at))), \
                                0)::float8 AS open_s, \
                       coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at)) \
@@ -65,8 +73,15 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
                FROM refund WHERE next_at IS NOT NULL AND status = 'PENDING') AS p, \
               (SELECT count(*) AS stuck, \
                       coalesce(extract(epoch FROM now() - min(stuck_at)), 0)::float8 AS stuck_s \
-               FROM refund WHERE status IN ('STUCK', 'RESOLVING')) AS s",
+               FROM refund WHERE status IN ('STUCK', 'RESOLVING')) AS s, \
+              (SELECT count(*) AS odd FROM payment_order WHERE odd_at IS NOT NULL) AS odd, \
+              (SELECT count(*) AS in_vain FROM payment_order \
+               WHERE next_at IS NOT NULL AND status IN ('READY', 'FAILED') AND odd_at IS NULL \
+                 AND attempts >= $1) AS v, \
+              (SELECT count(*) AS aside FROM show_aside JOIN reservation AS r USING (reservation_id) \
+               WHERE r.status = 'PAID') AS a",
     )
+    .bind::<Integer, _>(LOOKS_MAX)
     .get_result(&mut conn)
     .await?;
     Ok(found)
@@ -74,7 +89,7 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
 
 #[allow(
     clippy::cast_precision_loss,
-    reason = "nobody has so many open refunds that it matters"
+    reason = "there are never so many that it matters"
 )]
 fn tell(found: &OnItsWay) {
     metrics::gauge!(metric::ORDER_OLDEST, "kind" => "open").set(found.open_s);
@@ -83,6 +98,9 @@ fn tell(found: &OnItsWay) {
     metrics::gauge!(metric::REFUNDS_OPEN, "kind" => "stuck").set(found.stuck as f64);
     metrics::gauge!(metric::REFUND_OLDEST, "kind" => "pending").set(found.pending_s);
     metrics::gauge!(metric::REFUND_OLDEST, "kind" => "stuck").set(found.stuck_s);
+    metrics::gauge!(metric::ORDERS_UNCLEAR, "kind" => "odd").set(found.odd as f64);
+    metrics::gauge!(metric::ORDERS_UNCLEAR, "kind" => "in-vain").set(found.in_vain as f64);
+    metrics::gauge!(metric::SHOW_ASIDE).set(found.aside as f64);
 }
 
 /// Notes how long an order took that has come to an end for its buyer.

@@ -1,0 +1,159 @@
+//! What somebody has to see to is told as long as nobody has: the gauges that wake people, from the
+//! rows, whichever process has died meanwhile.
+
+use crate::hall::Hall;
+use crate::notifications::{Notification, notify};
+use crate::shop::{Order, PRICE, with_gateway};
+use onsale_platform::metric;
+use onsale_testkit::Buyer;
+use reqwest::Method;
+use serde_json::json;
+use uuid::Uuid;
+
+impl Hall {
+    /// Waits until so many orders are odd, by our rows and by what a worker tells.
+    async fn odd_orders(&mut self, expected: i64) {
+        let odd = "SELECT count(*) AS n FROM payment_order WHERE odd_at IS NOT NULL";
+        self.becomes(odd, expected).await;
+        let told = format!("{}{{kind=\"odd\"}} {expected}", metric::ORDERS_UNCLEAR);
+        self.tells(&told).await;
+    }
+
+    /// Gives so much of a payment back at the gateway.
+    async fn give_back(&self, order: &Order, amount: i64) {
+        let path = format!("/v1/payments/{}/cancel", order.payment_key);
+        let body = json!({ "cancelReason": "by hand", "cancelAmount": amount });
+        self.gateway(Method::POST, &path, Some(body)).await;
+    }
+
+    /// An order that nobody confirms here, and whose payment is captured all the same.
+    async fn captured_behind_our_back(&mut self, order: &Order) {
+        let body = json!({ "paymentKey": order.payment_key, "orderId": order.id,
+            "amount": order.amount });
+        self.gateway(Method::POST, "/v1/payments/confirm", Some(body))
+            .await;
+    }
+
+    async fn told(&self, event: &str, order: &Order) {
+        notify(&self.api, &Notification::of(event, order.id))
+            .await
+            .expect(204);
+    }
+
+    /// Nothing of it is on its way, and nobody looks at it any more.
+    async fn rests(&mut self, buyer: &Buyer, order: &Order, status: &str) {
+        self.order_becomes(buyer, order, status).await;
+        let due = format!(
+            "SELECT count(*) AS n FROM payment_order \
+             WHERE order_id = '{}' AND next_at IS NOT NULL",
+            order.id
+        );
+        self.becomes(&due, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_is_not_what_was_ordered_is_told_until_it_is_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "loseWebhooks": "all" })).await;
+    hall.odd_orders(0).await;
+    hall.captured_behind_our_back(&order).await;
+    hall.give_back(&order, PRICE / 2).await;
+    hall.told("event-1", &order).await;
+    hall.odd_orders(1).await;
+    // It sells nothing, and is looked at again by itself; whoever dies, it stays in sight.
+    hall.order_becomes(&buyer, &order, "READY").await;
+    let again = "SELECT count(*) AS n FROM payment_order \
+                 WHERE status = 'READY' AND next_at > now() + interval '5 minutes'";
+    hall.becomes(again, 1).await;
+    hall.system.workers[0].kill9().await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.odd_orders(1).await;
+    // Nor does it become less odd while the gateway says nothing.
+    hall.switch(json!({ "unavailable": "all" })).await;
+    hall.told("event-2", &order).await;
+    let tried = "SELECT count(*) AS n FROM payment_order WHERE attempts > 2";
+    hall.becomes(tried, 1).await;
+    hall.odd_orders(1).await;
+
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.give_back(&order, PRICE - PRICE / 2).await;
+    hall.odd_orders(0).await;
+    hall.rests(&buyer, &order, "READY").await;
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_under_the_name_of_another_orders_payment_is_odd() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let mine = hall.order(&buyer, date, &["A-1-1"]).await;
+    let other = hall.order(&buyer, date, &["A-1-2"]).await;
+    // The gateway refuses it, and from then on it is the name of that order's payment.
+    let confirmation = Order {
+        payment_key: mine.payment_key.clone(),
+        ..other.clone()
+    };
+    let refused = hall.confirm(&buyer, &confirmation).await;
+    refused.expect_problem(402, "payment-declined");
+    hall.captured_behind_our_back(&mine).await;
+    hall.odd_orders(1).await;
+    hall.order_becomes(&buyer, &mine, "READY").await;
+
+    hall.give_back(&mine, PRICE).await;
+    hall.odd_orders(0).await;
+    hall.rests(&buyer, &mine, "READY").await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}
+
+/// The gateway was heard of it, and then never says a word about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_looked_up_in_vain_is_told() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let in_vain = |count| format!("{}{{kind=\"in-vain\"}} {count}", metric::ORDERS_UNCLEAR);
+    hall.switch(json!({ "unavailable": "all" })).await;
+    hall.told("event-1", &order).await;
+    // As if that had gone on for a while.
+    hall.sql("UPDATE payment_order SET attempts = 10").await;
+    hall.tells(&in_vain(1)).await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.rests(&buyer, &order, "READY").await;
+    hall.tells(&in_vain(0)).await;
+    hall.assert_reconciled().await;
+}
+
+/// Somebody has taken the gateway out of the settings while money was on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_gateway_what_is_left_of_it_is_told_all_the_same() {
+    let mut hall = Hall::open().await;
+    hall.tells(&format!("{}{{kind=\"pending\"}} 0", metric::REFUNDS_OPEN))
+        .await;
+    assert!(!hall.logs().contains("no gateway is configured"));
+    let (order, user) = (Uuid::now_v7(), hall.buyer().user_id);
+    hall.sql(&format!(
+        "INSERT INTO payment_order (order_id, user_id, command_id, fingerprint, amount, status, \
+                                    payment_key, confirm_command_id, confirm_fingerprint, \
+                                    captured, created_at, updated_at) \
+         VALUES ('{order}', '{user}', '{order}', '{order}', 1, 'REFUNDING', '{order}', '{order}', \
+                 '{order}', 1, now(), now()); \
+         INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, next_at, \
+                             created_at) \
+         VALUES ('{order}', '{order}', '{user}', '{order}', 'GATEWAY', 1, 'PENDING', now(), now())"
+    ))
+    .await;
+    hall.system.workers[0].kill9().await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.tells(&format!("{}{{kind=\"pending\"}} 1", metric::REFUNDS_OPEN))
+        .await;
+    let logs = hall.logs();
+    assert!(logs.contains("no gateway is configured"), "{logs}");
+    assert!(logs.contains("set ONSALE_GATEWAY_URL"), "{logs}");
+}
