@@ -178,7 +178,7 @@ impl Loading {
             .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
         room.presence.hear(no);
         if let Some(code) = ticket.access_code_id {
-            room.guests.add(no, code, ticket.user_id);
+            room.guests.add(no, code, ticket.user_id, state);
         }
         if state == State::Admitted {
             let slot = ticket.slot.expect("an admitted ticket has its slot");
@@ -327,6 +327,7 @@ impl Room {
             front: self.row.front,
             window: self.row.policy.window(),
             active: self.active(),
+            guests: self.guests.waiting,
             moved,
             measured_ms,
             changes: Vec::new(),

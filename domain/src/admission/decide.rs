@@ -275,7 +275,7 @@ impl Room {
             "a ticket ends once"
         );
         let mine = changes.of(&self.row);
-        let before = self.tickets.set_state(no, to);
+        let before = self.set_state(no, to);
         let slot = self.slots.set(no, None);
         assert_eq!(slot.is_some(), before == State::Admitted);
         mine.journal.push(Step::State(no, before));
@@ -294,9 +294,18 @@ impl Room {
 
     /// Changes a state that is in no row.
     pub(super) fn turn(&mut self, no: ArrivalNo, to: State, changes: &mut Changes) {
-        let before = self.tickets.set_state(no, to);
+        let before = self.set_state(no, to);
         assert_eq!(before.stored(), to.stored(), "the row says the same");
         changes.of(&self.row).journal.push(Step::State(no, before));
+    }
+
+    /// Changes how far a ticket is, in whatever line; returns how far it was.
+    pub(super) fn set_state(&mut self, no: ArrivalNo, to: State) -> State {
+        let before = self.tickets.set_state(no, to);
+        if self.guests.is_one(no) {
+            self.guests.turned(before, to);
+        }
+        before
     }
 
     /// Whether a ticket waits in the line, or will when it has an order, and is no guest's.

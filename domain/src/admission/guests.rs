@@ -51,6 +51,14 @@ impl Default for Known {
     }
 }
 
+/// Whether the line waits for a guest: not for one who was silent when it was called.
+fn is_waiting(state: State) -> bool {
+    match state {
+        State::Waiting | State::Back | State::Early => true,
+        State::Passed | State::Admitted | State::Expired | State::Left | State::Done => false,
+    }
+}
+
 fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
     match grant {
         AccessGrant::Vip => Timestamp::EPOCH,
@@ -65,6 +73,10 @@ pub(super) struct Guests {
     tickets: BTreeMap<ArrivalNo, AccessCodeId>,
     /// How many tickets each account was given with a code: any number of them is one use.
     users: HashMap<(AccessCodeId, UserId), u8>,
+    /// So many wait and were not passed over.
+    pub(super) waiting: u32,
+    /// So many were let in, as far as this owner knows; fewer for what was taken back.
+    let_in: u32,
     /// Those that were passed over and heard again since; one may be here that is so no more.
     back: BTreeSet<ArrivalNo>,
     /// Those that were called before their time, and are next at the opening; as above.
@@ -122,8 +134,15 @@ impl Guests {
     }
 
     /// A ticket was made with a code; whether that is a use of it.
-    pub(super) fn add(&mut self, no: ArrivalNo, code_id: AccessCodeId, user: UserId) -> bool {
+    pub(super) fn add(
+        &mut self,
+        no: ArrivalNo,
+        code_id: AccessCodeId,
+        user: UserId,
+        state: State,
+    ) -> bool {
         self.tickets.insert(no, code_id);
+        self.waiting += u32::from(is_waiting(state));
         let tickets = self.users.entry((code_id, user)).or_default();
         *tickets += 1;
         let is_first = *tickets == 1;
@@ -135,6 +154,7 @@ impl Guests {
     pub(super) fn take_back(&mut self, no: ArrivalNo, user: UserId) {
         let code = self.tickets.remove(&no);
         let code = code.expect("it was a guest");
+        self.waiting -= 1;
         let tickets = self.users.get_mut(&(code, user));
         let tickets = tickets.expect("its code was used by its user");
         *tickets -= 1;
@@ -143,6 +163,21 @@ impl Guests {
             let known = self.codes.get_mut(&code);
             known.expect("a code that was used is known").used -= 1;
         }
+    }
+
+    /// A guest's ticket is this far now, and was that far before.
+    pub(super) fn turned(&mut self, before: State, to: State) {
+        self.waiting += u32::from(is_waiting(to));
+        self.waiting -= u32::from(is_waiting(before));
+        if to == State::Admitted {
+            self.let_in += 1;
+        } else if before == State::Admitted && is_waiting(to) {
+            self.let_in -= 1;
+        }
+    }
+
+    pub(super) fn let_in(&self) -> u32 {
+        self.let_in
     }
 
     pub(super) fn revoke(&mut self, code: AccessCodeId, is_revoked: bool) {
@@ -198,7 +233,7 @@ impl Room {
     ) {
         let known = self.guests.codes.entry(code.code_id).or_default();
         known.early_until = early_until(code.grant, code.until);
-        let is_use = self.guests.add(no, code.code_id, user);
+        let is_use = self.guests.add(no, code.code_id, user, State::Waiting);
         let mine = changes.of(&self.row);
         mine.journal.push(Step::Invited(no));
         if is_use {

@@ -51,7 +51,7 @@ impl Room {
         let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
         let is_more = is_calling && self.advance(now, is_open, changes);
         if is_running && is_open {
-            self.speed.see(now, self.row.front);
+            self.speed.see(now, self.row.front.0 + self.guests.let_in());
             self.look_along();
         } else {
             self.speed.stop();
@@ -172,7 +172,7 @@ impl Room {
             holds: Vec::new(),
         };
         let mine = changes.of(&self.row);
-        let before = self.tickets.set_state(no, State::Admitted);
+        let before = self.set_state(no, State::Admitted);
         let none = self.slots.set(no, Some(slot.clone()));
         assert!(none.is_none(), "a ticket is admitted once");
         mine.journal.push(Step::State(no, before));

@@ -17,7 +17,7 @@ impl Room {
             match step {
                 Step::Joined(previous) => self.tickets.pop(*previous),
                 Step::State(no, before) => {
-                    self.tickets.set_state(*no, *before);
+                    self.set_state(*no, *before);
                     if matches!(before, State::Back | State::Early) {
                         self.queue_back(*no);
                     }

@@ -305,6 +305,29 @@ fn guests_of_the_lobby_are_the_first_also_with_a_new_owner_that_has_heard_nobody
 }
 
 #[test]
+fn guests_count_for_how_fast_the_line_is_and_for_how_long_it_takes() {
+    let mut case = Case::new(|policy| {
+        policy.capacity = 1000;
+        policy.rate_per_second = 1;
+    });
+    case.join_all(0..10);
+    case.tick();
+    for by in 10..16 {
+        case.invite(by, vip());
+    }
+    assert_eq!(case.room.watermark(case.now).guests, 6);
+    for _ in 0..4 {
+        case.pass(1000);
+        case.tick();
+    }
+    let told = case.room.watermark(case.now);
+    assert_eq!((told.guests, told.front.0), (2, 1));
+    assert_eq!((told.moved, told.measured_ms), (4, 4000));
+    case.leave(15);
+    assert_eq!(case.room.watermark(case.now).guests, 1);
+}
+
+#[test]
 fn what_was_not_stored_has_used_and_revoked_nothing() {
     let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
     case.invite(1, code(1, 2));

@@ -86,6 +86,15 @@ impl Model {
         None
     }
 
+    /// Guests whom the line waits for.
+    pub fn guests_waiting(&self) -> usize {
+        let waits = |entry: &&Entry| {
+            let is_heard = !entry.was_passed || entry.is_back;
+            entry.code.is_some() && entry.status == TicketStatus::Waiting && is_heard
+        };
+        self.entries.iter().filter(waits).count()
+    }
+
     /// A new owner calls guests again who were called; of those who may have been silent then it does
     /// not know whether they were.
     pub fn forget_calls(&mut self) {

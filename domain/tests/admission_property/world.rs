@@ -198,6 +198,8 @@ impl World {
         assert_eq!(row.guest_front.index(), self.model.guests_turned);
         assert_eq!(row.policy, self.model.policy);
         assert_eq!(self.room.active() as usize, self.model.active());
+        let guests = self.room.watermark(self.now).guests;
+        assert_eq!(guests as usize, self.model.guests_waiting());
         if let Some(mine) = changes.rooms.get(&self.model.schedule) {
             let told = mine.watermark.as_ref().unwrap();
             self.follow(told);
