@@ -254,7 +254,7 @@ async fn a_code_is_used_as_often_as_it_is_good_and_each_wrong_one_is_told_why() 
         (old, "access-code-expired"),
         (early, "access-code-not-yet"),
         (revoked, "access-code-revoked"),
-        (once, "access-code-used-up"),
+        (once.clone(), "access-code-used-up"),
     ] {
         let refused = join(&line, &api, &buyer, &code).await;
         refused.expect_problem(403, problem);
