@@ -178,7 +178,7 @@ impl Loading {
             .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
         room.presence.hear(no);
         if let Some(code) = ticket.access_code_id {
-            room.guests.add(no, code);
+            room.guests.add(no, code, ticket.user_id, state);
         }
         if state == State::Admitted {
             let slot = ticket.slot.expect("an admitted ticket has its slot");
@@ -214,12 +214,12 @@ impl Loading {
                 }
             }
         }
-        // Of a guest who was called no row says whether it was silent then, or only called before its
-        // time. It counts as heard, as everybody does at first, and is called again.
+        // A guest who was called counts as heard, as everybody does at first, and is called again.
         let called: Vec<ArrivalNo> = room.guests.before(room.row.guest_front).collect();
         for no in called {
             if room.tickets.state(no) == State::Waiting {
-                room.tickets.set_state(no, State::Back);
+                let called = room.guests.called(no, room.line.is_some());
+                room.tickets.set_state(no, called);
                 room.guests.queue_back(no);
             }
         }
@@ -292,7 +292,7 @@ impl Room {
             State::Waiting if self.is_in_lobby(no) && !self.guests.is_one(no) => {
                 TicketStatus::Lobby
             }
-            State::Waiting | State::Passed | State::Back => TicketStatus::Waiting,
+            State::Waiting | State::Passed | State::Back | State::Early => TicketStatus::Waiting,
             State::Admitted => TicketStatus::Admitted,
             State::Expired => TicketStatus::Expired,
             State::Left => TicketStatus::Left,
@@ -327,6 +327,7 @@ impl Room {
             front: self.row.front,
             window: self.row.policy.window(),
             active: self.active(),
+            guests: self.guests.waiting,
             moved,
             measured_ms,
             changes: Vec::new(),

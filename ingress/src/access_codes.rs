@@ -31,7 +31,7 @@ const ROUTE: &str = "/api/v1/admin/schedules/{scheduleId}/access-codes";
 const ROUTE_ONE: &str = "/api/v1/admin/schedules/{scheduleId}/access-codes/{accessCodeId}";
 /// How many characters a label has.
 const LABEL_CHARS: RangeInclusive<usize> = 1..=200;
-/// For how many tickets a code may be good.
+/// How many accounts may use a code.
 const USES: RangeInclusive<u32> = 1..=100_000;
 /// How many codes are made at once.
 const COUNT: RangeInclusive<u32> = 1..=1000;
@@ -44,7 +44,7 @@ struct NewAccessCodes {
     #[schema(min_length = 1, max_length = 200, example = "Fan club, presale")]
     label: String,
     grants: AccessGrant,
-    /// For so many tickets each is good.
+    /// So many accounts may use each.
     #[serde(default = "one")]
     #[schema(required = false, minimum = 1, maximum = 100_000, default = 1)]
     uses: u32,
@@ -90,10 +90,10 @@ pub struct AccessCodeView {
     code: String,
     label: String,
     grants: AccessGrant,
-    /// For so many tickets it is good.
+    /// So many accounts may use it.
     #[schema(minimum = 1)]
     uses: u32,
-    /// So many were made with it.
+    /// So many have. One that leaves and comes back with the same code has used it once.
     #[schema(minimum = 0)]
     used: u32,
     valid_from: Timestamp,
@@ -108,8 +108,8 @@ pub struct AccessCodeView {
 }
 
 fn view(app: &App, schedule: ScheduleId, row: Row) -> AccessCodeView {
-    let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-    let uses = count(row.uses.into());
+    let count = |count: i32| u32::try_from(count).unwrap_or_default();
+    let uses = count(row.uses);
     AccessCodeView {
         access_code_id: row.access_code_id,
         code: app.room_signer.sign_code(&AccessCode {

@@ -88,7 +88,7 @@ const fn table(
 #[rustfmt::skip]
 pub const TABLES: &[Table] = &[
     //                      ingress                           workers                           reader
-    table("access_code",    "SELECT, INSERT (access_code_id, schedule_id, fingerprint, label, granted, uses, valid_from, valid_until, made_by, made_at)", "SELECT, UPDATE (revoked_at)", "SELECT"),
+    table("access_code",    "SELECT, INSERT (access_code_id, schedule_id, fingerprint, label, granted, uses, valid_from, valid_until, made_by, made_at)", "SELECT, UPDATE (revoked_at, used)", "SELECT"),
     table("account",        "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("app_user",       "SELECT, INSERT",                 "",                               "SELECT (user_id, role, created_at)"),
     table("cancellation",   "SELECT",                         "SELECT, INSERT",                 "SELECT"),

@@ -237,7 +237,7 @@ diesel::table! {
     access_code (access_code_id) {
         access_code_id -> Uuid, schedule_id -> Uuid, fingerprint -> Uuid, label -> Text,
         granted -> Text, uses -> Integer, valid_from -> Timestamptz, valid_until -> Timestamptz, made_by -> Uuid,
-        made_at -> Timestamptz, revoked_at -> Nullable<Timestamptz>,
+        made_at -> Timestamptz, revoked_at -> Nullable<Timestamptz>, used -> Integer,
     }
 }
 

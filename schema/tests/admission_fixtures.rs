@@ -216,6 +216,7 @@ fn broadcasts() {
         front: Place(1234),
         window: 1200,
         active: 99,
+        guests: 0,
         moved: 600,
         measured_ms: 60_000,
         changes: vec![

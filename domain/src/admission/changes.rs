@@ -28,6 +28,8 @@ pub struct RoomChanges {
     pub joined: Vec<NewTicket>,
     /// Tickets that have a row and are something else after the batch.
     pub updates: BTreeMap<ArrivalNo, TicketUpdate>,
+    /// Codes, and by how many accounts more each was used.
+    pub used: BTreeMap<AccessCodeId, u32>,
     /// Codes that were revoked, and when.
     pub revoked: Vec<(AccessCodeId, Timestamp)>,
     /// What everybody is to be told; set by [`super::Room::seal`].
@@ -139,6 +141,7 @@ impl Changes {
             room: None,
             joined: Vec::new(),
             updates: BTreeMap::new(),
+            used: BTreeMap::new(),
             revoked: Vec::new(),
             watermark: None,
             before: row.clone(),

@@ -111,9 +111,12 @@ impl Room {
         if let Some(no) = newest.filter(|no| self.tickets.is(*no, ticket_id)) {
             return self.joined_before(command, no);
         }
-        if let Some(no) = newest.filter(|no| self.is_live(*no)) {
+        let live = newest.filter(|no| self.is_live(*no));
+        if let Some(no) = live {
             self.hear(no, changes);
-            return Outcome::Joined(self.ticket(no, false));
+            if code.is_none() || !self.is_in_line(no) {
+                return Outcome::Joined(self.ticket(no, false));
+            }
         }
         let known = self.known.get(&ticket_id).copied();
         let in_batch = || changes.made(self.row.schedule_id, ticket_id);
@@ -134,11 +137,16 @@ impl Room {
         if self.tickets.given(command.user) >= TICKETS_PER_USER {
             return Outcome::Refused(Refusal::TicketsUsedUp);
         }
-        let may_use = |code| self.guests.may_use(code, self.row.schedule_id, business);
+        let room = self.row.schedule_id;
+        let may_use = |code| self.guests.may_use(code, command.user, room, business);
         if let Some(Err(why)) = code.map(may_use) {
             return Outcome::Refused(why);
         }
         let now = business.max(self.row.latest);
+        // Who was in line becomes a guest: the place there is given up for the new ticket.
+        if let Some(no) = live {
+            self.end(no, State::Left, now, changes);
+        }
         let mine = changes.of(&self.row);
         let no = self
             .tickets
@@ -160,7 +168,7 @@ impl Room {
             access_code_id: code.map(|code| code.code_id),
         });
         if let Some(code) = code {
-            self.invite(no, code, changes);
+            self.invite(no, command.user, code, changes);
         }
         Outcome::Joined(self.ticket(no, true))
     }
@@ -196,6 +204,7 @@ impl Room {
             State::Waiting
             | State::Passed
             | State::Back
+            | State::Early
             | State::Admitted
             | State::Expired
             | State::Done => Outcome::Refused(Refusal::NotFound),
@@ -266,7 +275,7 @@ impl Room {
             "a ticket ends once"
         );
         let mine = changes.of(&self.row);
-        let before = self.tickets.set_state(no, to);
+        let before = self.set_state(no, to);
         let slot = self.slots.set(no, None);
         assert_eq!(slot.is_some(), before == State::Admitted);
         mine.journal.push(Step::State(no, before));
@@ -285,9 +294,24 @@ impl Room {
 
     /// Changes a state that is in no row.
     pub(super) fn turn(&mut self, no: ArrivalNo, to: State, changes: &mut Changes) {
-        let before = self.tickets.set_state(no, to);
+        let before = self.set_state(no, to);
         assert_eq!(before.stored(), to.stored(), "the row says the same");
         changes.of(&self.row).journal.push(Step::State(no, before));
+    }
+
+    /// Changes how far a ticket is, in whatever line; returns how far it was.
+    pub(super) fn set_state(&mut self, no: ArrivalNo, to: State) -> State {
+        let before = self.tickets.set_state(no, to);
+        if self.guests.is_one(no) {
+            self.guests.turned(before, to);
+        }
+        before
+    }
+
+    /// Whether a ticket waits in the line, or will when it has an order, and is no guest's.
+    fn is_in_line(&self, no: ArrivalNo) -> bool {
+        let waits = self.tickets.state(no).stored() == TicketStatus::Waiting;
+        waits && !self.guests.is_one(no)
     }
 
     fn is_live(&self, no: ArrivalNo) -> bool {

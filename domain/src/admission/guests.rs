@@ -3,18 +3,23 @@
 //! and rate hold for them as for everybody. A guest whose time has not come lets those behind it pass,
 //! keeps its turn for the opening, and is before all later ones then.
 //!
+//! A code is used by an account, not by a ticket: whoever leaves and comes back with the same one has
+//! used it once. Who waits in the other line and then joins with a code leaves that line and is given a
+//! ticket of this one, in one decision, so that no ticket is ever another kind than it was made as.
+//!
 //! A guest's ticket has an arrival number like all others, so that a draw stays recomputable by
 //! everybody; the front skips it as it skips who has left, since the guests before it were called.
 
 use super::Room;
 use super::changes::Step;
+use super::tickets::State;
 use super::{Changes, RoomRow};
 use onsale_schema::admission::{Code, CodeNotValid, Outcome, Refusal};
 use onsale_schema::status::AccessGrant;
-use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, Timestamp};
+use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A code that was used or revoked, as its row says. How often it was used say the tickets.
+/// A code that was used or revoked, as its row says. Who has used it say the tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredCode {
     /// Which.
@@ -46,6 +51,14 @@ impl Default for Known {
     }
 }
 
+/// Whether the line waits for a guest: not for one who was silent when it was called.
+fn is_waiting(state: State) -> bool {
+    match state {
+        State::Waiting | State::Back | State::Early => true,
+        State::Passed | State::Admitted | State::Expired | State::Left | State::Done => false,
+    }
+}
+
 fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
     match grant {
         AccessGrant::Vip => Timestamp::EPOCH,
@@ -58,6 +71,12 @@ fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
 pub(super) struct Guests {
     codes: HashMap<AccessCodeId, Known>,
     tickets: BTreeMap<ArrivalNo, AccessCodeId>,
+    /// How many tickets each account was given with a code: any number of them is one use.
+    users: HashMap<(AccessCodeId, UserId), u8>,
+    /// So many wait and were not passed over.
+    pub(super) waiting: u32,
+    /// So many were let in, as far as this owner knows; fewer for what was taken back.
+    let_in: u32,
     /// Those that were passed over and heard again since; one may be here that is so no more.
     back: BTreeSet<ArrivalNo>,
     /// Those that were called before their time, and are next at the opening; as above.
@@ -71,6 +90,20 @@ impl Guests {
         known.is_revoked = code.is_revoked;
     }
 
+    /// How the next owner has a guest who was called and still waits. As long as there is no order only
+    /// a presale is let in, so nobody else was passed over; of all others no row says whether they were
+    /// silent or called before their time.
+    pub(super) fn called(&self, no: ArrivalNo, has_order: bool) -> State {
+        let code = self.tickets.get(&no);
+        let known = code.and_then(|code| self.codes.get(code));
+        let is_presale = known.is_some_and(|known| known.early_until > Timestamp::EPOCH);
+        if has_order || is_presale {
+            State::Back
+        } else {
+            State::Early
+        }
+    }
+
     pub(super) fn is_one(&self, no: ArrivalNo) -> bool {
         self.tickets.contains_key(&no)
     }
@@ -80,10 +113,11 @@ impl Guests {
         self.tickets.range(..end).map(|(no, _)| *no)
     }
 
-    /// Whether a code makes one more guest now.
+    /// Whether a code makes this account a guest now.
     pub(super) fn may_use(
         &self,
         code: &Code,
+        user: UserId,
         schedule: ScheduleId,
         now: Timestamp,
     ) -> Result<(), Refusal> {
@@ -93,24 +127,57 @@ impl Guests {
             _ if known.is_revoked => Err(Refusal::CodeRevoked),
             Err(CodeNotValid::NotYet) => Err(Refusal::CodeNotYet),
             Err(CodeNotValid::Expired) => Err(Refusal::CodeExpired),
+            Ok(()) if self.users.contains_key(&(code.code_id, user)) => Ok(()),
             Ok(()) if known.used >= code.uses => Err(Refusal::CodeUsedUp),
             Ok(()) => Ok(()),
         }
     }
 
-    /// A ticket was made with a code.
-    pub(super) fn add(&mut self, no: ArrivalNo, code_id: AccessCodeId) {
-        self.codes.entry(code_id).or_default().used += 1;
+    /// A ticket was made with a code; whether that is a use of it.
+    pub(super) fn add(
+        &mut self,
+        no: ArrivalNo,
+        code_id: AccessCodeId,
+        user: UserId,
+        state: State,
+    ) -> bool {
         self.tickets.insert(no, code_id);
+        self.waiting += u32::from(is_waiting(state));
+        let tickets = self.users.entry((code_id, user)).or_default();
+        *tickets += 1;
+        let is_first = *tickets == 1;
+        self.codes.entry(code_id).or_default().used += u32::from(is_first);
+        is_first
     }
 
     /// Takes the last guest away again.
-    pub(super) fn take_back(&mut self, no: ArrivalNo) {
+    pub(super) fn take_back(&mut self, no: ArrivalNo, user: UserId) {
         let code = self.tickets.remove(&no);
         let code = code.expect("it was a guest");
-        if let Some(known) = self.codes.get_mut(&code) {
-            known.used -= 1;
+        self.waiting -= 1;
+        let tickets = self.users.get_mut(&(code, user));
+        let tickets = tickets.expect("its code was used by its user");
+        *tickets -= 1;
+        if *tickets == 0 {
+            self.users.remove(&(code, user));
+            let known = self.codes.get_mut(&code);
+            known.expect("a code that was used is known").used -= 1;
         }
+    }
+
+    /// A guest's ticket is this far now, and was that far before.
+    pub(super) fn turned(&mut self, before: State, to: State) {
+        self.waiting += u32::from(is_waiting(to));
+        self.waiting -= u32::from(is_waiting(before));
+        if to == State::Admitted {
+            self.let_in += 1;
+        } else if before == State::Admitted && is_waiting(to) {
+            self.let_in -= 1;
+        }
+    }
+
+    pub(super) fn let_in(&self) -> u32 {
+        self.let_in
     }
 
     pub(super) fn revoke(&mut self, code: AccessCodeId, is_revoked: bool) {
@@ -129,16 +196,16 @@ impl Guests {
         self.later.insert(no);
     }
 
-    /// Who is next, and whether it was called before. The caller moves the guests' front on.
+    /// Who is next, and whether it was called for the first time. The caller moves the guests' front on.
     pub(super) fn call(&mut self, front: ArrivalNo, is_open: bool) -> Option<(ArrivalNo, bool)> {
         if is_open {
             self.back.append(&mut self.later);
         }
         if let Some(no) = self.back.pop_first() {
-            return Some((no, true));
+            return Some((no, false));
         }
         let (no, _) = self.tickets.range(front..).next()?;
-        Some((*no, false))
+        Some((*no, true))
     }
 
     /// Whether somebody waits to be called.
@@ -157,11 +224,21 @@ impl Guests {
 
 impl Room {
     /// Makes the newest ticket a guest's.
-    pub(super) fn invite(&mut self, no: ArrivalNo, code: &Code, changes: &mut Changes) {
+    pub(super) fn invite(
+        &mut self,
+        no: ArrivalNo,
+        user: UserId,
+        code: &Code,
+        changes: &mut Changes,
+    ) {
         let known = self.guests.codes.entry(code.code_id).or_default();
         known.early_until = early_until(code.grant, code.until);
-        self.guests.add(no, code.code_id);
-        changes.of(&self.row).journal.push(Step::Invited(no));
+        let is_use = self.guests.add(no, code.code_id, user, State::Waiting);
+        let mine = changes.of(&self.row);
+        mine.journal.push(Step::Invited(no));
+        if is_use {
+            *mine.used.entry(code.code_id).or_default() += 1;
+        }
     }
 
     /// From now on nobody joins with a code. Whoever has keeps the ticket.

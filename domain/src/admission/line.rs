@@ -27,8 +27,8 @@ struct Called {
     no: ArrivalNo,
     /// None of a guest.
     place: Option<Place>,
-    /// Whether it was passed over before.
-    was_passed: bool,
+    /// Whether its turn came for the first time; else it was passed over, or called before its time.
+    is_first: bool,
 }
 
 impl Room {
@@ -51,7 +51,7 @@ impl Room {
         let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
         let is_more = is_calling && self.advance(now, is_open, changes);
         if is_running && is_open {
-            self.speed.see(now, self.row.front);
+            self.speed.see(now, self.row.front.0 + self.guests.let_in());
             self.look_along();
         } else {
             self.speed.stop();
@@ -73,18 +73,23 @@ impl Room {
             let Some(called) = self.call(is_open, changes) else {
                 return false;
             };
-            let Called { no, was_passed, .. } = called;
-            let awaited = if was_passed {
-                State::Back
-            } else {
-                State::Waiting
+            let Called { no, is_first, .. } = called;
+            // Who has left meanwhile may still be called.
+            let is_due = match self.tickets.state(no) {
+                State::Waiting => is_first,
+                State::Back | State::Early => !is_first,
+                State::Passed | State::Admitted | State::Expired | State::Left | State::Done => {
+                    false
+                }
             };
-            if self.tickets.state(no) != awaited {
+            if !is_due {
                 continue;
             }
             // Only guests are called before the opening, and not all of them are let in then.
             if !is_open && !self.guests.is_early(no, now) {
-                self.turn(no, State::Back, changes);
+                if is_first {
+                    self.turn(no, State::Early, changes);
+                }
                 self.guests.queue_later(no);
             } else if self.presence.is_silent(no, self.row.policy.presence_ms) {
                 self.turn(no, State::Passed, changes);
@@ -98,8 +103,8 @@ impl Room {
 
     /// Who is next.
     fn call(&mut self, is_open: bool, changes: &mut Changes) -> Option<Called> {
-        if let Some((no, was_passed)) = self.guests.call(self.row.guest_front, is_open) {
-            if !was_passed {
+        if let Some((no, is_first)) = self.guests.call(self.row.guest_front, is_open) {
+            if is_first {
                 changes.of(&self.row);
                 self.row.guest_front = ArrivalNo(no.0 + 1);
             }
@@ -107,14 +112,14 @@ impl Room {
             return Some(Called {
                 no,
                 place,
-                was_passed,
+                is_first,
             });
         }
         if !is_open {
             return None;
         }
         let back = self.back.pop_first();
-        let was_passed = back.is_some();
+        let is_first = back.is_none();
         let (place, no) = match back {
             Some(next) => next,
             None => self.step_on(changes)?,
@@ -122,7 +127,7 @@ impl Room {
         Some(Called {
             no,
             place: Some(place),
-            was_passed,
+            is_first,
         })
     }
 
@@ -152,11 +157,7 @@ impl Room {
     }
 
     fn admit(&mut self, called: Called, now: Timestamp, changes: &mut Changes) {
-        let Called {
-            no,
-            place,
-            was_passed,
-        } = called;
+        let Called { no, place, .. } = called;
         let policy = self.row.policy;
         let slot = Slot {
             admission: Admission {
@@ -165,13 +166,13 @@ impl Room {
                 place,
                 active_before: self.active(),
                 capacity: (policy.mode != QueueMode::Open).then_some(policy.capacity),
-                was_passed,
+                was_passed: self.tickets.state(no) == State::Back,
             },
             pass_until: now.plus_ms(policy.pass_ms),
             holds: Vec::new(),
         };
         let mine = changes.of(&self.row);
-        let before = self.tickets.set_state(no, State::Admitted);
+        let before = self.set_state(no, State::Admitted);
         let none = self.slots.set(no, Some(slot.clone()));
         assert!(none.is_none(), "a ticket is admitted once");
         mine.journal.push(Step::State(no, before));

@@ -1,7 +1,6 @@
 //! How fast a line moves, as measured while people were let in.
 
 use onsale_schema::Timestamp;
-use onsale_schema::draw::Place;
 use std::collections::VecDeque;
 
 /// Over how long it is measured, in milliseconds.
@@ -9,20 +8,20 @@ const MEASURED_MS: i64 = 60_000;
 /// How often a measurement is kept, in milliseconds.
 const STEP_MS: i64 = 1000;
 
-/// Where the front was, each second of the last minute.
+/// How far the line was, each second of the last minute.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Speed {
-    seen: VecDeque<(Timestamp, Place)>,
-    last: Option<(Timestamp, Place)>,
+    seen: VecDeque<(Timestamp, u32)>,
+    last: Option<(Timestamp, u32)>,
 }
 
 impl Speed {
-    /// People are let in, and this is how far the line is.
-    pub(super) fn see(&mut self, now: Timestamp, front: Place) {
-        self.last = Some((now, front));
-        let is_new = |(at, _): &(Timestamp, Place)| now.ms_since(*at) >= STEP_MS;
+    /// People are let in, and so many places and guests had their turn.
+    pub(super) fn see(&mut self, now: Timestamp, turns: u32) {
+        self.last = Some((now, turns));
+        let is_new = |(at, _): &(Timestamp, u32)| now.ms_since(*at) >= STEP_MS;
         if self.seen.back().is_none_or(is_new) {
-            self.seen.push_back((now, front));
+            self.seen.push_back((now, turns));
         }
         while let Some((at, _)) = self.seen.front()
             && now.ms_since(*at) > MEASURED_MS
@@ -37,13 +36,13 @@ impl Speed {
         self.last = None;
     }
 
-    /// By how many places the line moved, and in how many milliseconds.
+    /// How many places and guests had their turn, and in how many milliseconds.
     pub(super) fn measured(&self) -> (u32, u32) {
         let (Some((from, first)), Some((to, last))) = (self.seen.front(), self.last) else {
             return (0, 0);
         };
         let ms = u32::try_from(to.ms_since(*from)).unwrap_or(0);
-        (last.0.saturating_sub(first.0), ms)
+        (last.saturating_sub(*first), ms)
     }
 }
 
@@ -58,7 +57,7 @@ mod tests {
         assert_eq!(speed.measured(), (0, 0));
         for step in 0..=1000 {
             let front = u32::try_from(step).unwrap() * 2;
-            speed.see(at(step * 200), Place(front));
+            speed.see(at(step * 200), front);
         }
         assert_eq!(speed.measured(), (600, 60_000));
         assert!(speed.seen.len() <= 61);

@@ -14,6 +14,8 @@ pub(super) enum State {
     Passed,
     /// It was passed over and heard again.
     Back,
+    /// A guest's that was called before its time, and is next at the opening.
+    Early,
     Admitted,
     Expired,
     Left,
@@ -36,7 +38,7 @@ impl State {
     /// What its row says.
     pub(super) fn stored(self) -> TicketStatus {
         match self {
-            Self::Waiting | Self::Passed | Self::Back => TicketStatus::Waiting,
+            Self::Waiting | Self::Passed | Self::Back | Self::Early => TicketStatus::Waiting,
             Self::Admitted => TicketStatus::Admitted,
             Self::Expired => TicketStatus::Expired,
             Self::Left => TicketStatus::Left,
@@ -110,6 +112,10 @@ impl Tickets {
 
     pub(super) fn id(&self, no: ArrivalNo) -> TicketId {
         self.ids[no.index()]
+    }
+
+    pub(super) fn user(&self, no: ArrivalNo) -> UserId {
+        self.users[no.index()]
     }
 
     /// Whether these are a ticket and its number.

@@ -17,15 +17,17 @@ impl Room {
             match step {
                 Step::Joined(previous) => self.tickets.pop(*previous),
                 Step::State(no, before) => {
-                    self.tickets.set_state(*no, *before);
-                    if *before == State::Back {
+                    self.set_state(*no, *before);
+                    if matches!(before, State::Back | State::Early) {
                         self.queue_back(*no);
                     }
                 }
                 Step::Slot(no, before) => {
                     self.slots.set(*no, before.clone());
                 }
-                Step::Invited(no) => self.guests.take_back(*no),
+                Step::Invited(no) => {
+                    self.guests.take_back(*no, self.tickets.user(*no));
+                }
                 Step::Revoked(code) => self.guests.revoke(*code, false),
             }
         }

@@ -54,8 +54,13 @@ impl Case {
         }
     }
 
-    /// As the next owner has it.
+    /// As the next owner has it, where the n-th ticket is of the n-th user.
     fn take_over(&mut self, code: Code, guests: &[u32]) {
+        self.take_over_from(code, guests, u128::from);
+    }
+
+    /// The same, where tickets are of these users.
+    fn take_over_from(&mut self, code: Code, guests: &[u32], owner: impl Fn(u32) -> u128) {
         let mut loading = Loading::new(self.room.row().clone(), SECRET);
         loading.code(StoredCode {
             code_id: code.code_id,
@@ -70,7 +75,7 @@ impl Case {
             };
             loading.push(StoredTicket {
                 ticket_id: self.join_id(no),
-                user_id: crate::user(u128::from(no)),
+                user_id: crate::user(owner(no)),
                 fingerprint: crate::fingerprint(1),
                 status,
                 slot: self.room.slot(ArrivalNo(no)).cloned(),
@@ -202,7 +207,7 @@ fn a_guest_whose_code_is_over_waits_for_the_opening_and_is_first_then() {
     case.tick();
     assert_eq!(case.admitted(), [1]);
     let slot = case.room.slot(ArrivalNo(1)).unwrap();
-    assert!(slot.admission.was_passed);
+    assert!(!slot.admission.was_passed, "it was there all the time");
 }
 
 #[test]
@@ -242,6 +247,8 @@ fn who_is_a_guest_without_a_presale_lets_those_by_that_are_and_is_next_at_the_op
             panic!("one at a time: {:?}", case.admitted());
         };
         admitted.push(no);
+        let slot = case.room.slot(ArrivalNo(no)).unwrap();
+        assert!(!slot.admission.was_passed, "{no}");
         case.leave(u128::from(no));
         case.pass(1000);
     }
@@ -298,6 +305,29 @@ fn guests_of_the_lobby_are_the_first_also_with_a_new_owner_that_has_heard_nobody
 }
 
 #[test]
+fn guests_count_for_how_fast_the_line_is_and_for_how_long_it_takes() {
+    let mut case = Case::new(|policy| {
+        policy.capacity = 1000;
+        policy.rate_per_second = 1;
+    });
+    case.join_all(0..10);
+    case.tick();
+    for by in 10..16 {
+        case.invite(by, vip());
+    }
+    assert_eq!(case.room.watermark(case.now).guests, 6);
+    for _ in 0..4 {
+        case.pass(1000);
+        case.tick();
+    }
+    let told = case.room.watermark(case.now);
+    assert_eq!((told.guests, told.front.0), (2, 1));
+    assert_eq!((told.moved, told.measured_ms), (4, 4000));
+    case.leave(15);
+    assert_eq!(case.room.watermark(case.now).guests, 1);
+}
+
+#[test]
 fn what_was_not_stored_has_used_and_revoked_nothing() {
     let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
     case.invite(1, code(1, 2));
@@ -314,4 +344,81 @@ fn what_was_not_stored_has_used_and_revoked_nothing() {
     assert_eq!(case.admitted(), [0], "its turn comes again");
     case.invite(3, code(1, 2));
     assert_eq!(case.send(4, with(code(1, 2))), refused(Refusal::CodeUsedUp));
+}
+
+#[test]
+fn an_account_that_comes_back_with_its_code_has_used_it_once() {
+    let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
+    let code = code(1, 2);
+    case.invite(0, code);
+    let used = |case: &Case| case.last.rooms[&schedule_id(1)].used.clone();
+    assert_eq!(used(&case), [(code.code_id, 1)].into());
+    case.leave(0);
+    let again = case.invite(0, code);
+    assert!(again.is_new && again.is_guest);
+    assert!(used(&case).is_empty());
+    // Taken back, it has used the code before all the same.
+    case.room.undo(&case.last);
+    case.invite(0, code);
+    assert!(used(&case).is_empty());
+    case.invite(1, code);
+    assert_eq!(case.send(2, with(code)), refused(Refusal::CodeUsedUp));
+    case.leave(1);
+    assert!(case.invite(1, code).is_new, "also when it is used up");
+    // Another code is another use.
+    case.leave(1);
+    let other = self::code(2, 1);
+    case.invite(1, other);
+    assert_eq!(case.send(2, with(other)), refused(Refusal::CodeUsedUp));
+    case.send(0, revoke(code));
+    case.leave(0);
+    assert_eq!(case.send(0, with(code)), refused(Refusal::CodeRevoked));
+}
+
+#[test]
+fn the_next_owner_counts_accounts_and_not_tickets() {
+    let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
+    let code = code(1, 2);
+    case.invite(0, code);
+    case.leave(0);
+    case.invite(0, code);
+    case.take_over_from(code, &[0, 1], |_| 0);
+    case.leave(0);
+    case.invite(0, code);
+    case.invite(1, code);
+    assert_eq!(case.send(2, with(code)), refused(Refusal::CodeUsedUp));
+}
+
+#[test]
+fn who_is_in_line_becomes_a_guest_by_a_good_code_alone() {
+    let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 5));
+    case.join_all(0..3);
+    let before = essence(&case.room);
+    let wrong = Code {
+        from: at_s(OPENS + 50),
+        ..code(2, 1)
+    };
+    assert_eq!(case.send(2, with(wrong)), refused(Refusal::CodeNotYet));
+    assert_eq!(case.status(2), TicketStatus::Lobby);
+    let guest = case.invite(2, code(1, 1));
+    assert!(guest.is_new && guest.is_guest && guest.arrival_no == ArrivalNo(3));
+    assert_eq!(case.status(2), TicketStatus::Left);
+    let mine = &case.last.rooms[&schedule_id(1)];
+    assert_eq!(mine.updates[&ArrivalNo(2)].to, TicketStatus::Left);
+    assert_eq!(mine.used.values().sum::<u32>(), 1);
+    case.room.undo(&case.last);
+    assert_eq!(essence(&case.room), before, "in one decision");
+    case.invite(2, code(1, 1));
+    // A guest stays the guest that it is, and so does who was let in.
+    let again = case.send(2, with(code(2, 1)));
+    assert!(matches!(again, Outcome::Joined(ticket) if !ticket.is_new));
+    case.pass(8000);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 3]);
+    let again = case.send(0, with(code(2, 1)));
+    assert!(matches!(again, Outcome::Joined(ticket) if !ticket.is_new && !ticket.is_guest));
+    // Late is late: nothing is given up for it.
+    case.leave(2);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
 }

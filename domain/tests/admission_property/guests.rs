@@ -5,7 +5,8 @@ use crate::model::{Entry, Model};
 use crate::world::World;
 use onsale_schema::admission::{Code, Refusal};
 use onsale_schema::status::{AccessGrant, TicketStatus};
-use onsale_schema::{AccessCodeId, Timestamp};
+use onsale_schema::{AccessCodeId, Timestamp, UserId};
+use std::collections::BTreeSet;
 
 /// Codes of a room: good for a few tickets, at some time about its opening.
 pub fn codes(rng: &mut Rng, now: Timestamp) -> Vec<Code> {
@@ -24,9 +25,14 @@ pub fn codes(rng: &mut Rng, now: Timestamp) -> Vec<Code> {
 }
 
 impl World {
-    /// With what somebody joins: with nothing, with a code of this room, or with one of another.
-    pub fn code(&mut self) -> Option<Code> {
-        let mut code = self.rng.pick(&self.rows.codes).copied().unwrap();
+    /// With what somebody joins: with nothing, with a code of this room, most often the same one as
+    /// before, or with one of another.
+    pub fn code(&mut self, who: UserId) -> Option<Code> {
+        let own = who.0.as_u128() as usize % self.rows.codes.len();
+        let mut code = self.rows.codes[own];
+        if self.rng.percent(30) {
+            code = self.rng.pick(&self.rows.codes).copied().unwrap();
+        }
         if self.rng.percent(5) {
             code.schedule_id = schedule_id(2);
         }
@@ -35,9 +41,10 @@ impl World {
 }
 
 impl Model {
-    pub fn may_use(&self, code: &Code, now: Timestamp) -> Result<(), Refusal> {
+    pub fn may_use(&self, code: &Code, user: UserId, now: Timestamp) -> Result<(), Refusal> {
         let with_it = |entry: &&Entry| entry.code.is_some_and(|it| it.code_id == code.code_id);
-        let used = self.entries.iter().filter(with_it).count();
+        let users = self.entries.iter().filter(with_it).map(|entry| entry.user);
+        let users: BTreeSet<UserId> = users.collect();
         if code.schedule_id != self.schedule {
             Err(Refusal::CodeInvalid)
         } else if self.revoked.contains(&code.code_id) {
@@ -46,7 +53,7 @@ impl Model {
             Err(Refusal::CodeNotYet)
         } else if now >= code.until {
             Err(Refusal::CodeExpired)
-        } else if used >= code.uses as usize {
+        } else if !users.contains(&user) && users.len() >= code.uses as usize {
             Err(Refusal::CodeUsedUp)
         } else {
             Ok(())
@@ -70,8 +77,36 @@ impl Model {
                 return Some(no);
             }
             let entry = &mut self.entries[no];
-            (entry.was_passed, entry.is_back) = (true, !is_time);
+            if is_time {
+                (entry.was_passed, entry.was_early, entry.is_back) = (true, false, false);
+            } else {
+                (entry.was_early, entry.is_back) = (!entry.was_passed, true);
+            }
         }
         None
+    }
+
+    /// Guests whom the line waits for.
+    pub fn guests_waiting(&self) -> usize {
+        let waits = |entry: &&Entry| {
+            let is_heard = !entry.was_passed || entry.is_back;
+            entry.code.is_some() && entry.status == TicketStatus::Waiting && is_heard
+        };
+        self.entries.iter().filter(waits).count()
+    }
+
+    /// A new owner calls guests again who were called; of those who may have been silent then it does
+    /// not know whether they were.
+    pub fn forget_calls(&mut self) {
+        let has_order = self.line.is_some();
+        for entry in &mut self.entries {
+            let Some(code) = entry.code else { continue };
+            let was_called = entry.was_passed || entry.was_early;
+            if was_called && entry.status == TicketStatus::Waiting {
+                entry.was_passed = has_order || code.grant == AccessGrant::Presale;
+                entry.was_early = !entry.was_passed;
+                entry.is_back = true;
+            }
+        }
     }
 }

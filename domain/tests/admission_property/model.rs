@@ -23,6 +23,8 @@ pub struct Entry {
     /// With what it joined, if it is a guest's.
     pub code: Option<Code>,
     pub was_passed: bool,
+    /// A guest's that was called before its time.
+    pub was_early: bool,
     /// Was heard since it was passed over, or waits for the opening.
     pub is_back: bool,
     /// Of [`Model::flow`].
@@ -106,8 +108,9 @@ impl Model {
         self.reported_at = None;
         for entry in &mut self.entries {
             entry.heard = 0;
-            entry.is_back = entry.code.is_some() && entry.was_passed;
+            entry.is_back = false;
         }
+        self.forget_calls();
         self.told.clear();
     }
 
@@ -135,7 +138,8 @@ impl Model {
         let refused = Outcome::Refused;
         match &command.kind {
             Kind::Join { code, .. } => {
-                let is_good = code.map_or(Ok(()), |code| self.may_use(&code, business));
+                let is_good =
+                    code.map_or(Ok(()), |code| self.may_use(&code, command.user, business));
                 self.join(command, code.as_ref(), is_good, is_late, now)
             }
             Kind::Seen { tickets, .. } => {
@@ -264,7 +268,11 @@ impl Model {
             }
             if self.entries[no].status.is_live() {
                 self.hear(no);
-                return Outcome::Joined(self.ticket(no, false));
+                let is_in_line = self.entries[no].status == TicketStatus::Waiting
+                    && self.entries[no].code.is_none();
+                if code.is_none() || !is_in_line {
+                    return Outcome::Joined(self.ticket(no, false));
+                }
             }
         }
         let is_told = self.told.contains(&id);
@@ -287,6 +295,11 @@ impl Model {
         if let Err(why) = is_good {
             return Outcome::Refused(why);
         }
+        for entry in &mut self.entries {
+            if entry.user == command.user && entry.status == TicketStatus::Waiting {
+                entry.status = TicketStatus::Left;
+            }
+        }
         self.has_missed |= made.is_some() || self.elsewhere.contains(&id);
         let no = self.entries.len();
         self.entries.push(Entry {
@@ -296,6 +309,7 @@ impl Model {
             status: TicketStatus::Waiting,
             code: code.copied(),
             was_passed: false,
+            was_early: false,
             is_back: false,
             heard: self.flow,
             pass_until: Timestamp::EPOCH,
@@ -309,7 +323,7 @@ impl Model {
     fn hear(&mut self, no: usize) {
         if let Some(entry) = self.entries.get_mut(no) {
             entry.heard = self.flow;
-            entry.is_back = entry.was_passed;
+            entry.is_back = entry.was_passed || entry.was_early;
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Rows {
     /// All codes of the room, and which of them were revoked when.
     pub codes: Vec<Code>,
     pub revoked: BTreeMap<AccessCodeId, Timestamp>,
+    /// How often their rows say that they were used.
+    pub used: BTreeMap<AccessCodeId, u32>,
     /// Ids of tickets of other rooms.
     pub elsewhere: BTreeSet<TicketId>,
 }
@@ -49,7 +51,7 @@ impl Rows {
         let mut loading = Loading::new(self.room.clone(), SECRET);
         for code in &self.codes {
             let is_revoked = self.revoked.contains_key(&code.code_id);
-            if is_revoked || self.uses(code) > 0 {
+            if is_revoked || self.used.contains_key(&code.code_id) {
                 loading.code(StoredCode {
                     code_id: code.code_id,
                     grant: code.grant,
@@ -62,9 +64,11 @@ impl Rows {
         loading.finish()
     }
 
-    fn uses(&self, code: &Code) -> usize {
+    /// Who has tickets that were made with a code.
+    fn users(&self, code: &Code) -> BTreeSet<UserId> {
         let with_it = |row: &&Row| row.access_code_id == Some(code.code_id);
-        self.tickets.iter().filter(with_it).count()
+        let with_it = self.tickets.iter().filter(with_it);
+        with_it.map(|row| row.user_id).collect()
     }
 
     /// The number of the ticket that a command made here.
@@ -96,6 +100,12 @@ impl Rows {
             row.status = update.to;
             row.slot = update.slot.clone();
             row.ended_at = update.ended_at;
+        }
+        for (id, times) in &mine.used {
+            let used = self.used.entry(*id).or_default();
+            *used += times;
+            let code = self.codes.iter().find(|code| code.code_id == *id);
+            assert!(*used <= code.expect("it is of this room").uses, "CHECK");
         }
         for (code, at) in &mine.revoked {
             assert!(
@@ -150,7 +160,8 @@ impl Rows {
         assert_eq!(digest, self.room.digest);
         assert_eq!(self.room.arrivals as usize, self.tickets.len());
         for code in &self.codes {
-            assert!(self.uses(code) <= code.uses as usize, "Q2: {code:?}");
+            let used = self.used.get(&code.code_id).copied().unwrap_or_default();
+            assert_eq!(self.users(code).len(), used as usize, "Q2: {code:?}");
         }
         self.check_admissions();
     }
@@ -170,6 +181,18 @@ impl Rows {
         );
     }
 
+    /// Whether a guest was let in at this time before another with a lower number, as may be: in its
+    /// presale, while the other one had none.
+    fn may_be_by(&self, by: usize, other: usize, at: Timestamp) -> bool {
+        let is_early = |no: usize| {
+            let mut codes = self.codes.iter();
+            let id = self.tickets[no].access_code_id;
+            let code = codes.find(|code| Some(code.code_id) == id).unwrap();
+            code.grant == AccessGrant::Presale && at < code.until
+        };
+        is_early(by) && !is_early(other)
+    }
+
     fn check_admissions(&self) {
         let slots = self.tickets.iter().enumerate();
         let slots = slots.filter_map(|(no, row)| Some((row.slot.as_ref()?, no)));
@@ -179,7 +202,9 @@ impl Rows {
         assert!(admitted.keys().copied().eq(0..self.room.admissions));
         let places = self.places();
         let mut last = Timestamp::EPOCH;
-        let (mut place_before, mut guest_before) = (None, None);
+        let mut place_before = None;
+        let mut guests: Vec<(usize, Timestamp)> = Vec::new();
+        let mut line_at = Timestamp::EPOCH;
         for (slot, no) in admitted.values() {
             let how = slot.admission;
             if let Some(capacity) = how.capacity {
@@ -190,11 +215,16 @@ impl Rows {
             if self.tickets[*no].access_code_id.is_some() {
                 self.check_guest(how, *no);
                 if !how.was_passed {
-                    assert!(guest_before < Some(*no), "Q2: order");
-                    guest_before = Some(*no);
+                    assert!(self.tickets[*no].joined_at >= line_at, "Q2: guests first");
+                    for (before, at) in &guests {
+                        let is_in_order = before < no || self.may_be_by(*before, *no, *at);
+                        assert!(is_in_order, "Q2: order");
+                    }
+                    guests.push((*no, how.at));
                 }
                 continue;
             }
+            line_at = how.at;
             let places = places.as_ref();
             let place = places.expect("others are let in when there is an order")[*no];
             assert_eq!(how.place, Some(place));

@@ -7,7 +7,7 @@ use crate::guests::codes;
 use crate::model::Model;
 use crate::rows::{Rows, SECRET};
 use crate::{Seen, name};
-use onsale_domain::admission::{Changes, Known, Policy, Room, RoomRow, Times};
+use onsale_domain::admission::{Changes, Known, NewTicket, Policy, Room, RoomRow, Times};
 use onsale_schema::admission::{
     HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Watermark,
 };
@@ -78,6 +78,7 @@ impl World {
             tickets: Vec::new(),
             codes: codes(&mut rng, now),
             revoked: BTreeMap::new(),
+            used: BTreeMap::new(),
             elsewhere: [elsewhere].into(),
         };
         let is_calm = rng.percent(60);
@@ -197,6 +198,8 @@ impl World {
         assert_eq!(row.guest_front.index(), self.model.guests_turned);
         assert_eq!(row.policy, self.model.policy);
         assert_eq!(self.room.active() as usize, self.model.active());
+        let guests = self.room.watermark(self.now).guests;
+        assert_eq!(guests as usize, self.model.guests_waiting());
         if let Some(mine) = changes.rooms.get(&self.model.schedule) {
             let told = mine.watermark.as_ref().unwrap();
             self.follow(told);
@@ -212,6 +215,9 @@ impl World {
             let until = self.followed.get(&number).and_then(|(_, until)| *until);
             let slot = self.room.slot(number);
             assert_eq!(until, slot.map(|slot| slot.expires_at()));
+            let was_passed = slot.map(|slot| slot.admission.was_passed);
+            let expected = self.model.entries[no].was_passed;
+            assert!(was_passed.is_none_or(|it| it == expected), "{number:?}");
         }
         self.count(changes, seen);
     }
@@ -246,12 +252,22 @@ impl World {
         assert_eq!((told.front, told.active), (still.front, still.active));
     }
 
+    /// Whether who left did so by joining with a code.
+    fn left_for_a_code(&self, no: ArrivalNo, joined: &[NewTicket]) -> bool {
+        let row = &self.rows.tickets[no.index()];
+        let mut later = joined.iter().filter(|new| new.user_id == row.user_id);
+        later.any(|new| new.access_code_id.is_some() && Some(new.joined_at) == row.ended_at)
+    }
+
     fn count(&self, changes: &Changes, seen: &mut Seen) {
         let Some(mine) = changes.rooms.get(&self.model.schedule) else {
             return;
         };
         let mut count = |what| *seen.entry(what).or_default() += 1;
-        for update in mine.updates.values() {
+        for (no, update) in &mine.updates {
+            if update.to == TicketStatus::Left && self.left_for_a_code(*no, &mine.joined) {
+                count("a guest who was in line");
+            }
             match (update.to, &update.slot) {
                 (TicketStatus::Admitted, Some(slot)) if update.from == TicketStatus::Waiting => {
                     count("admitted");
@@ -263,6 +279,9 @@ impl World {
                         if self.model.line.is_none() {
                             count("admitted in a presale");
                         }
+                        if self.model.entries[no.index()].was_early {
+                            count("admitted after it was called early");
+                        }
                     }
                     if slot.admission.capacity.is_none() {
                         count("admitted to an open room");
@@ -272,6 +291,13 @@ impl World {
                 (TicketStatus::Done, _) => count("done"),
                 _ => {}
             }
+        }
+        let invited = mine
+            .joined
+            .iter()
+            .filter(|new| new.access_code_id.is_some());
+        if invited.count() > mine.used.values().sum::<u32>() as usize {
+            count("a code used again");
         }
         let update = mine.room.as_ref().unwrap();
         let order = |row: &RoomRow| row.lobby.as_ref().and_then(|lobby| lobby.order);
@@ -464,7 +490,7 @@ impl World {
                 )
             },
             _ => {
-                let code = self.code();
+                let code = self.code(who);
                 let command = self.to(who, Kind::Join { schedule_id, code });
                 self.asked.push(command.clone());
                 command

@@ -27,9 +27,9 @@ pub struct Row {
     pub granted: AccessGrant,
     #[diesel(sql_type = Integer)]
     pub uses: i32,
-    /// Tickets that were made with it.
-    #[diesel(sql_type = BigInt)]
-    pub used: i64,
+    /// Accounts that were given tickets with it.
+    #[diesel(sql_type = Integer)]
+    pub used: i32,
     #[diesel(sql_type = Timestamptz)]
     pub valid_from: Timestamp,
     #[diesel(sql_type = Timestamptz)]
@@ -85,8 +85,7 @@ pub(super) async fn create(
     .await?;
     let rows = statement(
         "SELECT access_code_id, fingerprint, label, granted, uses, valid_from, valid_until, made_by, \
-                made_at, revoked_at, \
-                (SELECT count(*) FROM ticket WHERE ticket.access_code_id = c.access_code_id) AS used \
+                made_at, revoked_at, used \
          FROM unnest($1::uuid[]) WITH ORDINALITY AS ids (access_code_id, nth) \
               JOIN access_code AS c USING (access_code_id) \
          ORDER BY nth",
@@ -102,8 +101,7 @@ pub async fn list(pool: &Pool, schedule: ScheduleId, start: &PageStart) -> Resul
     let mut conn = pool.get().await?;
     let rows = statement(
         "SELECT access_code_id, fingerprint, label, granted, uses, valid_from, valid_until, made_by, \
-                made_at, revoked_at, \
-                (SELECT count(*) FROM ticket WHERE ticket.access_code_id = c.access_code_id) AS used \
+                made_at, revoked_at, used \
          FROM access_code AS c \
          WHERE schedule_id = $1 AND ($2 IS NULL OR (made_at, access_code_id) < ($2, $3)) \
          ORDER BY made_at DESC, access_code_id DESC LIMIT $4",

@@ -76,6 +76,7 @@ impl Truth {
                 front: Place(0),
                 window: 1000,
                 active: 0,
+                guests: 0,
                 moved: 0,
                 measured_ms: 0,
                 changes: Vec::new(),

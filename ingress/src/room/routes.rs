@@ -83,8 +83,8 @@ fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct QueueJoin {
-    /// Of who was invited. It is good for one ticket for each of its uses; who has a ticket keeps that
-    /// one, and uses none.
+    /// Of who was invited. So many accounts as it has uses become guests by it; one that leaves and
+    /// comes back with the same code has used it once.
     #[serde(
         default,
         deserialize_with = "not_null",
@@ -114,7 +114,11 @@ impl QueueJoin {
 /// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
 /// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
 /// whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a room in
-/// all. Who has an access code is a guest.
+/// all.
+///
+/// Who has an access code is a guest. Who is in line already and joins with one that is good leaves that
+/// line, and gets a guest's ticket; with one that is not, it is told why and keeps its ticket. Who is a
+/// guest already, or was admitted, keeps the ticket that it has, and uses no code.
 #[utoipa::path(post, path = "/schedules/{scheduleId}/queue", operation_id = "joinQueue",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey, Prefer),

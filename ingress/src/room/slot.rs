@@ -195,6 +195,7 @@ mod tests {
             front: Place(u32::try_from(version).unwrap()),
             window: 1000,
             active: 0,
+            guests: 0,
             moved: 0,
             measured_ms: 0,
             changes: Vec::new(),

@@ -25,6 +25,9 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Room, Problem
         "SELECT mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, version, arrivals, closed_at, lobby_size, lobby_digest, beacon, \
                 lobby_order, seed, front, latest, \
+                (SELECT count(*)::int FROM ticket \
+                 WHERE schedule_id = room.schedule_id AND status = 'WAITING' \
+                   AND access_code_id IS NOT NULL) AS guests, \
                 ARRAY(SELECT arrival_no FROM ticket \
                       WHERE schedule_id = room.schedule_id AND status <> 'WAITING' \
                       ORDER BY arrival_no) AS arrival_nos, \
@@ -134,6 +137,9 @@ struct Row {
     front: i32,
     #[diesel(sql_type = Timestamptz)]
     latest: Timestamp,
+    /// That wait. Whether one was passed over is in no row.
+    #[diesel(sql_type = Integer)]
+    guests: i32,
     /// Of the tickets that are not WAITING.
     #[diesel(sql_type = Array<Integer>)]
     arrival_nos: Vec<i32>,
@@ -168,6 +174,7 @@ impl Row {
             front: Place(count(self.front)?),
             window: policy.window(),
             active: u32::try_from(self.passes_us.len()).unwrap_or(u32::MAX),
+            guests: count(self.guests)?,
             // Only the owner measures.
             moved: 0,
             measured_ms: 0,

@@ -24,8 +24,8 @@ pub struct TicketView {
     /// Whether the room lets people in. Null where that is not known yet.
     #[schema(required = true)]
     room: Option<RoomState>,
-    /// It was made with an access code: it is in a line apart, without position, that is let in
-    /// before the other one, and in a presale also before the room opens.
+    /// It was made with an access code: it is in a line apart, without position and forecast, that is
+    /// let in before the other one, and in a presale also before the room opens.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     guest: bool,

@@ -156,8 +156,9 @@ const HEALTHY: &str = "
     -- The fifth is a guest, and is let in.
     CREATE FUNCTION invite(n integer, no integer, at_s integer) RETURNS void LANGUAGE sql AS $$
         INSERT INTO access_code VALUES (id(951), id(16), id(0), 'guests', 'VIP', 2, at(0), at(40),
-            id(0), at(0), NULL) ON CONFLICT DO NOTHING;
-        UPDATE ticket SET access_code_id = id(951) WHERE arrival_no = n;
+            id(0), at(0), NULL, 0) ON CONFLICT DO NOTHING;
+        UPDATE access_code SET used = used + 1;
+        UPDATE ticket SET access_code_id = id(951), joined_at = at(at_s - 1) WHERE arrival_no = n;
         SELECT admit(n, no, NULL, at_s, 1, false);
         UPDATE waiting_room SET admissions = no + 1, guest_front = n + 1 $$;
     CREATE FUNCTION guest() RETURNS void LANGUAGE sql AS $$
@@ -170,6 +171,19 @@ const HEALTHY: &str = "
         SELECT stand(5, 6);
         UPDATE waiting_room SET arrivals = 6;
         SELECT invite(5, 5, 35) $$;
+    -- The later of them first.
+    CREATE FUNCTION guests_turned() RETURNS void LANGUAGE sql AS $$
+        SELECT guests();
+        ALTER TABLE ticket ALTER arrival_no DROP NOT NULL;
+        UPDATE ticket SET arrival_no = NULL WHERE arrival_no = 4;
+        UPDATE ticket SET arrival_no = 4 WHERE arrival_no = 5;
+        UPDATE ticket SET arrival_no = 5 WHERE arrival_no IS NULL $$;
+    -- One of them with a code of its own.
+    CREATE FUNCTION presale(n integer, good_until integer) RETURNS void LANGUAGE sql AS $$
+        INSERT INTO access_code VALUES (id(952), id(16), id(0), 'fans', 'PRESALE', 1, at(0),
+            at(good_until), id(0), at(0), NULL, 1);
+        UPDATE access_code SET used = used - 1 WHERE access_code_id = id(951);
+        UPDATE ticket SET access_code_id = id(952) WHERE arrival_no = n $$;
     -- Nobody has come but that guest, and the lobby is open.
     CREATE FUNCTION early(grants text, good_until integer) RETURNS void LANGUAGE sql AS $$
         SELECT guest();

@@ -208,6 +208,13 @@ async fn a_request_for_codes_is_whole_and_its_key_is_for_it_alone() {
     assert_eq!(both, [items[0]["code"].clone(), items[1]["code"].clone()]);
 }
 
+/// The same with another letter.
+fn edited(code: &str) -> String {
+    let mut edited = code.to_owned().into_bytes();
+    edited[40] = if edited[40] == b'A' { b'B' } else { b'A' };
+    String::from_utf8(edited).expect("text")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_used_as_often_as_it_is_good_and_each_wrong_one_is_told_why() {
     let mut line = Line::start(SystemOptions::default(), policy(10)).await;
@@ -240,24 +247,41 @@ async fn a_code_is_used_as_often_as_it_is_good_and_each_wrong_one_is_told_why() 
     let one = format!("{path}/{revoked_id}");
     api.delete(&admin, &one).await.expect(204);
     api.delete(&admin, &one).await.expect(204);
-    let mut edited = once.clone().into_bytes();
-    edited[40] = if edited[40] == b'A' { b'B' } else { b'A' };
-    let edited = String::from_utf8(edited).expect("text");
     for (code, problem) in [
         (foreign, "access-code-invalid"),
-        (edited, "access-code-invalid"),
+        (edited(&once), "access-code-invalid"),
         ("made-up".to_owned(), "access-code-invalid"),
         (old, "access-code-expired"),
         (early, "access-code-not-yet"),
         (revoked, "access-code-revoked"),
-        (once, "access-code-used-up"),
+        (once.clone(), "access-code-used-up"),
     ] {
         let refused = join(&line, &api, &buyer, &code).await;
         refused.expect_problem(403, problem);
     }
+    // Who is in line keeps its place when a code is no good, and gives it up for one that is.
+    let in_line = line.ticket(&api, &buyer).await;
+    join(&line, &api, &buyer, &edited(&once))
+        .await
+        .expect_problem(403, "access-code-invalid");
+    line.becomes(&api, &buyer, &in_line, "LOBBY").await;
+    let (last_id, last) = code(&mut line.hall, date, 1, LONG_TIME).await;
+    let guest = join(&line, &api, &buyer, &last).await.expect(201).body;
+    assert_eq!(guest["guest"], true, "{guest}");
+    line.becomes(&api, &buyer, &in_line, "LEFT").await;
+    // It comes back with its code, and has used it once.
+    let guest = text(&guest["ticket"]).to_owned();
+    line.leave(&api, &buyer, Some(&guest)).await.expect(204);
+    let again = join(&line, &api, &buyer, &last).await.expect(201).body;
+    assert_eq!(again["guest"], true, "{again}");
+    let other = line.hall.buyer();
+    let refused = join(&line, &api, &other, &last).await;
+    refused.expect_problem(403, "access-code-used-up");
     let listed = api.get(Some(&admin), &path).await.expect(200).body;
     let used: Vec<&Value> = listed["items"].as_array().expect("items").iter().collect();
-    assert_eq!(used.len(), 4);
+    assert_eq!(used.len(), 5);
+    let last = used.iter().find(|it| id(&it["accessCodeId"]) == last_id);
+    assert_eq!(last.expect("it is listed")["used"], 1);
     let revoked = used.iter().find(|it| id(&it["accessCodeId"]) == revoked_id);
     assert!(revoked.expect("it is listed")["revokedAt"].is_string());
     assert_eq!(used.iter().filter(|it| it["used"] == 3).count(), 1);

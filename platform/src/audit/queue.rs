@@ -36,16 +36,28 @@ WHERE arrivals IS DISTINCT FROM coalesce(tickets, 0)
 
 /// An admission counts as active until its ticket has ended. What ended in the very moment of another
 /// admission may have done so before it or after it.
+///
+/// Guests are let in by their numbers, before everybody who is in the line while they wait. Only one in
+/// its presale may be before a guest with a lower number, who had none at that time. Whoever was passed
+/// over is in no order.
 pub(super) const Q2: &str = "
-WITH admitted AS (
-    SELECT t.*, lag(admitted_at) OVER in_order AS at_before,
+WITH let_in AS (
+    SELECT t.*, granted, valid_until,
+           (granted = 'PRESALE' AND admitted_at < valid_until) IS TRUE AS in_presale
+    FROM ticket AS t LEFT JOIN access_code USING (schedule_id, access_code_id)
+    WHERE admission_no IS NOT NULL
+), admitted AS (
+    SELECT *, lag(admitted_at) OVER in_order AS at_before,
            max(place) FILTER (WHERE NOT was_passed) OVER earlier AS place_before,
+           max(admitted_at) FILTER (WHERE access_code_id IS NULL) OVER earlier AS line_at,
            max(arrival_no) FILTER (WHERE NOT was_passed AND access_code_id IS NOT NULL)
-               OVER earlier AS guest_before,
+               OVER earlier AS any_guest_before,
+           max(arrival_no) FILTER (WHERE NOT was_passed AND access_code_id IS NOT NULL
+                                         AND NOT in_presale)
+               OVER earlier AS other_guest_before,
            row_number() OVER in_order - 1 AS nth,
            count(place) OVER (PARTITION BY schedule_id, place) AS sharing
-    FROM ticket AS t
-    WHERE admission_no IS NOT NULL
+    FROM let_in
     WINDOW in_order AS (PARTITION BY schedule_id ORDER BY admission_no),
            earlier AS (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), moments AS (
@@ -88,27 +100,33 @@ WHERE place IS NOT NULL
 UNION ALL
 SELECT format('ticket %s of schedule %s was admitted %s', ticket_id, schedule_id,
               CASE WHEN access_code_id IS NULL THEN 'from no place'
-                   WHEN arrival_no < guest_before THEN 'after the guest with number ' || guest_before
                    ELSE 'as a guest, and the guests'' line is at number '
                         || coalesce(guest_front::text, 'none') END)
 FROM admitted LEFT JOIN waiting_room AS r USING (schedule_id)
 WHERE place IS NULL
-  AND (access_code_id IS NULL OR NOT was_passed AND arrival_no < guest_before
-       OR (arrival_no < guest_front) IS NOT TRUE)
+  AND (access_code_id IS NULL OR (arrival_no < guest_front) IS NOT TRUE)
+UNION ALL
+SELECT format('ticket %s of schedule %s was admitted as a guest after %s', ticket_id, schedule_id,
+              CASE WHEN arrival_no < guest_before THEN 'the one with number ' || guest_before
+                   ELSE 'one of the line, while it waited since ' || joined_at END)
+FROM (SELECT *, CASE WHEN in_presale THEN any_guest_before ELSE other_guest_before END AS guest_before
+      FROM admitted
+      WHERE access_code_id IS NOT NULL AND NOT was_passed) AS guests
+WHERE arrival_no < guest_before OR joined_at < line_at
 UNION ALL
 SELECT format('ticket %s of schedule %s was admitted at %s, before the opening, with an access code '
               '(%s) that is good until %s', ticket_id, schedule_id, admitted_at, granted, valid_until)
 FROM admitted JOIN waiting_room USING (schedule_id)
-     LEFT JOIN access_code USING (schedule_id, access_code_id)
-WHERE place IS NULL AND (admitted_at >= closed_at) IS NOT TRUE
-  AND (granted = 'PRESALE' AND admitted_at < valid_until) IS NOT TRUE
+WHERE place IS NULL AND NOT in_presale AND (admitted_at >= closed_at) IS NOT TRUE
 UNION ALL
-SELECT format('access code %s of schedule %s made %s tickets, of %s', t.access_code_id,
-              t.schedule_id, count(*), coalesce(uses::text, 'none'))
-FROM ticket AS t LEFT JOIN access_code AS c USING (schedule_id, access_code_id)
-WHERE t.access_code_id IS NOT NULL
-GROUP BY t.schedule_id, t.access_code_id, uses
-HAVING (count(*) <= uses) IS NOT TRUE
+SELECT format('access code %s of schedule %s made guests of %s accounts; it says of %s, and may of %s',
+              access_code_id, schedule_id, coalesce(users, 0), coalesce(used::text, 'none'),
+              coalesce(uses::text, 'none'))
+FROM (SELECT schedule_id, access_code_id, count(DISTINCT user_id) AS users
+      FROM ticket WHERE access_code_id IS NOT NULL
+      GROUP BY schedule_id, access_code_id) AS made
+     FULL JOIN access_code USING (schedule_id, access_code_id)
+WHERE (coalesce(users, 0) = used AND used <= uses) IS NOT TRUE
 UNION ALL
 SELECT format('ticket %s of schedule %s was admitted from place %s after one from place %s',
               ticket_id, schedule_id, place, place_before)

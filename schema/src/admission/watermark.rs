@@ -43,14 +43,21 @@ pub struct Watermark {
     pub window: u32,
     /// So many have a pass.
     pub active: u32,
+    /// So many guests wait, who are let in before the line; none of those that were passed over.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub guests: u32,
     /// By so many places the front has moved in the last [`Self::measured_ms`], while people were let
-    /// in.
+    /// in, and as many more as guests were.
     pub moved: u32,
     /// Over how long that was measured, in milliseconds; 0 while nobody is let in.
     pub measured_ms: u32,
     /// Tickets that are something else now. New ones are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<TicketChange>,
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A ticket, its status, and until when its pass lasts if it has one.
@@ -154,7 +161,7 @@ pub struct Eta {
 const POLL_MIN_MS: u64 = 1000;
 /// The longest, in milliseconds.
 pub const POLL_MAX_MS: u64 = 60_000;
-/// How often a guest asks, in milliseconds, if it need not ask more often to be heard.
+/// How often a guest asks, in milliseconds, if it need not ask more often to be heard, and they are few.
 const GUEST_POLL_MS: u64 = 3000;
 /// A client asks so often while the line comes to it.
 const POLLS_PER_WAIT: u64 = 10;
@@ -197,11 +204,14 @@ impl Watermark {
         }
     }
 
-    /// What a guest is told that waits: the line apart is short, or stands still until the room opens.
+    /// What a guest is told that waits. Where in its own line it stands is not known here; the more
+    /// they are, the later each asks again, so that all of them together ask no more often.
     #[must_use]
     pub fn guest_sight(&self, arrival: ArrivalNo) -> Sight {
         let presence_ms = u64::try_from(self.policy.presence_ms).unwrap_or(0);
-        let base = (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, GUEST_POLL_MS);
+        let heard_ms = (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, POLL_MAX_MS);
+        let base = (self.least_ms(self.guests) / POLLS_PER_WAIT).max(GUEST_POLL_MS);
+        let base = base.min(heard_ms);
         Sight {
             position: None,
             ahead: None,
@@ -211,7 +221,8 @@ impl Watermark {
     }
 
     /// How long until the line has come so many places further, from how fast it is: the count of
-    /// places that it moved by has a deviation of about its root, and so has the rate.
+    /// places that it moved by has a deviation of about its root, and so has the rate. All guests who
+    /// wait are before it: those with places of their own in between at least.
     #[must_use]
     pub fn eta(&self, ahead: u32) -> Option<Eta> {
         let (moved, measured_ms) = (u64::from(self.moved), u64::from(self.measured_ms));
@@ -220,11 +231,17 @@ impl Watermark {
         }
         let (least, most) = ERROR_PERCENT;
         let error = (200 / moved.isqrt()).clamp(least, most);
-        let exact = u64::from(ahead) * measured_ms * 100 / moved;
+        let exact = |turns: u64| turns * measured_ms * 100 / moved;
+        let (ahead, guests) = (u64::from(ahead), u64::from(self.guests));
         Some(Eta {
-            low_ms: exact / (100 + error),
-            high_ms: exact / (100 - error),
+            low_ms: exact(ahead.max(guests)) / (100 + error),
+            high_ms: exact(ahead + guests) / (100 - error),
         })
+    }
+
+    /// How long it takes at least until so many are let in, by the most that the rules allow.
+    fn least_ms(&self, count: u32) -> u64 {
+        u64::from(count) * 1000 / u64::from(self.policy.rate_per_second.max(1))
     }
 
     /// The farther away, the later; always in time to be heard where that counts. Spread by a fifth
@@ -242,10 +259,7 @@ impl Watermark {
         let wait_ms = match (ahead, eta) {
             (Some(_), Some(eta)) => eta.low_ms / POLLS_PER_WAIT,
             // By the most that the rules allow.
-            (Some(ahead), None) => {
-                let rate = u64::from(self.policy.rate_per_second.max(1));
-                u64::from(ahead) * 1000 / rate / POLLS_PER_WAIT
-            }
+            (Some(ahead), None) => self.least_ms(ahead) / POLLS_PER_WAIT,
             // Once more soon after the opening. When there is no order after it, it is a beacon that is
             // waited for, or the room is off: that may take long.
             (None, _) => u64::try_from(opens_ms).map_or(heard_ms, |ms| ms + POLL_MIN_MS),
@@ -290,6 +304,7 @@ mod tests {
             front: Place(front),
             window: 1200,
             active: 100,
+            guests: 0,
             moved,
             measured_ms,
             changes: Vec::new(),
@@ -332,9 +347,32 @@ mod tests {
                 high_ms: 264_705
             })
         );
+        // Of 600 who are before the line, some may be among those ahead.
+        let mut guests = watermark(100, 600, 60_000);
+        guests.guests = 600;
+        assert_eq!(
+            guests.eta(300),
+            Some(Eta {
+                low_ms: 52_173,
+                high_ms: 105_882
+            })
+        );
         let mut paused = watermark(100, 600, 60_000);
         paused.policy.paused = true;
         assert_eq!(paused.sight(Some(Place(1000)), ArrivalNo(1), now).eta, None);
+    }
+
+    #[test]
+    fn the_more_guests_there_are_the_later_each_asks_again() {
+        let told = |guests: u32| {
+            let mut told = watermark(500, 600, 60_000);
+            (told.guests, told.policy.rate_per_second) = (guests, 10);
+            told.guest_sight(ArrivalNo(7)).poll_after_ms
+        };
+        let all: Vec<u32> = [0, 300, 1000, 100_000].map(told).to_vec();
+        assert!(all.is_sorted() && all[0] == all[1], "{all:?}");
+        assert!(all[1] <= 3600 && all[2] >= 8000, "{all:?}");
+        assert!(all[3] <= 18_000, "they have to be heard: {all:?}");
     }
 
     #[test]

@@ -210,7 +210,7 @@ async fn page(
     Ok(rows)
 }
 
-/// The codes that were used or revoked. How often they were used say the tickets.
+/// The codes that were used or revoked. Who has used them say the tickets.
 async fn codes(
     conn: &mut AsyncPgConnection,
     schedule_id: ScheduleId,

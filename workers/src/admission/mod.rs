@@ -347,6 +347,7 @@ mod tests {
             front: Place(4_000_000),
             window: 1000,
             active: 100,
+            guests: 0,
             moved: 10,
             measured_ms: 1000,
             changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),

@@ -45,6 +45,9 @@ pub(super) async fn changes(
     let revoked: Vec<(AccessCodeId, Timestamp)> = all()
         .flat_map(|(_, room)| room.revoked.iter().copied())
         .collect();
+    let used: Vec<(AccessCodeId, u32)> = all()
+        .flat_map(|(_, room)| room.used.iter().map(|(code, times)| (*code, *times)))
+        .collect();
     let done: Vec<NoticeId> = changes
         .iter()
         .flat_map(|c| c.notices_done.iter().copied())
@@ -54,11 +57,12 @@ pub(super) async fn changes(
     let told: Vec<NewNotice> = told.chain(ended).collect();
 
     // Polled in this order, so they are sent in this order: who has left may be in line again.
-    let (written, updated, inserted, revoking, noted, telling) = tokio::join!(
+    let (written, updated, inserted, using, revoking, noted, telling) = tokio::join!(
         biased;
         rooms_write(conn, &rooms),
         tickets_update(conn, &updates),
         tickets_insert(conn, &made),
+        codes_use(conn, &used),
         codes_revoke(conn, &revoked),
         fence::notices_done(conn, &done),
         notices::insert(conn, &told),
@@ -70,6 +74,7 @@ pub(super) async fn changes(
     if missed.is_empty() {
         expect("rooms", rooms.len(), written)?;
         expect("tickets to update", updates.len(), updated?)?;
+        using?;
         revoking?;
         noted?;
         telling?;
@@ -260,6 +265,30 @@ async fn tickets_insert(
 
 fn of<U>(rows: &[New<'_>], f: impl Fn(&NewTicket) -> U) -> Vec<U> {
     rows.iter().map(|(_, new)| f(new)).collect()
+}
+
+/// Counts accounts that use codes for the first time. What the rows say is added to, so that none is
+/// used more often than it allows, whatever was counted here; a code whose row was lost with a restore is
+/// bounded by what it says itself, and the audit tells of it.
+async fn codes_use(
+    mut conn: &AsyncPgConnection,
+    used: &[(AccessCodeId, u32)],
+) -> Result<usize, db::Error> {
+    if used.is_empty() {
+        return Ok(0);
+    }
+    let (codes, times): (Vec<_>, Vec<_>) = used
+        .iter()
+        .map(|(code, times)| (*code, signed(*times)))
+        .unzip();
+    Ok(statement(
+        "UPDATE access_code AS c SET used = c.used + x.times \
+         FROM unnest($1::uuid[], $2::int[]) AS x(code, times) WHERE c.access_code_id = x.code",
+    )
+    .bind::<Array<SqlUuid>, _>(codes)
+    .bind::<Array<Integer>, _>(times)
+    .execute(&mut conn)
+    .await?)
 }
 
 /// Notes that codes were revoked; one that was before stays so.

@@ -88,6 +88,94 @@ async fn each_use_of_a_code_counts_once_and_the_next_owner_knows_of_it() {
     assert_eq!(rig.number(guests).await, 3);
     let codes = "SELECT count(*) AS n FROM access_code WHERE revoked_at IS NOT NULL";
     assert_eq!(rig.number(codes).await, 1);
+    let used = "SELECT sum(used) AS n FROM access_code";
+    assert_eq!(rig.number(used).await, 3);
     let nobody = "SELECT count(*) AS n FROM waiting_room WHERE front > 0 OR guest_front <> 3";
     assert_eq!(rig.number(nobody).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_comes_back_has_used_its_code_once_whoever_owns_the_room() {
+    let mut rig = Rig::new().await;
+    let schedule_id = rig.schedule().await;
+    let code = rig.presale(schedule_id, 2).await;
+    let worker = rig.worker().await;
+    let change = PolicyChange {
+        opens_at: Some(rig.clock.now().plus_ms(3_600_000)),
+        ..rules(QueueMode::Fifo, 0)
+    };
+    amend(&mut rig, schedule_id, change).await;
+    let first = rig.guest(code);
+    let buyer = first.user;
+    // It was in line before it had a code: one decision makes it a guest.
+    let kind = Kind::Join {
+        schedule_id,
+        code: None,
+    };
+    let in_line = rig.command(buyer, kind.clone());
+    let in_line = rig.ask(in_line).await;
+    assert!(matches!(in_line, Outcome::Joined(ticket) if ticket.is_new && !ticket.is_guest));
+    assert_joined(&rig.ask(first).await);
+    let leave = Kind::Leave {
+        schedule_id,
+        ticket_id: None,
+    };
+    let kind = Kind::Join {
+        schedule_id,
+        code: Some(code),
+    };
+    let batch = [leave.clone(), kind.clone(), leave.clone(), kind.clone()];
+    let batch: Vec<_> = batch
+        .into_iter()
+        .map(|kind| rig.command(buyer, kind))
+        .collect();
+    let message = rig.send(batch).await;
+    let outcomes = rig.outcomes(message).await;
+    assert_joined(&outcomes[1]);
+    assert_joined(&outcomes[3]);
+    worker.stop().await;
+
+    let worker = rig.worker().await;
+    let leave = rig.command(buyer, leave);
+    rig.ask(leave).await;
+    let again = rig.command(buyer, kind);
+    assert_joined(&rig.ask(again).await);
+    let other = rig.guest(code);
+    assert_joined(&rig.ask(other).await);
+    let third = rig.guest(code);
+    assert_eq!(rig.ask(third).await, Outcome::Refused(Refusal::CodeUsedUp));
+    worker.stop().await;
+    let used = "SELECT sum(used) AS n FROM access_code";
+    assert_eq!(rig.number(used).await, 2);
+    let live =
+        "SELECT count(*) AS n FROM ticket WHERE status = 'WAITING' AND access_code_id IS NOT NULL";
+    assert_eq!(rig.number(live).await, 2);
+    let left = "SELECT count(*) AS n FROM ticket WHERE status = 'LEFT' AND access_code_id IS NULL";
+    assert_eq!(rig.number(left).await, 1);
+}
+
+fn assert_joined(outcome: &Outcome) {
+    let is_joined = matches!(outcome, Outcome::Joined(ticket) if ticket.is_new && ticket.is_guest);
+    assert!(is_joined, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_lets_no_code_be_used_more_often_than_it_says() {
+    let mut rig = Rig::new().await;
+    let schedule_id = rig.schedule().await;
+    let code = rig.presale(schedule_id, 2).await;
+    let worker = rig.worker().await;
+    amend(&mut rig, schedule_id, rules(QueueMode::Fifo, 10)).await;
+    let first = rig.guest(code);
+    assert_joined(&rig.ask(first).await);
+    // As if the owner had lost count.
+    rig.sql("UPDATE access_code SET used = uses").await;
+    let second = rig.guest(code);
+    assert_eq!(rig.ask(second).await, Outcome::DeadLettered);
+    let other = rig.presale(schedule_id, 1).await;
+    let other = rig.guest(other);
+    assert_joined(&rig.ask(other).await);
+    worker.stop().await;
+    let tickets = "SELECT count(*) AS n FROM ticket";
+    assert_eq!(rig.number(tickets).await, 2);
 }

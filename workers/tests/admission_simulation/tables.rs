@@ -105,6 +105,7 @@ impl Sim {
                 tickets: Vec::new(),
                 codes: codes(&mut rng, id),
                 revoked: BTreeMap::new(),
+                used: BTreeMap::new(),
                 elsewhere: BTreeSet::new(),
             };
             (id, room)

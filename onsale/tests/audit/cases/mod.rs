@@ -1,6 +1,7 @@
 //! What is planted, by what it breaks.
 
 mod admission;
+mod guests;
 mod money;
 mod once;
 mod seats;
@@ -10,7 +11,12 @@ pub type Case = (&'static str, &'static str, &'static [&'static str]);
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    [seats::CASES, admission::CASES, money::CASES, once::CASES]
-        .into_iter()
-        .flatten()
+    let all = [
+        seats::CASES,
+        admission::CASES,
+        guests::CASES,
+        money::CASES,
+        once::CASES,
+    ];
+    all.into_iter().flatten()
 }

@@ -1,0 +1,1 @@
+ALTER TABLE access_code DROP COLUMN used;
