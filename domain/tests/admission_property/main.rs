@@ -25,7 +25,7 @@ const HISTORIES: u64 = 1000;
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 32] = [
+const EXPECTED: [&str; 33] = [
     "joined",
     "joined again",
     "joined before",
@@ -58,6 +58,7 @@ const EXPECTED: [&str; 32] = [
     "code used up",
     "admitted as a guest",
     "admitted in a presale",
+    "show cancelled",
 ];
 
 #[test]
@@ -102,6 +103,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::CodeNotYet => "code not yet",
             Refusal::CodeExpired => "code expired",
             Refusal::CodeUsedUp => "code used up",
+            Refusal::ShowCancelled => "show cancelled",
             Refusal::NotFound => "not found",
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::BeaconFixed => "beacon fixed",
