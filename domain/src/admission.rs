@@ -46,6 +46,8 @@ pub struct RoomRow {
     pub schedule_id: ScheduleId,
     /// How it lets people in.
     pub policy: Policy,
+    /// The show is cancelled, so that the room is paused for good.
+    pub is_cancelled: bool,
     /// The public source that the draw will take a word of, if one was named.
     pub beacon_name: Option<String>,
     /// Counts the commits that changed the room.
@@ -76,6 +78,7 @@ impl RoomRow {
         Self {
             schedule_id,
             policy,
+            is_cancelled: false,
             beacon_name: None,
             version: 0,
             arrivals: 0,

@@ -141,7 +141,7 @@ impl SchedulePatch {
 /// seats a user may have and which. The next hold goes by it. What is not said stays as it is;
 /// `startsAt` is changed alone, and `cancellation` without rules of the sale. `queue` is changed alone,
 /// too: whoever comes next to the waiting room is let in by it, while those who have a pass keep it, and
-/// nobody gets another place.
+/// nobody gets another place. Of a cancelled show neither the sale nor the waiting room opens again.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),

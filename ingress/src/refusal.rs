@@ -63,6 +63,7 @@ pub fn of_room(refusal: admission::Refusal) -> Problem {
         R::TicketsUsedUp => Code::QueueTicketsUsedUp,
         R::BeaconFixed => Code::BeaconFixed,
         R::NotDue => Code::BeaconNotDue,
+        R::ShowCancelled => Code::SaleClosed,
         R::CodeInvalid => Code::AccessCodeInvalid,
         R::CodeRevoked => Code::AccessCodeRevoked,
         R::CodeNotYet => Code::AccessCodeNotYet,

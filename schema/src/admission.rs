@@ -235,6 +235,9 @@ pub struct PolicyChange {
     /// See [`Policy::holds_per_pass`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds_per_pass: Option<u32>,
+    /// The show is cancelled: the room is paused for good, whatever `paused` says, now and later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelled: bool,
 }
 
 /// What the capacity of a room may be.
@@ -322,4 +325,6 @@ pub enum Refusal {
     CodeExpired,
     /// As many tickets were made with it as it is good for.
     CodeUsedUp,
+    /// The show is cancelled: its room stays paused.
+    ShowCancelled,
 }

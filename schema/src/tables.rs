@@ -219,7 +219,7 @@ diesel::table! {
         lobby_digest -> Nullable<Binary>, beacon -> Nullable<Binary>,
         lobby_order -> Nullable<Text>, seed -> Nullable<Binary>, revealed -> Nullable<Binary>,
         front -> Integer, admissions -> Integer, rate_used -> Timestamptz, latest -> Timestamptz,
-        guest_front -> Integer, holds_per_pass_before -> Integer,
+        guest_front -> Integer, holds_per_pass_before -> Integer, cancelled -> Bool,
     }
 }
 diesel::table! {

@@ -51,6 +51,12 @@ fn commands() {
         pass_ms: Some(1000),
         presence_ms: Some(5000),
         holds_per_pass: Some(1),
+        cancelled: false,
+    };
+    let cancelled = PolicyChange {
+        paused: Some(true),
+        cancelled: true,
+        ..PolicyChange::default()
     };
     let leave = |ticket_id| Kind::Leave {
         schedule_id,
@@ -89,6 +95,7 @@ fn commands() {
                 code_id: AccessCodeId(uuid(10)),
             },
         ),
+        ("queue-policy-cancelled", change(cancelled)),
         ("leave", leave(None)),
         ("leave-ticket", leave(Some(TicketId(uuid(8))))),
         (
@@ -194,6 +201,8 @@ fn outcomes() {
     ];
     outcomes.extend(refused.map(Outcome::Refused));
     check("admission-reply-codes", &reply(outcomes));
+    let cancelled = Outcome::Refused(Refusal::ShowCancelled);
+    check("admission-reply-show-cancelled", &reply(vec![cancelled]));
 }
 
 #[test]

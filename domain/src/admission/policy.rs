@@ -8,7 +8,8 @@ use onsale_schema::admission::{
 };
 
 impl Room {
-    /// Lets people in by other rules from now on.
+    /// Lets people in by other rules from now on. The room of a cancelled show never lets anybody in
+    /// again, so that no late command opens it.
     pub(super) fn amend(
         &mut self,
         change: &PolicyChange,
@@ -18,10 +19,16 @@ impl Room {
         if !is_sound(change) {
             return Outcome::Refused(Refusal::PolicyInvalid);
         }
-        let policy = amended(self.row.policy, change);
-        if policy != self.row.policy {
+        let is_cancelled = self.row.is_cancelled || change.cancelled;
+        if self.row.is_cancelled && change.paused == Some(false) {
+            return Outcome::Refused(Refusal::ShowCancelled);
+        }
+        let mut policy = amended(self.row.policy, change);
+        policy.paused |= is_cancelled;
+        if (policy, is_cancelled) != (self.row.policy, self.row.is_cancelled) {
             changes.of(&self.row);
             self.row.policy = policy;
+            self.row.is_cancelled = is_cancelled;
             self.row.latest = now;
         }
         Outcome::Policy(policy)

@@ -149,6 +149,10 @@ impl Sale {
     }
 
     /// Takes passes from now on, or takes them no more. Holds that are there stay as they are.
+    ///
+    /// What this changes counts only while its notice is open, as does [`Self::end_passes`]: after a
+    /// restore of Postgres the stream says again what a room did that is older now, and whose versions
+    /// and numbers will mean something else.
     pub(super) fn turn_room(
         &mut self,
         notice_id: NoticeId,
@@ -157,8 +161,8 @@ impl Sale {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        changes.notices_done.push(notice_id);
-        if version > self.gate.room_version {
+        if self.is_news(notice_id, changes) && version > self.gate.room_version {
+            changes.notices_open.push(notice_id);
             let since = self.gate.pass_required_since.unwrap_or(now);
             let after = Gate {
                 pass_required_since: pass_required.then_some(since),
@@ -178,12 +182,18 @@ impl Sale {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        changes.notices_done.push(notice_id);
+        if !self.is_news(notice_id, changes) {
+            return Outcome::Applied;
+        }
+        let known = changes.passes_over.len();
         for &no in tickets {
             if let hash_map::Entry::Vacant(new) = self.entries.over.entry(no) {
                 new.insert(now);
                 changes.passes_over.push((self.schedule_id, no));
             }
+        }
+        if changes.passes_over.len() > known {
+            changes.notices_open.push(notice_id);
         }
         Outcome::Applied
     }

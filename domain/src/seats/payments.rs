@@ -18,11 +18,15 @@ use onsale_schema::{Money, NoticeId, PaymentOrderId, ReservationId, SeatNo, Time
 pub const PAYING_MS: i64 = 2 * 60 * 1000;
 
 /// The notice of a command that must be decided once and never again, as what it finds changes: a
-/// hold that would not be made to last, or seats that were taken, are what settlement has acted on.
+/// hold that would not be made to last, or seats that were taken, are what settlement has acted on;
+/// and a waiting room is another one after Postgres was restored to an older state.
 #[must_use]
 pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
     match kind {
-        Kind::Secure { notice_id, .. } | Kind::Rehold { notice_id, .. } => Some(*notice_id),
+        Kind::Secure { notice_id, .. }
+        | Kind::Rehold { notice_id, .. }
+        | Kind::Room { notice_id, .. }
+        | Kind::PassesOver { notice_id, .. } => Some(*notice_id),
         Kind::Hold { .. }
         | Kind::HoldBest { .. }
         | Kind::Release { .. }
@@ -32,8 +36,6 @@ pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
         | Kind::PaidAll { .. }
         | Kind::Unsecure { .. }
         | Kind::Cancelled { .. }
-        | Kind::Room { .. }
-        | Kind::PassesOver { .. }
         | Kind::Policy { .. }
         | Kind::Block { .. }
         | Kind::Unblock { .. } => None,

@@ -363,6 +363,48 @@ fn a_policy_is_within_bounds() {
     assert_eq!(outcome, Outcome::Policy(case.room.row().policy));
 }
 
+#[test]
+fn the_room_of_a_cancelled_show_stays_paused_whatever_comes_late() {
+    let mut case = Case::new(|_| {});
+    case.join_all(1..4);
+    let none = PolicyChange::default();
+    let before = essence(&case.room);
+    let cancelled = PolicyChange {
+        cancelled: true,
+        paused: Some(false),
+        ..none
+    };
+    let outcome = case.amend(cancelled);
+    assert_eq!(outcome, Outcome::Policy(case.room.row().policy));
+    case.room.undo(&case.last);
+    assert_eq!(essence(&case.room), before);
+    case.amend(cancelled);
+    assert!(case.room.row().is_cancelled && case.room.row().policy.paused);
+    let unpaused = PolicyChange {
+        paused: Some(false),
+        capacity: Some(7),
+        ..none
+    };
+    let outcome = case.amend(unpaused);
+    assert_eq!(outcome, Outcome::Refused(Refusal::ShowCancelled));
+    // All else may change.
+    let off = PolicyChange {
+        mode: Some(QueueMode::Off),
+        ..none
+    };
+    let open = PolicyChange {
+        mode: Some(QueueMode::Open),
+        capacity: Some(50),
+        ..none
+    };
+    for change in [off, open] {
+        assert!(matches!(case.amend(change), Outcome::Policy(policy) if policy.paused));
+    }
+    case.pass(60_000);
+    case.tick();
+    assert!(case.admitted().is_empty());
+}
+
 /// Everything in memory but who was heard when, and what was looked at.
 fn essence(room: &Room) -> String {
     let all = (0..room.row().arrivals).map(ArrivalNo);

@@ -25,7 +25,7 @@ const HISTORIES: u64 = 1000;
 /// How often something happened, so that a generator which no longer reaches it is noticed.
 type Seen = BTreeMap<&'static str, u64>;
 
-const EXPECTED: [&str; 35] = [
+const EXPECTED: [&str; 36] = [
     "joined",
     "joined again",
     "joined before",
@@ -61,6 +61,7 @@ const EXPECTED: [&str; 35] = [
     "admitted after it was called early",
     "a code used again",
     "a guest who was in line",
+    "show cancelled",
 ];
 
 #[test]
@@ -105,6 +106,7 @@ fn name(outcome: &Outcome) -> &'static str {
             Refusal::CodeNotYet => "code not yet",
             Refusal::CodeExpired => "code expired",
             Refusal::CodeUsedUp => "code used up",
+            Refusal::ShowCancelled => "show cancelled",
             Refusal::NotFound => "not found",
             Refusal::PolicyInvalid => "policy invalid",
             Refusal::BeaconFixed => "beacon fixed",

@@ -45,6 +45,7 @@ impl Entry {
 pub struct Model {
     pub schedule: ScheduleId,
     pub policy: Policy,
+    pub is_cancelled: bool,
     pub secret: Secret,
     pub entries: Vec<Entry>,
     /// Ids of tickets that its owner was told of.
@@ -81,6 +82,7 @@ impl Model {
         Self {
             schedule,
             policy,
+            is_cancelled: false,
             secret,
             entries: Vec::new(),
             told: BTreeSet::new(),
@@ -190,17 +192,21 @@ impl Model {
                 if !is_sound {
                     return refused(Refusal::PolicyInvalid);
                 }
-                let before = self.policy;
+                if self.is_cancelled && change.paused == Some(false) {
+                    return refused(Refusal::ShowCancelled);
+                }
+                let before = (self.policy, self.is_cancelled);
+                self.is_cancelled |= change.cancelled;
                 let policy = &mut self.policy;
                 policy.mode = change.mode.unwrap_or(policy.mode);
-                policy.paused = change.paused.unwrap_or(policy.paused);
+                policy.paused = self.is_cancelled || change.paused.unwrap_or(policy.paused);
                 policy.opens_at = change.opens_at.unwrap_or(policy.opens_at);
                 policy.capacity = change.capacity.unwrap_or(policy.capacity);
                 policy.rate_per_second = change.rate_per_second.unwrap_or(policy.rate_per_second);
                 policy.pass_ms = change.pass_ms.unwrap_or(policy.pass_ms);
                 policy.presence_ms = change.presence_ms.unwrap_or(policy.presence_ms);
                 policy.holds_per_pass = change.holds_per_pass.unwrap_or(policy.holds_per_pass);
-                if before != self.policy {
+                if before != (self.policy, self.is_cancelled) {
                     self.latest = now;
                 }
                 Outcome::Policy(self.policy)

@@ -197,6 +197,7 @@ impl World {
         assert_eq!(row.front.0 as usize, self.model.turned);
         assert_eq!(row.guest_front.index(), self.model.guests_turned);
         assert_eq!(row.policy, self.model.policy);
+        assert_eq!(row.is_cancelled, self.model.is_cancelled);
         assert_eq!(self.room.active() as usize, self.model.active());
         let guests = self.room.watermark(self.now).guests;
         assert_eq!(guests as usize, self.model.guests_waiting());
@@ -362,7 +363,11 @@ impl World {
         }
         self.rows.check();
         for row in &self.rows.tickets {
-            assert_ne!(row.status, TicketStatus::Waiting, "nobody waits for ever");
+            let is_waiting = row.status == TicketStatus::Waiting;
+            assert!(
+                !is_waiting || self.model.is_cancelled,
+                "nobody waits for ever"
+            );
         }
         let admitted = &self.model.admitted;
         for (from, (start, rate)) in admitted.iter().enumerate() {
@@ -558,6 +563,7 @@ impl World {
             6 => change.capacity = Some(u32::try_from(self.rng.range(0, 5)).unwrap()),
             7 => change.rate_per_second = Some(u32::try_from(self.rng.range(0, 5)).unwrap()),
             8 => change.pass_ms = Some(self.rng.range(0, 15) * 1000),
+            _ if self.rng.percent(8) => change.cancelled = true,
             _ => change.presence_ms = Some(self.rng.range(4, 10) * 1000),
         }
         change

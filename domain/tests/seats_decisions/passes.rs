@@ -253,9 +253,42 @@ fn a_room_is_turned_on_and_off_by_its_newest_word() {
         } else {
             vec![update]
         };
+        // What has no effect needs no look at its notice.
+        let open = updates.iter().map(|_| notice_id(n));
+        assert_eq!(changes.notices_open, open.collect::<Vec<_>>());
         assert_eq!(changes.gates, updates);
         assert!(changes.maps.is_empty(), "the map is as it was");
     }
+}
+
+/// After a restore of Postgres the stream says again what a room did that is older now: its versions,
+/// and the numbers of its tickets, will be given to others.
+#[test]
+fn word_of_a_room_counts_only_while_its_notice_is_open() {
+    let mut sale = guarded(policy());
+    let before = sale.clone();
+    let over = |n| Kind::PassesOver {
+        notice_id: notice_id(n),
+        schedule_id: schedule_id(1),
+        tickets: vec![ArrivalNo(1)],
+    };
+    let words = [room(902, false, 9), command(903, over(903))];
+    for word in &words {
+        let (_, changes) = decide(&mut sale, word, 1100);
+        // There is no such notice, so that it can't be marked as done.
+        let no = word.id.0.as_u128();
+        assert_eq!(changes.notices_open, [notice_id(no)]);
+        sale.undo(&changes);
+        sale.load_told(notice_id(no));
+        let (outcome, changes) = decide(&mut sale, word, 1100);
+        assert_eq!(outcome, Outcome::Applied);
+        assert!(changes.notices_open.is_empty() && changes.gates.is_empty());
+        assert_eq!(sale, before);
+    }
+    held(&mut sale, &with(hold(1, &[0]), Some(pass(1))), 1101);
+    // What the room says from now on counts, though its version was said before.
+    decide(&mut sale, &room(904, false, 9), 1102);
+    held(&mut sale, &hold(2, &[1]), 1103);
 }
 
 /// Who has left or paid may not come in again with the same pass; what is held stays held.

@@ -223,16 +223,23 @@ impl Model {
                 Outcome::Applied
             }
             Kind::Room {
+                notice_id,
                 pass_required,
                 version,
                 ..
             } => {
-                self.turn_room(*pass_required, *version, now);
+                if self.is_first(*notice_id) {
+                    self.turn_room(*pass_required, *version, now);
+                }
                 Outcome::Applied
             }
-            Kind::PassesOver { tickets, .. } => {
-                for no in tickets {
-                    self.over.entry(*no).or_insert(now);
+            Kind::PassesOver {
+                notice_id, tickets, ..
+            } => {
+                if self.is_first(*notice_id) {
+                    for no in tickets {
+                        self.over.entry(*no).or_insert(now);
+                    }
                 }
                 Outcome::Applied
             }

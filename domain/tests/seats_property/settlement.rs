@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, kind: impl FnOnce(NoticeId) -> Kind) -> NoticeId {
+    pub(super) fn tell(&mut self, kind: impl FnOnce(NoticeId) -> Kind) -> NoticeId {
         let notice = NoticeId(self.rng.uuid());
         let kind = kind(notice);
         self.rows.open_notices.insert(notice, kind.clone());

@@ -9,8 +9,9 @@ use crate::extract::not_null;
 use crate::idempotency::fingerprint;
 use crate::ids;
 use crate::prefer::Prefer;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::refusal;
+use crate::shows;
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
@@ -89,6 +90,7 @@ impl QueuePatch {
             pass_ms: self.pass_seconds.map(|seconds| seconds * 1000),
             presence_ms: self.presence_seconds.map(|seconds| seconds * 1000),
             holds_per_pass: self.holds_per_pass,
+            cancelled: false,
         }
     }
 }
@@ -150,6 +152,12 @@ pub(super) async fn edit(
     patch: &QueuePatch,
 ) -> Result<Response, Problem> {
     let row = app.catalogue.refresh(schedule).await?;
+    // Said here before anybody is asked, as of the sale. Whoever gets by meanwhile is refused by the
+    // owner of the room, if there is one: nobody can buy in any case.
+    let lets_in = row.room.is_none() || patch.paused == Some(false);
+    if lets_in && shows::is_cancelled(&app.pool, schedule).await? {
+        return Err(Problem::new(Code::SaleClosed));
+    }
     let mut change = patch.change();
     if row.room.is_none() {
         // As it is now: the owner may have looked at the window a while ago.

@@ -1,11 +1,14 @@
 //! Whole shows that are cancelled, where something is in the way.
 
 use crate::admin::{letters, retry};
+use crate::bus::{Bus, command};
 use crate::cancellation::{balance, cancel_show, finished, paid, won};
 use crate::catalogue::patch;
-use crate::hall::{Hall, PATIENCE};
+use crate::hall::{Hall, PARTITIONS, PATIENCE};
 use crate::shop::{PRICE, with_gateway};
+use onsale_platform::clock::host_now;
 use onsale_platform::metric;
+use onsale_schema::{Lane, ScheduleId, UserId, admission, partition};
 use onsale_testkit::{Buyer, SystemOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -208,6 +211,33 @@ async fn the_waiting_room_of_a_cancelled_show_is_paused() {
     assert_eq!(hall.number(rooms).await, 1, "none is made for that");
     let room = crate::queue_policy::amend(&hall, date, json!({})).await;
     assert_eq!(room["paused"], true);
+    // For good: neither is it opened again, nor one made that would be.
+    for (date, change) in [
+        (date, json!({ "paused": false })),
+        (date, json!({ "paused": false, "mode": "DRAW" })),
+        (off, json!({ "mode": "FIFO" })),
+    ] {
+        let opened = crate::queue_policy::ask(&hall, date, change).await;
+        opened.expect_problem(410, "sale-closed");
+    }
+    // Who got by the ingress before the show was cancelled is refused by the owner.
+    let schedule_id = ScheduleId(date);
+    let no = partition::of_schedule(schedule_id, PARTITIONS);
+    let kind = admission::Kind::Policy {
+        schedule_id,
+        change: admission::PolicyChange {
+            paused: Some(false),
+            ..admission::PolicyChange::default()
+        },
+    };
+    let mut bus = Bus::connect(&hall).await;
+    let subject = bus.subjects.partition(Lane::Admission, no);
+    let late = command(UserId(Uuid::now_v7()), host_now(), kind);
+    let sent = vec![bus.send(&subject, vec![late]).await];
+    let outcomes = bus.outcomes::<admission::Outcome>(sent).await;
+    let outcomes: Vec<_> = outcomes.into_values().flatten().collect();
+    let refused = admission::Outcome::Refused(admission::Refusal::ShowCancelled);
+    assert_eq!(outcomes, [refused]);
     let paused = async {
         loop {
             let told = api.get(Some(&buyer), &path).await.expect(200).body;

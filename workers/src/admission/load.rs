@@ -81,7 +81,7 @@ async fn read_room(
         "SELECT secret, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, \
                 lobby_digest, beacon, lobby_order, seed, front, admissions, rate_used, latest, \
-                guest_front \
+                guest_front, cancelled \
          FROM waiting_room WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -366,6 +366,8 @@ struct RoomRecord {
     latest: Timestamp,
     #[diesel(sql_type = Integer)]
     guest_front: i32,
+    #[diesel(sql_type = Bool)]
+    cancelled: bool,
 }
 
 impl RoomRecord {
@@ -400,6 +402,7 @@ impl RoomRecord {
                 presence_ms: self.presence_ms,
                 holds_per_pass: count(self.holds_per_pass)?,
             },
+            is_cancelled: self.cancelled,
             beacon_name: self.beacon_name,
             version: self.version,
             arrivals: count(self.arrivals)?,

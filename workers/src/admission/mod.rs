@@ -322,6 +322,7 @@ fn refusal_label(refusal: Refusal) -> &'static str {
         Refusal::CodeNotYet => "access-code-not-yet",
         Refusal::CodeExpired => "access-code-expired",
         Refusal::CodeUsedUp => "access-code-used-up",
+        Refusal::ShowCancelled => "show-cancelled",
     }
 }
 

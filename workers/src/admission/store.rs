@@ -140,15 +140,15 @@ async fn rooms_write(
         "INSERT INTO waiting_room AS w (schedule_id, secret, mode, paused, opens_at, capacity, \
              rate_per_second, pass_ms, presence_ms, holds_per_pass, beacon_name, version, arrivals, \
              digest, closed_at, lobby_size, lobby_digest, beacon, lobby_order, seed, front, \
-             admissions, rate_used, latest, guest_front) \
+             admissions, rate_used, latest, guest_front, cancelled) \
          SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bool[], $5::timestamptz[], \
                     $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::int[], $11::text[], \
                     $12::bigint[], $13::int[], $14::bytea[], $15::timestamptz[], $16::int[], \
                     $17::bytea[], $18::bytea[], $19::text[], $20::bytea[], $21::int[], $22::int[], \
-                    $23::timestamptz[], $24::timestamptz[], $25::int[]) \
+                    $23::timestamptz[], $24::timestamptz[], $25::int[], $26::bool[]) \
               AS x(schedule, secret, mode, paused, opens, capacity, rate, pass_ms, presence_ms, \
                    holds, beacon_name, version, arrivals, digest, closed, size, lobby_digest, \
-                   beacon, lobby_order, seed, front, admissions, rate_used, latest, guests) \
+                   beacon, lobby_order, seed, front, admissions, rate_used, latest, guests, cancelled) \
          WHERE version = 1 OR EXISTS (SELECT FROM waiting_room known \
                                       WHERE known.schedule_id = x.schedule) \
          ON CONFLICT (schedule_id) DO UPDATE SET mode = excluded.mode, paused = excluded.paused, \
@@ -162,7 +162,8 @@ async fn rooms_write(
              lobby_digest = excluded.lobby_digest, beacon = excluded.beacon, \
              lobby_order = excluded.lobby_order, seed = excluded.seed, front = excluded.front, \
              admissions = excluded.admissions, rate_used = excluded.rate_used, \
-             latest = excluded.latest, guest_front = excluded.guest_front \
+             latest = excluded.latest, guest_front = excluded.guest_front, \
+             cancelled = excluded.cancelled \
          WHERE w.version = excluded.version - 1",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(column(rows, |r| r.schedule_id))
@@ -190,6 +191,7 @@ async fn rooms_write(
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.rate_used))
     .bind::<Array<Timestamptz>, Vec<_>>(column(rows, |r| r.latest))
     .bind::<Array<Integer>, Vec<_>>(column(rows, |r| signed(r.guest_front.0)))
+    .bind::<Array<Bool>, Vec<_>>(column(rows, |r| r.is_cancelled))
     .execute(&mut conn)
     .await?)
 }

@@ -339,10 +339,15 @@ impl PartitionedLane for Seats {
         map_broadcast(changes.maps.clone(), now)
     }
 
-    /// Payments wait for what is decided once, and waiting rooms for word of holds.
+    /// Payments wait for holds that last until they are made and for seats of late ones, and waiting
+    /// rooms for word of holds.
     fn nudges(changes: &Changes, subjects: &Subjects) -> Vec<String> {
         let mut nudges = Vec::new();
-        if !changes.notices_open.is_empty() {
+        let mut lasting = changes.terms.iter();
+        let mut made = changes.reservations.iter();
+        if lasting.any(|term| term.after.paying_order.is_some())
+            || made.any(|new| new.reservation.rehold_order.is_some())
+        {
             nudges.push(subjects.orders_nudge());
         }
         if !changes.pass_holds.is_empty() {

@@ -116,7 +116,7 @@ async fn begin(
 ) -> Result<(Option<Place>, Vec<Command<Kind>>), Error> {
     let left = store::left_find(&ctx.pool, show.schedule_id, HOLDS_MAX).await?;
     let is_last = left.is_nothing();
-    if left.is_admitting {
+    if left.has_room {
         pause_room(ctx, show.schedule_id, round).await?;
     }
     // The sale first: then no hold follows those that are given back.
@@ -135,12 +135,13 @@ async fn begin(
     Ok((is_begun.then_some(Place::BEGIN), commands))
 }
 
-/// Lets nobody in any more who waits to buy: whoever has a pass keeps it, and can't use it.
+/// Lets nobody in any more who waits to buy, for good: whoever has a pass keeps it, and can't use it.
 async fn pause_room(ctx: &Context, schedule: ScheduleId, round: i64) -> Result<(), Error> {
     let kind = admission::Kind::Policy {
         schedule_id: schedule,
         change: admission::PolicyChange {
             paused: Some(true),
+            cancelled: true,
             ..admission::PolicyChange::default()
         },
     };

@@ -180,6 +180,7 @@ impl History {
             pass_ms: Some(self.rng.range(1, 10) * 1000),
             presence_ms: Some(5000),
             holds_per_pass: None,
+            cancelled: self.rng.percent(2),
         }
     }
 

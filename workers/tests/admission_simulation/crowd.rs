@@ -235,6 +235,7 @@ impl Crowd {
             pass_ms: Some(sim.range(1, 4) * 1000),
             presence_ms: Some(5000),
             holds_per_pass: None,
+            cancelled: false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Seeded simulation of the admission lane: the real runtime, its committer and its ownership, with a
 //! log, tables and a registry in memory, in virtual time. One seed is one history of crashes, pauses,
-//! takeovers, lost answers, duplicates and late messages.
+//! takeovers, lost answers, duplicates and late messages, wrong clocks and lost tails of the log.
 //!
 //! Every commit leaves Q1 and Q2 true, no ticket that anybody was told of is lost, and no place ever
 //! changes. `ONSALE_SIM_SEED=<seed>` replays a history; `ONSALE_SIM_SEEDS=<count>` runs so many.
@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod crowd;
+mod log;
 mod outside;
 #[path = "../simulation/rng.rs"]
 mod rng;
@@ -35,9 +36,10 @@ const WORKERS: usize = 3;
 const QUIET_MAX: Duration = Duration::from_secs(60);
 
 /// What a run must have met, so that a generator which no longer reaches it is noticed.
-const EXPECTED: [&str; 17] = [
+const EXPECTED: [&str; 21] = [
     "admitted",
     "answered",
+    "clock jump",
     "code used up",
     "commit",
     "deposed",
@@ -50,7 +52,10 @@ const EXPECTED: [&str; 17] = [
     "missed",
     "pause",
     "read broke",
+    "skipped",
     "stop",
+    "stream clock",
+    "tail lost",
     "take",
     "unknown",
 ];
@@ -87,7 +92,7 @@ impl History {
             .sim
             .range(0, i64::try_from(self.processes.len()).unwrap() - 1);
         let at = usize::try_from(at).unwrap();
-        match self.sim.range(0, 2) {
+        match self.sim.range(0, 7) {
             0 => {
                 self.sim.note("kill");
                 let killed = self.processes.swap_remove(at);
@@ -101,6 +106,12 @@ impl History {
                 self.processes.swap_remove(at).stop.cancel();
                 self.start();
             }
+            2 => {
+                self.sim.note("clock jump");
+                let ms = self.sim.range(-4000, 4000);
+                self.processes[at].outside.jump(ms);
+            }
+            3..=4 => self.sim.break_stream(),
             _ => {
                 self.sim.note("pause");
                 let ms = self.sim.range(200, 6000);
@@ -139,7 +150,7 @@ async fn live(sim: &Arc<Sim>) {
     let steps = sim.range(100, 300);
     for _ in 0..steps {
         crowd.act();
-        if sim.percent(5) {
+        if sim.percent(8) {
             history.strike();
         }
         history.pass(sim.range(0, 200)).await;
@@ -147,12 +158,13 @@ async fn live(sim: &Arc<Sim>) {
     sim.calm();
     crowd.hand_in();
     settled(&mut history, "every message is decided", Sim::undecided).await;
-    crowd.open_all();
     let since = tokio::time::Instant::now();
     while sim.waiting() > 0 {
         let (waiting, what) = (sim.waiting(), "nobody waits while there is room");
         assert!(since.elapsed() < QUIET_MAX, "{what}: {waiting} do");
-        // As ingresses do while anybody is there; a new owner knows of a room by it.
+        // As ingresses do while anybody is there; a new owner knows of a room by it. What a stream that
+        // lost its tail has stored in its past is not decided, and asked for again.
+        crowd.open_all();
         crowd.report();
         history.pass(1000).await;
     }

@@ -1,7 +1,8 @@
 //! The world of one simulated worker: delays, failures, pauses and its end lie between it and what is
 //! stored.
 
-use crate::tables::{Logged, PARTITIONS, Sim, WorkerRow};
+use crate::log::Reader;
+use crate::tables::{PARTITIONS, Sim, WorkerRow};
 use onsale_domain::admission::Room;
 use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome};
@@ -9,11 +10,9 @@ use onsale_schema::message::{Command, Reply, decode};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{PartitionNo, ScheduleId, TicketId, Timestamp, WorkerId};
 use onsale_workers::admission::{Admission, Found, Rows, State};
-use onsale_workers::runtime::core::{Cursor, Fence, Inbound, Proposal, Undecodable};
+use onsale_workers::runtime::core::{Cursor, Fence, Proposal};
 use onsale_workers::runtime::ownership::{Partition, Snapshot, Worker};
-use onsale_workers::runtime::world::{
-    Attempt, Log, LogError, Owner, Publish, Registry, Settings, Store, Tail, World,
-};
+use onsale_workers::runtime::world::{Attempt, Owner, Publish, Registry, Settings, Store, World};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,10 +23,12 @@ const LEASE_MS: i64 = 3000;
 /// One worker's surroundings.
 #[derive(Clone)]
 pub struct Outside {
-    sim: Arc<Sim>,
+    pub sim: Arc<Sim>,
     worker: WorkerId,
     subjects: Arc<Subjects>,
     paused_until: Arc<Mutex<Instant>>,
+    /// How wrong its clock is, in milliseconds.
+    clock_ms: Arc<Mutex<i64>>,
 }
 
 impl Outside {
@@ -37,6 +38,7 @@ impl Outside {
             sim,
             subjects: Arc::new(Subjects::new("").unwrap()),
             paused_until: Arc::new(Mutex::new(Instant::now())),
+            clock_ms: Arc::default(),
         }
     }
 
@@ -46,6 +48,11 @@ impl Outside {
         *self.paused_until.lock().unwrap() = until;
     }
 
+    /// Its clock is wrong by so much from now on.
+    pub fn jump(&self, ms: i64) {
+        *self.clock_ms.lock().unwrap() = ms;
+    }
+
     /// The process is no more: its life-sign is free.
     pub fn die(&self) {
         if let Some(row) = self.sim.tables().workers.get_mut(&self.worker) {
@@ -53,13 +60,13 @@ impl Outside {
         }
     }
 
-    async fn gate(&self) {
+    pub async fn gate(&self) {
         let until = *self.paused_until.lock().unwrap();
         tokio::time::sleep_until(until).await;
     }
 
     /// The way to a server or back; a connection may break on it.
-    async fn leg(&self) -> Result<(), db::Error> {
+    pub async fn leg(&self) -> Result<(), db::Error> {
         self.gate().await;
         let us = self.sim.range(100, 5000).unsigned_abs();
         tokio::time::sleep(Duration::from_micros(us)).await;
@@ -98,7 +105,8 @@ impl World<Admission> for Outside {
     }
 
     fn now(&self) -> Timestamp {
-        self.sim.now()
+        let wrong_ms = *self.clock_ms.lock().unwrap();
+        self.sim.now().plus_ms(wrong_ms)
     }
 
     fn settings(&self) -> Settings {
@@ -111,13 +119,7 @@ impl World<Admission> for Outside {
     }
 
     fn log(&self, partition: PartitionNo, cursor: Cursor) -> Reader {
-        Reader {
-            outside: self.clone(),
-            partition,
-            position: cursor.seq,
-            is_open: false,
-            quiet_at: Timestamp::EPOCH,
-        }
+        Reader::new(self.clone(), partition, cursor)
     }
 
     fn store(&self) -> Connection {
@@ -148,93 +150,6 @@ impl Rows for Outside {
     async fn tickets(&self, ids: &[TicketId]) -> Result<Vec<Found>, db::Error> {
         self.leg().await?;
         Ok(self.sim.tables().find(ids))
-    }
-}
-
-/// Reads one partition's log.
-pub struct Reader {
-    outside: Outside,
-    partition: PartitionNo,
-    position: u64,
-    is_open: bool,
-    quiet_at: Timestamp,
-}
-
-impl Reader {
-    fn behind(&self) -> Vec<Logged> {
-        let tables = self.outside.sim.tables();
-        let log = &tables.logs[usize::from(self.partition.0)];
-        let behind = log.iter().filter(|logged| logged.seq > self.position);
-        behind.cloned().collect()
-    }
-}
-
-impl Log<Admission> for Reader {
-    fn is_open(&self) -> bool {
-        self.is_open
-    }
-
-    async fn reopen(&mut self) {
-        // A connection that breaks on its way is tried again.
-        while self.outside.leg().await.is_err() {}
-        self.is_open = true;
-    }
-
-    async fn next_batch(&mut self, commands_max: usize) -> Result<Vec<Inbound<Kind>>, LogError> {
-        loop {
-            let sim = self.outside.sim.clone();
-            let logged = sim.logged.notified();
-            self.outside.gate().await;
-            let behind = self.behind();
-            if behind.is_empty() {
-                self.quiet_at = World::now(&self.outside);
-                logged.await;
-                continue;
-            }
-            if sim.fails(3) {
-                sim.note("read broke");
-                self.is_open = false;
-                return Err(LogError("connection lost".to_owned()));
-            }
-            let (mut batch, mut commands) = (Vec::new(), 0);
-            for logged in behind {
-                if commands >= commands_max {
-                    break;
-                }
-                commands += logged.message.as_ref().map_or(1, |m| m.commands.len());
-                self.position = logged.seq;
-                batch.push(inbound(logged));
-            }
-            return Ok(batch);
-        }
-    }
-
-    fn pending(&self) -> u64 {
-        self.behind().len() as u64
-    }
-
-    fn quiet_at(&self) -> Timestamp {
-        self.quiet_at
-    }
-
-    fn rewind(&mut self, cursor: Cursor) {
-        self.position = cursor.seq;
-    }
-
-    async fn tail(&self, _: Cursor) -> Result<Tail, LogError> {
-        Ok(Tail::Intact)
-    }
-}
-
-fn inbound(logged: Logged) -> Inbound<Kind> {
-    Inbound {
-        seq: logged.seq,
-        at: logged.at,
-        after: Timestamp::EPOCH,
-        body: logged.message.ok_or_else(|| Undecodable {
-            payload: Vec::new(),
-            error: "no message".to_owned(),
-        }),
     }
 }
 

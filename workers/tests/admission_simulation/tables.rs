@@ -1,11 +1,12 @@
 //! What all processes share: the log, the tables with their fence, the workers; and what everybody was
 //! told, which must stay true.
 
+use crate::log::{Logged, Stream};
 use crate::rng::Rng;
 use crate::rows::Rows;
 use onsale_domain::admission::Changes;
 use onsale_schema::admission::{Code, Kind, Outcome, Policy, Refusal, Watermark};
-use onsale_schema::draw::Place;
+use onsale_schema::draw;
 use onsale_schema::message::{CommandMessage, MessageOutcomes};
 use onsale_schema::partition::of_schedule;
 use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
@@ -44,30 +45,27 @@ pub struct WorkerRow {
     pub leaving: bool,
 }
 
-/// A message on the log; none that can be read where there is no body.
-#[derive(Clone)]
-pub struct Logged {
-    pub seq: u64,
-    pub at: Timestamp,
-    pub message: Option<CommandMessage<Kind>>,
-}
+/// Where on the log a message was: its partition, the incarnation of that, and the sequence.
+type Place = (PartitionNo, i32, u64);
 
 /// Everything that is stored.
 pub struct Tables {
     pub partitions: Vec<PartitionRow>,
     pub workers: BTreeMap<WorkerId, WorkerRow>,
-    pub logs: Vec<Vec<Logged>>,
-    last_seq: u64,
+    pub stream: Stream,
     pub rooms: BTreeMap<ScheduleId, Rows>,
     tickets: BTreeMap<TicketId, (ScheduleId, ArrivalNo)>,
-    outcomes: BTreeMap<(PartitionNo, u64), (MessageId, Vec<Outcome>)>,
-    dead: BTreeSet<(PartitionNo, u64)>,
+    outcomes: BTreeMap<Place, (MessageId, Vec<Outcome>)>,
+    dead: BTreeSet<Place>,
+    /// Up to when each partition knew nothing but that it was applied when it lost its tail: what was
+    /// stored since with a time that is no later is not decided.
+    skipped: Vec<Timestamp>,
     done: BTreeSet<NoticeId>,
     /// Each version of a room that was committed: tickets and front.
-    versions: BTreeMap<(ScheduleId, i64), (u32, Place)>,
+    versions: BTreeMap<(ScheduleId, i64), (u32, draw::Place)>,
     /// The tickets that somebody was told of, and the places that tickets had.
     told: BTreeMap<TicketId, (ScheduleId, ArrivalNo)>,
-    places: BTreeMap<(ScheduleId, ArrivalNo), Place>,
+    places: BTreeMap<(ScheduleId, ArrivalNo), draw::Place>,
 }
 
 /// One history.
@@ -131,8 +129,8 @@ impl Sim {
             tables: Mutex::new(Tables {
                 partitions: (0..PARTITIONS).map(partition).collect(),
                 workers: BTreeMap::new(),
-                logs: (0..PARTITIONS).map(|_| Vec::new()).collect(),
-                last_seq: 0,
+                stream: Stream::default(),
+                skipped: vec![Timestamp::EPOCH; usize::from(PARTITIONS)],
                 rooms,
                 tickets: BTreeMap::new(),
                 outcomes: BTreeMap::new(),
@@ -180,6 +178,7 @@ impl Sim {
     /// No more faults.
     pub fn calm(&self) {
         *self.calm.lock().unwrap() = true;
+        self.tables().stream.jump(0);
     }
 
     pub fn note(&self, what: &'static str) {
@@ -196,22 +195,36 @@ impl Sim {
 
     /// Puts a message on the log; none that can be read without one.
     pub fn publish(&self, room: ScheduleId, message: Option<CommandMessage<Kind>>) {
-        let at = self.now();
-        let mut tables = self.tables();
-        tables.last_seq += 1;
-        let seq = tables.last_seq;
         let partition = of_schedule(room, PARTITIONS);
-        tables.logs[usize::from(partition.0)].push(Logged { seq, at, message });
-        drop(tables);
+        self.tables().stream.store(self.now(), partition, message);
         self.logged.notify_waiters();
     }
 
-    /// Messages behind the cursors.
+    /// The last messages of the stream are gone, its clock is wrong from now on, or both, as of a server
+    /// that is started again on another host.
+    pub fn break_stream(&self) {
+        let is_restart = self.percent(60);
+        if is_restart {
+            let count = self.range(1, 12).unsigned_abs();
+            if self.tables().stream.lose_tail(count) > 0 {
+                self.note("tail lost");
+            }
+            self.logged.notify_waiters();
+        }
+        if !is_restart || self.percent(75) {
+            self.note("stream clock");
+            let ms = self.range(-9000, 4000);
+            self.tables().stream.jump(ms);
+        }
+    }
+
+    /// Messages behind the cursors. By their times: the sequences of a tail that was lost are given
+    /// again.
     pub fn undecided(&self) -> usize {
         let tables = self.tables();
-        let behind = tables.logs.iter().zip(&tables.partitions);
+        let behind = tables.stream.logs.iter().zip(&tables.partitions);
         behind
-            .map(|(log, row)| log.iter().filter(|m| m.seq > row.cursor.seq).count())
+            .map(|(log, row)| log.iter().filter(|m| m.at > row.cursor.at).count())
             .sum()
     }
 
@@ -280,25 +293,15 @@ impl Sim {
         );
     }
 
-    /// At the end: every message has its outcomes, and every ticket that anybody heard of is there.
+    /// At the end: every message has its outcomes, but for what a stream that lost its tail has stored
+    /// in its past; and every ticket that anybody heard of is there.
     pub fn check_whole(&self) {
         let tables = self.tables();
-        for (no, log) in (0..).zip(&tables.logs) {
-            for logged in log {
-                let place = (PartitionNo(no), logged.seq);
-                match &logged.message {
-                    None => assert!(tables.dead.contains(&place)),
-                    Some(message) => {
-                        let (id, outcomes) = &tables.outcomes[&place];
-                        assert_eq!(*id, message.id);
-                        assert_eq!(outcomes.len(), message.commands.len());
-                        let holds = message.commands.iter().filter_map(|c| match &c.kind {
-                            Kind::Holds { notice_id, .. } => Some(notice_id),
-                            _ => None,
-                        });
-                        assert!(holds.into_iter().all(|id| tables.done.contains(id)));
-                    }
-                }
+        for (no, log) in (0..).map(PartitionNo).zip(&tables.stream.logs) {
+            for logged in log.iter().filter(|logged| !tables.is_decided(no, logged)) {
+                let skipped = tables.skipped[usize::from(no.0)];
+                assert!(logged.at <= skipped, "F2: {} has no outcome", logged.seq);
+                self.note("skipped");
             }
         }
         for (id, place) in &tables.told {
@@ -308,6 +311,27 @@ impl Sim {
 }
 
 impl Tables {
+    /// Whether a message has its outcomes, in whatever incarnation, and its notices are done.
+    fn is_decided(&self, no: PartitionNo, logged: &Logged) -> bool {
+        let last = self.partitions[usize::from(no.0)].cursor.incarnation;
+        let mut places = (0..=last).map(|incarnation| (no, incarnation, logged.seq));
+        let Some(message) = &logged.message else {
+            return places.any(|place| self.dead.contains(&place));
+        };
+        let outcomes = places.filter_map(|place| self.outcomes.get(&place));
+        let mut outcomes = outcomes.filter(|(id, _)| *id == message.id);
+        let Some((_, outcomes)) = outcomes.next() else {
+            return false;
+        };
+        assert_eq!(outcomes.len(), message.commands.len());
+        let holds = message.commands.iter().filter_map(|c| match &c.kind {
+            Kind::Holds { notice_id, .. } => Some(notice_id),
+            _ => None,
+        });
+        assert!(holds.into_iter().all(|id| self.done.contains(id)));
+        true
+    }
+
     fn deposed(&self, me: WorkerId, proposals: &[&Proposal<Admission>]) -> HashSet<usize> {
         let is_deposed = |proposal: &Proposal<Admission>| {
             let row = &self.partitions[usize::from(proposal.partition.0)];
@@ -336,18 +360,28 @@ impl Tables {
 
     fn apply(&mut self, proposal: &Proposal<Admission>) {
         let row = &mut self.partitions[usize::from(proposal.partition.0)];
-        assert!(proposal.cursor.seq >= row.cursor.seq, "F1: no way back");
+        let no = proposal.partition;
+        let place = |seq| (no, proposal.cursor.incarnation, seq);
+        let reached = |cursor: &Cursor| (cursor.incarnation, cursor.seq);
+        assert!(
+            reached(&proposal.cursor) >= reached(&row.cursor),
+            "F1: no way back"
+        );
+        let skipped = &mut self.skipped[usize::from(no.0)];
+        if proposal.cursor.incarnation > row.cursor.incarnation {
+            *skipped = row.cursor.at.max(*skipped);
+        }
         row.fence.commit_no += 1;
         row.cursor = proposal.cursor;
         for decided in &proposal.decided {
-            let place = (proposal.partition, decided.seq);
+            let place = place(decided.seq);
             let outcomes = (decided.message_id, decided.outcomes.clone());
             let before = self.outcomes.insert(place, outcomes);
             assert!(before.is_none(), "F2: one outcome");
         }
         for dead in &proposal.dead {
             assert_eq!(dead.command_index, -1, "{}", dead.error);
-            self.dead.insert((proposal.partition, dead.seq));
+            self.dead.insert(place(dead.seq));
         }
         self.store(&proposal.changes);
     }

@@ -10,7 +10,7 @@ use diesel_async::RunQueryDsl;
 use onsale_schema::admission::{self, HoldState, Pass, Ticketed};
 use onsale_schema::message::{Command, decode};
 use onsale_schema::seats::{Kind, Outcome, Refusal};
-use onsale_schema::{ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId};
 use uuid::Uuid;
 
 /// Somebody who was let in, whose pass is good for two holds.
@@ -226,6 +226,46 @@ async fn a_room_stays_on_or_off_over_a_takeover_and_its_older_word_is_void() {
         0,
         "of these the room knows nothing"
     );
+    worker.stop().await;
+}
+
+/// The streams are not set back with Postgres. What a room said after the state that was restored comes
+/// again, but no notice of it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_room_said_before_a_restore_of_postgres_is_void() {
+    let mut rig = Rig::new().await;
+    let schedule_id = rig.schedule(20, 60_000, 10).await;
+    let worker = rig.worker().await;
+    turn(&mut rig, schedule_id, true, 3).await;
+    let (buyer, pass) = admit(&mut rig, schedule_id, 0).await;
+    let notice_id = || NoticeId(Uuid::now_v7());
+    let off = Kind::Room {
+        notice_id: notice_id(),
+        schedule_id,
+        pass_required: false,
+        version: 9,
+    };
+    let over = Kind::PassesOver {
+        notice_id: notice_id(),
+        schedule_id,
+        tickets: vec![pass.ticket.arrival_no],
+    };
+    // In a batch with what it would change.
+    let commands = vec![
+        rig.command(UserId(Uuid::nil()), off),
+        rig.command(UserId(Uuid::nil()), over),
+        with(&rig, buyer, 1, None, schedule_id),
+        with(&rig, buyer, 1, Some(pass), schedule_id),
+    ];
+    let message = rig.send(commands).await;
+    let outcomes = rig.outcomes(message).await;
+    assert_eq!(outcomes[..2], [Outcome::Applied, Outcome::Applied]);
+    assert_eq!(outcomes[2], Outcome::Refused(Refusal::PassRequired));
+    held(outcomes[3].clone());
+    // The room goes on from its older version.
+    turn(&mut rig, schedule_id, false, 5).await;
+    let hold = rig.hold(schedule_id, &[2]);
+    held(rig.ask(hold).await);
     worker.stop().await;
 }
 

@@ -39,25 +39,35 @@ impl World {
         })
     }
 
-    /// Word of the room, which may come twice and in any order.
+    /// Word of the room, which may come twice and in any order; at times of what it did before Postgres
+    /// was restored to an older state, so that there is no notice of it.
     pub(super) fn word_of_the_room(&mut self) -> Command<Kind> {
         let known = self.model.gate.room_version;
-        let (notice_id, schedule_id) = (NoticeId(self.rng.uuid()), self.rows.schedule);
-        let kind = if self.rng.percent(30) {
-            let no = u32::try_from(self.rng.range(0, 9)).unwrap();
-            Kind::PassesOver {
+        let schedule_id = self.rows.schedule;
+        let no = u32::try_from(self.rng.range(0, 9)).unwrap();
+        let (is_over, pass_required) = (self.rng.percent(30), self.rng.percent(60));
+        let version = self.rng.range(known - 1, known + 3).max(0);
+        let say = |notice_id| match is_over {
+            true => Kind::PassesOver {
                 notice_id,
                 schedule_id,
                 tickets: vec![ArrivalNo(no), ArrivalNo(99)],
-            }
-        } else {
-            Kind::Room {
+            },
+            false => Kind::Room {
                 notice_id,
                 schedule_id,
-                pass_required: self.rng.percent(60),
-                version: self.rng.range(known - 1, known + 3),
-            }
+                pass_required,
+                version,
+            },
         };
-        self.command(user(0), kind)
+        let mut said = None;
+        if self.rng.percent(20) {
+            let notice_id = NoticeId(self.rng.uuid());
+            self.model.decided.insert(notice_id);
+            said = Some(say(notice_id));
+        } else {
+            self.tell(|notice_id| said.insert(say(notice_id)).clone());
+        }
+        self.command(user(0), said.expect("something was said"))
     }
 }

@@ -50,7 +50,7 @@ impl Model {
         }
     }
 
-    fn is_first(&mut self, notice: NoticeId) -> bool {
+    pub(super) fn is_first(&mut self, notice: NoticeId) -> bool {
         self.decided.insert(notice)
     }
 

@@ -96,9 +96,9 @@ pub struct LeftRow {
     /// Whether the owner of its seats has closed it for good.
     #[diesel(sql_type = Bool)]
     pub is_closed: bool,
-    /// Whether its waiting room lets people in.
+    /// Whether it has a waiting room that is not paused for good.
     #[diesel(sql_type = Bool)]
-    pub is_admitting: bool,
+    pub has_room: bool,
     /// Whether money may still be captured for it.
     #[diesel(sql_type = Bool)]
     pub is_paying: bool,
@@ -111,7 +111,7 @@ pub struct LeftRow {
 impl LeftRow {
     /// Whether nothing of it can be sold any more, and nobody is let in for that.
     pub fn is_nothing(&self) -> bool {
-        self.is_closed && !self.is_admitting && !self.is_paying && self.holds.is_empty()
+        self.is_closed && !self.has_room && !self.is_paying && self.holds.is_empty()
     }
 
     /// Holds that could still be paid, and who has them.
@@ -137,8 +137,8 @@ pub async fn left_find(
                  FROM held) AS holds, \
                 (SELECT coalesce(array_agg(user_id ORDER BY reservation_id), '{}') \
                  FROM held) AS holders, \
-                EXISTS (SELECT FROM waiting_room WHERE schedule_id = $1 AND mode <> 'OFF' \
-                          AND NOT paused) AS is_admitting, \
+                EXISTS (SELECT FROM waiting_room WHERE schedule_id = $1 \
+                          AND NOT cancelled) AS has_room, \
                 EXISTS (SELECT FROM payment_order WHERE schedule_id = $1 \
                           AND status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', \
                                          'REHOLDING')) AS is_paying \

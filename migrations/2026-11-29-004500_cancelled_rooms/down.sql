@@ -1,0 +1,1 @@
+ALTER TABLE waiting_room DROP COLUMN cancelled;
