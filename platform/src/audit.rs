@@ -5,7 +5,7 @@ mod checks;
 mod orders;
 mod queue;
 
-use crate::db::Error;
+use crate::db::{self, Error};
 use diesel::sql_types::{BigInt, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -62,6 +62,7 @@ pub async fn prepare(conn: &mut AsyncPgConnection) -> Result<(), Error> {
          SET work_mem = '128MB'",
     )
     .await?;
+    conn.batch_execute(db::WHOLE_TABLES).await?;
     Ok(())
 }
 

@@ -30,11 +30,18 @@ pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// A statement that runs may take longer: it is not the owner's pause that makes it slow. A client
 /// whose host is gone is noticed after about 20 s, and never by bytes that are late to be
 /// acknowledged: that has ended sessions of hosts that were only busy.
+///
+/// Whatever is asked for is found by a key. A statement may be planned while its tables are empty and
+/// run when they are large, so that a plan must not read a whole table where an index has the rows.
+/// Who does read whole tables says [`WHOLE_TABLES`].
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=2000 -c lock_timeout=2000 \
-     -c statement_timeout=20000 -c timezone=UTC -c tcp_keepalives_idle=10 \
+     -c statement_timeout=20000 -c timezone=UTC -c enable_seqscan=off -c jit=off \
+     -c tcp_keepalives_idle=10 \
      -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3";
 /// How long unacknowledged bytes may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
+/// For a session that reads whole tables, as an audit does.
+pub const WHOLE_TABLES: &str = "SET enable_seqscan = on";
 /// A server that has gone without a word is noticed within three of these, also while we only wait.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// How long a process waits for a connection from its pool.

@@ -2,7 +2,7 @@
 
 use diesel::sql_types::{Array, BigInt, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use onsale_platform::db;
 use onsale_schema::{ReservationId, ScheduleId, UserId};
 
@@ -115,6 +115,9 @@ impl Paid {
         conn: &mut AsyncPgConnection,
         dates: &[ScheduleId],
     ) -> Result<Self, db::Error> {
+        // What was held when it was looked at last is paid now.
+        conn.batch_execute("ANALYZE reservation, payment, transfer, seat_claim")
+            .await?;
         let counts = sql_query(
             "WITH paid AS (
                  SELECT reservation_id, user_id, total FROM reservation

@@ -21,7 +21,7 @@ use super::cpu::Times;
 use super::load::{Generator, Tally};
 use super::machine;
 use super::progress::Progress;
-use super::rig::Rig;
+use super::rig::{self, Rig};
 use super::run::{Fault, Track, play};
 use super::scrape::Scraped;
 use crate::audit;
@@ -352,7 +352,7 @@ impl Bench {
 
     /// Every measurement begins with fresh statistics and nothing left to write.
     async fn tidy(&mut self) -> anyhow::Result<()> {
-        room::tidy(&mut self.track.conn).await
+        rig::tidy(&mut self.track.conn, room::TABLES).await
     }
 
     /// The mean resident set of the processes of a role, in bytes.

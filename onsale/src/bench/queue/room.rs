@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use async_nats::{Client, Subscriber, jetstream};
 use diesel::sql_types::{BigInt, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::StreamExt;
 use onsale_platform::{clock, nats};
 use onsale_schema::admission::{Broadcast, Kind, Lobby, PolicyChange};
@@ -20,6 +20,8 @@ use uuid::Uuid;
 use super::super::case::PARTITIONS;
 use super::super::rig::Rig;
 
+/// What is written when somebody joins.
+pub const TABLES: &[&str] = &["ticket", "waiting_room", "outcome", "partition", "app_user"];
 /// For so long an owner may decide nothing.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// From asking for an opening to it, in milliseconds: by then the owner knows of it.
@@ -186,21 +188,6 @@ async fn arrivals(
         .await?;
     let row = rows.as_slice().first();
     Ok(row.map(|row| u32::try_from(row.arrivals)).transpose()?)
-}
-
-/// Brings every measurement to the same start: fresh statistics, nothing left to write.
-///
-/// # Errors
-/// When Postgres fails.
-pub async fn tidy(conn: &mut AsyncPgConnection) -> anyhow::Result<()> {
-    // Each by itself: VACUUM takes no transaction, and several in one text are one.
-    for statement in [
-        "VACUUM (ANALYZE) ticket, waiting_room, outcome, partition, app_user",
-        "CHECKPOINT",
-    ] {
-        conn.batch_execute(statement).await.context(statement)?;
-    }
-    Ok(())
 }
 
 /// What Postgres has of a room's tickets.
