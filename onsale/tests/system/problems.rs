@@ -1,24 +1,24 @@
 //! Every problem code that is built can be met over HTTP, looks as it should, and is met here: a
 //! code that is added without a way to it fails this test.
 
+mod money;
+mod rooms;
+
 use crate::hall::{Hall, open_policy, reservation, soon};
-use crate::shop::{with_gateway, won};
+use crate::shop::with_gateway;
 use diesel_async::SimpleAsyncConnection;
+use money::{money, orders, payment_on_its_way, without_cards, without_gateway};
 use onsale::seed::Policy;
 use onsale_ingress::problem::Code;
-use onsale_ingress::room::Signer;
-use onsale_schema::admission::{Pass, TICKETS_PER_USER, Ticketed};
 use onsale_schema::message::encode;
 use onsale_schema::seats::Kind;
 use onsale_schema::status::SaleState;
-use onsale_schema::{
-    ArrivalNo, CommandId, NoticeId, PaymentOrderId, ReservationId, ScheduleId, TicketId, UserId,
-};
+use onsale_schema::{CommandId, NoticeId};
 use onsale_testkit::spawn::Signal;
-use onsale_testkit::system::TOKEN_SECRET;
 use onsale_testkit::{Answer, Buyer};
 use onsale_workers::outbox::system;
 use reqwest::Method;
+use rooms::{access_codes, draws, passes, rooms};
 use serde_json::json;
 use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,6 +80,27 @@ async fn every_code_is_met_over_http() {
         .map(|code| (code.as_str().to_owned(), code.status().as_u16()))
         .collect();
     assert_eq!(met.0, declared);
+}
+
+/// A notice to the owner of seats, put in by hand; waits until it is applied.
+async fn tell(hall: &mut Hall, kind: impl FnOnce(NoticeId) -> Kind) {
+    let notice = uuid::Uuid::now_v7();
+    let kind = kind(NoticeId(notice));
+    let schedule = kind.schedule_id();
+    let command = system::command(CommandId(notice), kind);
+    let payload: String = encode(&command)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    hall.sql(&format!(
+        "INSERT INTO notice (notice_id, lane, schedule_id, payload) \
+         VALUES ('{notice}', 'seats', '{schedule}', decode('{payload}', 'hex'))"
+    ))
+    .await;
+    let open = format!(
+        "SELECT count(*) AS n FROM notice WHERE notice_id = '{notice}' AND done_at IS NULL"
+    );
+    hall.becomes(&open, 0).await;
 }
 
 /// What is wrong with a request before anybody looks at what it wants.
@@ -256,293 +277,6 @@ async fn seats(hall: &mut Hall, met: &mut Met) {
     let body = json!({});
     let answer = api.post(&buyer, &path, "cancel-key", &body).await;
     met.expect(answer, "cancellation-closed");
-}
-
-/// Who gets in line.
-async fn rooms(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(1).await;
-    let path = format!("/schedules/{date}/queue");
-    let answer = api.post(&buyer, &path, "nobody-waits", &json!(null)).await;
-    met.expect(answer, "room-off");
-    join_too_often(hall, met).await;
-    let request = api.request(Method::GET, &path).bearer_auth(&buyer.token);
-    let request = request.header("queue-ticket", "made-up");
-    met.expect(api.send(request).await, "queue-ticket-invalid");
-    let answer = crate::room::full::join(hall, &buyer, date).await;
-    met.expect(answer, "room-full");
-}
-
-/// Somebody gets in line and leaves it, again and again.
-async fn join_too_often(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(1).await;
-    let queue = json!({ "queue": { "mode": "FIFO" } });
-    let admin = format!("/admin/schedules/{date}");
-    crate::catalogue::patch(&api, &hall.admin(), &admin, &queue)
-        .await
-        .expect(200);
-    let path = format!("/schedules/{date}/queue");
-    for turn in 0..TICKETS_PER_USER {
-        let key = format!("in-line-{turn}");
-        let joined = api.post(&buyer, &path, &key, &json!(null)).await;
-        joined.expect(201);
-        api.delete(&buyer, &path).await.expect(204);
-    }
-    let answer = api.post(&buyer, &path, "once-more", &json!(null)).await;
-    met.expect(answer, "queue-tickets-used-up");
-}
-
-/// Who comes with a code that makes no guest.
-async fn access_codes(hall: &mut Hall, met: &mut Met) {
-    use crate::access_codes::{LONG_TIME, code};
-    let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
-    let date = hall.date(1).await;
-    crate::queue_policy::amend(hall, date, json!({ "mode": "FIFO" })).await;
-    let old = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
-    let early = ("2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z");
-    let (_, expired) = code(hall, date, 1, old).await;
-    let (_, not_yet) = code(hall, date, 1, early).await;
-    let (revoked_id, revoked) = code(hall, date, 1, LONG_TIME).await;
-    let path = format!("/admin/schedules/{date}/access-codes/{revoked_id}");
-    api.delete(&admin, &path).await.expect(204);
-    let (_, used_up) = code(hall, date, 1, LONG_TIME).await;
-    let path = format!("/schedules/{date}/queue");
-    let body = json!({ "accessCode": used_up });
-    let first = api.post(&hall.buyer(), &path, "the-first-use", &body).await;
-    let _ = first.expect(201);
-    for (shown, problem) in [
-        ("made-up".to_owned(), "access-code-invalid"),
-        (expired, "access-code-expired"),
-        (not_yet, "access-code-not-yet"),
-        (revoked, "access-code-revoked"),
-        (used_up, "access-code-used-up"),
-    ] {
-        let body = json!({ "accessCode": shown });
-        met.expect(api.post(&buyer, &path, problem, &body).await, problem);
-    }
-}
-
-/// A notice to the owner of seats, put in by hand; waits until it is applied.
-async fn tell(hall: &mut Hall, kind: impl FnOnce(NoticeId) -> Kind) {
-    let notice = uuid::Uuid::now_v7();
-    let kind = kind(NoticeId(notice));
-    let schedule = kind.schedule_id();
-    let command = system::command(CommandId(notice), kind);
-    let payload: String = encode(&command)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    hall.sql(&format!(
-        "INSERT INTO notice (notice_id, lane, schedule_id, payload) \
-         VALUES ('{notice}', 'seats', '{schedule}', decode('{payload}', 'hex'))"
-    ))
-    .await;
-    let open = format!(
-        "SELECT count(*) AS n FROM notice WHERE notice_id = '{notice}' AND done_at IS NULL"
-    );
-    hall.becomes(&open, 0).await;
-}
-
-/// Where there is a waiting room; its word is put in by hand.
-async fn passes(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(5).await;
-    tell(hall, |notice_id| Kind::Room {
-        notice_id,
-        schedule_id: ScheduleId(date),
-        pass_required: true,
-        version: 1,
-    })
-    .await;
-    let answer = api.hold(&buyer, date, &["A-1-1"]).await;
-    met.expect(answer, "queue-pass-required");
-    let signer = Signer::new(&TOKEN_SECRET.parse().expect("a secret"));
-    let pass = |seconds, holds_max| Pass {
-        ticket: Ticketed {
-            user_id: UserId(buyer.user_id),
-            schedule_id: ScheduleId(date),
-            ticket_id: TicketId(uuid::Uuid::now_v7()),
-            arrival_no: ArrivalNo(0),
-            is_guest: false,
-        },
-        expires_at: soon(seconds),
-        holds_max,
-    };
-    let body = json!({ "scheduleId": date, "seats": ["A-1-1"] });
-    for (shown, code) in [
-        ("no pass of ours".to_owned(), "queue-pass-invalid"),
-        (signer.sign_pass(&pass(-1, 1)), "queue-pass-expired"),
-        (signer.sign_pass(&pass(60, 0)), "queue-pass-used-up"),
-    ] {
-        let request = api.post_request(&buyer, "/reservations", code, &body);
-        met.expect(api.send(request.header("queue-pass", shown)).await, code);
-    }
-}
-
-/// A hold that a payment through the gateway has secured; settlement's word for it is put in by hand.
-async fn payment_on_its_way(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(5).await;
-    let held = api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
-    let id = reservation(&held.body);
-    tell(hall, |notice_id| Kind::Secure {
-        notice_id,
-        order_id: PaymentOrderId(uuid::Uuid::now_v7()),
-        reservation_id: ReservationId(id),
-        schedule_id: ScheduleId(date),
-        until: soon(60),
-    })
-    .await;
-    let path = format!("/reservations/{id}");
-    met.expect(api.delete(&buyer, &path).await, "payment-in-progress");
-}
-
-/// What the payment gateway refuses, and what is refused for its sake.
-async fn orders(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    let date = hall.date(4).await;
-    let order = hall.order(&buyer, date, &["A-1-1"]).await;
-    let less = json!({ "paymentKey": order.payment_key, "amount": won(1) });
-    let answer = hall.confirm_as(&buyer, &order, "less-money", &less).await;
-    met.expect(answer, "amount-mismatch");
-    hall.switch(json!({ "decline": 1 })).await;
-    met.expect(hall.confirm(&buyer, &order).await, "payment-declined");
-    met.expect(hall.confirm(&buyer, &order).await, "order-state-conflict");
-    let refund = uuid::Uuid::now_v7();
-    hall.sql(&format!(
-        "INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, \
-                             created_at) \
-         SELECT '{refund}', order_id, user_id, order_id, 'GATEWAY', 1, 'PENDING', \
-                clock_timestamp() \
-         FROM payment_order WHERE order_id = '{}'",
-        order.id
-    ))
-    .await;
-    let path = format!("/admin/tasks/{refund}/retry");
-    let answer = api
-        .post(&hall.admin(), &path, "not-stuck", &json!({}))
-        .await;
-    met.expect(answer, "refund-state-conflict");
-    let next = hall.order(&buyer, date, &["A-1-2"]).await;
-    let used = json!({ "paymentKey": order.payment_key, "amount": won(next.amount) });
-    let answer = hall.confirm_as(&buyer, &next, "used-before", &used).await;
-    met.expect(answer, "payment-key-used");
-    // As long as its hold lasts the gateway is asked again; here it is over at once.
-    hall.switch(json!({ "error": "all" })).await;
-    hall.confirm_later(&buyer, &next, "nobody-there").await;
-    hall.becomes(
-        "SELECT count(*) AS n FROM payment_order WHERE status IN ('CAPTURING', 'UNKNOWN')",
-        1,
-    )
-    .await;
-    hall.sql(&format!(
-        "UPDATE payment_order SET status = 'FAILED', fail_code = 'payment-gateway-unavailable', \
-                next_at = NULL, step_no = step_no + 1 WHERE order_id = '{}'",
-        next.id
-    ))
-    .await;
-    let same = json!({ "paymentKey": next.payment_key, "amount": won(next.amount) });
-    let answer = hall.confirm_as(&buyer, &next, "nobody-there", &same).await;
-    met.expect(answer, "payment-gateway-unavailable");
-    hall.charge_later(&buyer, 10_000, "still-waiting").await;
-    let open = "SELECT count(*) AS n FROM payment_order WHERE reservation_id IS NULL";
-    hall.becomes(open, 1).await;
-    let answer = hall.charge_card(&buyer, 10_000, "one-too-many").await;
-    assert_eq!(answer.body["limit"], 1, "{answer:?}");
-    met.expect(answer, "too-many-open-charges");
-    let unsigned = api.request(Method::POST, "/webhooks/payments");
-    let answer = api.send(unsigned.json(&json!({}))).await;
-    met.expect(answer, "webhook-signature-invalid");
-}
-
-/// What can't be done to a waiting room.
-async fn draws(hall: &mut Hall, met: &mut Met) {
-    let (api, admin) = (hall.api.clone(), hall.admin());
-    let date = hall.date(1).await;
-    crate::queue_policy::amend(hall, date, json!({ "mode": "DRAW" })).await;
-    let drawn = format!("/schedules/{date}/queue/draw");
-    let beacon = format!("/admin/schedules/{date}/queue/beacon");
-    let put = |path: String, body: serde_json::Value| {
-        let request = api.request(Method::PUT, &path).bearer_auth(&admin.token);
-        api.send(request.json(&body))
-    };
-    let said = put(format!("{beacon}/value"), json!({ "value": "00" })).await;
-    met.expect(said, "beacon-not-due");
-    let far = hall.date(1).await;
-    let later = json!({ "mode": "DRAW", "opensAt": "2040-01-01T00:00:00Z" });
-    crate::queue_policy::amend(hall, far, later).await;
-    let list = format!("/schedules/{far}/queue/draw/tickets");
-    met.expect(api.get(None, &list).await, "lobby-open");
-    // Its lobby is closed in the moment in which the owner hears of it again.
-    let state = async || api.get(None, &drawn).await.expect(200).body["state"].clone();
-    let closed = tokio::time::timeout(crate::hall::PATIENCE, async {
-        while state().await == "LOBBY" {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    });
-    closed.await.expect("closed");
-    met.expect(put(beacon, json!({ "name": "x" })).await, "beacon-fixed");
-}
-
-/// A system that nothing is paid through a gateway in.
-async fn without_gateway(met: &mut Met) {
-    let mut hall = Hall::open().await;
-    let (date, buyer) = (hall.date(1).await, hall.buyer());
-    let held = hall.api.hold(&buyer, date, &["A-1-1"]).await.expect(201);
-    let body = json!({ "reservationId": held.body["reservationId"] });
-    let answer = hall
-        .api
-        .post(&buyer, "/payment-orders", "nowhere-to-pay", &body);
-    met.expect(answer.await, "gateway-not-configured");
-}
-
-/// A system whose gateway has no cards on file, and that has no desk.
-async fn without_cards(met: &mut Met) {
-    let options = with_gateway()
-        .setting("ONSALE_CARDS", "refused")
-        .setting("ONSALE_CASH", false);
-    let mut hall = Hall::open_with(options).await;
-    let buyer = hall.buyer();
-    let answer = hall.charge_card(&buyer, 10_000, "no-such-card").await;
-    met.expect(answer, "cards-not-configured");
-    met.expect(hall.api.charge(&buyer, 10_000).await, "cash-not-configured");
-    let points = hall.api.get(Some(&buyer), "/users/me/points").await;
-    assert_eq!(points.expect(200).body["balance"], won(0));
-    let orders = "SELECT count(*) AS n FROM payment_order";
-    assert_eq!(hall.number(orders).await, 0);
-    assert!(hall.book().await.is_empty());
-}
-
-/// What can't be paid.
-async fn money(hall: &mut Hall, met: &mut Met) {
-    let (api, buyer) = (hall.api.clone(), hall.buyer());
-    met.expect(api.charge(&buyer, 0).await, "amount-invalid");
-    met.expect(api.charge(&buyer, 5_000_000).await, "amount-invalid");
-    api.charge(&buyer, 1_000_000).await.expect(201);
-    met.expect(api.charge(&buyer, 1).await, "balance-cap-exceeded");
-    let brief = hall
-        .date_with(
-            5,
-            Policy {
-                hold_ms: 300,
-                ..open_policy()
-            },
-        )
-        .await;
-    let held = api.hold(&buyer, brief, &["A-1-1"]).await.expect(201);
-    hall.map_becomes(brief, "AAAAA").await;
-    met.expect(
-        api.pay(&buyer, reservation(&held.body)).await,
-        "hold-expired",
-    );
-    let poor = hall.buyer();
-    let date = hall.date(5).await;
-    let held = api.hold(&poor, date, &["A-1-1"]).await.expect(201);
-    met.expect(
-        api.pay(&poor, reservation(&held.body)).await,
-        "insufficient-points",
-    );
 }
 
 /// Layouts that can't be what somebody wants them to be.
