@@ -93,7 +93,7 @@ pub struct AccessCodeView {
     /// So many accounts may use it.
     #[schema(minimum = 1)]
     uses: u32,
-    /// So many have. One that leaves and comes back with the same code has used it once.
+    /// So many have, each of them once.
     #[schema(minimum = 0)]
     used: u32,
     valid_from: Timestamp,

@@ -14,8 +14,9 @@ use onsale_schema::invariant::Invariant;
 /// How long a notice or fact may be open, in milliseconds, where nothing else is said: longer than
 /// a takeover after a crash.
 pub const OPEN_LIMIT_MS: u32 = 10_000;
-/// How long captured money may be without a sale (also: with one for a show that is cancelled) or on its
-/// way back, in milliseconds, where nothing else is said: longer than the retries of a refund while the gateway is away for a moment.
+/// How long captured money may be without a sale (also: with one for a show that is cancelled) or on
+/// its way back, in milliseconds, where nothing else is said: longer than the retries of a refund while
+/// the gateway is away for a moment.
 pub const REFUND_LIMIT_MS: u32 = 600_000;
 /// So many violations of one invariant are shown.
 pub const EXAMPLES_MAX: usize = 5;

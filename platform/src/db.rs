@@ -291,6 +291,7 @@ pub async fn migrate(database_url: &str) -> Result<Vec<String>, Error> {
         "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock(7091, 1)",
     )
     .await?;
+    conn.batch_execute(WHOLE_TABLES).await?;
     // The harness blocks its thread, and would take the wake-ups of what else its task awaits.
     let migrated = tokio::task::spawn_blocking(move || {
         AsyncMigrationHarness::new(conn)

@@ -323,7 +323,7 @@ pub enum Refusal {
     CodeNotYet,
     /// It is not good any more.
     CodeExpired,
-    /// As many tickets were made with it as it is good for.
+    /// As many accounts have used it as it is good for, or this one has.
     CodeUsedUp,
     /// The show is cancelled: its room stays paused.
     ShowCancelled,

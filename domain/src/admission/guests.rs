@@ -3,9 +3,10 @@
 //! and rate hold for them as for everybody. A guest whose time has not come lets those behind it pass,
 //! keeps its turn for the opening, and is before all later ones then.
 //!
-//! A code is used by an account, not by a ticket: whoever leaves and comes back with the same one has
-//! used it once. Who waits in the other line and then joins with a code leaves that line and is given a
-//! ticket of this one, in one decision, so that no ticket is ever another kind than it was made as.
+//! An account uses a code once, for one ticket: who leaves this line, or lets a pass go by, has had what
+//! the code is good for. So the other line waits for no more guests than the codes have uses. Who waits
+//! there and then joins with a code leaves it and is given a ticket of this one, in one decision, so that
+//! no ticket is ever another kind than it was made as.
 //!
 //! A guest's ticket has an arrival number like all others, so that a draw stays recomputable by
 //! everybody; the front skips it as it skips who has left, since the guests before it were called.
@@ -17,7 +18,7 @@ use super::{Changes, RoomRow};
 use onsale_schema::admission::{Code, CodeNotValid, Outcome, Refusal};
 use onsale_schema::status::AccessGrant;
 use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, Timestamp, UserId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A code that was used or revoked, as its row says. Who has used it say the tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +72,8 @@ fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
 pub(super) struct Guests {
     codes: HashMap<AccessCodeId, Known>,
     tickets: BTreeMap<ArrivalNo, AccessCodeId>,
-    /// How many tickets each account was given with a code: any number of them is one use.
-    users: HashMap<(AccessCodeId, UserId), u8>,
+    /// The accounts that have used each code.
+    users: HashSet<(AccessCodeId, UserId)>,
     /// So many wait and were not passed over.
     pub(super) waiting: u32,
     /// So many were let in, as far as this owner knows; fewer for what was taken back.
@@ -127,27 +128,20 @@ impl Guests {
             _ if known.is_revoked => Err(Refusal::CodeRevoked),
             Err(CodeNotValid::NotYet) => Err(Refusal::CodeNotYet),
             Err(CodeNotValid::Expired) => Err(Refusal::CodeExpired),
-            Ok(()) if self.users.contains_key(&(code.code_id, user)) => Ok(()),
-            Ok(()) if known.used >= code.uses => Err(Refusal::CodeUsedUp),
+            Ok(()) if known.used >= code.uses || self.users.contains(&(code.code_id, user)) => {
+                Err(Refusal::CodeUsedUp)
+            }
             Ok(()) => Ok(()),
         }
     }
 
-    /// A ticket was made with a code; whether that is a use of it.
-    pub(super) fn add(
-        &mut self,
-        no: ArrivalNo,
-        code_id: AccessCodeId,
-        user: UserId,
-        state: State,
-    ) -> bool {
+    /// A ticket was made with a code.
+    pub(super) fn add(&mut self, no: ArrivalNo, code_id: AccessCodeId, user: UserId, state: State) {
         self.tickets.insert(no, code_id);
         self.waiting += u32::from(is_waiting(state));
-        let tickets = self.users.entry((code_id, user)).or_default();
-        *tickets += 1;
-        let is_first = *tickets == 1;
-        self.codes.entry(code_id).or_default().used += u32::from(is_first);
-        is_first
+        // An account may have several tickets from the time when each was a use.
+        let is_use = self.users.insert((code_id, user));
+        self.codes.entry(code_id).or_default().used += u32::from(is_use);
     }
 
     /// Takes the last guest away again.
@@ -155,14 +149,10 @@ impl Guests {
         let code = self.tickets.remove(&no);
         let code = code.expect("it was a guest");
         self.waiting -= 1;
-        let tickets = self.users.get_mut(&(code, user));
-        let tickets = tickets.expect("its code was used by its user");
-        *tickets -= 1;
-        if *tickets == 0 {
-            self.users.remove(&(code, user));
-            let known = self.codes.get_mut(&code);
-            known.expect("a code that was used is known").used -= 1;
-        }
+        let was_use = self.users.remove(&(code, user));
+        assert!(was_use, "its code was used by its user");
+        let known = self.codes.get_mut(&code);
+        known.expect("a code that was used is known").used -= 1;
     }
 
     /// A guest's ticket is this far now, and was that far before.
@@ -233,12 +223,10 @@ impl Room {
     ) {
         let known = self.guests.codes.entry(code.code_id).or_default();
         known.early_until = early_until(code.grant, code.until);
-        let is_use = self.guests.add(no, code.code_id, user, State::Waiting);
+        self.guests.add(no, code.code_id, user, State::Waiting);
         let mine = changes.of(&self.row);
         mine.journal.push(Step::Invited(no));
-        if is_use {
-            *mine.used.entry(code.code_id).or_default() += 1;
-        }
+        *mine.used.entry(code.code_id).or_default() += 1;
     }
 
     /// From now on nobody joins with a code. Whoever has keeps the ticket.

@@ -347,46 +347,42 @@ fn what_was_not_stored_has_used_and_revoked_nothing() {
 }
 
 #[test]
-fn an_account_that_comes_back_with_its_code_has_used_it_once() {
+fn an_account_uses_a_code_once() {
     let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
-    let code = code(1, 2);
+    let code = code(1, 3);
     case.invite(0, code);
-    let used = |case: &Case| case.last.rooms[&schedule_id(1)].used.clone();
-    assert_eq!(used(&case), [(code.code_id, 1)].into());
+    assert_eq!(
+        case.last.rooms[&schedule_id(1)].used,
+        [(code.code_id, 1)].into()
+    );
     case.leave(0);
-    let again = case.invite(0, code);
-    assert!(again.is_new && again.is_guest);
-    assert!(used(&case).is_empty());
-    // Taken back, it has used the code before all the same.
-    case.room.undo(&case.last);
-    case.invite(0, code);
-    assert!(used(&case).is_empty());
+    assert_eq!(case.send(0, with(code)), refused(Refusal::CodeUsedUp));
+    // Without it, it stands in line as everybody does, and keeps that place when it tries again.
+    case.join_all([0]);
+    assert_eq!(case.send(0, with(code)), refused(Refusal::CodeUsedUp));
+    assert_eq!(case.status(1), TicketStatus::Lobby);
+    // Taken back, it was never used.
     case.invite(1, code);
-    assert_eq!(case.send(2, with(code)), refused(Refusal::CodeUsedUp));
-    case.leave(1);
-    assert!(case.invite(1, code).is_new, "also when it is used up");
+    case.room.undo(&case.last);
+    case.invite(1, code);
     // Another code is another use.
-    case.leave(1);
-    let other = self::code(2, 1);
-    case.invite(1, other);
-    assert_eq!(case.send(2, with(other)), refused(Refusal::CodeUsedUp));
-    case.send(0, revoke(code));
     case.leave(0);
-    assert_eq!(case.send(0, with(code)), refused(Refusal::CodeRevoked));
+    case.invite(0, self::code(2, 1));
 }
 
 #[test]
-fn the_next_owner_counts_accounts_and_not_tickets() {
-    let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
-    let code = code(1, 2);
-    case.invite(0, code);
-    case.leave(0);
-    case.invite(0, code);
-    case.take_over_from(code, &[0, 1], |_| 0);
-    case.leave(0);
+fn who_was_let_in_or_has_left_has_used_its_code_whoever_owns_the_room() {
+    let mut case = Case::new(|_| {});
+    let code = code(1, 3);
     case.invite(0, code);
     case.invite(1, code);
-    assert_eq!(case.send(2, with(code)), refused(Refusal::CodeUsedUp));
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    case.leave(0);
+    case.take_over_from(code, &[0, 1], |_| 0);
+    assert_eq!(case.send(0, with(code)), refused(Refusal::CodeUsedUp));
+    case.invite(2, code);
+    assert_eq!(case.send(3, with(code)), refused(Refusal::CodeUsedUp));
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Model {
             Err(Refusal::CodeNotYet)
         } else if now >= code.until {
             Err(Refusal::CodeExpired)
-        } else if !users.contains(&user) && users.len() >= code.uses as usize {
+        } else if users.contains(&user) || users.len() >= code.uses as usize {
             Err(Refusal::CodeUsedUp)
         } else {
             Ok(())

@@ -293,13 +293,6 @@ impl World {
                 _ => {}
             }
         }
-        let invited = mine
-            .joined
-            .iter()
-            .filter(|new| new.access_code_id.is_some());
-        if invited.count() > mine.used.values().sum::<u32>() as usize {
-            count("a code used again");
-        }
         let update = mine.room.as_ref().unwrap();
         let order = |row: &RoomRow| row.lobby.as_ref().and_then(|lobby| lobby.order);
         if let (None, Some(Order::Drawn { .. })) = (order(&update.before), order(&update.after)) {

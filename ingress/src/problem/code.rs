@@ -102,7 +102,7 @@ codes! {
     AccessCodeNotYet = 403 "access-code-not-yet" "The access code is not valid yet" never;
     /// Its window is over.
     AccessCodeExpired = 403 "access-code-expired" "The access code has expired" never;
-    /// As many tickets were made with it as it is good for.
+    /// As many accounts have used it as it is good for, or this one has.
     AccessCodeUsedUp = 403 "access-code-used-up" "The access code is used up" never;
     /// No such thing, or somebody else's.
     NotFound = 404 "not-found" "There is no such resource" never;

@@ -101,9 +101,6 @@ impl Rig {
             .await
             .context("connecting to Postgres")?;
         conn.batch_execute(lean::TABLES).await?;
-        if let Ok(sql) = std::env::var("X_SQL") {
-            conn.batch_execute(&sql).await?;
-        }
         drop(conn);
 
         let secret = hex(&rand::random::<[u8; 32]>());

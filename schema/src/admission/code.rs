@@ -15,7 +15,7 @@ pub struct Code {
     pub schedule_id: ScheduleId,
     /// What it grants.
     pub grant: AccessGrant,
-    /// So many tickets are made with it, whatever becomes of them.
+    /// So many accounts are given a ticket with it, one each, whatever becomes of that.
     pub uses: u32,
     /// First moment at which it is good.
     pub from: Timestamp,

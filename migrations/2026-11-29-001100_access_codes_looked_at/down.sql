@@ -1,1 +1,0 @@
-DROP INDEX ticket_access_code;
