@@ -159,7 +159,7 @@ impl Guests {
     pub(super) fn turned(&mut self, before: State, to: State) {
         self.waiting += u32::from(is_waiting(to));
         self.waiting -= u32::from(is_waiting(before));
-        if to == State::Admitted {
+        if is_waiting(before) && to == State::Admitted {
             self.let_in += 1;
         } else if before == State::Admitted && is_waiting(to) {
             self.let_in -= 1;
@@ -244,5 +244,25 @@ impl Room {
             self.row.latest = now;
         }
         Outcome::Applied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn who_was_let_in_counts_once_and_not_when_it_is_taken_back() {
+        let mut guests = Guests::default();
+        let (code, user) = (AccessCodeId(Uuid::nil()), UserId(Uuid::nil()));
+        guests.add(ArrivalNo(0), code, user, State::Waiting);
+        guests.turned(State::Waiting, State::Admitted);
+        guests.turned(State::Admitted, State::Expired);
+        assert_eq!((guests.let_in(), guests.waiting), (1, 0));
+        guests.turned(State::Expired, State::Admitted);
+        assert_eq!((guests.let_in(), guests.waiting), (1, 0));
+        guests.turned(State::Admitted, State::Waiting);
+        assert_eq!((guests.let_in(), guests.waiting), (0, 1));
     }
 }
