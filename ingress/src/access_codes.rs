@@ -7,14 +7,15 @@ mod store;
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::catalogue::Wrong;
+use crate::catalogue::{ScheduleRow, Wrong};
 use crate::extract::{Id, Ids, JsonBody, Query};
 use crate::idempotency::{IdempotencyKey, fingerprint};
 use crate::page::{Cursor, Page, PageQuery};
 use crate::policy::queue::{Asking, command};
 use crate::prefer::Prefer;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
+use crate::shows;
 use crate::token::Asked;
 use crate::trace::TraceParent;
 use axum::extract::State;
@@ -76,6 +77,33 @@ impl NewAccessCodes {
         let is_window = self.valid_from < self.valid_until;
         wrong.unless(is_window, "/validUntil", "invalid-value");
         wrong.check()
+    }
+
+    /// Refuses a window in which no guest could ever do what the codes are for, as the sale is set now.
+    /// A window and a sale that leave any time for it are the business of who sets them.
+    fn fits(&self, sale: &ScheduleRow, now: Timestamp) -> Result<(), Problem> {
+        let refused = |pointer, code, why| {
+            let problem = Problem::validation(vec![FieldError::at(pointer, code)]);
+            Err(problem.detail(why))
+        };
+        if self.valid_until <= now {
+            let why = "The window of the codes is over already.";
+            return refused("/validUntil", "invalid-value", why);
+        }
+        if self.valid_from.max(now) >= sale.booking_closes_at {
+            let why = "The codes would be good only when the booking has closed.";
+            return refused("/validFrom", "invalid-value", why);
+        }
+        let is_before_booking = self.valid_until <= sale.booking_opens_at;
+        match self.grants {
+            AccessGrant::Presale if is_before_booking => {
+                let why =
+                    "The presale would be over before the booking opens: let that open with it.";
+                refused("/validUntil", "not-after-opening", why)
+            }
+            // It is no matter when they come: their turn is when the room opens.
+            AccessGrant::Presale | AccessGrant::Vip => Ok(()),
+        }
     }
 }
 
@@ -145,11 +173,14 @@ struct MadeView {
 /// Each makes its users guests of the date's waiting room: they stand in a line of their own, which is
 /// let in before the other one; with `PRESALE` also before the room opens, while the code is good.
 /// Capacity and rate hold for everybody. When seats can be held is another matter: for a presale, let
-/// the booking open with it, and the room later (`bookingOpensAt`, `queue.opensAt`).
+/// the booking open with it, and the room later (`bookingOpensAt`, `queue.opensAt`). Refused are codes
+/// that are over already or good only when the booking has closed, a presale that is over before the
+/// booking opens, and any for a cancelled show.
 #[utoipa::path(post, path = "/admin/schedules/{scheduleId}/access-codes",
     operation_id = "createAccessCodes", tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey),
     request_body = NewAccessCodes,
+    extensions(("x-problems" = json!([Code::SaleClosed]))),
     responses((status = 201, description = "Made", body = MadeView)))]
 pub async fn create(
     State(app): State<App>,
@@ -160,7 +191,8 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     let wanted: NewAccessCodes = body.parse()?;
     wanted.validate()?;
-    app.catalogue.schedule(schedule).await?;
+    // As it is now: it may just have been set for these codes.
+    let sale = app.catalogue.refresh(schedule).await?;
     // A retry of the same key makes the same ones.
     let first = key.command(user.id, ROUTE);
     let ids = (0..wanted.count)
@@ -173,7 +205,15 @@ pub async fn create(
         by: user.id,
         at: app.clock.now(),
     };
-    let rows = store::create(&app.pool, &ids, &wanted, &made).await?;
+    let mut rows = store::find(&app.pool, &ids).await?;
+    // What was made before is told again, whatever has become of its time and of the sale.
+    if rows.is_empty() {
+        wanted.fits(&sale, made.at)?;
+        if shows::is_cancelled(&app.pool, schedule).await? {
+            return Err(Problem::new(Code::SaleClosed));
+        }
+        rows = store::create(&app.pool, &ids, &wanted, &made).await?;
+    }
     let is_whole = rows.len() == ids.len();
     if !is_whole || rows.iter().any(|row| row.fingerprint != made.fingerprint.0) {
         return Err(Problem::new(Code::IdempotencyKeyReused));

@@ -83,6 +83,13 @@ pub(super) async fn create(
     .bind::<Timestamptz, _>(made.at)
     .execute(&mut conn)
     .await?;
+    drop(conn);
+    find(pool, ids).await
+}
+
+/// Those of these codes that are there, in this order.
+pub(super) async fn find(pool: &Pool, ids: &[AccessCodeId]) -> Result<Vec<Row>, Error> {
+    let mut conn = pool.get().await?;
     let rows = statement(
         "SELECT access_code_id, fingerprint, label, granted, uses, valid_from, valid_until, made_by, \
                 made_at, revoked_at, used \

@@ -68,7 +68,15 @@ async fn signed_up(http: &Http, name: String) -> anyhow::Result<String> {
     if answer.status != StatusCode::CREATED {
         bail!("signing up was answered {}", answer.words());
     }
-    let body = json!({ "email": email, "password": BUYER_PASSWORD });
+    sign_in(http, &email, BUYER_PASSWORD).await
+}
+
+/// A token of an account that is there.
+///
+/// # Errors
+/// When the ingress refuses.
+pub async fn sign_in(http: &Http, email: &str, password: &str) -> anyhow::Result<String> {
+    let body = json!({ "email": email, "password": password });
     session(http, &Ask::new(Method::POST, "/sessions").body(body)).await
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Kind;
 use super::fair::{Contradiction, Sighting, Told, Witness};
 use super::http::{Answer, Ask, Http};
-use super::tally::{Stage, Tally};
+use super::tally::{Guests, Stage, Tally};
 
 /// How long somebody looks at the seats before paying, in milliseconds.
 const THINKING_MS: std::ops::Range<u64> = 500..3000;
@@ -37,6 +37,8 @@ pub struct World {
     pub seats_per_user: usize,
     /// What tells this run from others.
     pub run: i64,
+    /// What the guests join with, if there are some.
+    pub code: Option<String>,
     /// A ticket of somebody: for who tries with another's.
     pub anybodys: std::sync::Mutex<Option<(usize, String)>>,
 }
@@ -47,6 +49,8 @@ pub struct Buyer {
     pub no: usize,
     /// What it does.
     pub kind: Kind,
+    /// Whether it joins with an access code.
+    pub is_guest: bool,
     /// Access token of its account.
     pub token: String,
     /// When it comes, from now on.
@@ -72,6 +76,8 @@ struct Ticket {
     ticket_id: String,
     ticket: String,
     status: Status,
+    #[serde(default)]
+    guest: bool,
     position: Option<u32>,
     ahead: Option<u32>,
     poll_after_ms: Option<u64>,
@@ -120,11 +126,13 @@ impl Buyer {
     /// What should not have happened, in words.
     pub async fn live(&mut self) -> Result<(), String> {
         tokio::time::sleep(self.comes_after).await;
+        self.witness.comes(self.world.http.elapsed());
         let Some(mut ticket) = self.join(1).await? else {
             self.at(Stage::Refused);
             return Ok(());
         };
         let joined = self.world.http.elapsed();
+        self.count_guest(|guests| &mut guests.joined);
         if self.kind == Kind::Greedy {
             self.shows_anothers(&ticket).await?;
         }
@@ -150,6 +158,7 @@ impl Buyer {
         }
         let waited = self.world.http.elapsed() - joined;
         self.world.tally.lock().waits.push(waited);
+        self.count_guest(|guests| &mut guests.admitted);
         match self.kind {
             Kind::Patient | Kind::Impatient | Kind::Greedy => self.buy(ticket).await,
             Kind::Silent => {
@@ -163,6 +172,13 @@ impl Buyer {
         if self.stage != stage {
             self.world.tally.step(self.stage, stage);
             self.stage = stage;
+        }
+    }
+
+    /// Counts it among the guests, if it is one.
+    fn count_guest(&self, count: impl FnOnce(&mut Guests) -> &mut usize) {
+        if self.is_guest {
+            *count(&mut self.world.tally.lock().guests) += 1;
         }
     }
 
@@ -209,7 +225,10 @@ impl Buyer {
     /// Gets in line; none when the room takes nobody.
     async fn join(&mut self, tab: u32) -> Result<Option<Ticket>, String> {
         let (path, key) = (self.path(), self.key());
-        let ask = Ask::new(Method::POST, &path).by(&self.token);
+        let mut ask = Ask::new(Method::POST, &path).by(&self.token);
+        if self.is_guest {
+            ask = ask.body(json!({ "accessCode": self.world.code }));
+        }
         let answer = self
             .world
             .http
@@ -252,6 +271,9 @@ impl Buyer {
         } = answer;
         let told: Result<Ticket, _> = serde_json::from_value(body);
         let ticket = told.map_err(|error| format!("a ticket: {error}"))?;
+        if ticket.guest != self.is_guest {
+            return Err("a ticket is of another line".to_owned());
+        }
         let (stage, told) = match ticket.status {
             Status::Lobby => (Some(Stage::Lobby), Told::Waiting),
             Status::Waiting => (Some(Stage::Waiting), Told::Waiting),
@@ -378,6 +400,7 @@ impl Buyer {
             self.world.tally.lock().bought += hold.seats.len();
         }
         self.at(Stage::Sold);
+        self.count_guest(|guests| &mut guests.sold);
         Ok(())
     }
 

@@ -10,10 +10,20 @@
 //!    most after that, since it came; or since it came back from a silence, if that was [`LAG`] before
 //!    the one behind can have been let in, which was after the last `WAITING` that it was told.
 //!
+//! Guests have a line of their own, which is let in before the other one, and no positions. The one
+//! before is a guest then, and the one behind is either
+//!
+//! - a guest who asked to join after the one before had been told that it has: it came later for sure; or
+//! - of the other line, and was let in when the one before had been a guest for [`LAG`]: as in 3., as if
+//!   each guest came back when it joined.
+//!
+//! A guest overtakes nobody of the other line.
+//!
 //! Whoever is silent is passed over by right, and is next when it is heard again, so its absence is no
 //! reproach. All times are of one clock, that of who asks: no clock of the server's is trusted. It must
 //! never ask anybody anything.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 /// So old may be what an ingress tells: it hears of its owner after each commit, and once a second.
@@ -79,6 +89,11 @@ struct Admission {
 /// What one client has seen of one ticket.
 #[derive(Clone, Debug)]
 pub struct Witness {
+    is_guest: bool,
+    /// Before it asked to join.
+    came: Duration,
+    /// When it was told that it has.
+    joined: Option<Duration>,
     position: Option<u32>,
     ahead: Option<u32>,
     /// Who asks later than this was silent.
@@ -89,9 +104,14 @@ pub struct Witness {
     admission: Option<Admission>,
 }
 
-impl Default for Witness {
-    fn default() -> Self {
+impl Witness {
+    /// Of one who has seen nothing yet; whether it is a guest.
+    #[must_use]
+    pub fn new(is_guest: bool) -> Self {
         Self {
+            is_guest,
+            came: Duration::ZERO,
+            joined: None,
             position: None,
             ahead: None,
             due: None,
@@ -103,14 +123,18 @@ impl Default for Witness {
             admission: None,
         }
     }
-}
 
-impl Witness {
+    /// It is about to join.
+    pub fn comes(&mut self, now: Duration) {
+        self.came = now;
+    }
+
     /// Takes an answer in, in the order in which they were asked for.
     ///
     /// # Errors
     /// When it contradicts one before.
     pub fn see(&mut self, seen: &Sighting) -> Result<(), Contradiction> {
+        self.joined.get_or_insert(seen.answered);
         if self.due.is_some_and(|due| seen.sent > due) {
             self.presences.push(Presence {
                 back: Some(seen.answered),
@@ -127,7 +151,7 @@ impl Witness {
             }
             Told::Admitted if self.admission.is_none() => {
                 self.admission = Some(Admission {
-                    after: self.waited.unwrap_or(seen.sent),
+                    after: self.waited.unwrap_or(self.came),
                     told: seen.answered,
                 });
             }
@@ -160,42 +184,96 @@ impl Witness {
     }
 }
 
+/// Somebody in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A guest, by when it was told that it has joined.
+    Guest(Duration),
+    /// Somebody with this position.
+    Place(u32),
+}
+
+impl Display for Who {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guest(joined) => write!(f, "the guest of {:.1} s", joined.as_secs_f64()),
+            Self::Place(position) => write!(f, "position {position}"),
+        }
+    }
+}
+
 /// Somebody who was overtaken, and by whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overtaken {
-    /// The position of who still waited.
-    pub position: u32,
-    /// That of one who was let in before.
-    pub by: u32,
+    /// Who still waited.
+    pub who: Who,
+    /// One who was let in before.
+    pub by: Who,
 }
 
-/// Everybody who was overtaken, each once, by position.
+/// One who was let in.
+#[derive(Clone, Copy)]
+struct LetIn {
+    who: Who,
+    came: Duration,
+    admission: Admission,
+}
+
+impl LetIn {
+    /// Whether its turn is after that of `other`, who was there at the time if it came back then, or
+    /// always.
+    fn is_behind(&self, other: Who, back: Option<Duration>) -> bool {
+        let was_there = |since: Duration| since + LAG < self.admission.after;
+        back.is_none_or(was_there)
+            && match (other, self.who) {
+                (Who::Place(before), Who::Place(position)) => before < position,
+                (Who::Guest(joined), Who::Guest(_)) => joined < self.came,
+                (Who::Guest(joined), Who::Place(_)) => was_there(joined),
+                (Who::Place(_), Who::Guest(_)) => false,
+            }
+    }
+}
+
+impl Witness {
+    /// None for who was told of no place in an order.
+    fn who(&self) -> Option<Who> {
+        match self.is_guest {
+            true => self.joined.map(Who::Guest),
+            false => self.position.map(Who::Place),
+        }
+    }
+
+    fn let_in(&self) -> Option<LetIn> {
+        Some(LetIn {
+            who: self.who()?,
+            came: self.came,
+            admission: self.admission?,
+        })
+    }
+}
+
+/// Everybody who was overtaken, each once: guests by when they joined, the others by position.
 #[must_use]
 pub fn overtaken(witnesses: &[Witness]) -> Vec<Overtaken> {
-    let mut admitted: Vec<(u32, Admission)> = witnesses
-        .iter()
-        .filter_map(|witness| Some((witness.position?, witness.admission?)))
-        .collect();
-    admitted.sort_by_key(|(_, admission)| admission.told);
+    let mut admitted: Vec<LetIn> = witnesses.iter().filter_map(Witness::let_in).collect();
+    admitted.sort_by_key(|other| other.admission.told);
     let mut found = Vec::new();
     for witness in witnesses {
-        let Some(position) = witness.position else {
+        let Some(who) = witness.who() else {
             continue;
         };
         let by = |presence: &Presence| {
             let waiting = presence.waiting?;
-            let early = admitted.partition_point(|(_, other)| other.told + LAG < waiting);
-            let was_back = |after| presence.back.is_none_or(|back| back + LAG < after);
-            admitted[..early]
-                .iter()
-                .find(|(other, admission)| *other > position && was_back(admission.after))
-                .map(|(other, _)| *other)
+            let early = admitted.partition_point(|other| other.admission.told + LAG < waiting);
+            let mut early = admitted[..early].iter();
+            let other = early.find(|other| other.is_behind(who, presence.back))?;
+            Some(other.who)
         };
         if let Some(by) = witness.presences.iter().find_map(by) {
-            found.push(Overtaken { position, by });
+            found.push(Overtaken { who, by });
         }
     }
-    found.sort_by_key(|it| it.position);
+    found.sort_by_key(|it| it.who);
     found
 }
 
@@ -208,15 +286,16 @@ mod tests {
     }
 
     /// A ticket's history: when was asked, in milliseconds, and what was told, 10 ms later. All are told
-    /// to ask again after a second.
-    fn witness(position: u32, history: &[(u64, Told)]) -> Witness {
-        let mut witness = Witness::default();
+    /// to ask again after a second. Guests have no position.
+    fn witness(position: Option<u32>, history: &[(u64, Told)]) -> Witness {
+        let mut witness = Witness::new(position.is_none());
+        witness.comes(ms(history[0].0));
         for &(sent, told) in history {
             let seen = Sighting {
                 sent: ms(sent),
                 answered: ms(sent + 10),
                 told,
-                position: Some(position),
+                position,
                 ahead: None,
                 poll_after: (told != Told::Over).then_some(ms(1000)),
             };
@@ -227,9 +306,24 @@ mod tests {
 
     /// Waits from a time on until another, asking each second, and is told something at its end.
     fn waits(position: u32, from: u64, until: u64, end: Told) -> Witness {
+        witness(Some(position), &history(from, until, end))
+    }
+
+    /// The same, as a guest.
+    fn guest(from: u64, until: u64, end: Told) -> Witness {
+        witness(None, &history(from, until, end))
+    }
+
+    fn history(from: u64, until: u64, end: Told) -> Vec<(u64, Told)> {
         let waiting = (from..until).step_by(1000).map(|at| (at, Told::Waiting));
-        let history: Vec<_> = waiting.chain([(until, end)]).collect();
-        witness(position, &history)
+        waiting.chain([(until, end)]).collect()
+    }
+
+    const fn places(position: u32, by: u32) -> Overtaken {
+        Overtaken {
+            who: Who::Place(position),
+            by: Who::Place(by),
+        }
     }
 
     #[test]
@@ -249,13 +343,13 @@ mod tests {
             waits(3, 0, 3000, Told::Admitted),
             waits(4, 0, 9000, Told::Over),
         ];
-        assert_eq!(overtaken(&line), [Overtaken { position: 2, by: 3 }]);
+        assert_eq!(overtaken(&line), [places(2, 3)]);
         // Also when it is never let in.
         let line = [
             waits(2, 0, 9000, Told::Waiting),
             waits(3, 0, 3000, Told::Admitted),
         ];
-        assert_eq!(overtaken(&line), [Overtaken { position: 2, by: 3 }]);
+        assert_eq!(overtaken(&line), [places(2, 3)]);
     }
 
     #[test]
@@ -286,15 +380,15 @@ mod tests {
             (7000, Told::Waiting),
             (8000, Told::Admitted),
         ];
-        let line = [witness(2, &silent), waits(3, 0, 3000, Told::Admitted)];
+        let line = [witness(Some(2), &silent), waits(3, 0, 3000, Told::Admitted)];
         assert_eq!(overtaken(&line), []);
         // A little late is not silent.
         let slow: Vec<_> = (0..8)
             .map(|nth| (nth * 1900, Told::Waiting))
             .chain([(15_200, Told::Admitted)])
             .collect();
-        let line = [witness(2, &slow), waits(3, 0, 3000, Told::Admitted)];
-        assert_eq!(overtaken(&line), [Overtaken { position: 2, by: 3 }]);
+        let line = [witness(Some(2), &slow), waits(3, 0, 3000, Told::Admitted)];
+        assert_eq!(overtaken(&line), [places(2, 3)]);
     }
 
     #[test]
@@ -302,11 +396,58 @@ mod tests {
         let mut back = vec![(0, Told::Waiting)];
         back.extend((6..15).map(|s| (s * 1000, Told::Waiting)));
         // Let in after it was back.
-        let line = [witness(2, &back), waits(3, 0, 10_000, Told::Admitted)];
-        assert_eq!(overtaken(&line), [Overtaken { position: 2, by: 3 }]);
+        let line = [witness(Some(2), &back), waits(3, 0, 10_000, Told::Admitted)];
+        assert_eq!(overtaken(&line), [places(2, 3)]);
         // Let in when it may have been away.
-        let line = [witness(2, &back), waits(3, 0, 7500, Told::Admitted)];
+        let line = [witness(Some(2), &back), waits(3, 0, 7500, Told::Admitted)];
         assert_eq!(overtaken(&line), []);
+    }
+
+    #[test]
+    fn guests_are_before_the_line_by_right() {
+        let line = [
+            guest(4000, 6000, Told::Admitted),
+            guest(0, 1000, Told::Admitted),
+            waits(1, 0, 20_000, Told::Admitted),
+            waits(2, 0, 20_000, Told::Over),
+        ];
+        assert_eq!(overtaken(&line), []);
+    }
+
+    #[test]
+    fn a_guest_is_overtaken_by_one_who_came_later() {
+        let (first, second) = (
+            guest(0, 9000, Told::Admitted),
+            guest(1000, 4000, Told::Admitted),
+        );
+        let found = [Overtaken {
+            who: Who::Guest(ms(10)),
+            by: Who::Guest(ms(1010)),
+        }];
+        assert_eq!(overtaken(&[second.clone(), first]), found);
+        // Not if it was away, nor if nobody can say who came first.
+        let away = [(0, Told::Waiting), (8000, Told::Waiting)];
+        assert_eq!(overtaken(&[witness(None, &away), second.clone()]), []);
+        let at_once = guest(995, 8995, Told::Admitted);
+        assert_eq!(overtaken(&[at_once, second]), []);
+    }
+
+    #[test]
+    fn a_guest_who_has_joined_is_overtaken_by_the_line() {
+        let line = waits(7, 0, 6000, Told::Admitted);
+        let found = [Overtaken {
+            who: Who::Guest(ms(1010)),
+            by: Who::Place(7),
+        }];
+        assert_eq!(
+            overtaken(&[guest(1000, 9000, Told::Waiting), line.clone()]),
+            found
+        );
+        // It may have been let in before that one joined, as far as an ingress told.
+        assert_eq!(overtaken(&[guest(4000, 9000, Told::Waiting), line]), []);
+        // Who is let in at once may have been so at any time since it came.
+        let at_once = waits(7, 2000, 2000, Told::Admitted);
+        assert_eq!(overtaken(&[guest(1000, 9000, Told::Waiting), at_once]), []);
     }
 
     #[test]
@@ -319,7 +460,7 @@ mod tests {
             ahead,
             poll_after: None,
         };
-        let mut witness = Witness::default();
+        let mut witness = Witness::new(false);
         assert_eq!(witness.see(&seen(None, None)), Ok(()));
         assert_eq!(witness.see(&seen(Some(7), Some(6))), Ok(()));
         assert_eq!(witness.see(&seen(Some(7), Some(2))), Ok(()));

@@ -44,7 +44,8 @@ pub struct Ask<'a> {
 /// What was answered in the end.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// When the request that was answered was sent, since the beginning.
+    /// When the request that was answered was sent, since the beginning; of a command that was looked up,
+    /// when it was sent first, since the outcome is as old as its decision.
     pub sent: Duration,
     /// When its answer was there.
     pub answered: Duration,
@@ -151,6 +152,7 @@ impl Http {
         let mut url = url.as_str();
         let mut location = String::new();
         let mut last = String::new();
+        let first_sent = self.elapsed();
         for _ in 0..TRIES {
             let is_look_up = !location.is_empty();
             let (answer, wait) = match self.once(ask, url, is_look_up).await {
@@ -174,7 +176,7 @@ impl Http {
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                     last = answer.words();
                 }
-                StatusCode::OK if is_look_up => return decided(answer),
+                StatusCode::OK if is_look_up => return decided(answer, first_sent),
                 _ => return Ok(answer),
             }
             tokio::time::sleep(wait.pause).await;
@@ -243,10 +245,11 @@ impl Wait {
 }
 
 /// The outcome of a command, as if it had been answered at once.
-fn decided(answer: Answer) -> Result<Answer, String> {
+fn decided(answer: Answer, sent: Duration) -> Result<Answer, String> {
     let decided: Decided = serde_json::from_value(answer.body).map_err(|e| e.to_string())?;
     let status = StatusCode::from_u16(decided.status).map_err(|e| e.to_string())?;
     Ok(Answer {
+        sent,
         status,
         body: decided.body,
         ..answer

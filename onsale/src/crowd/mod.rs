@@ -7,7 +7,9 @@
 mod accounts;
 mod buyer;
 pub mod fair;
+mod guests;
 mod http;
+mod kinds;
 pub mod report;
 mod show;
 mod tally;
@@ -30,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use crate::target::{self, Target};
 use buyer::{Buyer, World};
 use fair::Witness;
+pub use guests::Admin;
 use http::{Ask, Http};
+pub use kinds::{Kind, Shares};
 use report::Summary;
 use show::Show;
 use tally::{Hall, Stage, Tally};
@@ -46,6 +50,8 @@ const MAP_PAUSE: Duration = Duration::from_millis(100);
 /// The greedy ask too often, join from many tabs, show their pass on several connections at once, and
 /// try seats without a pass and another's ticket. Whether somebody was overtaken is judged by what the
 /// buyers were told.
+///
+/// Guests are some of these, and join with an access code, which an administrator makes for them.
 ///
 /// Accounts are written to the database where that is known: that of the running `onsale up`, or
 /// --database-url. Else each signs up, which takes a core some 40 ms, and may meet the limits for an
@@ -84,6 +90,29 @@ pub struct Args {
     #[arg(long, default_value_t = 5, value_name = "SHARE")]
     pub greedy: u16,
 
+    /// So many of the buyers come with an access code: as guests, who are let in before the others.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(guests::MAX)))]
+    pub guests: u32,
+
+    /// Address of the account that makes the code. Without it, that of the demo's administrator.
+    #[arg(
+        long,
+        env = "ONSALE_ADMIN_EMAIL",
+        value_name = "EMAIL",
+        requires = "admin_password"
+    )]
+    pub admin_email: Option<String>,
+
+    /// Password of that account.
+    #[arg(
+        long,
+        env = "ONSALE_ADMIN_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        requires = "admin_email"
+    )]
+    pub admin_password: Option<String>,
+
     /// The most seats that one wants; at least one. The greedy want as many as one may have.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=10))]
     pub seats_per_buyer: u8,
@@ -110,59 +139,6 @@ pub struct Args {
     pub json: bool,
 }
 
-/// What a buyer does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Waits for its turn, and buys.
-    Patient,
-    /// Leaves after a while.
-    Impatient,
-    /// Stops asking.
-    Silent,
-    /// Tries to get more than others.
-    Greedy,
-}
-
-/// Parts of a crowd, in any unit.
-#[derive(Clone, Copy, Debug)]
-pub struct Shares {
-    /// Of [`Kind::Patient`].
-    pub patient: u16,
-    /// Of [`Kind::Impatient`].
-    pub impatient: u16,
-    /// Of [`Kind::Silent`].
-    pub silent: u16,
-    /// Of [`Kind::Greedy`].
-    pub greedy: u16,
-}
-
-impl Shares {
-    fn all(self) -> [(Kind, u32); 4] {
-        [
-            (Kind::Patient, self.patient.into()),
-            (Kind::Impatient, self.impatient.into()),
-            (Kind::Silent, self.silent.into()),
-            (Kind::Greedy, self.greedy.into()),
-        ]
-    }
-
-    fn sum(self) -> u32 {
-        self.all().iter().map(|(_, share)| share).sum()
-    }
-
-    /// One of the kinds, each as often as its share.
-    fn choose(self, rng: &mut StdRng) -> Kind {
-        let mut at = rng.random_range(0..self.sum().max(1));
-        for (kind, share) in self.all() {
-            if at < share {
-                return kind;
-            }
-            at -= share;
-        }
-        Kind::Patient
-    }
-}
-
 /// What a crowd does.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -176,6 +152,10 @@ pub struct Options {
     pub buyers: usize,
     /// Of which kinds.
     pub shares: Shares,
+    /// So many of them are guests.
+    pub guests: usize,
+    /// Who makes the code that they come with.
+    pub admin: Admin,
     /// The most seats that one wants.
     pub seats_per_buyer: usize,
     /// Within how long they come.
@@ -258,12 +238,18 @@ fn options(args: Args) -> anyhow::Result<Options> {
         greedy: args.greedy,
     };
     ensure!(shares.sum() > 0, "a crowd of nobody: all shares are 0");
+    ensure!(
+        args.guests <= args.buyers,
+        "there can't be more guests than buyers"
+    );
     Ok(Options {
         api,
         database,
         schedule,
         buyers: args.buyers as usize,
         shares,
+        guests: args.guests as usize,
+        admin: Admin::of(args.admin_email, args.admin_password),
         seats_per_buyer: args.seats_per_buyer.into(),
         arrive_within: Duration::from_secs(args.arrive_within.into()),
         patience: Duration::from_secs(args.patience.into()),
@@ -278,6 +264,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
 struct Date {
     seats_per_user: usize,
     queue: Queue,
+    server_time: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -311,12 +298,21 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
         tokens = signing_in => tokens?,
         () = stop.cancelled() => bail!("stopped before anybody came"),
     };
+    let run = host_now().micros();
+    let code = match options.guests {
+        0 => None,
+        guests => {
+            let here = (options.schedule, date.server_time);
+            Some(guests::code(&http, &options.admin, here, (guests, run)).await?)
+        }
+    };
     let world = Arc::new(World {
         http,
         tally,
         schedule: options.schedule,
         seats_per_user: date.seats_per_user,
-        run: host_now().micros(),
+        run,
+        code,
         anybodys: std::sync::Mutex::new(None),
     });
     let opens_ms = date.queue.opens_at.ms_since(host_now());
@@ -362,6 +358,7 @@ fn gather(
         Buyer {
             no,
             kind: options.shares.choose(&mut rng),
+            is_guest: no < options.guests,
             token,
             comes_after,
             patience: opens_in.saturating_sub(comes_after) + patience,
@@ -369,7 +366,7 @@ fn gather(
             rng,
             world: Arc::clone(world),
             stage: Stage::Away,
-            witness: Witness::default(),
+            witness: Witness::new(no < options.guests),
         }
     };
     tokens.into_iter().enumerate().map(one).collect()
@@ -461,33 +458,4 @@ async fn read<T: serde::de::DeserializeOwned>(http: &Http, path: &str) -> anyhow
         bail!("{path} was answered {}", answer.words());
     }
     serde_json::from_value(answer.body).with_context(|| format!("{path} answered something else"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_crowd_has_its_shares() {
-        let shares = Shares {
-            patient: 70,
-            impatient: 15,
-            silent: 10,
-            greedy: 5,
-        };
-        let mut rng = StdRng::seed_from_u64(7);
-        let chosen: Vec<Kind> = (0..10_000).map(|_| shares.choose(&mut rng)).collect();
-        for (kind, share) in shares.all() {
-            let count = chosen.iter().filter(|it| **it == kind).count();
-            let expected = share as usize * 100;
-            assert!(count.abs_diff(expected) < 200, "{kind:?} {count}");
-        }
-        let only = Shares {
-            patient: 0,
-            impatient: 0,
-            silent: 3,
-            greedy: 0,
-        };
-        assert!((0..100).all(|_| only.choose(&mut rng) == Kind::Silent));
-    }
 }

@@ -8,7 +8,7 @@ use onsale_schema::ScheduleId;
 use serde::Serialize;
 
 use super::fair::Overtaken;
-use super::tally::{Counts, Stage};
+use super::tally::{Counts, Guests, Stage};
 
 /// The object that `onsale crowd --json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +22,8 @@ pub struct Summary {
     pub buyers: usize,
     /// What became of them.
     pub outcomes: Outcomes,
+    /// How far those came who had an access code; they are among the buyers, too.
+    pub guests: Guests,
     /// The hall at the end.
     pub seats: Seats,
     /// So many were told that they are admitted.
@@ -137,8 +139,8 @@ impl Summary {
         let outcomes = Outcomes::of(&counts);
         let hall = counts.hall;
         let mut samples = counts.samples;
-        let unfair = overtaken.iter().take(3).map(|Overtaken { position, by }| {
-            format!("position {by} was let in while {position} was there and waited")
+        let unfair = overtaken.iter().take(3).map(|Overtaken { who, by }| {
+            format!("{by} was let in while {who} was there and waited")
         });
         samples.extend(unfair);
         Self {
@@ -146,6 +148,7 @@ impl Summary {
             seed,
             buyers: counts.stages.values().sum(),
             outcomes,
+            guests: counts.guests,
             seats: Seats {
                 total: hall.total,
                 sold: hall.sold,
@@ -177,6 +180,7 @@ impl Display for Summary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self {
             outcomes,
+            guests,
             seats,
             wait,
             ..
@@ -198,6 +202,13 @@ impl Display for Summary {
             ("unfinished", outcomes.unfinished),
         ] {
             writeln!(f, "  {name:<20} {count:>8}")?;
+        }
+        if guests.joined > 0 {
+            writeln!(
+                f,
+                "guests joined          {:>8}, {} admitted, {} bought",
+                guests.joined, guests.admitted, guests.sold
+            )?;
         }
         writeln!(
             f,
@@ -237,6 +248,7 @@ impl Display for Summary {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fair::Who;
     use super::*;
 
     #[test]
@@ -271,13 +283,46 @@ mod tests {
     #[test]
     fn who_was_overtaken_is_said() {
         let schedule = ScheduleId(uuid::Uuid::nil());
-        let overtaken = [Overtaken { position: 3, by: 9 }];
+        let overtaken = [
+            Overtaken {
+                who: Who::Place(3),
+                by: Who::Place(9),
+            },
+            Overtaken {
+                who: Who::Guest(Duration::from_millis(1500)),
+                by: Who::Place(9),
+            },
+        ];
         let summary = Summary::of((schedule, 1), Counts::default(), &overtaken, Duration::ZERO);
         assert!(!summary.ok());
-        assert!(
-            summary
-                .to_string()
-                .contains("position 9 was let in while 3 was there")
-        );
+        for said in [
+            "position 9 was let in while position 3 was there",
+            "position 9 was let in while the guest of 1.5 s was there",
+        ] {
+            assert!(summary.to_string().contains(said), "{summary}");
+        }
+    }
+
+    #[test]
+    fn guests_are_told_of_where_there_are_some() {
+        let told = |guests| {
+            let counts = Counts {
+                guests,
+                ..Counts::default()
+            };
+            let schedule = ScheduleId(uuid::Uuid::nil());
+            Summary::of((schedule, 1), counts, &[], Duration::ZERO)
+        };
+        let summary = told(Guests {
+            joined: 30,
+            admitted: 20,
+            sold: 10,
+        });
+        let line = "guests joined                30, 20 admitted, 10 bought\n";
+        assert!(summary.to_string().contains(line), "{summary}");
+        let object = serde_json::to_value(&summary).unwrap();
+        let expected = serde_json::json!({ "joined": 30, "admitted": 20, "sold": 10 });
+        assert_eq!(object["guests"], expected);
+        assert!(!told(Guests::default()).to_string().contains("guests"));
     }
 }

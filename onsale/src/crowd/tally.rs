@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// So many of what should not happen are kept in words; all are counted.
 const SAMPLES: usize = 10;
 
@@ -98,11 +100,25 @@ impl Hall {
     }
 }
 
+/// Those who came with an access code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guests {
+    /// Were given tickets.
+    pub joined: usize,
+    /// Were told that they are admitted.
+    pub admitted: usize,
+    /// Have paid for seats.
+    pub sold: usize,
+}
+
 /// All counts.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Buyers by how far they are.
     pub stages: BTreeMap<Stage, usize>,
+    /// The guests among them.
+    pub guests: Guests,
     /// Seats that this crowd has paid for.
     pub bought: usize,
     /// From joining until told of being admitted, of each who was.

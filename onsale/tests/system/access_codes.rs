@@ -1,6 +1,8 @@
 //! Guests of a waiting room, by access codes.
 
-use crate::hall::Hall;
+use crate::cancellation::cancel_show;
+use crate::catalogue::patch;
+use crate::hall::{Hall, open_policy, soon};
 use crate::passes::hold;
 use crate::room::line::{LONG_AGO, Line, never, status};
 use futures_util::future::join_all;
@@ -35,6 +37,28 @@ pub async fn code(
     let made = made(hall, date, &body).await;
     let one = &made["items"][0];
     (id(&one["accessCodeId"]), text(&one["code"]).to_owned())
+}
+
+/// One whose window is over, as if it had been made before that; none is made any more then.
+pub async fn expired(hall: &mut Hall, date: Uuid) -> String {
+    let (code_id, _) = code(hall, date, 1, LONG_TIME).await;
+    hall.sql(&format!(
+        "UPDATE access_code SET valid_from = '2020-01-01Z', valid_until = '2020-01-02Z' \
+         WHERE access_code_id = '{code_id}'"
+    ))
+    .await;
+    let path = format!("/admin/schedules/{date}/access-codes");
+    let listed = hall.api.get(Some(&hall.admin()), &path).await;
+    let listed = listed.expect(200).body;
+    let items = listed["items"].as_array().expect("items");
+    let it = items.iter().find(|it| id(&it["accessCodeId"]) == code_id);
+    text(&it.expect("it is listed")["code"]).to_owned()
+}
+
+/// Makes one that is good in an hour.
+pub async fn not_yet(hall: &mut Hall, date: Uuid) -> String {
+    let (from, until) = (soon(3600).to_string(), soon(7200).to_string());
+    code(hall, date, 1, (&from, &until)).await.1
 }
 
 /// Makes some.
@@ -208,6 +232,81 @@ async fn a_request_for_codes_is_whole_and_its_key_is_for_it_alone() {
     assert_eq!(both, [items[0]["code"].clone(), items[1]["code"].clone()]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_that_could_never_be_used_are_refused() {
+    let mut hall = Hall::open().await;
+    let mut policy = open_policy();
+    (policy.booking_opens_at, policy.booking_closes_at) = (soon(7200), soon(9000));
+    let date = hall.date_with(1, policy).await;
+    let path = format!("/admin/schedules/{date}/access-codes");
+    let (api, admin) = (hall.api.clone(), hall.admin());
+    let body = |grants: &str, from: i64, until: i64| {
+        json!({ "label": "Fans", "grants": grants, "validFrom": soon(from),
+                "validUntil": soon(until) })
+    };
+    let (over, closed) = ("over already", "only when the booking has closed");
+    for (grants, from, until, pointer, code, why) in [
+        ("VIP", -9000, -60, "/validUntil", "invalid-value", over),
+        ("PRESALE", -9000, -60, "/validUntil", "invalid-value", over),
+        ("VIP", 9060, 10_000, "/validFrom", "invalid-value", closed),
+        (
+            "PRESALE",
+            9060,
+            10_000,
+            "/validFrom",
+            "invalid-value",
+            closed,
+        ),
+        (
+            "PRESALE",
+            0,
+            7140,
+            "/validUntil",
+            "not-after-opening",
+            "before the booking opens",
+        ),
+    ] {
+        let body = body(grants, from, until);
+        let refused = api.post(&admin, &path, "a-wrong-window", &body).await;
+        let told = refused.body.clone();
+        refused.expect_problem(422, "validation-failed");
+        let expected = json!([{ "pointer": pointer, "code": code }]);
+        assert_eq!(told["errors"], expected, "{body}");
+        assert!(text(&told["detail"]).contains(why), "{told}");
+    }
+    // Whatever leaves some time is made: from before until after the booking, and guests who come
+    // before it and have their turn when the room opens.
+    let long = body("PRESALE", -9000, 100_000);
+    let right = [long.clone(), body("PRESALE", 0, 7260), body("VIP", 0, 60)];
+    for (nth, right) in right.iter().enumerate() {
+        let key = format!("a-right-window-{nth}");
+        let _ = api.post(&admin, &path, &key, right).await.expect(201);
+    }
+    // The sale is over: that is true of every window now. What was made is told again all the same.
+    let sale = json!({ "bookingOpensAt": soon(-9000), "bookingClosesAt": soon(-60) });
+    let edited = patch(&api, &admin, &format!("/admin/schedules/{date}"), &sale).await;
+    let _ = edited.expect(200);
+    let refused = api.post(&admin, &path, "too-late-for-it", &long).await;
+    assert_eq!(refused.body["errors"][0]["pointer"], "/validFrom");
+    refused.expect_problem(422, "validation-failed");
+    let again = api.post(&admin, &path, "a-right-window-0", &long).await;
+    let _ = again.expect(201);
+
+    let cancelled = hall.date(1).await;
+    let path = format!("/admin/schedules/{cancelled}/access-codes");
+    let _ = api
+        .post(&admin, &path, "while-it-is-on", &long)
+        .await
+        .expect(201);
+    cancel_show(&hall, cancelled, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    let refused = api.post(&admin, &path, "of-a-dead-show", &long).await;
+    refused.expect_problem(410, "sale-closed");
+    let again = api.post(&admin, &path, "while-it-is-on", &long).await;
+    let _ = again.expect(201);
+}
+
 /// The same with another letter.
 fn edited(code: &str) -> String {
     let mut edited = code.to_owned().into_bytes();
@@ -237,10 +336,8 @@ async fn a_code_is_used_as_often_as_it_is_good_and_each_wrong_one_is_told_why() 
     let buyer = line.hall.buyer();
     let elsewhere = line.hall.date(1).await;
     let (_, foreign) = code(&mut line.hall, elsewhere, 1, LONG_TIME).await;
-    let old = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
-    let (_, old) = code(&mut line.hall, date, 1, old).await;
-    let early = ("2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z");
-    let (_, early) = code(&mut line.hall, date, 1, early).await;
+    let old = expired(&mut line.hall, date).await;
+    let early = not_yet(&mut line.hall, date).await;
     let (revoked_id, revoked) = code(&mut line.hall, date, 1, LONG_TIME).await;
     let path = format!("/admin/schedules/{date}/access-codes");
     let admin = line.hall.admin();

@@ -2,8 +2,10 @@
 
 use crate::hall::{Hall, soon};
 use crate::queue_policy::amend;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
+use uuid::Uuid;
 
 /// Seats, and who wants them.
 const SEATS: u32 = 40;
@@ -14,15 +16,10 @@ fn count(summary: &Value, pointer: &str) -> u64 {
     told.unwrap_or_else(|| panic!("{pointer} of {summary}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
-    let mut hall = Hall::open().await;
-    let date = hall.date(SEATS).await;
-    let policy = json!({ "mode": "DRAW", "opensAt": soon(12), "capacity": 20, "ratePerSecond": 15,
-                         "passSeconds": 20, "presenceSeconds": 10 });
-    amend(&hall, date, policy).await;
+/// The real command, with these arguments besides; what it tells. It must have met nothing wrong.
+async fn crowd(hall: &Hall, date: Uuid, buyers: u64, more: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onsale"));
-    let (buyers, schedule, api) = (BUYERS.to_string(), date.to_string(), hall.system.url(0));
+    let (buyers, schedule, api) = (buyers.to_string(), date.to_string(), hall.system.url(0));
     command
         .args([
             "crowd",
@@ -33,17 +30,34 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
             &schedule,
         ])
         .args(["--api", &api, "--database-url", hall.system.db.url()])
-        .args(["--arrive-within", "5", "--patience", "8", "--seed", "1"])
         .args(["--timeout", "120"])
+        .args(more)
         .env("no_proxy", "*")
         .kill_on_drop(true);
     let output = command.output().await.expect("the command");
     let told = String::from_utf8_lossy(&output.stderr);
     let summary: Value = serde_json::from_slice(&output.stdout).expect(&told);
     assert!(output.status.success(), "{summary}\n{told}");
+    summary
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(SEATS).await;
+    let policy = json!({ "mode": "DRAW", "opensAt": soon(12), "capacity": 20, "ratePerSecond": 15,
+                         "passSeconds": 20, "presenceSeconds": 10 });
+    amend(&hall, date, policy).await;
+    let summary = crowd(
+        &hall,
+        date,
+        BUYERS,
+        &["--arrive-within", "5", "--patience", "8", "--seed", "1"],
+    )
+    .await;
     for (pointer, expected) in [
         ("/buyers", BUYERS),
+        ("/guests/joined", 0),
         ("/seats/total", SEATS.into()),
         ("/seats/sold", SEATS.into()),
         ("/seats/bought", SEATS.into()),
@@ -73,5 +87,63 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
     let path = format!("/schedules/{date}/queue/draw");
     let drawn = hall.api.get(None, &path).await.expect(200);
     assert_eq!(drawn.body["size"], BUYERS);
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_of_a_crowd_are_let_in_first_and_buy_before_the_others() {
+    const GUESTS: u64 = 10;
+    const ALL: u64 = 70;
+    const PASSWORD: &str = "a long enough password";
+    let mut hall = Hall::open().await;
+    let date = hall.date(SEATS).await;
+    let policy = json!({ "mode": "DRAW", "opensAt": soon(10), "capacity": 20, "ratePerSecond": 6,
+                         "passSeconds": 20, "presenceSeconds": 10 });
+    amend(&hall, date, policy).await;
+    let email = "manager@example.com";
+    let account = json!({ "email": email, "name": "Manager", "password": PASSWORD });
+    let request = hall.api.request(Method::POST, "/users");
+    let request = request
+        .header("idempotency-key", "the-manager")
+        .json(&account);
+    let _ = hall.api.send(request).await.expect(201);
+    hall.sql(&format!(
+        "UPDATE app_user SET role = 'admin' WHERE email = '{email}'"
+    ))
+    .await;
+    let guests = GUESTS.to_string();
+    let as_admin = ["--admin-email", email, "--admin-password", PASSWORD];
+    let patient = [
+        "--impatient",
+        "0",
+        "--silent",
+        "0",
+        "--seats-per-buyer",
+        "1",
+    ];
+    let come = ["--arrive-within", "4", "--seed", "2", "--greedy", "0"];
+    let more = [&["--guests", &guests], &as_admin[..], &patient, &come].concat();
+    let summary = crowd(&hall, date, ALL, &more).await;
+
+    // There are more who want seats than seats. Each guest has one: by the rate, nothing is left five
+    // seconds after the last of them was let in at the earliest, and by then it has asked.
+    for (pointer, expected) in [
+        ("/buyers", ALL),
+        ("/guests/joined", GUESTS),
+        ("/guests/admitted", GUESTS),
+        ("/guests/sold", GUESTS),
+        ("/outcomes/sold", SEATS.into()),
+        ("/outcomes/soldOut", ALL - u64::from(SEATS)),
+        ("/unfair", 0),
+        ("/unexpected", 0),
+    ] {
+        assert_eq!(count(&summary, pointer), expected, "{pointer} of {summary}");
+    }
+    for count in [
+        "SELECT sum(used) AS n FROM access_code",
+        "SELECT count(*) AS n FROM ticket WHERE access_code_id IS NOT NULL",
+    ] {
+        assert_eq!(hall.number(count).await, 10, "{count}");
+    }
     hall.assert_sound().await;
 }

@@ -47,14 +47,11 @@ pub async fn join_too_often(hall: &mut Hall, met: &mut Met) {
 
 /// Who comes with a code that makes no guest.
 pub async fn access_codes(hall: &mut Hall, met: &mut Met) {
-    use crate::access_codes::{LONG_TIME, code};
+    use crate::access_codes::{LONG_TIME, code, expired, not_yet};
     let (api, admin, buyer) = (hall.api.clone(), hall.admin(), hall.buyer());
     let date = hall.date(1).await;
     crate::queue_policy::amend(hall, date, json!({ "mode": "FIFO" })).await;
-    let old = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
-    let early = ("2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z");
-    let (_, expired) = code(hall, date, 1, old).await;
-    let (_, not_yet) = code(hall, date, 1, early).await;
+    let (expired, not_yet) = (expired(hall, date).await, not_yet(hall, date).await);
     let (revoked_id, revoked) = code(hall, date, 1, LONG_TIME).await;
     let path = format!("/admin/schedules/{date}/access-codes/{revoked_id}");
     api.delete(&admin, &path).await.expect(204);
