@@ -280,7 +280,7 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<Str
         }
     }
     for (id, theirs) in booked {
-        // An order that nobody has confirmed is purged, which has ended without us as above.
+        // Orders that nobody has confirmed are purged in the end; one of these may have ended without us, too.
         if !theirs.is_undone() && !theirs.is_late() {
             differences.push(format!(
                 "the gateway captured {} and gave {} back of order {id}, which we don't know",
