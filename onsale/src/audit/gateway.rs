@@ -3,8 +3,9 @@
 //! Our rows come from the audit's snapshot, and the book is read after it: what the gateway has
 //! written meanwhile is not held against us, nor what an order or a refund is still on its way to.
 //!
-//! Only a window of the book is read, from a time on. All that it says must be in our rows, however old
-//! the order is; what our rows say must be in it where it can't be older than the window.
+//! Only a window of the book is read, from a time on. All that it says must be in our rows of that time,
+//! however old the order is; what our rows say must be in it where it can't be older than the window. Of
+//! an order that nothing was captured of, as we know, what was given back in full is no difference.
 
 use std::collections::BTreeMap;
 
@@ -26,14 +27,14 @@ const SINCE_DAYS: i32 = 31;
 /// So far two clocks may be apart, in milliseconds: entries this close before the snapshot may be
 /// younger than it.
 const CLOCKS_MS: i64 = 5_000;
-/// An order is older than its capture, and a refund than what is made of it; the gateway's clock may be
-/// so far behind ours.
+/// An order is older than its capture, and a refund than what is made of it, and we hear of both when
+/// they are made or later; the gateway's clock may be so far from ours.
 const MARGIN: &str = "interval '1 minute'";
 /// Pages of the book that are read, of a hundred entries each: minutes, and a million entries.
 const PAGES_MAX: usize = 10_000;
 
-/// An order as the snapshot has it, if the gateway was ever asked to capture it: one that was confirmed,
-/// or a charge by card, of which the gateway alone names the payment.
+/// An order as the snapshot has it; also one that nobody has confirmed, as the gateway may have captured
+/// it all the same.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct Order {
     /// Which.
@@ -45,8 +46,12 @@ pub struct Order {
     /// What we know to be captured.
     #[diesel(sql_type = Numeric)]
     pub captured: Money,
-    /// What we know to be given back by the gateway. What somebody has paid back by other means is
-    /// not in its book: should the gateway have done it, too, then that is a difference.
+    /// Whether we knew that already before the window: then its capture is not in it.
+    #[diesel(sql_type = Bool)]
+    pub is_captured_before: bool,
+    /// What we know to be given back by the gateway, and may be in the window: of what is older we had
+    /// heard before it. What somebody has paid back by other means is not in its book: should the
+    /// gateway have done it, too, then that is a difference.
     #[diesel(sql_type = Numeric)]
     pub refunded: Money,
     /// What of it was asked for in the window: whatever the gateway has written of that is in it.
@@ -72,16 +77,21 @@ impl Order {
         }
     }
 
+    /// What we know that may be captured in the window.
+    fn captured_at_most(&self) -> Money {
+        match self.is_captured_before {
+            true => Money::ZERO,
+            false => self.captured,
+        }
+    }
+
     /// Whether a book that says this of an order that nothing was captured of, as we know, is right: what
-    /// was captured, once, was given back. An order that has ended without us is as good as one that the
-    /// gateway never heard of. Its capture may be older than the window.
+    /// was captured, whatever that was, was given back. An order that has ended without us is as good as
+    /// one that the gateway never heard of. Its capture may be older than the window, and then the book
+    /// doesn't say how much that was.
     fn is_as_good_as_nothing(&self, theirs: &Booked) -> bool {
-        let is_undone = theirs.captured == theirs.refunded;
         let is_undone_later = !self.is_whole && theirs.captured == Money::ZERO;
-        self.captured == Money::ZERO
-            && (is_undone || is_undone_later)
-            && theirs.captured <= self.amount
-            && theirs.refunded <= self.amount
+        self.captured == Money::ZERO && (theirs.is_undone() || is_undone_later)
     }
 }
 
@@ -120,19 +130,24 @@ impl Ours {
         .get_result(conn)
         .await?;
         let orders = sql_query(format!(
-            "SELECT o.order_id, o.amount, o.captured, o.refunded - r.resolved AS refunded, \
-                    r.refunded_since, r.refunding, o.status IN ('CAPTURING', 'UNKNOWN') AS is_open, \
+            "SELECT o.order_id, o.amount, o.captured, \
+                    o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
+                        AS is_captured_before, \
+                    r.refunded, r.refunded_since, r.refunding, \
+                    o.status IN ('CAPTURING', 'UNKNOWN') AS is_open, \
                     o.created_at >= $1 + {MARGIN} AS is_whole \
              FROM payment_order AS o, LATERAL ( \
-                 SELECT coalesce(sum(amount) FILTER (WHERE status = 'RESOLVED'), 0) AS resolved, \
+                 SELECT min(created_at) AS first_at, \
+                        coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
+                                                       AND done_at >= $1 - {MARGIN}), 0) \
+                            AS refunded, \
                         coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
                                                        AND created_at >= $1 + {MARGIN}), 0) \
                             AS refunded_since, \
                         coalesce(sum(amount) FILTER (WHERE status IN ('PENDING', 'STUCK', \
                                                                       'RESOLVING')), 0) \
                             AS refunding \
-                 FROM refund WHERE order_id = o.order_id AND method = 'GATEWAY') AS r \
-             WHERE o.payment_key IS NOT NULL OR o.reservation_id IS NULL"
+                 FROM refund WHERE order_id = o.order_id AND method = 'GATEWAY') AS r"
         ))
         .bind::<Timestamptz, _>(times.since)
         .load(conn)
@@ -202,6 +217,18 @@ struct Booked {
     refunded_late: Money,
 }
 
+impl Booked {
+    /// Whether all that was captured, once or more often, was given back.
+    fn is_undone(&self) -> bool {
+        self.captured == self.refunded
+    }
+
+    /// Whether it may all be younger than the snapshot.
+    fn is_late(&self) -> bool {
+        self.captured == self.captured_late && self.refunded == self.refunded_late
+    }
+}
+
 /// What a book and the orders of a snapshot that was taken at `at` don't say of each other.
 fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<String> {
     let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
@@ -232,29 +259,31 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<Str
             continue;
         }
         // What is open or late may be in the book alone; nothing may be in our rows alone.
-        let ahead = theirs.captured - order.captured;
+        let captured = order.captured_at_most();
+        let ahead = theirs.captured - captured;
         if theirs.captured < order.captured_since()
             || theirs.captured > order.amount
             || ahead > Money::ZERO && !order.is_open && ahead > theirs.captured_late
         {
             differences.push(format!(
-                "the gateway captured {} of order {id}, our rows say {}",
-                theirs.captured, order.captured
+                "the gateway captured {} of order {id}, our rows say {captured} for that time",
+                theirs.captured
             ));
         }
         let ahead = theirs.refunded - order.refunded;
         if theirs.refunded < order.refunded_since || ahead > order.refunding + theirs.refunded_late
         {
             differences.push(format!(
-                "the gateway gave {} of order {id} back, our rows say {} and {} on its way",
+                "the gateway gave {} of order {id} back, our rows say {} for that time and {} on its way",
                 theirs.refunded, order.refunded, order.refunding
             ));
         }
     }
     for (id, theirs) in booked {
-        if theirs.captured > theirs.captured_late || theirs.refunded > theirs.refunded_late {
+        // Orders that nobody has confirmed are purged in the end; one of these may have ended without us, too.
+        if !theirs.is_undone() && !theirs.is_late() {
             differences.push(format!(
-                "the gateway captured {} and gave {} back of order {id}, which we never confirmed",
+                "the gateway captured {} and gave {} back of order {id}, which we don't know",
                 theirs.captured, theirs.refunded
             ));
         }

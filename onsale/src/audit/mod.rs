@@ -67,8 +67,9 @@ pub struct Args {
 
     /// The payment gateway's book is read from then on: a time as `2027-05-01T10:00:00Z`, or how long
     /// ago, as `2h` or `90d`. Without it since 31 days ago, or since our oldest order if that is later.
-    /// What is in the book must be in our rows, however old the order is; what our rows have from before
-    /// is not looked for in it, and the table says so.
+    /// What is in the book must be in our rows of that time, however old the order is, unless it was
+    /// captured without us and given back in full; what our rows have from before is not looked for in
+    /// it, and the table says so.
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     pub gateway_since: Option<Timestamp>,
 

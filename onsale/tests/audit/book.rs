@@ -1,6 +1,8 @@
 //! The half of P2 that needs the payment gateway: a real process with a book, and a port that nobody
 //! answers at.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use diesel_async::SimpleAsyncConnection;
@@ -10,7 +12,8 @@ use onsale_schema::invariant::Invariant;
 use onsale_testkit::system::{GATEWAY_SECRET, Process};
 use onsale_testkit::{Scratch, TestDb};
 use onsale_workers::config::{self, Config};
-use serde_json::Value;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::rig::{healthy, report};
 
@@ -134,4 +137,86 @@ async fn the_book_is_compared_from_a_time_on() {
     let afterwards = audit(Some("0s")).await;
     let text = afterwards.to_string();
     assert!(!text.contains("the gateway gave"), "{text}");
+}
+
+/// Entries of a book as a gateway keeps it on the disk: of which order, what (above zero it was captured,
+/// below it was given back) and when.
+fn write_book(dir: &Path, entries: &[(u128, i64, &str)]) {
+    let lines = entries.iter().enumerate().map(|(no, (order, amount, at))| {
+        let transaction = json!({
+            "transactionKey": format!("t{no}"), "paymentKey": format!("p{order}"),
+            "orderId": Uuid::from_u128(*order), "status": if *amount > 0 { "DONE" } else { "CANCELED" },
+            "transactionAt": at, "currency": "KRW", "amount": amount.abs(),
+        });
+        format!("{}\n", json!({ "transaction": transaction }))
+    });
+    let dir = dir.join("gateway");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("book.jsonl"), lines.collect::<String>()).unwrap();
+}
+
+/// An order that nobody confirmed here was captured all the same, and was given back by hand; another had
+/// a refund before the window, and has had one more since that nobody here asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_we_had_no_part_in_is_seen_by_what_is_left_of_it() {
+    let db = TestDb::create().await.unwrap();
+    let (url, mut conn) = healthy(&db, "one").await;
+    conn.batch_execute(
+        "SELECT captured();
+         INSERT INTO payment_order (order_id, reservation_id, schedule_id, user_id, command_id,
+                                    fingerprint, amount, status, created_at, updated_at)
+         VALUES (id(951), id(1003), id(16), id(2), id(952), id(0), 1000, 'READY', at(12), at(12));
+         INSERT INTO refund (refund_id, key, user_id, order_id, method, amount, status, created_at,
+                             done_at)
+         VALUES (id(944), id(945), id(3), id(931), 'GATEWAY', 400, 'DONE', at(30), at(31));
+         UPDATE payment_order SET refunded = 400 WHERE order_id = id(931)",
+    )
+    .await
+    .unwrap();
+    const WHOLE: &str = "2025-12-31T00:00:00Z";
+    const LATER: &str = "2026-01-02T00:00:00Z";
+    let (confirmed, behind, purged) = (931, 951, 981);
+    let right = [
+        (confirmed, 1000, "2026-01-01T00:00:20Z"),
+        (behind, 1000, "2026-01-01T00:00:20Z"),
+        (purged, 700, "2026-01-01T00:00:20Z"),
+        (purged, -700, "2026-01-01T00:00:25Z"),
+        (confirmed, -400, "2026-01-01T00:00:30Z"),
+        (behind, -1000, "2026-01-03T00:00:00Z"),
+    ];
+    let once_more = (confirmed, -400, "2026-01-03T00:00:00Z");
+    let captured_again = (confirmed, 1000, "2026-01-03T00:00:00Z");
+    for (what, more, since, differences) in [
+        ("all of it is right", None, WHOLE, 0),
+        ("what is left in the window is", None, LATER, 0),
+        ("given back again", Some(once_more), WHOLE, 1),
+        ("given back again, in the window", Some(once_more), LATER, 1),
+        (
+            "captured again, in the window",
+            Some(captured_again),
+            LATER,
+            1,
+        ),
+    ] {
+        let scratch = Scratch::new("audit").unwrap();
+        let entries: Vec<_> = right.into_iter().chain(more).collect();
+        write_book(scratch.path(), &entries);
+        let gateway = Process::gateway(scratch.path(), None).await.unwrap();
+        let addr = gateway.http_addr.unwrap();
+        let options = Options {
+            gateway_since: Some(when::parse(since).unwrap()),
+            ..Options::new(&url).with_gateway(settings(&format!("http://{addr}")))
+        };
+        let report = audit::audit(&options).await.unwrap();
+        let said = report.to_string();
+        assert_eq!(
+            said.matches("the gateway ").count(),
+            differences,
+            "{what}: {said}"
+        );
+        assert!(
+            p2(&report).contains("entries of the gateway's book"),
+            "{what}: {said}"
+        );
+    }
 }

@@ -10,6 +10,7 @@ fn order(n: u128, captured: i64, refunded: i64, refunding: i64, is_open: bool) -
         order_id: PaymentOrderId(Uuid::from_u128(n)),
         amount: Money::won(if captured == 0 { 500 } else { captured }),
         captured: Money::won(captured),
+        is_captured_before: false,
         refunded: Money::won(refunded),
         refunded_since: Money::won(refunded),
         refunding: Money::won(refunding),
@@ -53,8 +54,38 @@ fn the_same_on_both_sides_is_no_difference() {
     let undone = [entry(1, 500, old), entry(1, -200, old), entry(1, -300, old)];
     assert_eq!(differences(&[order(1, 0, 0, 0, false)], &undone), 0);
     assert_eq!(differences(&[order(1, 0, 0, 0, false)], &undone[..2]), 2);
-    let twice = [undone.clone(), undone].concat();
-    assert_eq!(differences(&[order(1, 0, 0, 0, false)], &twice), 2);
+}
+
+/// What a person does about a payment that is not what was ordered.
+#[test]
+fn what_was_captured_behind_us_and_given_back_in_full_is_no_difference() {
+    let month = 30 * 86_400_000;
+    let unconfirmed = [order(1, 0, 0, 0, false)];
+    let undone = [
+        entry(1, 500, month),
+        entry(1, -200, month),
+        entry(1, -300, month),
+    ];
+    let more = [entry(1, 700, month), entry(1, -700, month)];
+    let twice = [undone.clone(), undone.clone()].concat();
+    for (what, book) in [
+        ("what was ordered", &undone[..]),
+        ("more than that", &more),
+        ("twice", &twice),
+    ] {
+        assert_eq!(differences(&unconfirmed, book), 0, "{what}");
+        assert_eq!(differences(&[], book), 0, "{what}, and purged");
+    }
+    for (what, book) in [
+        ("nothing given back", &undone[..1]),
+        ("given back in part", &undone[..2]),
+        ("given back alone", &undone[1..]),
+    ] {
+        assert_ne!(differences(&unconfirmed, book), 0, "{what}");
+        assert_eq!(differences(&[], book), 1, "{what}, and purged");
+    }
+    // It is not as if nothing was where we have sold something for it.
+    assert_ne!(differences(&[order(1, 500, 0, 0, false)], &undone), 0);
 }
 
 #[test]
@@ -121,9 +152,10 @@ fn what_one_side_says_alone_is_a_difference() {
     assert_eq!(differences(&[], &[strange]), 1);
 }
 
-/// An order from before the window, whose later refunds are in it.
+/// An order from before the window: what of its refunds may be in it, and what must be.
 fn older(n: u128, captured: i64, refunded: i64, refunded_since: i64) -> Order {
     Order {
+        is_captured_before: captured > 0,
         refunded_since: Money::won(refunded_since),
         is_whole: false,
         ..order(n, captured, refunded, 0, false)
@@ -135,7 +167,7 @@ fn of_an_older_order_its_beginning_may_be_missing() {
     let old = 60_000;
     let orders = [older(1, 500, 300, 100)];
     assert_eq!(differences(&orders, &[entry(1, -100, old)]), 0);
-    // Of what was given back before, the book may or may not have something.
+    // Of what was asked for before, and was perhaps given back since, the book may have something.
     assert_eq!(
         differences(&orders, &[entry(1, -200, old), entry(1, -100, old)]),
         0
@@ -145,15 +177,33 @@ fn of_an_older_order_its_beginning_may_be_missing() {
         ("refund that nobody asked for", vec![entry(1, -301, old)]),
         (
             "captured twice",
-            vec![entry(1, 501, old), entry(1, -100, old)],
+            vec![entry(1, 500, old), entry(1, -100, old)],
         ),
     ] {
         assert_eq!(differences(&orders, &book), 1, "{what}");
     }
+    // What was given back before the window allows nothing in it.
+    let before = [older(1, 500, 0, 0)];
+    assert_eq!(differences(&before, &[]), 0);
+    assert_eq!(differences(&before, &[entry(1, -50, old)]), 1);
+    assert_eq!(differences(&before, &[entry(1, -50, 10)]), 0);
+    let refunding = [Order {
+        refunding: Money::won(50),
+        ..older(1, 500, 0, 0)
+    }];
+    assert_eq!(differences(&refunding, &[entry(1, -50, old)]), 0);
+    // We have heard of its capture only since.
+    let between = [Order {
+        is_captured_before: false,
+        ..older(1, 500, 0, 0)
+    }];
+    assert_eq!(differences(&between, &[entry(1, 500, old)]), 0);
+    assert_eq!(differences(&between, &[]), 0);
+    assert_eq!(differences(&between, &[entry(1, 501, old)]), 1);
     // Somebody undid a capture that we never heard of.
     let unheard = [older(1, 0, 0, 0)];
     assert_eq!(differences(&unheard, &[entry(1, -500, old)]), 0);
-    assert_eq!(differences(&unheard, &[entry(1, -501, old)]), 1);
+    assert_eq!(differences(&unheard, &[entry(1, -501, old)]), 0);
     assert_eq!(differences(&unheard, &[entry(1, 500, old)]), 1);
     assert_eq!(differences(&unheard, &[]), 0);
 }
