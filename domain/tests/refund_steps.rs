@@ -5,7 +5,7 @@ mod common;
 
 use common::{Rng, for_seeds, refund_id};
 use onsale_domain::settlement::refund::{
-    Asked, Entry, Learned, Ours, State, Step, found, key, step,
+    Asked, Entry, Learned, Ours, State, Step, found, is_to_compare, key, step,
 };
 use onsale_schema::status::RefundStatus;
 use onsale_schema::{Money, RefundId};
@@ -241,6 +241,50 @@ fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
     }
 }
 
+/// Somebody gives one of two back by hand, and somebody says to have paid one by other means: the money
+/// does not go back a third time without anybody hearing of it.
+#[test]
+fn what_is_asked_for_is_found_before_what_is_said_to_be_paid_otherwise() {
+    use RefundStatus::{Done, Pending, Resolved, Resolving, Stuck};
+    let (by_hand, not_made) = (Learned::MadeByHand, Learned::NotMade);
+    let one = [entry(None, 50)];
+    let two = [entry(None, 50), entry(None, 50)];
+    let other = [entry(None, 49), entry(Some(1), 50)];
+    for (first, second, given, of, expected, compares) in [
+        // One has it tried again, one says to have paid the other, in any order.
+        (Resolving, Pending, &one[..], 1, not_made, true),
+        (Resolving, Pending, &one, 2, by_hand, true),
+        (Pending, Resolving, &one, 1, by_hand, true),
+        (Pending, Resolving, &one, 2, not_made, true),
+        (Resolved, Pending, &one, 2, by_hand, true),
+        (Resolving, Done, &one, 1, not_made, true),
+        (Resolving, Pending, &two, 1, by_hand, true),
+        // Nobody has told of the other yet.
+        (Stuck, Pending, &one, 2, by_hand, false),
+        (Stuck, Resolving, &one, 2, by_hand, true),
+        (Resolving, Stuck, &one, 1, by_hand, true),
+        (Resolving, Resolving, &one, 1, by_hand, true),
+        (Resolving, Resolving, &one, 2, not_made, true),
+        // There is nothing to compare.
+        (Resolving, Pending, &[], 1, not_made, false),
+        (Resolved, Pending, &[], 2, not_made, false),
+        (Resolving, Pending, &other, 1, Learned::Made, false),
+        (Done, Pending, &one, 2, not_made, false),
+    ] {
+        let all = [ours(1, 50, first), ours(2, 50, second)];
+        let case = format!("{of} of {all:?} by {given:?}");
+        assert_eq!(found(refund_id(of), &all, given), expected, "{case}");
+        assert_eq!(
+            is_to_compare(refund_id(of), &all, given),
+            compares,
+            "{case}"
+        );
+    }
+    let unlike = [ours(1, 60, Resolved), ours(2, 50, Pending)];
+    assert!(!is_to_compare(refund_id(2), &unlike, &one));
+    assert!(!is_to_compare(refund_id(3), &unlike, &one));
+}
+
 fn is_made(learned: Learned) -> bool {
     matches!(learned, Learned::Made | Learned::MadeByHand)
 }
@@ -254,7 +298,11 @@ fn as_many_are_made_as_were_given_back() {
         let (mut all, mut given) = (Vec::new(), Vec::new());
         for n in 1..=u128::try_from(rng.range(1, 6)).unwrap() {
             let won = 10 * rng.range(1, 2);
-            all.push(ours(n, won, RefundStatus::Pending));
+            let status = match rng.percent(30) {
+                true => RefundStatus::Resolving,
+                false => RefundStatus::Pending,
+            };
+            all.push(ours(n, won, status));
             if rng.percent(40) {
                 given.push(entry(Some(n), won));
             }
@@ -265,7 +313,7 @@ fn as_many_are_made_as_were_given_back() {
         }
         for _ in 0..40 {
             let nth = usize::try_from(rng.range(0, i64::try_from(all.len()).unwrap() - 1)).unwrap();
-            if all[nth].status == RefundStatus::Pending
+            if all[nth].status != RefundStatus::Done
                 && is_made(found(all[nth].refund_id, &all, &given))
             {
                 all[nth].status = RefundStatus::Done;

@@ -140,10 +140,14 @@ pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 /// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
 pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
 /// Refunds through the gateway that ended, by `outcome` (`done`, `resolved` by other means, `stuck`,
-/// [`REFUND_TWICE`]). One that is stuck has to be seen to by somebody.
+/// [`REFUND_TWICE`], [`REFUND_TO_COMPARE`]). One that is stuck has to be seen to by somebody.
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
 /// The outcome of a refund that the gateway has made, and somebody has paid back by other means as well.
 pub const REFUND_TWICE: &str = "done-and-resolved";
+/// The outcome of a refund where somebody has given as much back in the gateway's own pages, and somebody
+/// says to have paid as much of the same payment by other means: one and the same, or money that went
+/// back twice.
+pub const REFUND_TO_COMPARE: &str = "by-hand-and-resolved";
 
 /// Reservations that were cancelled with their show.
 pub const SHOW_CANCELLED: &str = "onsale_show_cancelled_reservations_total";
@@ -187,7 +191,9 @@ pub fn begin() {
             counter!(CLAMPED, "lane" => lane, "reason" => reason).increment(0);
         }
     }
-    counter!(REFUNDS, "outcome" => REFUND_TWICE).increment(0);
+    for outcome in [REFUND_TWICE, REFUND_TO_COMPARE] {
+        counter!(REFUNDS, "outcome" => outcome).increment(0);
+    }
 }
 
 /// Tells the recorder what each metric means.

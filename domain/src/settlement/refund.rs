@@ -78,8 +78,8 @@ pub enum Step {
     /// The money is back, through the gateway.
     Done {
         /// Whether it went back by other means as well: somebody says so, and the gateway has made the
-        /// refund that was asked of it. What was given back by hand in the gateway's own pages is not
-        /// that: it is the other means.
+        /// refund that was asked of it. What was given back by hand in the gateway's own pages is taken
+        /// for the other means; see [`is_to_compare`].
         is_twice: bool,
     },
     /// The money is back, by other means.
@@ -170,44 +170,79 @@ pub struct Entry {
 /// refunds of that: nothing else when it says of itself what can't be.
 ///
 /// What names no refund counts for one of its amount: first for those that are done and that nothing
-/// names, then for the oldest that are not. That need not be the one that was meant, but what goes
-/// back in all is right.
+/// names, and last for those that nobody has seen to; see [`claim`]. That need not be the one that was
+/// meant, but what goes back in all is right as long as nothing was paid by other means;
+/// [`is_to_compare`] says when somebody has to see to that.
 #[must_use]
 pub fn found(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> Learned {
     let Some(own) = all.iter().find(|one| one.refund_id == refund_id) else {
         return Learned::Unknown;
     };
-    let names = |id: RefundId| {
-        given
-            .iter()
-            .filter(move |entry| entry.refund_id == Some(id))
-    };
-    let mut named = names(refund_id);
+    let mut named = names(given, refund_id);
     match (named.next(), named.next()) {
         (Some(entry), None) if entry.amount == own.amount => return Learned::Made,
         (Some(_), _) => return Learned::Unknown,
         (None, _) => {}
     }
-    let is_ours = |entry: &Entry| all.iter().any(|one| entry.refund_id == Some(one.refund_id));
-    let nameless = given
-        .iter()
-        .filter(|entry| entry.amount == own.amount && !is_ours(entry))
-        .count();
     let before = all.iter().filter(|one| {
-        let comes_first = match one.status {
-            RefundStatus::Done => true,
-            // The gateway's book has nothing of what was paid by other means.
-            RefundStatus::Resolved => false,
-            RefundStatus::Pending | RefundStatus::Stuck | RefundStatus::Resolving => {
-                one.refund_id < refund_id
-            }
-        };
-        let is_named = names(one.refund_id).next().is_some();
-        one.refund_id != refund_id && one.amount == own.amount && comes_first && !is_named
+        let comes_first = claim(one).is_some_and(|theirs| Some(theirs) < claim(own));
+        let is_named = names(given, one.refund_id).next().is_some();
+        one.amount == own.amount && comes_first && !is_named
     });
-    if nameless > before.count() {
+    if nameless(own.amount, all, given) > before.count() {
         Learned::MadeByHand
     } else {
         Learned::NotMade
     }
+}
+
+/// Whether somebody has to compare what was given back in the gateway's own pages with what somebody
+/// says to have paid by other means, now that a refund ends: it, or as much of the payment, is said to
+/// be paid so, and as much was given back by hand. That may be one and the same, or two refunds, of
+/// which the wrong one may be done; nothing but a person can tell.
+#[must_use]
+pub fn is_to_compare(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> bool {
+    let Some(own) = all.iter().find(|one| one.refund_id == refund_id) else {
+        return false;
+    };
+    if own.status == RefundStatus::Resolving {
+        return nameless(own.amount, all, given) > 0;
+    }
+    let is_paid_otherwise = all.iter().any(|one| {
+        let is_said = matches!(one.status, RefundStatus::Resolving | RefundStatus::Resolved);
+        one.amount == own.amount && is_said
+    });
+    is_paid_otherwise && found(refund_id, all, given) == Learned::MadeByHand
+}
+
+/// Which refund what names none counts for first; none for those that it never counts for.
+///
+/// Who gives money back by hand tells of that: the refund is tried again, or said to be paid by other
+/// means, which the gateway's pages may have been. So what is asked for comes first, since it would be
+/// paid twice, and what nobody has told of comes last.
+fn claim(one: &Ours) -> Option<(u8, RefundId)> {
+    let rank = match one.status {
+        RefundStatus::Done => 0,
+        RefundStatus::Pending => 1,
+        RefundStatus::Resolving => 2,
+        RefundStatus::Stuck => 3,
+        // The gateway's book has nothing of what was paid by other means.
+        RefundStatus::Resolved => return None,
+    };
+    Some((rank, one.refund_id))
+}
+
+fn names(given: &[Entry], refund_id: RefundId) -> impl Iterator<Item = &Entry> {
+    given
+        .iter()
+        .filter(move |entry| entry.refund_id == Some(refund_id))
+}
+
+/// How many times so much was given back that is no refund of ours by name.
+fn nameless(amount: Money, all: &[Ours], given: &[Entry]) -> usize {
+    let is_ours = |entry: &Entry| all.iter().any(|one| entry.refund_id == Some(one.refund_id));
+    given
+        .iter()
+        .filter(|entry| entry.amount == amount && !is_ours(entry))
+        .count()
 }

@@ -6,6 +6,7 @@ use crate::notifications::{Notification, notify};
 use crate::shop::{Order, PRICE, with_gateway};
 use onsale_platform::metric;
 use onsale_testkit::Buyer;
+use onsale_testkit::api::text;
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -32,6 +33,17 @@ impl Hall {
             "amount": order.amount });
         self.gateway(Method::POST, "/v1/payments/confirm", Some(body))
             .await;
+    }
+
+    /// Another payment of an order, which its buyer has agreed to at the gateway.
+    async fn agreed_to(&self, order: &Order, amount: i64) -> Order {
+        let body = json!({ "orderId": order.id, "amount": amount });
+        let checkout = self.gateway(Method::POST, "/v1/checkout", Some(body)).await;
+        Order {
+            payment_key: text(&checkout["paymentKey"]).to_owned(),
+            amount,
+            ..order.clone()
+        }
     }
 
     async fn told(&self, event: &str, order: &Order) {
@@ -107,6 +119,58 @@ async fn a_capture_under_the_name_of_another_orders_payment_is_odd() {
     hall.give_back(&mine, PRICE).await;
     hall.odd_orders(0).await;
     hall.rests(&buyer, &mine, "READY").await;
+    assert_eq!(hall.book().await, [PRICE, -PRICE]);
+    hall.assert_reconciled().await;
+}
+
+/// The gateway does not ask us what a payment is to cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_on_its_way_ends_when_what_was_not_ordered_is_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let half = hall.agreed_to(&order, PRICE / 2).await;
+    hall.switch(json!({ "loseWebhooks": "all" })).await;
+    hall.captured_behind_our_back(&half).await;
+    hall.switch(json!({ "unavailable": "all" })).await;
+    let confirmation = Order {
+        amount: PRICE,
+        ..half.clone()
+    };
+    hall.confirm_later(&buyer, &confirmation, "confirm-it")
+        .await;
+    let tried = "SELECT count(*) AS n FROM payment_order \
+                 WHERE status = 'CAPTURING' AND attempts > 1";
+    hall.becomes(tried, 1).await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.odd_orders(1).await;
+    hall.order_becomes(&buyer, &order, "UNKNOWN").await;
+
+    hall.give_back(&half, PRICE / 2).await;
+    hall.odd_orders(0).await;
+    hall.rests(&buyer, &order, "FAILED").await;
+    assert_eq!(hall.book().await, [PRICE / 2, -PRICE / 2]);
+    hall.assert_reconciled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_by_another_attempt_is_odd_until_it_is_given_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(1).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "decline": 1 })).await;
+    let declined = hall.confirm(&buyer, &order).await;
+    declined.expect_problem(402, "payment-declined");
+    let again = hall.agreed_to(&order, PRICE).await;
+    hall.captured_behind_our_back(&again).await;
+    hall.odd_orders(1).await;
+    hall.order_becomes(&buyer, &order, "FAILED").await;
+
+    hall.give_back(&again, PRICE).await;
+    hall.odd_orders(0).await;
+    hall.rests(&buyer, &order, "FAILED").await;
     assert_eq!(hall.book().await, [PRICE, -PRICE]);
     hall.assert_reconciled().await;
 }

@@ -50,6 +50,12 @@ async fn give_back(hall: &Hall, order: &Order, amount: i64, reason: &str) {
     hall.gateway(Method::POST, &path, Some(body)).await;
 }
 
+/// Waits until a worker tells that so many refunds have ended so.
+async fn ended(hall: &mut Hall, outcome: &str, times: u32) {
+    let told = format!("{}{{outcome=\"{outcome}\"}} {times}", metric::REFUNDS);
+    hall.tells(&told).await;
+}
+
 async fn paid(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
     let date = hall.date(4).await;
     let order = hall.order(buyer, date, seats).await;
@@ -352,29 +358,15 @@ async fn what_was_given_back_at_the_gateway_is_not_given_back_again() {
         .await
         .expect(200);
     are(&mut hall, "DONE", 2).await;
-    // That is one and the same. A refund of ours is not: whoever is on duty hears of it.
+    // That is taken for one and the same; a refund of ours is not. Whoever is on duty hears of both.
     let ours = format!("cancelled ({})", refund(1));
     give_back(&hall, &order, PRICE, &ours).await;
     resolve(&hall, &admin, refund(1), "paid-as-well", "Bank transfer")
         .await
         .expect(200);
     are(&mut hall, "DONE", 3).await;
-    let metrics = format!("http://{}/metrics", hall.system.workers[0].metrics_addr);
-    let told = format!(
-        "{}{{outcome=\"{}\"}} 1\n",
-        metric::REFUNDS,
-        metric::REFUND_TWICE
-    );
-    let heard = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let page = reqwest::get(&metrics).await.expect("metrics");
-            if page.text().await.expect("text").contains(&told) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    heard.await.expect("done-and-resolved is counted");
+    ended(&mut hall, metric::REFUND_TO_COMPARE, 1).await;
+    ended(&mut hall, metric::REFUND_TWICE, 1).await;
     give_back_by_hand(&hall, &order, PRICE).await;
     retry(&hall, &admin, refund(2), "try-again")
         .await
@@ -386,5 +378,36 @@ async fn what_was_given_back_at_the_gateway_is_not_given_back_again() {
     );
     let shown = hall.api.get(Some(&buyer), &order.path()).await.expect(200);
     assert_eq!(shown.body["refunded"], won(3 * PRICE));
+    hall.assert_reconciled().await;
+}
+
+/// One gives a refund back at the gateway and has it tried again, another says to have paid the other by
+/// bank: neither goes back a second time, and somebody hears that there is something to compare.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tried_again_is_found_before_what_is_said_to_be_paid() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    let order = stuck(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
+    let refunds = tasks(&hall, &admin, "").await;
+    let refund = |nth: usize| id(&refunds["items"][nth]["refundId"]);
+    let (older, younger) = (refund(0).min(refund(1)), refund(0).max(refund(1)));
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    give_back_by_hand(&hall, &order, PRICE).await;
+    ended(&mut hall, metric::REFUND_TO_COMPARE, 0).await;
+    // Nobody is told before both have spoken.
+    hall.switch(json!({ "error": "all" })).await;
+    resolve(&hall, &admin, older, "paid-by-hand", "Bank transfer")
+        .await
+        .expect(200);
+    retry(&hall, &admin, younger, "try-again").await.expect(200);
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    are(&mut hall, "RESOLVED", 1).await;
+    are(&mut hall, "DONE", 1).await;
+    let done = format!(
+        "SELECT count(*) AS n FROM refund WHERE refund_id = '{younger}' AND status = 'DONE'"
+    );
+    assert_eq!(hall.number(&done).await, 1);
+    ended(&mut hall, metric::REFUND_TO_COMPARE, 2).await;
+    assert_eq!(hall.book().await, [2 * PRICE, -PRICE]);
     hall.assert_reconciled().await;
 }

@@ -381,13 +381,18 @@ fn judge(order: &Order, payment: Payment) -> Told {
             false => Learned::NotCaptured.into(),
         };
     }
-    let is_ordered = is_ours && is_known && payment.total == order.amount;
-    if is_ordered && payment.balance == Money::ZERO {
-        // Before we heard of it, somebody gave all of it back at the gateway: there is nothing to sell
-        // for, nothing to give back, and it can't be captured again.
+    if is_ours && payment.balance == Money::ZERO {
+        // Somebody gave all of it back at the gateway, be it what was ordered or not: there is nothing
+        // to sell for, and nothing to give back.
         tracing::warn!(order = %order.order_id, "the gateway has captured it and given it back");
-        return Learned::Declined.into();
+        return match is_known {
+            // It can't be captured again.
+            true => Learned::Declined.into(),
+            // As above: what became of the attempt that was confirmed, it does not say.
+            false => Learned::NotCaptured.into(),
+        };
     }
+    let is_ordered = is_ours && is_known && payment.total == order.amount;
     if !is_ordered || payment.balance != order.amount {
         // Neither a sale nor a refund of ours: somebody has to look.
         tracing::error!(order = %order.order_id, status = payment.status.as_str(),
@@ -399,3 +404,6 @@ fn judge(order: &Order, payment: Payment) -> Told {
         payment_key: Some(payment.payment_key),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,11 @@ use super::{Driver, Steps, insist};
 use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use onsale_domain::settlement::refund::{Entry, Learned, Ours, Step, found, key, step};
+use onsale_domain::settlement::refund::{
+    Entry, Learned, Ours, Step, found, is_to_compare, key, step,
+};
 use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
-use onsale_schema::status::RefundStatus;
 use std::time::Duration;
 use store::Claimed;
 use tokio::time::Instant;
@@ -32,6 +33,9 @@ struct End {
     is_in_doubt: bool,
     /// What the gateway said when it did not do what it was asked.
     why: Option<String>,
+    /// Whether somebody has to compare what was given back by hand with what is said to be paid by
+    /// other means.
+    is_to_compare: bool,
 }
 
 /// Takes refunds that are due.
@@ -75,20 +79,26 @@ async fn give_back(driver: &Driver, claimed: Claimed, ask_until: Instant) -> Res
 /// Asks the gateway until it is clear what to write. After a while it asks for nothing more.
 async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result<End, db::Error> {
     let state = claimed.state();
-    let (mut learned, mut is_in_doubt, mut why) = (Learned::Nothing, false, None);
+    let mut learned = Learned::Nothing;
+    let mut end = End {
+        step: Step::Wait,
+        is_in_doubt: false,
+        why: None,
+        is_to_compare: false,
+    };
     loop {
-        let next = match step(&state, learned) {
+        end.step = match step(&state, learned) {
             Step::Ask if Instant::now() >= ask_until => Step::Wait,
             next => next,
         };
-        match next {
-            Step::LookUp => learned = look_up(driver, claimed, &mut why).await?,
+        match end.step {
+            Step::LookUp => learned = look_up(driver, claimed, &mut end).await?,
             Step::Ask => {
                 let error = ask(driver, claimed).await.err();
                 learned = match &error {
                     None => Learned::Made,
                     Some(Error::Declined { .. } | Error::NotFound) => {
-                        match look_up(driver, claimed, &mut why).await? {
+                        match look_up(driver, claimed, &mut end).await? {
                             Learned::NotMade => Learned::Refused,
                             made_or_not_known => made_or_not_known,
                         }
@@ -100,15 +110,11 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
                         Learned::Unavailable
                     }
                 };
-                is_in_doubt = learned == Learned::Unknown;
-                why = error.as_ref().map(Error::to_string);
+                end.is_in_doubt = learned == Learned::Unknown;
+                end.why = error.as_ref().map(Error::to_string);
             }
             Step::Wait | Step::Done { .. } | Step::Resolved | Step::Stuck { .. } | Step::Rest => {
-                return Ok(End {
-                    step: next,
-                    is_in_doubt,
-                    why,
-                });
+                return Ok(end);
             }
         }
     }
@@ -122,14 +128,13 @@ fn tell(claimed: &Claimed, end: &End) {
                 "the gateway has made a refund that somebody says to have paid back by other means");
             metric::REFUND_TWICE
         }
-        Step::Done { is_twice: false } => {
-            if claimed.status == RefundStatus::Resolving {
-                tracing::warn!(refund = %claimed.refund_id, order = %claimed.order_id,
-                    "somebody says to have paid back a refund by other means, and somebody has given \
-                     as much back in the gateway's own pages: that is taken for the same");
-            }
-            "done"
+        Step::Done { .. } | Step::Resolved if end.is_to_compare => {
+            tracing::warn!(refund = %claimed.refund_id, order = %claimed.order_id,
+                "somebody says to have paid back a refund by other means, and somebody has given as \
+                 much back in the gateway's own pages: is that one and the same?");
+            metric::REFUND_TO_COMPARE
         }
+        Step::Done { .. } => "done",
         Step::Resolved => "resolved",
         Step::Stuck { .. } => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
@@ -153,12 +158,8 @@ async fn ask(driver: &Driver, claimed: &Claimed) -> Result<(), Error> {
     driver.gateway.cancel(&cancel).await.map(drop)
 }
 
-/// Whether the gateway has made it, or why nobody can tell.
-async fn look_up(
-    driver: &Driver,
-    claimed: &Claimed,
-    why: &mut Option<String>,
-) -> Result<Learned, db::Error> {
+/// Whether the gateway has made it; notes why nobody can tell, or that somebody has to compare.
+async fn look_up(driver: &Driver, claimed: &Claimed, end: &mut End) -> Result<Learned, db::Error> {
     let Ok(payment_key) = claimed.payment_key.parse::<PaymentKey>() else {
         // The gateway has never given such a key to anybody.
         return Ok(Learned::NotMade);
@@ -168,7 +169,7 @@ async fn look_up(
             // After the gateway has said what it has given back: the row of a refund is there before
             // it is asked for, so that no name of ours is unknown.
             let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
-            judge(claimed, &all, &payment, why)
+            judge(claimed, &all, &payment, end)
         }
         Err(Error::NotFound) => Learned::NotMade,
         Err(error) => {
@@ -178,14 +179,14 @@ async fn look_up(
             } else {
                 tracing::debug!(%error, refund = %claimed.refund_id, "it can't be looked up");
             }
-            *why = Some(format!("it can't be looked up: {error}"));
+            end.why = Some(format!("it can't be looked up: {error}"));
             Learned::Unknown
         }
     })
 }
 
 /// What a payment says about a refund of it.
-fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, why: &mut Option<String>) -> Learned {
+fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, end: &mut End) -> Learned {
     let given: Vec<Entry> = (payment.cancels.iter())
         .map(|cancel| Entry {
             refund_id: cancel.refund_id,
@@ -200,11 +201,12 @@ fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, why: &mut Option<St
         true => found(claimed.refund_id, all, &given),
         false => Learned::Unknown,
     };
+    end.is_to_compare = is_sound && is_to_compare(claimed.refund_id, all, &given);
     if learned == Learned::Unknown {
         tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
             status = payment.status.as_str(),
             "the gateway's payment is not the one of a refund, or says of it what can't be");
-        *why = Some(format!(
+        end.why = Some(format!(
             "the gateway says of the payment ({}) what can't be",
             payment.status.as_str()
         ));

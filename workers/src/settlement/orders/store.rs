@@ -343,11 +343,15 @@ pub(super) struct Left {
     pub refunds: i64,
 }
 
-/// Counts what somebody with a gateway would look into: now, or when it is due.
+/// Counts what somebody with a gateway would look into: now, or when it is due. Orders of each kind of
+/// [`Due`] are counted in its index.
 pub(super) async fn left_count(pool: &db::Pool) -> Result<Left, db::Error> {
     let mut conn = pool.get().await?;
     let left = statement(
-        "SELECT (SELECT count(*) FROM payment_order WHERE next_at IS NOT NULL) AS orders, \
+        "SELECT (SELECT count(*) FROM payment_order \
+                 WHERE next_at IS NOT NULL AND status NOT IN ('READY', 'FAILED')) \
+                + (SELECT count(*) FROM payment_order \
+                   WHERE next_at IS NOT NULL AND status IN ('READY', 'FAILED')) AS orders, \
                 (SELECT count(*) FROM refund WHERE next_at IS NOT NULL) AS refunds",
     )
     .get_result(&mut conn)
