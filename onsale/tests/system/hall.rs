@@ -214,6 +214,16 @@ impl Hall {
         logs.join("\n\n")
     }
 
+    /// Waits until the log of a process has these words.
+    pub async fn logs_say(&self, words: &str) {
+        let said = tokio::time::timeout(PATIENCE, async {
+            while !self.logs().contains(words) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(said.await.is_ok(), "nobody says {words:?}\n{}", self.logs());
+    }
+
     /// Waits until the first worker's metrics have this line.
     pub async fn tells(&self, line: &str) {
         let url = format!("http://{}/metrics", self.system.workers[0].metrics_addr);

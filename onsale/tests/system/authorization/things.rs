@@ -73,6 +73,11 @@ impl Things {
             .await
             .expect(202);
         hall.system.workers[0].signal(Signal::SIGCONT);
+        let path = format!("/admin/schedules/{date}/access-codes");
+        let body = json!({ "label": "x", "grants": "VIP", "validFrom": "2026-01-01T00:00:00Z",
+                           "validUntil": "2040-01-01T00:00:00Z" });
+        let codes = api.post(&hall.admin(), &path, "some-codes", &body).await;
+        let codes = codes.expect(201).body;
         let dead_letter = Uuid::now_v7();
         hall.sql(&format!(
             "INSERT INTO dead_letter (lane, partition_no, incarnation, seq, command_index, \
@@ -106,11 +111,6 @@ impl Things {
         let body = json!({ "seats": ["A-1-9"], "reason": "x" });
         let block = api.post(&hall.admin(), &path, "off-sale", &body).await;
         let block = block.expect(201).body;
-        let path = format!("/admin/schedules/{date}/access-codes");
-        let body = json!({ "label": "x", "grants": "VIP", "validFrom": "2026-01-01T00:00:00Z",
-                           "validUntil": "2040-01-01T00:00:00Z" });
-        let codes = api.post(&hall.admin(), &path, "some-codes", &body).await;
-        let codes = codes.expect(201).body;
         let subscriber = async |key: &str| {
             let body = json!({ "url": "http://127.0.0.1:9/" });
             let made = api.post(&hall.admin(), "/admin/webhooks", key, &body).await;
