@@ -212,6 +212,7 @@ fn check(status: OrderStatus, world: &World, learned: Learned) {
     let made = step(&order(status), world, learned, NOW);
     let case = format!("{status:?} {world:?} {learned:?} {made:?}");
     let is_asked = matches!(status, OrderStatus::Capturing | OrderStatus::Unknown);
+    let is_looked_up = matches!(status, OrderStatus::Ready | OrderStatus::Failed);
     let is_taken = matches!(status, OrderStatus::Captured | OrderStatus::Reholding);
     let is_held = world.reservation == ReservationStatus::Held && world.expires_at > NOW;
     match made {
@@ -275,14 +276,21 @@ fn check(status: OrderStatus, world: &World, learned: Learned) {
             assert!(is_taken && !is_had, "{case}");
             assert!(status == OrderStatus::Reholding || !is_good, "{case}");
         }
-        Step::Doubt | Step::Puzzle => assert!(is_asked, "{case}"),
+        Step::Doubt => assert!(is_asked, "{case}"),
+        Step::Puzzle => {
+            assert_eq!(learned, Learned::Odd, "{case}");
+            assert!(is_asked || is_looked_up, "{case}");
+        }
         // What was captured is never left as it is: only the owner's answer is waited for.
         Step::Wait => {
             let waits = status == OrderStatus::Reholding && !world.is_told;
             assert!(!is_taken || waits, "{case}");
         }
         Step::Rest => assert!(
-            !is_taken && !is_asked && learned != Learned::Captured
+            !is_taken
+                && !is_asked
+                && learned != Learned::Captured
+                && !(is_looked_up && learned == Learned::Odd)
                 || matches!(
                     status,
                     OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded

@@ -214,10 +214,11 @@ impl Hall {
         logs.join("\n\n")
     }
 
-    /// Waits until the log of a process has these words.
-    pub async fn logs_say(&self, words: &str) {
+    /// Waits until the log of a worker has these words.
+    pub async fn workers_say(&self, words: &str) {
+        let is_said = |worker: &system::Process| worker.log().contains(words);
         let said = tokio::time::timeout(PATIENCE, async {
-            while !self.logs().contains(words) {
+            while !self.system.workers.iter().any(is_said) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });

@@ -200,7 +200,11 @@ async fn without_a_gateway_what_is_left_of_it_is_told_all_the_same() {
     let mut hall = Hall::open().await;
     hall.tells(&format!("{}{{kind=\"pending\"}} 0", metric::REFUNDS_OPEN))
         .await;
-    assert!(!hall.logs().contains("no gateway is configured"));
+    assert!(
+        !hall.system.workers[0]
+            .log()
+            .contains("no gateway is configured")
+    );
     let (order, user) = (Uuid::now_v7(), hall.buyer().user_id);
     hall.sql(&format!(
         "INSERT INTO payment_order (order_id, user_id, command_id, fingerprint, amount, status, \
@@ -217,6 +221,6 @@ async fn without_a_gateway_what_is_left_of_it_is_told_all_the_same() {
     hall.system.workers[0].restart().await.expect("a worker");
     hall.tells(&format!("{}{{kind=\"pending\"}} 1", metric::REFUNDS_OPEN))
         .await;
-    hall.logs_say("no gateway is configured").await;
-    hall.logs_say("set ONSALE_GATEWAY_URL").await;
+    hall.workers_say("no gateway is configured").await;
+    hall.workers_say("set ONSALE_GATEWAY_URL").await;
 }
