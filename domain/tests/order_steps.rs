@@ -286,17 +286,14 @@ fn check(status: OrderStatus, world: &World, learned: Learned) {
             let waits = status == OrderStatus::Reholding && !world.is_told;
             assert!(!is_taken || waits, "{case}");
         }
-        Step::Rest => assert!(
-            !is_taken
-                && !is_asked
-                && learned != Learned::Captured
-                && !(is_looked_up && learned == Learned::Odd)
-                || matches!(
-                    status,
-                    OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded
-                ),
-            "{case}"
-        ),
+        Step::Rest => {
+            let is_done = matches!(
+                status,
+                OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded
+            );
+            let is_news = learned == Learned::Captured || is_looked_up && learned == Learned::Odd;
+            assert!(is_done || !is_taken && !is_asked && !is_news, "{case}");
+        }
     }
 }
 
