@@ -83,8 +83,8 @@ fn view(app: &App, ticket: &Ticketed, standing: &Standing) -> TicketView {
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct QueueJoin {
-    /// Of who was invited. So many accounts as it has uses become guests by it; one that leaves and
-    /// comes back with the same code has used it once.
+    /// Of who was invited. So many accounts as it has uses become guests by it, each once: who leaves
+    /// has used it.
     #[serde(
         default,
         deserialize_with = "not_null",

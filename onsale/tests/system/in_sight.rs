@@ -62,6 +62,16 @@ impl Hall {
         );
         self.becomes(&due, 0).await;
     }
+
+    /// An odd order ends in this status when all of what was captured, the only thing in the book, is
+    /// given back.
+    async fn ends_when_given_back(&mut self, buyer: &Buyer, captured: &Order, status: &str) {
+        self.give_back(captured, captured.amount).await;
+        self.odd_orders(0).await;
+        self.rests(buyer, captured, status).await;
+        assert_eq!(self.book().await, [captured.amount, -captured.amount]);
+        self.assert_reconciled().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,11 +126,7 @@ async fn a_capture_under_the_name_of_another_orders_payment_is_odd() {
     hall.odd_orders(1).await;
     hall.order_becomes(&buyer, &mine, "READY").await;
 
-    hall.give_back(&mine, PRICE).await;
-    hall.odd_orders(0).await;
-    hall.rests(&buyer, &mine, "READY").await;
-    assert_eq!(hall.book().await, [PRICE, -PRICE]);
-    hall.assert_reconciled().await;
+    hall.ends_when_given_back(&buyer, &mine, "READY").await;
 }
 
 /// The gateway does not ask us what a payment is to cost.
@@ -147,11 +153,7 @@ async fn an_order_on_its_way_ends_when_what_was_not_ordered_is_given_back() {
     hall.odd_orders(1).await;
     hall.order_becomes(&buyer, &order, "UNKNOWN").await;
 
-    hall.give_back(&half, PRICE / 2).await;
-    hall.odd_orders(0).await;
-    hall.rests(&buyer, &order, "FAILED").await;
-    assert_eq!(hall.book().await, [PRICE / 2, -PRICE / 2]);
-    hall.assert_reconciled().await;
+    hall.ends_when_given_back(&buyer, &half, "FAILED").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,11 +170,7 @@ async fn a_capture_by_another_attempt_is_odd_until_it_is_given_back() {
     hall.odd_orders(1).await;
     hall.order_becomes(&buyer, &order, "FAILED").await;
 
-    hall.give_back(&again, PRICE).await;
-    hall.odd_orders(0).await;
-    hall.rests(&buyer, &order, "FAILED").await;
-    assert_eq!(hall.book().await, [PRICE, -PRICE]);
-    hall.assert_reconciled().await;
+    hall.ends_when_given_back(&buyer, &again, "FAILED").await;
 }
 
 /// The gateway was heard of it, and then never says a word about it.

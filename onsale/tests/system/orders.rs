@@ -136,9 +136,8 @@ async fn an_answer_that_never_comes_is_looked_up_and_never_charged_again() {
     hall.assert_reconciled().await;
 }
 
-/// An order whose money was captured while nobody heard of it, and whose hold has lapsed since. The
-/// gateway stays silent.
-pub async fn captured_too_late(
+/// An order whose money was captured while nobody heard of it. The gateway stays silent.
+pub async fn captured_unheard(
     hall: &mut Hall,
 ) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
     let date = hall.date(2).await;
@@ -149,6 +148,14 @@ pub async fn captured_too_late(
     hall.confirm_later(&buyer, &order, "confirm-late").await;
     hall.booked(1).await;
     hall.switch(json!({ "error": "all" })).await;
+    (date, buyer, order)
+}
+
+/// The same, and its hold has lapsed since.
+pub async fn captured_too_late(
+    hall: &mut Hall,
+) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
+    let (date, buyer, order) = captured_unheard(hall).await;
     hall.system.workers[0].kill9().await;
     // As if the worker were away for as long as the hold had been made to last.
     hall.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")

@@ -5,6 +5,7 @@ use crate::bus::{Bus, command};
 use crate::cancellation::{balance, cancel_show, finished, paid, won};
 use crate::catalogue::patch;
 use crate::hall::{Hall, PARTITIONS, PATIENCE};
+use crate::orders::captured_unheard;
 use crate::shop::{PRICE, with_gateway};
 use onsale_platform::clock::host_now;
 use onsale_platform::metric;
@@ -159,14 +160,7 @@ async fn a_show_goes_on_when_something_is_sold_after_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_captured_amid_the_cancellation_of_its_show_is_given_back() {
     let mut hall = Hall::open_with(with_gateway()).await;
-    let date = hall.date(2).await;
-    let buyer = hall.buyer();
-    let order = hall.order(&buyer, date, &["A-1-1"]).await;
-    hall.switch(json!({ "timeoutAfterCapture": 1, "loseWebhooks": "all" }))
-        .await;
-    hall.confirm_later(&buyer, &order, "confirm-late").await;
-    hall.booked(1).await;
-    hall.switch(json!({ "error": "all" })).await;
+    let (date, buyer, order) = captured_unheard(&mut hall).await;
     cancel_show(&hall, date, "the-show-key", "Storm")
         .await
         .expect(202);

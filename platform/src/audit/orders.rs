@@ -43,8 +43,8 @@ WHERE NOT CASE
 
 /// Ages count from the beginning of the snapshot's transaction. A show that is cancelled sells nothing:
 /// what was paid for it has to go back, too (that it has, where the cancellation is said to be finished,
-/// is P3's). What somebody has to see to is late
-/// as well: it stays a violation until somebody has, and has said so by name.
+/// is P3's). What somebody has to see to is late as well: it stays a violation until somebody has, and
+/// has said so by name.
 pub(super) const P2: &str = "
 SELECT format('order %s of %s is %s with %s captured since %s', order_id,
               coalesce('reservation ' || reservation_id, 'points'), status, captured, updated_at)

@@ -51,8 +51,8 @@ pub trait Queue: Send + Sync + 'static {
     /// What became of one.
     type Outcome: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
-    /// Locks what the commands touch, in the order that all workers keep (reservation, order, refund,
-    /// account, show), loads it, decides each command in memory, and stores the changes with a fixed number of
+    /// Locks what the commands touch, in the order that all workers keep (reservation, order, what the
+    /// gateway calls payments, refund, account, counter of facts, show), loads it, decides each command in memory, and stores the changes with a fixed number of
     /// statements, inside the open transaction. One outcome per command, in their order. Repeatable:
     /// a command that was accepted before has the same outcome.
     fn settle(

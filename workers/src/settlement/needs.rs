@@ -1,5 +1,6 @@
 //! What the commands of a batch need: rows to lock, in the order that all workers keep
-//! (reservation, order, refund, account, counter of facts, show), and what was made of them before.
+//! (reservation, order, what the gateway calls payments, refund, account, counter of facts, show), and
+//! what was made of them before.
 
 use onsale_schema::message::Command;
 use onsale_schema::settlement::Kind;

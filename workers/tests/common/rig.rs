@@ -1,6 +1,9 @@
 //! A worker of one ordered lane on real servers, spoken to by messages as an ingress would. What only one
 //! lane is told and asked stands in the rig of its own tests.
 
+#[path = "worker.rs"]
+mod worker;
+
 use async_nats::jetstream;
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, sql_query};
@@ -23,6 +26,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+pub use worker::Worker;
 
 /// Partitions of the test systems.
 const PARTITIONS: u16 = 4;
@@ -59,19 +63,6 @@ pub struct LaneRig<L: PartitionedLane> {
     ingress: IngressId,
     replies: async_nats::Subscriber,
     outcomes: HashMap<MessageId, Vec<L::Outcome>>,
-}
-
-pub struct Worker {
-    stop: CancellationToken,
-    task: JoinSet<Result<(), onsale_workers::context::Error>>,
-}
-
-impl Worker {
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        let ended = self.task.join_next().await.expect("one task");
-        ended.expect("no panic").expect("a clean end");
-    }
 }
 
 #[derive(QueryableByName)]

@@ -1,5 +1,8 @@
 //! A system without ingress and seats owner, and somebody who asks it things.
 
+#[path = "../common/worker.rs"]
+mod worker;
+
 use async_nats::{Client, Subscriber, jetstream};
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, sql_query};
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+pub use worker::Worker;
 
 /// No wait of these tests takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,20 +44,6 @@ pub struct Rig {
     nats_url: String,
     prefix: String,
     _db: Option<TestDb>,
-}
-
-/// A running role. Dropping it is what a crash is: its tasks end wherever they are.
-pub struct Worker {
-    stop: CancellationToken,
-    task: JoinSet<Result<(), onsale_workers::context::Error>>,
-}
-
-impl Worker {
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        let ended = self.task.join_next().await.unwrap();
-        ended.unwrap().unwrap();
-    }
 }
 
 #[derive(QueryableByName)]

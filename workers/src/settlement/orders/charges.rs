@@ -2,7 +2,7 @@
 //! goes back. What to do next is [`onsale_domain::settlement::charge`]'s to say.
 
 use super::Told;
-use super::store::{Limits, capture, give_back};
+use super::store::{Limits, capture, give_back, puzzle};
 use crate::compete::store::clock_now;
 use crate::ledger;
 use crate::ledger::store::account_lock;
@@ -10,7 +10,7 @@ use diesel_async::AsyncPgConnection;
 use onsale_domain::ledger::{Accounts, Cause, Changes, Credit};
 use onsale_domain::settlement::Order;
 use onsale_domain::settlement::charge::{BALANCE_CAP_EXCEEDED, Step, World, capture_until, step};
-use onsale_domain::settlement::order::{Learned, ODD_PAUSE_MS, last_look, pause_ms};
+use onsale_domain::settlement::order::{Learned, last_look, pause_ms};
 use onsale_platform::db;
 use onsale_schema::ledger::CARD_ACCOUNT;
 use onsale_schema::status::OrderStatus;
@@ -46,13 +46,7 @@ pub(super) async fn advance(
             order.status = OrderStatus::Unknown;
             Some(now.plus_ms(pause))
         }
-        Step::Puzzle => {
-            // One that is not on its way is not on its way because of that.
-            if order.status == OrderStatus::Capturing {
-                order.status = OrderStatus::Unknown;
-            }
-            Some(now.plus_ms(ODD_PAUSE_MS))
-        }
+        Step::Puzzle => Some(puzzle(order, now)),
         Step::Captured => unreachable!("a capture is followed by a step of its own"),
         Step::Fail(code) => {
             order.status = OrderStatus::Failed;

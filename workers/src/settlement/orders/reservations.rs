@@ -2,16 +2,14 @@
 //! to do next is [`onsale_domain::settlement::order`]'s to say.
 
 use super::Told;
-use super::store::{Limits, capture, give_back};
+use super::store::{Limits, capture, give_back, puzzle};
 use crate::settlement::store::{
     OWNER_PAUSE_MS, facts_insert, notice_insert, payment_insert, reservation_set_paid,
 };
 use diesel::QueryableByName;
 use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::order::{
-    Learned, ODD_PAUSE_MS, Step, World, last_look, pause_ms, step,
-};
+use onsale_domain::settlement::order::{Learned, Step, World, last_look, pause_ms, step};
 use onsale_domain::settlement::{NewNotice, NewPayment, Order, Reserved};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
@@ -153,13 +151,7 @@ async fn make(
             order.status = OrderStatus::Unknown;
             Some(now.plus_ms(pause))
         }
-        Step::Puzzle => {
-            // One that is not on its way is not on its way because of that.
-            if order.status == OrderStatus::Capturing {
-                order.status = OrderStatus::Unknown;
-            }
-            Some(now.plus_ms(ODD_PAUSE_MS))
-        }
+        Step::Puzzle => Some(puzzle(order, now)),
         Step::Captured | Step::Sell(_) => unreachable!("made by the caller"),
         Step::Fail(code) => {
             fail(conn, order, of, code, now).await?;

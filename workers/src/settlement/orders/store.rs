@@ -11,7 +11,7 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::order::Learned;
+use onsale_domain::settlement::order::{Learned, ODD_PAUSE_MS};
 use onsale_domain::settlement::{Order, Purpose, charge};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
@@ -266,6 +266,15 @@ pub(super) fn capture(order: &mut Order, payment_key: Option<&PaymentKey>) {
         order.confirmed_by = Some((by, Fingerprint(Uuid::nil())));
         order.payment_key = payment_key.map(|key| key.as_str().to_owned());
     }
+}
+
+/// The gateway's payment is odd. An order that is not on its way is not on its way because of that.
+/// Says when it is looked up again.
+pub(super) fn puzzle(order: &mut Order, now: Timestamp) -> Timestamp {
+    if order.status == OrderStatus::Capturing {
+        order.status = OrderStatus::Unknown;
+    }
+    now.plus_ms(ODD_PAUSE_MS)
 }
 
 /// Sends all of it back, once.
