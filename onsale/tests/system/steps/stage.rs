@@ -54,6 +54,10 @@ impl Stage {
     pub async fn begin() -> Self {
         let options = with_gateway()
             .workers(2)
+            // One of them may have all who wait in hand, each with a connection.
+            .setting("ONSALE_DB_POOL", 24)
+            // What its silence follows is done by then, however slow the machine is.
+            .setting("ONSALE_GATEWAY_TIMEOUT_MS", 2000)
             // What is silent is asked again: a breaker that opens would only take time.
             .setting("ONSALE_GATEWAY_BREAKER_FAILURES", 10_000);
         let mut hall = Hall::open_with(options).await;
@@ -220,10 +224,11 @@ impl Stage {
     /// Others take over from who was killed; whoever waited for an answer asks again.
     pub async fn take_over(&mut self) {
         let sales = self.in_stage();
-        let is_parked = |sale: &&Sale| sale.case.befalls == Befalls::KillAfter;
-        let parked = buyers(sales.iter().filter(is_parked));
+        let is_left =
+            |sale: &&Sale| matches!(sale.case.befalls, Befalls::KillBefore | Befalls::KillAfter);
+        let left = buyers(sales.iter().filter(is_left));
         self.stops.release().await;
-        self.stops.due(&parked).await;
+        self.stops.due(&left).await;
         for worker in &mut self.hall.system.workers {
             worker.restart().await.expect("a worker");
         }

@@ -17,12 +17,17 @@ use uuid::Uuid;
 const LOCKS: i32 = 6001;
 /// So often a step fails that fails.
 const FAILURES: i64 = 2;
+/// Who is stopped waits until the end of such a period, in milliseconds. All who are to die must wait at
+/// one moment, and none may wait for longer than its connection lives, which is 5 s: so all give up at
+/// once, and are back at once for most of the next period.
+const PERIOD_MS: i64 = 4000;
 
 /// What befalls a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It waits, just before its commit, until [`Stops::release`]. After two seconds its session gives
-    /// up waiting for a lock, and it is tried again a few times.
+    /// It waits, just before its commit, until [`Stops::release`]. At the end of each period
+    /// ([`PERIOD_MS`]) it gives up, as its session does that has waited for a lock, and is tried again.
+    /// The lease of its row does not end meanwhile: another would come to another step.
     Wait,
     /// It is committed, and the row is not due: as if whoever made it had died right after, with its
     /// lease still running.
@@ -100,9 +105,13 @@ CREATE TABLE steps.fault (
 );
 -- What is counted by a sequence survives the failure.
 CREATE FUNCTION steps.befall(fault_no integer, what text) RETURNS void LANGUAGE plpgsql
-SECURITY DEFINER AS $$
+SECURITY DEFINER SET lock_timeout = '1s' AS $$
 BEGIN
     IF what = 'WAIT' THEN
+        -- In place of the session's own, for as long as this function runs; none would be without end.
+        PERFORM set_config('lock_timeout', (
+            {period_ms} - (1000 * extract(epoch FROM clock_timestamp()))::bigint % {period_ms}
+        )::text, true);
         PERFORM pg_advisory_xact_lock_shared({locks}, fault_no);
     ELSIF what <> 'PARK' AND nextval('steps.count_' || fault_no) <= {failures} THEN
         IF what = 'CONTENDED' THEN
@@ -125,6 +134,14 @@ BEGIN
         IF f.what = 'PARK' AND NEW.next_at IS NOT NULL THEN
             NEW.next_at := clock_timestamp() + interval '1 hour';
         END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+-- Who takes a row whose step will wait has it for as long as that takes.
+CREATE FUNCTION steps.on_claim() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF EXISTS (SELECT FROM steps.fault AS x WHERE x.user_id = NEW.user_id AND x.what = 'WAIT') THEN
+        NEW.next_at := clock_timestamp() + interval '1 hour';
     END IF;
     RETURN NEW;
 END $$;
@@ -154,6 +171,10 @@ CREATE TRIGGER steps_insert BEFORE INSERT ON refund FOR EACH ROW
 EXECUTE FUNCTION steps.on_row('refund ');
 CREATE TRIGGER steps BEFORE UPDATE ON refund FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('refund ');
+CREATE TRIGGER steps_claim BEFORE UPDATE ON payment_order FOR EACH ROW
+WHEN (NEW.status = OLD.status AND NEW.attempts > OLD.attempts) EXECUTE FUNCTION steps.on_claim();
+CREATE TRIGGER steps_claim BEFORE UPDATE ON refund FOR EACH ROW
+WHEN (NEW.status = OLD.status AND NEW.attempts > OLD.attempts) EXECUTE FUNCTION steps.on_claim();
 CREATE TRIGGER steps BEFORE UPDATE ON notice FOR EACH ROW
 WHEN (NEW.done_at IS NOT NULL AND OLD.done_at IS NULL) EXECUTE FUNCTION steps.on_notice();
 ";
@@ -194,6 +215,7 @@ fn filled(sql: &str) -> String {
     sql.replace("{locks}", &LOCKS.to_string())
         .replace("{card}", &CARD_ACCOUNT.to_string())
         .replace("{failures}", &FAILURES.to_string())
+        .replace("{period_ms}", &PERIOD_MS.to_string())
 }
 
 /// That a row is of one of these.
@@ -240,13 +262,20 @@ impl Stops {
             .await;
     }
 
-    /// The driver may take what these have parked.
+    /// The driver may take what these have parked, or had in hand when they died. A charge is asked for
+    /// until a minute after it was made: as if that had been now, however long it was parked.
     pub async fn due(&mut self, buyers: &[Uuid]) {
         let these = of_buyers(buyers);
         self.run(&format!(
-            "UPDATE payment_order SET next_at = clock_timestamp()
+            "UPDATE payment_order
+             SET next_at = clock_timestamp(),
+                 created_at = CASE WHEN reservation_id IS NULL THEN clock_timestamp()
+                                   ELSE created_at END
              WHERE {these} AND next_at IS NOT NULL;
-             UPDATE refund SET next_at = clock_timestamp() WHERE {these} AND next_at IS NOT NULL"
+             UPDATE refund SET next_at = clock_timestamp(),
+                               settles_at = CASE WHEN settles_at IS NOT NULL
+                                                 THEN least(settles_at, clock_timestamp()) END
+             WHERE {these} AND next_at IS NOT NULL"
         ))
         .await;
     }
