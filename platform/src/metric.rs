@@ -118,8 +118,15 @@ pub const WEBHOOK_DEATHS: &str = "onsale_webhook_deaths_total";
 /// Times that facts were purged before a subscriber got them.
 pub const WEBHOOK_MISSED: &str = "onsale_webhook_missed_total";
 
-/// Requests to the payment gateway, by `kind` and `outcome`.
+/// Requests to the payment gateway, by `kind` ([`GATEWAY_KINDS`]) and `outcome` (`done`, `declined`,
+/// `not-found`, `unknown`, `unavailable`, [`KEY_REFUSED`], [`REJECTED`]).
 pub const GATEWAY_REQUESTS: &str = "onsale_gateway_requests_total";
+/// What a payment gateway is asked.
+pub const GATEWAY_KINDS: [&str; 5] = ["confirm", "charge", "cancel", "find", "transactions"];
+/// The outcome of a request that the gateway refuses for our key, as it will all others.
+pub const KEY_REFUSED: &str = "key-refused";
+/// The outcome of a request that the gateway refuses for how it is asked.
+pub const REJECTED: &str = "rejected";
 /// Time of one request to the payment gateway, in seconds, by `kind`.
 pub const GATEWAY_DURATION: &str = "onsale_gateway_request_duration_seconds";
 /// State of the circuit breaker before the payment gateway: 0 closed, 1 half-open, 2 open.
@@ -189,6 +196,11 @@ pub fn begin() {
         }
         for reason in [AHEAD, BEHIND] {
             counter!(CLAMPED, "lane" => lane, "reason" => reason).increment(0);
+        }
+    }
+    for kind in GATEWAY_KINDS {
+        for outcome in [KEY_REFUSED, REJECTED] {
+            counter!(GATEWAY_REQUESTS, "kind" => kind, "outcome" => outcome).increment(0);
         }
     }
     for outcome in [REFUND_TWICE, REFUND_TO_COMPARE] {

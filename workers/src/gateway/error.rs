@@ -1,5 +1,7 @@
 //! Why a gateway did not do what it was asked, in the kinds that need different answers.
 
+use onsale_platform::metric;
+
 /// Why not. No variant carries what the gateway wrote for people: only its code, which is checked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -58,6 +60,18 @@ impl Error {
         }
     }
 
+    /// Whether it is our key that is refused: nothing at all can be asked until somebody mends it.
+    #[must_use]
+    pub fn is_of_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected {
+                status: 401 | 403,
+                ..
+            }
+        )
+    }
+
     /// A word for metrics and stored reasons.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -66,7 +80,8 @@ impl Error {
             Self::NotFound => "not-found",
             Self::Unknown { .. } => "unknown",
             Self::Unavailable { .. } => "unavailable",
-            Self::Rejected { .. } => "rejected",
+            Self::Rejected { .. } if self.is_of_key() => metric::KEY_REFUSED,
+            Self::Rejected { .. } => metric::REJECTED,
         }
     }
 }

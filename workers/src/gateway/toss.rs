@@ -59,12 +59,13 @@ enum Kind {
 
 impl Kind {
     fn as_str(self) -> &'static str {
+        let [confirm, charge, cancel, find, transactions] = metric::GATEWAY_KINDS;
         match self {
-            Self::Confirm => "confirm",
-            Self::Charge => "charge",
-            Self::Cancel => "cancel",
-            Self::Find => "find",
-            Self::Transactions => "transactions",
+            Self::Confirm => confirm,
+            Self::Charge => charge,
+            Self::Cancel => cancel,
+            Self::Find => find,
+            Self::Transactions => transactions,
         }
     }
 
