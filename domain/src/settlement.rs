@@ -8,6 +8,7 @@
 mod cancel;
 pub mod charge;
 pub mod fee;
+pub mod kept;
 pub mod order;
 mod ordering;
 mod pay;
@@ -114,7 +115,7 @@ pub struct Changes {
     /// Orders that were confirmed, as they are now.
     pub confirmed: Vec<Order>,
     /// Notifications of the gateway to insert, with the orders to look up.
-    pub events: Vec<(String, PaymentOrderId)>,
+    pub events: Vec<NewEvent>,
     /// What somebody has done about refunds that were stuck.
     pub actions: Vec<NewAction>,
 }
@@ -139,6 +140,17 @@ impl Changes {
             && self.events.is_empty()
             && self.actions.is_empty()
     }
+}
+
+/// A notification of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Its id.
+    pub event_id: String,
+    /// Which order it is about.
+    pub order_id: PaymentOrderId,
+    /// Whether that is looked up, too, if it has ended with the money captured.
+    pub may_be_back: bool,
 }
 
 /// Word to the owner of the seats.
@@ -264,9 +276,14 @@ impl Settlement {
                 event_id,
                 order_id,
                 is_captured,
+                may_be_back,
             } => {
-                let ordering = &mut self.ordering;
-                ordering.note(event_id, *order_id, *is_captured, changes)
+                let event = NewEvent {
+                    event_id: event_id.clone(),
+                    order_id: *order_id,
+                    may_be_back: *may_be_back,
+                };
+                self.ordering.note(event, *is_captured, changes)
             }
             Kind::RetryRefund { refund_id } => {
                 self.attend(command, *refund_id, Action::Retry, now, changes)

@@ -66,6 +66,10 @@ fn each_status_goes_on_as_the_table_says() {
         (S::Paid, over, L::Captured, Step::Rest),
         (S::Refunding, open, L::Captured, Step::Rest),
         (S::Refunded, open, L::Captured, Step::Rest),
+        (S::Paid, over, L::Odd, Step::Puzzle),
+        (S::Refunding, open, L::Odd, Step::Puzzle),
+        (S::Refunded, open, L::Unavailable, Step::Wait),
+        (S::Paid, open, L::Nothing, Step::Rest),
     ] {
         let made = step(status, &world, learned, NOW);
         assert_eq!(made, expected, "{status:?} {world:?} {learned:?}");

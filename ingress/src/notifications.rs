@@ -52,6 +52,12 @@ impl Data {
     fn is_captured(&self) -> bool {
         ["DONE", "PARTIAL_CANCELED"].contains(&self.status.as_str())
     }
+
+    /// Whether there is more to look for than what is captured, of an order that is known to be: each
+    /// sale has a notification that says so.
+    fn may_be_back(&self) -> bool {
+        self.status != "DONE"
+    }
 }
 
 /// A notification of the payment gateway
@@ -90,6 +96,7 @@ pub async fn take(
             event_id,
             order_id: PaymentOrderId(order),
             is_captured: event.data.is_captured(),
+            may_be_back: event.data.may_be_back(),
         },
         asked: Asked::Payment,
         partition: None,

@@ -73,6 +73,10 @@ pub enum Kind {
         /// such order.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         is_captured: bool,
+        /// Whether it says something else than that money was captured and is all there: an order
+        /// that has ended with the money captured is looked up only then.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        may_be_back: bool,
     },
     /// Somebody who administers wants the gateway asked again for a refund that is stuck.
     RetryRefund {

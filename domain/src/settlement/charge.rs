@@ -75,7 +75,14 @@ pub fn step(status: OrderStatus, world: &World, learned: Learned, now: Timestamp
             Learned::Odd => Step::Puzzle,
             Learned::Declined | Learned::NotCaptured | Learned::Nothing => Step::Rest,
         },
-        OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => Step::Rest,
+        // As of every order.
+        OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => match learned {
+            Learned::Odd => Step::Puzzle,
+            Learned::Unknown | Learned::Unavailable => Step::Wait,
+            Learned::Captured | Learned::Declined | Learned::NotCaptured | Learned::Nothing => {
+                Step::Rest
+            }
+        },
         // Of reservations only; no row of a charge can say so.
         OrderStatus::Ready | OrderStatus::Securing | OrderStatus::Reholding => Step::Rest,
     }

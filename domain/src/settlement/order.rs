@@ -137,15 +137,25 @@ impl World {
     /// Until when one may be begun; the beginning of time when it may not.
     #[must_use]
     pub fn capture_until(&self) -> Timestamp {
-        if self.is_secured && self.reservation == ReservationStatus::Held {
-            self.expires_at.plus_ms(-MARGIN_MS)
-        } else {
-            Timestamp::EPOCH
-        }
+        capture_until(self.reservation, self.is_secured, self.expires_at)
     }
 
     fn is_held(&self, at: Timestamp) -> bool {
         self.reservation == ReservationStatus::Held && self.expires_at > at
+    }
+}
+
+/// Until when a capture may be begun for a reservation in this state; see [`World::capture_until`].
+#[must_use]
+pub fn capture_until(
+    reservation: ReservationStatus,
+    is_secured: bool,
+    expires_at: Timestamp,
+) -> Timestamp {
+    if is_secured && reservation == ReservationStatus::Held {
+        expires_at.plus_ms(-MARGIN_MS)
+    } else {
+        Timestamp::EPOCH
     }
 }
 
@@ -244,7 +254,19 @@ pub fn step(order: &Order, world: &World, learned: Learned, now: Timestamp) -> S
             Some(reheld) if world.is_reheld => Step::Sell(reheld),
             Some(_) | None => Step::Refund(HOLD_EXPIRED),
         },
-        OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => Step::Rest,
+        OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => ended(learned),
+    }
+}
+
+/// What to do with an order that has ended with the money captured: nothing but to look whether the
+/// gateway keeps what it is to keep ([`super::kept`]).
+fn ended(learned: Learned) -> Step {
+    match learned {
+        Learned::Odd => Step::Puzzle,
+        Learned::Unknown | Learned::Unavailable => Step::Wait,
+        Learned::Captured | Learned::Declined | Learned::NotCaptured | Learned::Nothing => {
+            Step::Rest
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! in [`super::order`]; here no gateway was asked yet.
 
 use super::order::{Order, Purpose, Reserved, SECURE_MS};
-use super::{Changes, NewNotice, Reservation, Settlement};
+use super::{Changes, NewEvent, NewNotice, Reservation, Settlement};
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{self, Kind, Outcome, Refusal};
 use onsale_schema::status::{OrderStatus, ReservationStatus};
@@ -75,25 +75,22 @@ impl Ordering {
     /// and a retry by whoever has seen to it, says nothing new.
     pub(super) fn note(
         &mut self,
-        event_id: &str,
-        order_id: PaymentOrderId,
+        event: NewEvent,
         is_captured: bool,
         changes: &mut Changes,
     ) -> Outcome {
-        if !self.orders.contains_key(&order_id) {
-            if !is_captured {
-                return Outcome::Refused(Refusal::NotFound);
-            }
-            if self.events.insert(event_id.to_owned()) {
-                changes.events.push((event_id.to_owned(), order_id));
-                return Outcome::DeadLettered;
-            }
+        let is_known = self.orders.contains_key(&event.order_id);
+        if !is_known && !is_captured {
+            return Outcome::Refused(Refusal::NotFound);
+        }
+        if !self.events.insert(event.event_id.clone()) {
             return Outcome::Noted;
         }
-        if self.events.insert(event_id.to_owned()) {
-            changes.events.push((event_id.to_owned(), order_id));
+        changes.events.push(event);
+        match is_known {
+            true => Outcome::Noted,
+            false => Outcome::DeadLettered,
         }
-        Outcome::Noted
     }
 
     /// The order of a reservation that may be confirmed, if there is one of this amount.

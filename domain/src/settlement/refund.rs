@@ -232,14 +232,14 @@ fn claim(one: &Ours) -> Option<(u8, RefundId)> {
     Some((rank, one.refund_id))
 }
 
-fn names(given: &[Entry], refund_id: RefundId) -> impl Iterator<Item = &Entry> {
+pub(super) fn names(given: &[Entry], refund_id: RefundId) -> impl Iterator<Item = &Entry> {
     given
         .iter()
         .filter(move |entry| entry.refund_id == Some(refund_id))
 }
 
 /// How many times so much was given back that is no refund of ours by name.
-fn nameless(amount: Money, all: &[Ours], given: &[Entry]) -> usize {
+pub(super) fn nameless(amount: Money, all: &[Ours], given: &[Entry]) -> usize {
     let is_ours = |entry: &Entry| all.iter().any(|one| entry.refund_id == Some(one.refund_id));
     given
         .iter()

@@ -173,6 +173,84 @@ async fn a_capture_by_another_attempt_is_odd_until_it_is_given_back() {
     hall.ends_when_given_back(&buyer, &again, "FAILED").await;
 }
 
+/// Somebody gives back at the gateway what is sold here: the gateway tells of it, and nobody else would.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sold_and_given_back_at_the_gateway_is_told_until_its_sale_is_cancelled() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    hall.give_back(&order, order.amount).await;
+    hall.odd_orders(1).await;
+    // Nothing here follows from it, and it is looked at again by itself; whoever dies, it stays in sight.
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    hall.map_becomes(date, "SA").await;
+    let again = "SELECT count(*) AS n FROM payment_order \
+                 WHERE status = 'PAID' AND next_at > now() + interval '5 minutes'";
+    hall.becomes(again, 1).await;
+    hall.workers_say("does not keep of a payment").await;
+    hall.system.workers[0].kill9().await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.odd_orders(1).await;
+
+    // The refund of its cancellation is what was given back.
+    let cancelled = hall
+        .cancel(&buyer, order.reservation, "cancel-it", None)
+        .await;
+    cancelled.expect(200);
+    hall.becomes("SELECT count(*) AS n FROM refund WHERE status = 'DONE'", 1)
+        .await;
+    // As if it were time.
+    hall.sql("UPDATE payment_order SET next_at = now()").await;
+    hall.odd_orders(0).await;
+    hall.rests(&buyer, &order, "PAID").await;
+    assert_eq!(hall.book().await, [order.amount, -order.amount]);
+    hall.assert_reconciled().await;
+}
+
+/// Of each refund the gateway tells: before its answer, without one, or when all is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_gateway_tells_of_our_own_refunds_is_never_odd() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(4).await;
+    let buyer = hall.buyer();
+    let order = hall
+        .order(&buyer, date, &["A-1-1", "A-1-2", "A-1-3", "A-1-4"])
+        .await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    for (no, fault) in [
+        json!({}),
+        json!({ "timeoutAfterRefund": 1 }),
+        json!({ "refundFailure": 1, "webhookCopies": 3 }),
+        json!({ "lateWebhooksMs": 500 }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // That the order was sold was told before, and is nothing to look for.
+        hall.rests(&buyer, &order, "PAID").await;
+        hall.sql("UPDATE payment_order SET attempts = 0").await;
+        hall.switch(fault).await;
+        let (key, seat) = (format!("cancel-{no}"), format!("A-1-{}", no + 1));
+        let seats = [seat.as_str()];
+        let cancelled = hall
+            .cancel(&buyer, order.reservation, &key, Some(&seats))
+            .await;
+        cancelled.expect(200);
+        let done = "SELECT count(*) AS n FROM refund WHERE status = 'DONE'";
+        hall.becomes(done, i64::try_from(no).expect("few") + 1)
+            .await;
+        let looked = "SELECT count(*) AS n FROM payment_order WHERE attempts > 0";
+        hall.becomes(looked, 1).await;
+        hall.gateway(Method::DELETE, "/switches", None).await;
+    }
+    hall.rests(&buyer, &order, "PAID").await;
+    hall.odd_orders(0).await;
+    assert!(!hall.logs().contains("does not keep of a payment"));
+    hall.assert_reconciled().await;
+}
+
 /// The gateway was heard of it, and then never says a word about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_looked_up_in_vain_is_told() {

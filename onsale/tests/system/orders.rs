@@ -314,6 +314,50 @@ async fn points_and_a_release_wait_for_the_end_of_an_order() {
     hall.assert_reconciled().await;
 }
 
+/// A capture that came when its order had failed, and of which nobody ever tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_captured_late_and_never_told_is_found_by_the_last_look() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (date, buyer) = (hall.date(2).await, hall.buyer());
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.switch(json!({ "unavailable": "all" })).await;
+    hall.confirm_later(&buyer, &order, "confirm-late").await;
+    let asked =
+        "SELECT count(*) AS n FROM payment_order WHERE status = 'CAPTURING' AND attempts > 1";
+    hall.becomes(asked, 1).await;
+    hall.system.workers[0].kill9().await;
+    hall.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")
+        .await;
+    hall.system.workers[0].restart().await.expect("a worker");
+    hall.map_becomes(date, "AA").await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.order_becomes(&buyer, &order, "FAILED").await;
+
+    hall.switch(json!({ "loseWebhooks": "all" })).await;
+    let late = json!({ "paymentKey": order.payment_key, "orderId": order.id,
+        "amount": order.amount });
+    hall.gateway(Method::POST, "/v1/payments/confirm", Some(late))
+        .await;
+    let last = "SELECT count(*) AS n FROM payment_order \
+                WHERE status = 'FAILED' AND next_at > now() + interval '14 minutes'";
+    assert_eq!(
+        hall.number(last).await,
+        1,
+        "it is to be looked up once more"
+    );
+    // As if it were time.
+    hall.sql("UPDATE payment_order SET next_at = next_at - interval '15 minutes'")
+        .await;
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    hall.map_becomes(date, "SA").await;
+    assert_eq!(hall.book().await, [PRICE]);
+    assert_eq!(
+        hall.number("SELECT count(*) AS n FROM gateway_event").await,
+        0
+    );
+    hall.assert_reconciled().await;
+}
+
 /// What the gateway has declined is over. What ended without its word is looked up once more, and no
 /// buyer waits behind that, however little is asked at once.
 #[tokio::test(flavor = "multi_thread")]

@@ -213,6 +213,7 @@ async fn assert_ended(stage: &mut Stage) {
     let open = "SELECT (SELECT count(*) FROM notice WHERE done_at IS NULL) \
                 + (SELECT count(*) FROM reservation WHERE status = 'HELD' AND paying_order IS NOT NULL) \
                 + (SELECT count(*) FROM refund WHERE status IN ('PENDING', 'RESOLVING')) \
+                + (SELECT count(*) FROM payment_order WHERE odd_at IS NOT NULL) \
                 + (SELECT count(*) FROM dead_letter) AS n";
     stage.hall.becomes(open, 0).await;
     let book: HashMap<Uuid, Vec<i64>> = stage.hall.book_by_order().await;

@@ -50,6 +50,7 @@ async fn who_waits_for_an_order_holds_no_later_one() {
         event_id: "an-event".to_owned(),
         order_id: first,
         is_captured: false,
+        may_be_back: false,
     };
     let retry = command(user, Kind::RetryRefund { refund_id });
     let message = asker.send(vec![retry, command(user, event)]).await;

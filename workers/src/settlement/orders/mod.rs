@@ -6,6 +6,7 @@
 //! its lease is over; that one looks the payment up before it asks for anything.
 
 mod charges;
+mod kept;
 mod purge;
 mod refunds;
 mod reservations;
@@ -37,16 +38,18 @@ const CHARGE_NAME: &str = "points";
 const NO_GATEWAY: &str = "payments or refunds through a gateway are open, and no gateway is configured: \
      this process leaves them as they are; set ONSALE_GATEWAY_URL and ONSALE_GATEWAY_SECRET";
 
-/// Drives orders and refunds until `shutdown`. Without a gateway it only says, once and loudly, that some
-/// are left that nobody drives.
+/// Drives orders and refunds until `shutdown`, and purges what they leave behind. Without a gateway it
+/// drives nothing, and says, once and loudly, that some are left that nobody drives.
 ///
 /// # Errors
 /// Never for what heals by itself.
 pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), context::Error> {
     let Some(gateway) = ctx.gateway.clone() else {
-        // Whatever it finds, there is nothing to do before the end.
-        let _told = shutdown.run_until_cancelled(tell_of_left(&ctx)).await;
-        shutdown.cancelled().await;
+        // Whatever it finds, nothing but what is left behind is to be done before the end.
+        tokio::join!(
+            shutdown.run_until_cancelled(tell_of_left(&ctx)),
+            purge::run(&ctx, &shutdown),
+        );
         return Ok(());
     };
     // Only who asks says whether it may: the rest would always say that all is well.
@@ -219,6 +222,9 @@ fn orders(driver: Driver, due: Due, most: usize) -> BoxFuture<'static, Result<St
 struct Told {
     learned: Learned,
     payment_key: Option<PaymentKey>,
+    /// What it keeps, if the order has ended with the money captured: what that says is found with the
+    /// rows.
+    seen: Option<kept::Seen>,
 }
 
 impl From<Learned> for Told {
@@ -226,6 +232,7 @@ impl From<Learned> for Told {
         Self {
             learned,
             payment_key: None,
+            seen: None,
         }
     }
 }
@@ -276,12 +283,13 @@ impl Driver {
                     | Learned::Unavailable => told,
                 }
             }
-            OrderStatus::Securing
-            | OrderStatus::Captured
-            | OrderStatus::Reholding
-            | OrderStatus::Paid
-            | OrderStatus::Refunding
-            | OrderStatus::Refunded => Learned::Nothing.into(),
+            // It is only looked at again where somebody says that something is new.
+            OrderStatus::Paid | OrderStatus::Refunding | OrderStatus::Refunded => {
+                self.look_up(order).await
+            }
+            OrderStatus::Securing | OrderStatus::Captured | OrderStatus::Reholding => {
+                Learned::Nothing.into()
+            }
         }
     }
 
@@ -336,6 +344,8 @@ impl Driver {
     async fn look_up(&self, order: &Order) -> Told {
         let order_id = OrderId::from(order.order_id.0);
         match self.gateway.find_by_order(&order_id).await {
+            Ok(payment) if kept::is_of(order.status) => kept::read(order, Some(&payment)),
+            Err(Error::NotFound) if kept::is_of(order.status) => kept::read(order, None),
             Ok(payment) => judge(order, payment),
             Err(Error::NotFound) => Learned::NotCaptured.into(),
             Err(error @ Error::Rejected { .. }) => {
@@ -402,6 +412,7 @@ fn judge(order: &Order, payment: Payment) -> Told {
     Told {
         learned: Learned::Captured,
         payment_key: Some(payment.payment_key),
+        seen: None,
     }
 }
 

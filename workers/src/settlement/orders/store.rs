@@ -2,23 +2,22 @@
 //! before; reservations are locked first, then the order.
 
 use super::reservations::Made;
-use super::{Told, charges, reservations};
-use crate::compete::store::clock_now;
+use super::{Told, charges, kept, reservations};
 use crate::gateway::PaymentKey;
 use crate::settlement::store::{OWNER_PAUSE_MS, OrderRow, payment_key_lock, reservation_lock};
 use diesel::sql_types::{
-    BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::order::{Learned, ODD_PAUSE_MS};
+use onsale_domain::settlement::order::{self, Learned, ODD_PAUSE_MS};
 use onsale_domain::settlement::{Order, Purpose, charge};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::OrderStatus;
-use onsale_schema::{CommandId, Money, RefundId, ReservationId, Timestamp};
-use std::collections::BTreeSet;
+use onsale_schema::status::{OrderStatus, ReservationStatus};
+use onsale_schema::{CommandId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -67,9 +66,9 @@ pub(super) enum Due {
     Ended,
 }
 
-/// The statement that takes one kind: those whose status is, or is not, of the second.
+/// The statement that takes one kind, by the predicate of its index.
 macro_rules! claim {
-    ($is:literal) => {
+    ($statuses:literal) => {
         concat!(
             "UPDATE payment_order \
              SET next_at = clock_timestamp() + $2 * interval '1 millisecond', \
@@ -77,9 +76,9 @@ macro_rules! claim {
              WHERE order_id IN ( \
                  SELECT order_id FROM payment_order AS o \
                  WHERE next_at <= (SELECT clock_timestamp() + $3 * interval '1 millisecond') \
-                   AND status ",
-            $is,
-            " ('READY', 'FAILED') \
+                   AND status IN (",
+            $statuses,
+            ") \
                    AND (next_at <= (SELECT clock_timestamp()) \
                         OR status IN ('SECURING', 'REHOLDING') \
                            AND NOT EXISTS (SELECT FROM notice AS n \
@@ -93,8 +92,10 @@ macro_rules! claim {
 impl Due {
     fn claim(self) -> &'static str {
         match self {
-            Self::Waited => claim!("NOT IN"),
-            Self::Ended => claim!("IN"),
+            Self::Waited => {
+                claim!("'SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING'")
+            }
+            Self::Ended => claim!("'READY', 'FAILED', 'PAID', 'REFUNDING', 'REFUNDED'"),
         }
     }
 }
@@ -114,54 +115,90 @@ pub(super) async fn order_claim(
         .bind::<BigInt, _>(OWNER_PAUSE_MS)
         .load(&mut conn)
         .await?;
-    let mut claimed = Vec::with_capacity(rows.len());
-    for row in rows {
-        let confirmed_at = row.confirmed_at;
-        let order = Order::from(row);
-        let capture_until = match order.status {
-            OrderStatus::Capturing | OrderStatus::Unknown => {
-                let read_at = Instant::now();
-                let (until, now) = capture_until(&mut conn, &order, limits).await?;
-                // How long that is, whatever this process' clock says.
-                let left = until.micros() - now.micros();
-                u64::try_from(left)
-                    .ok()
-                    .map(|left| read_at + Duration::from_micros(left))
-            }
-            OrderStatus::Ready
-            | OrderStatus::Securing
-            | OrderStatus::Captured
-            | OrderStatus::Reholding
-            | OrderStatus::Paid
-            | OrderStatus::Failed
-            | OrderStatus::Refunding
-            | OrderStatus::Refunded => None,
-        };
-        claimed.push(Claimed {
-            order,
-            capture_until,
-            confirmed_at,
-        });
-    }
-    Ok(claimed)
+    let orders: Vec<(Order, Option<Timestamp>)> = (rows.into_iter())
+        .map(|row| {
+            let confirmed_at = row.confirmed_at;
+            (Order::from(row), confirmed_at)
+        })
+        .collect();
+    let asked = orders.iter().map(|(order, _)| order);
+    let until = capture_until(&mut conn, asked.filter(|order| is_asked_for(order))).await?;
+    let claimed = orders.into_iter().map(|(order, confirmed_at)| Claimed {
+        capture_until: until.get(&order.order_id).copied(),
+        order,
+        confirmed_at,
+    });
+    Ok(claimed.collect())
 }
 
-/// Until when a capture may be begun, and what time it is.
-async fn capture_until(
-    conn: &mut AsyncPgConnection,
-    order: &Order,
-    limits: Limits,
-) -> Result<(Timestamp, Timestamp), db::Error> {
-    match order.purpose {
-        Purpose::Reservation(of) => {
-            let (world, now) = reservations::world_find(conn, order, of, limits.request_ms).await?;
-            Ok((world.capture_until(), now))
-        }
-        Purpose::Charge => {
-            let now = clock_now(conn).await?;
-            Ok((charge::capture_until(order.created_at), now))
+/// Whether the gateway may be asked to capture it.
+fn is_asked_for(order: &Order) -> bool {
+    match order.status {
+        OrderStatus::Capturing | OrderStatus::Unknown => true,
+        OrderStatus::Ready
+        | OrderStatus::Securing
+        | OrderStatus::Captured
+        | OrderStatus::Reholding
+        | OrderStatus::Paid
+        | OrderStatus::Failed
+        | OrderStatus::Refunding
+        | OrderStatus::Refunded => false,
+    }
+}
+
+#[derive(QueryableByName)]
+struct HoldRow {
+    #[diesel(sql_type = SqlUuid)]
+    order_id: PaymentOrderId,
+    /// These are of its reservation; none of a charge.
+    #[diesel(sql_type = Nullable<Text>)]
+    status: Option<ReservationStatus>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    expires_at: Option<Timestamp>,
+    #[diesel(sql_type = Bool)]
+    is_secured: bool,
+    #[diesel(sql_type = Timestamptz)]
+    created_at: Timestamp,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+}
+
+impl HoldRow {
+    fn capture_until(&self) -> Timestamp {
+        match self.status.zip(self.expires_at) {
+            Some((status, expires_at)) => order::capture_until(status, self.is_secured, expires_at),
+            None => charge::capture_until(self.created_at),
         }
     }
+}
+
+/// Until when a capture may be begun, of those of these orders of which one may be, in one statement.
+async fn capture_until(
+    conn: &mut AsyncPgConnection,
+    orders: impl Iterator<Item = &Order>,
+) -> Result<HashMap<PaymentOrderId, Instant>, db::Error> {
+    let ids: Vec<PaymentOrderId> = orders.map(|order| order.order_id).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let read_at = Instant::now();
+    let rows: Vec<HoldRow> = statement(
+        "SELECT o.order_id, coalesce(r.ends_as, r.status) AS status, r.expires_at, \
+                coalesce(r.paying_order = o.order_id, false) AS is_secured, o.created_at, \
+                clock_timestamp() AS now \
+         FROM payment_order AS o LEFT JOIN reservation AS r USING (reservation_id) \
+         WHERE o.order_id = ANY($1)",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(conn)
+    .await?;
+    let until = |row: &HoldRow| {
+        // How long that is, whatever this process' clock says.
+        let left = row.capture_until().micros() - row.now.micros();
+        let left = u64::try_from(left).ok()?;
+        Some((row.order_id, read_at + Duration::from_micros(left)))
+    };
+    Ok(rows.iter().filter_map(until).collect())
 }
 
 /// Writes what follows from what was learned; the status that it has come to, if it is another one.
@@ -188,9 +225,10 @@ pub(super) async fn apply(
     let Some(mut order) = row.map(Order::from) else {
         return Ok(None);
     };
-    let told = &match captured_for_another(conn, &order, told).await? {
-        true => Told::from(Learned::Odd),
-        false => told.clone(),
+    let told = &match &told.seen {
+        Some(seen) => Told::from(kept::compare(conn, &order, seen).await?),
+        None if captured_for_another(conn, &order, told).await? => Told::from(Learned::Odd),
+        None => told.clone(),
     };
     let before = order.status;
     let Made { next_at, fact } = match order.purpose {
@@ -358,9 +396,11 @@ pub(super) async fn left_count(pool: &db::Pool) -> Result<Left, db::Error> {
     let mut conn = pool.get().await?;
     let left = statement(
         "SELECT (SELECT count(*) FROM payment_order \
-                 WHERE next_at IS NOT NULL AND status NOT IN ('READY', 'FAILED')) \
+                 WHERE next_at IS NOT NULL \
+                   AND status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING')) \
                 + (SELECT count(*) FROM payment_order \
-                   WHERE next_at IS NOT NULL AND status IN ('READY', 'FAILED')) AS orders, \
+                   WHERE next_at IS NOT NULL \
+                     AND status IN ('READY', 'FAILED', 'PAID', 'REFUNDING', 'REFUNDED')) AS orders, \
                 (SELECT count(*) FROM refund WHERE next_at IS NOT NULL) AS refunds",
     )
     .get_result(&mut conn)

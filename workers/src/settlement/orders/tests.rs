@@ -1,7 +1,7 @@
 //! What a payment at the gateway says about the order that it is for.
 
 use super::*;
-use crate::gateway::Status;
+use crate::gateway::{Refunded, Status};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::{CommandId, PaymentOrderId, Timestamp, UserId};
 use uuid::Uuid;
@@ -75,4 +75,45 @@ fn what_is_given_back_in_full_is_never_odd() {
         let payment = payment(1, "any", Canceled, total, 0);
         assert_eq!(judge(&order(None), payment).learned, Declined, "{total}");
     }
+}
+
+#[test]
+fn what_is_kept_of_a_payment_is_read_from_the_one_that_was_captured() {
+    use Status::{Canceled, Done, InProgress, PartialCanceled};
+    let (half, all, more) = (AMOUNT / 2, AMOUNT, AMOUNT * 2);
+    let paid = Order {
+        status: OrderStatus::Paid,
+        captured: Money::won(AMOUNT),
+        ..order(Some("ours"))
+    };
+    for (of, key, status, total, balance, given, is_sound) in [
+        (1, "ours", Done, all, all, &[][..], true),
+        (1, "ours", PartialCanceled, all, half, &[half], true),
+        (1, "ours", Canceled, all, 0, &[half, half], true),
+        // It says of itself what can't be.
+        (1, "ours", Canceled, all, 0, &[half], false),
+        (1, "ours", Done, all, all, &[half], false),
+        (1, "ours", InProgress, all, all, &[], false),
+        // Another one than was captured.
+        (1, "ours", Done, more, more, &[], false),
+        (1, "other", Done, all, all, &[], false),
+        (9, "ours", Done, all, all, &[], false),
+    ] {
+        let mut payment = payment(of, key, status, total, balance);
+        payment.cancels.extend(given.iter().map(|won| Refunded {
+            transaction_key: "a-key".parse().unwrap(),
+            refund_id: None,
+            amount: Money::won(*won),
+            at: Timestamp(0),
+        }));
+        let seen = kept::read(&paid, Some(&payment))
+            .seen
+            .expect("it was looked up");
+        assert_eq!(seen.is_sound, is_sound, "{payment:?}");
+        let amounts: Vec<Money> = seen.given.iter().map(|entry| entry.amount).collect();
+        let given: Vec<Money> = given.iter().copied().map(Money::won).collect();
+        assert_eq!(amounts, given);
+    }
+    let nothing = kept::read(&paid, None).seen.expect("it was looked up");
+    assert!(!nothing.is_sound);
 }

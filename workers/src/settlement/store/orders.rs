@@ -7,7 +7,7 @@ use diesel::sql_types::{
     Array, BigInt, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_domain::settlement::{Changes, Order, Ordering, Purpose, Reserved};
+use onsale_domain::settlement::{Changes, NewEvent, Order, Ordering, Purpose, Reserved};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::message::Fingerprint;
@@ -266,11 +266,9 @@ pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<
         order_set_confirmed(conn, &changes.confirmed).await?;
     }
     if !changes.events.is_empty() {
-        let (events, orders): (Vec<&str>, Vec<PaymentOrderId>) = (changes
-            .events
-            .iter()
-            .map(|(event, order)| (event.as_str(), *order)))
-        .unzip();
+        let events: Vec<&str> = (changes.events.iter())
+            .map(|event| event.event_id.as_str())
+            .collect();
         statement(
             "INSERT INTO gateway_event (event_id, at) \
              SELECT event_id, clock_timestamp() FROM unnest($1::text[]) AS x(event_id) \
@@ -279,16 +277,24 @@ pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<
         .bind::<Array<Text>, _>(events)
         .execute(&mut conn)
         .await?;
+        let told = changes.events.iter();
+        let (ended, open): (Vec<&NewEvent>, Vec<&NewEvent>) =
+            told.partition(|event| event.may_be_back);
+        let orders = |told: Vec<&NewEvent>| -> Vec<PaymentOrderId> {
+            told.into_iter().map(|event| event.order_id).collect()
+        };
         // Whoever has one in hand has looked before the gateway said this: the step is not written,
         // and the order is looked at again.
         statement(
             "UPDATE payment_order \
              SET next_at = clock_timestamp(), step_no = step_no + 1, \
                  attempts = CASE WHEN status = 'CAPTURING' THEN attempts ELSE 0 END \
-             WHERE order_id = ANY($1) \
-               AND status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED')",
+             WHERE order_id = ANY($1 || $2) \
+               AND (status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED') \
+                    OR order_id = ANY($2) AND status IN ('PAID', 'REFUNDING', 'REFUNDED'))",
         )
-        .bind::<Array<SqlUuid>, _>(orders)
+        .bind::<Array<SqlUuid>, _>(orders(open))
+        .bind::<Array<SqlUuid>, _>(orders(ended))
         .execute(&mut conn)
         .await?;
     }
