@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// The outcomes of messages that were decided before.
 type Known<O> = HashMap<MessageId, Vec<O>>;
 
+/// The kind of a command, and its outcome, as metrics have them.
+pub type Label = (&'static str, &'static str);
+
 /// How a batch is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -45,7 +48,7 @@ pub struct Done<O> {
     /// Every decodable message with its outcomes, also those that were decided before.
     pub decided: Vec<Decided<O>>,
     /// Kind and outcome of each command that was decided now.
-    pub labels: Vec<(&'static str, &'static str)>,
+    pub labels: Vec<Label>,
     /// Dead letters written.
     pub dead: usize,
 }
@@ -161,7 +164,7 @@ impl<Q: Queue> Job<Q> {
         &self,
         mut decided: Vec<Decided<Q::Outcome>>,
         mut known: Known<Q::Outcome>,
-        labels: Vec<(&'static str, &'static str)>,
+        labels: Vec<Label>,
         dead: &[DeadLetter],
     ) -> Done<Q::Outcome> {
         for (seq, message) in self.decodable() {
@@ -321,7 +324,7 @@ fn dead_letter<Q: Queue>(
 fn decided<Q: Queue>(
     open: &[(u64, &CommandMessage<Q::Kind>)],
     outcomes: Vec<Vec<Q::Outcome>>,
-) -> (Vec<Decided<Q::Outcome>>, Vec<(&'static str, &'static str)>) {
+) -> (Vec<Decided<Q::Outcome>>, Vec<Label>) {
     let mut labels = Vec::new();
     let mut decided = Vec::with_capacity(open.len());
     for ((seq, message), outcomes) in open.iter().zip(outcomes) {
