@@ -6,12 +6,20 @@ use super::store::{self, Taken};
 use crate::runtime::core::{DeadLetter, Decided, Inbound};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
+use futures_util::future::join;
 use onsale_platform::{db, metric, tx};
 use onsale_schema::MessageId;
 use onsale_schema::message::{Command, CommandMessage, encode};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The outcomes of messages that were decided before.
+type Known<O> = HashMap<MessageId, Vec<O>>;
+
+/// The kind of a command, and its outcome, as metrics have them.
+pub type Label = (&'static str, &'static str);
 
 /// How a batch is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +48,7 @@ pub struct Done<O> {
     /// Every decodable message with its outcomes, also those that were decided before.
     pub decided: Vec<Decided<O>>,
     /// Kind and outcome of each command that was decided now.
-    pub labels: Vec<(&'static str, &'static str)>,
+    pub labels: Vec<Label>,
     /// Dead letters written.
     pub dead: usize,
 }
@@ -63,44 +71,112 @@ pub async fn run<Q: Queue>(
 
 impl<Q: Queue> Job<Q> {
     async fn run(&self, conn: &mut AsyncPgConnection) -> Result<Done<Q::Outcome>, db::Error> {
-        let ids: Vec<MessageId> = self.decodable().map(|(_, message)| message.id).collect();
-        let mut known = store::outcome_list_known::<Q::Outcome>(conn, Q::LANE, &ids).await?;
-        let open: Vec<(u64, &CommandMessage<Q::Kind>)> = self
-            .decodable()
-            .filter(|(_, message)| !known.contains_key(&message.id))
-            .collect();
-        let mut dead = self.undecodable();
-        let outcomes = match self.mode {
-            Mode::Together => {
-                let outcomes = self.decide_together(conn, &open).await?;
-                for ((seq, message), outcomes) in open.iter().zip(&outcomes) {
-                    for (index, command) in message.commands.iter().enumerate() {
-                        let why = Q::set_aside(&command.kind, &outcomes[index]);
-                        dead.extend(why.map(|why| dead_letter::<Q>(*seq, index, command, why)));
-                    }
-                }
-                outcomes
-            }
-            Mode::Apart => self.decide_apart(conn, &open, &mut dead).await?,
-        };
-        let mut labels = Vec::new();
-        let mut decided = Vec::with_capacity(ids.len());
-        for ((seq, message), outcomes) in open.into_iter().zip(outcomes) {
-            let commands = message.commands.iter().zip(&outcomes);
-            labels.extend(commands.map(|(command, outcome)| Q::labels(&command.kind, outcome)));
-            decided.push(answer(seq, message, outcomes));
+        match self.mode {
+            Mode::Together => self.run_together(conn).await,
+            Mode::Apart => self.run_apart(conn).await,
         }
+    }
+
+    /// In two goes of statements that need not wait for each other: what the messages are known by and
+    /// what their commands need; then what is decided, and that it is.
+    async fn run_together(&self, conn: &AsyncPgConnection) -> Result<Done<Q::Outcome>, db::Error> {
+        let ids = self.ids();
+        let all: Vec<&Command<Q::Kind>> = self
+            .decodable()
+            .flat_map(|(_, message)| &message.commands)
+            .collect();
+        let load = async {
+            match all.is_empty() {
+                true => Ok(None),
+                false => self.queue.load(conn, &all).await.map(Some),
+            }
+        };
+        let known = store::outcome_list_known::<Q::Outcome>(conn, Q::LANE, &ids);
+        // What another replica commits in between is found when the outcomes are written.
+        let (known, state) = join(known, load).await;
+        let (known, state) = (known?, state?);
+        let open = self.open(&known);
+        let commands: Vec<&Command<Q::Kind>> = open
+            .iter()
+            .flat_map(|(_, message)| &message.commands)
+            .collect();
+        let (outcomes, changes) = match state {
+            Some(state) if !commands.is_empty() => {
+                let (outcomes, changes) = self.queue.decide(state, &commands);
+                (outcomes, Some(changes))
+            }
+            _ => (Vec::new(), None),
+        };
+        assert_eq!(
+            outcomes.len(),
+            commands.len(),
+            "each command has one outcome"
+        );
+        let mut outcomes = outcomes.into_iter();
+        let per_message = |(_, message): &(u64, &CommandMessage<Q::Kind>)| {
+            outcomes.by_ref().take(message.commands.len()).collect()
+        };
+        let outcomes: Vec<Vec<Q::Outcome>> = open.iter().map(per_message).collect();
+        let mut dead = self.undecodable();
+        for ((seq, message), outcomes) in open.iter().zip(&outcomes) {
+            for (index, command) in message.commands.iter().enumerate() {
+                let why = Q::set_aside(&command.kind, &outcomes[index]);
+                dead.extend(why.map(|why| dead_letter::<Q>(*seq, index, command, why)));
+            }
+        }
+        let (decided, labels) = decided::<Q>(&open, outcomes);
+        let store = async {
+            match &changes {
+                Some(changes) => self.queue.store(conn, changes).await,
+                None => Ok(()),
+            }
+        };
+        let (stored, written) = join(store, self.write(conn, &decided, &dead)).await;
+        // If the changes were refused, so was all that came behind them.
+        stored?;
+        written?;
+        Ok(self.done(decided, known, labels, &dead))
+    }
+
+    async fn run_apart(&self, conn: &mut AsyncPgConnection) -> Result<Done<Q::Outcome>, db::Error> {
+        let known = store::outcome_list_known::<Q::Outcome>(conn, Q::LANE, &self.ids()).await?;
+        let open = self.open(&known);
+        let mut dead = self.undecodable();
+        let outcomes = self.decide_apart(conn, &open, &mut dead).await?;
+        let (decided, labels) = decided::<Q>(&open, outcomes);
         self.write(conn, &decided, &dead).await?;
+        Ok(self.done(decided, known, labels, &dead))
+    }
+
+    /// Those that were not decided before.
+    fn open(&self, known: &Known<Q::Outcome>) -> Vec<(u64, &CommandMessage<Q::Kind>)> {
+        self.decodable()
+            .filter(|(_, message)| !known.contains_key(&message.id))
+            .collect()
+    }
+
+    fn ids(&self) -> Vec<MessageId> {
+        self.decodable().map(|(_, message)| message.id).collect()
+    }
+
+    /// What is durable with the commit; what was decided before is answered alike.
+    fn done(
+        &self,
+        mut decided: Vec<Decided<Q::Outcome>>,
+        mut known: Known<Q::Outcome>,
+        labels: Vec<Label>,
+        dead: &[DeadLetter],
+    ) -> Done<Q::Outcome> {
         for (seq, message) in self.decodable() {
             if let Some(outcomes) = known.remove(&message.id) {
                 decided.push(answer(seq, message, outcomes));
             }
         }
-        Ok(Done {
+        Done {
             decided,
             labels,
             dead: dead.len(),
-        })
+        }
     }
 
     fn decodable(&self) -> impl Iterator<Item = (u64, &CommandMessage<Q::Kind>)> {
@@ -121,33 +197,6 @@ impl<Q: Queue> Job<Q> {
             })
         };
         self.messages.iter().filter_map(errors).collect()
-    }
-
-    /// Outcomes per message.
-    async fn decide_together(
-        &self,
-        conn: &mut AsyncPgConnection,
-        open: &[(u64, &CommandMessage<Q::Kind>)],
-    ) -> Result<Vec<Vec<Q::Outcome>>, db::Error> {
-        let commands: Vec<&Command<Q::Kind>> = open
-            .iter()
-            .flat_map(|(_, message)| &message.commands)
-            .collect();
-        if commands.is_empty() {
-            return Ok(vec![Vec::new(); open.len()]);
-        }
-        let outcomes = self.queue.settle(conn, &commands).await?;
-        assert_eq!(
-            outcomes.len(),
-            commands.len(),
-            "each command has one outcome"
-        );
-        let mut outcomes = outcomes.into_iter();
-        let per_message = |message: &CommandMessage<Q::Kind>| {
-            outcomes.by_ref().take(message.commands.len()).collect()
-        };
-        let messages = open.iter().map(|(_, message)| *message);
-        Ok(messages.map(per_message).collect())
     }
 
     /// Outcomes per message; what can't be processed goes to `dead`.
@@ -222,7 +271,7 @@ impl<Q: Queue> Job<Q> {
 
     async fn write(
         &self,
-        conn: &mut AsyncPgConnection,
+        conn: &AsyncPgConnection,
         decided: &[Decided<Q::Outcome>],
         dead: &[DeadLetter],
     ) -> Result<(), db::Error> {
@@ -269,6 +318,21 @@ fn dead_letter<Q: Queue>(
         payload: encode(command),
         error,
     }
+}
+
+/// Messages with their outcomes, and kind and outcome of each command.
+fn decided<Q: Queue>(
+    open: &[(u64, &CommandMessage<Q::Kind>)],
+    outcomes: Vec<Vec<Q::Outcome>>,
+) -> (Vec<Decided<Q::Outcome>>, Vec<Label>) {
+    let mut labels = Vec::new();
+    let mut decided = Vec::with_capacity(open.len());
+    for ((seq, message), outcomes) in open.iter().zip(outcomes) {
+        let commands = message.commands.iter().zip(&outcomes);
+        labels.extend(commands.map(|(command, outcome)| Q::labels(&command.kind, outcome)));
+        decided.push(answer(*seq, message, outcomes));
+    }
+    (decided, labels)
 }
 
 fn answer<K, O>(seq: u64, message: &CommandMessage<K>, outcomes: Vec<O>) -> Decided<O> {

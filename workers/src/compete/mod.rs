@@ -51,15 +51,48 @@ pub trait Queue: Send + Sync + 'static {
     /// What became of one.
     type Outcome: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
+    /// What commands are decided by.
+    type State: Send;
+    /// What is to be stored of it.
+    type Changes: Send + Sync;
+
     /// Locks what the commands touch, in the order that all workers keep (reservation, order, what the
-    /// gateway calls payments, refund, account, counter of facts, show), loads it, decides each command in memory, and stores the changes with a fixed number of
-    /// statements, inside the open transaction. One outcome per command, in their order. Repeatable:
-    /// a command that was accepted before has the same outcome.
+    /// gateway calls payments, refund, account, counter of facts, show), and loads it with a fixed
+    /// number of statements, inside the open transaction.
+    fn load(
+        &self,
+        conn: &AsyncPgConnection,
+        commands: &[&Command<Self::Kind>],
+    ) -> impl Future<Output = Result<Self::State, db::Error>> + Send;
+
+    /// Decides each command in memory: one outcome per command, in their order. Repeatable: a command
+    /// that was accepted before has the same outcome.
+    fn decide(
+        &self,
+        state: Self::State,
+        commands: &[&Command<Self::Kind>],
+    ) -> (Vec<Self::Outcome>, Self::Changes);
+
+    /// Stores the changes with a fixed number of statements, inside the open transaction.
+    fn store(
+        &self,
+        conn: &AsyncPgConnection,
+        changes: &Self::Changes,
+    ) -> impl Future<Output = Result<(), db::Error>> + Send;
+
+    /// All three, one after the other.
     fn settle(
         &self,
-        conn: &mut AsyncPgConnection,
+        conn: &AsyncPgConnection,
         commands: &[&Command<Self::Kind>],
-    ) -> impl Future<Output = Result<Vec<Self::Outcome>, db::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Self::Outcome>, db::Error>> + Send {
+        async move {
+            let state = self.load(conn, commands).await?;
+            let (outcomes, changes) = self.decide(state, commands);
+            self.store(conn, &changes).await?;
+            Ok(outcomes)
+        }
+    }
 
     /// What follows a commit besides replies. It may be lost.
     fn committed(

@@ -29,7 +29,7 @@ struct KnownRow {
 /// # Errors
 /// When Postgres fails.
 pub async fn outcome_list_known<O: DeserializeOwned>(
-    conn: &mut AsyncPgConnection,
+    mut conn: &AsyncPgConnection,
     lane: Lane,
     messages: &[MessageId],
 ) -> Result<HashMap<MessageId, Vec<O>>, db::Error> {
@@ -38,7 +38,7 @@ pub async fn outcome_list_known<O: DeserializeOwned>(
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Array<SqlUuid>, _>(messages)
-    .load(conn)
+    .load(&mut conn)
     .await?;
     rows.into_iter()
         .map(|row| match decode(&row.outcomes) {
@@ -71,7 +71,7 @@ pub enum Taken {
 /// # Errors
 /// When Postgres fails.
 pub async fn outcome_insert<O: Serialize>(
-    conn: &mut AsyncPgConnection,
+    mut conn: &AsyncPgConnection,
     lane: Lane,
     incarnation: i32,
     decided: &[Decided<O>],
@@ -97,7 +97,7 @@ pub async fn outcome_insert<O: Serialize>(
             .map(|d| encode(&d.outcomes))
             .collect::<Vec<_>>(),
     )
-    .load(conn)
+    .load(&mut conn)
     .await?;
     if inserted.len() == decided.len() {
         return Ok(Ok(()));
@@ -119,7 +119,7 @@ pub async fn outcome_insert<O: Serialize>(
     .bind::<Integer, _>(incarnation)
     .bind::<Array<BigInt>, _>(seqs)
     .bind::<Array<SqlUuid>, _>(ids)
-    .load(conn)
+    .load(&mut conn)
     .await?;
     Ok(Err(if others.is_empty() {
         Taken::Meanwhile
@@ -133,7 +133,7 @@ pub async fn outcome_insert<O: Serialize>(
 /// # Errors
 /// When Postgres fails.
 pub async fn dead_letter_insert(
-    conn: &mut AsyncPgConnection,
+    mut conn: &AsyncPgConnection,
     lane: Lane,
     incarnation: i32,
     dead: &[DeadLetter],
@@ -156,7 +156,7 @@ pub async fn dead_letter_insert(
     .bind::<Array<Integer>, _>(dead.iter().map(|d| d.command_index).collect::<Vec<_>>())
     .bind::<Array<Binary>, _>(dead.iter().map(|d| &d.payload[..]).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(dead.iter().map(|d| &d.error[..]).collect::<Vec<_>>())
-    .execute(conn)
+    .execute(&mut conn)
     .await?;
     Ok(if written == dead.len() {
         Ok(())

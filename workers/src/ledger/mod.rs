@@ -12,6 +12,7 @@ use crate::context::{self, Context};
 use crate::runtime::world::Publish;
 use crate::settlement::charge_orders;
 use diesel_async::AsyncPgConnection;
+use futures_util::future::{join, join4};
 use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits};
 use onsale_platform::db;
 use onsale_schema::ledger::{Kind, Outcome, Refusal};
@@ -52,11 +53,14 @@ impl Queue for Ledger {
     type Kind = Kind;
     type Outcome = Outcome;
 
-    async fn settle(
+    type State = (Accounts, Timestamp);
+    type Changes = Changes;
+
+    async fn load(
         &self,
-        conn: &mut AsyncPgConnection,
+        conn: &AsyncPgConnection,
         commands: &[&Command<Kind>],
-    ) -> Result<Vec<Outcome>, db::Error> {
+    ) -> Result<(Accounts, Timestamp), db::Error> {
         let users: BTreeSet<AccountId> = commands
             .iter()
             .map(|command| AccountId::of_user(command.user))
@@ -70,7 +74,7 @@ impl Queue for Ledger {
         let mut accounts = store::account_lock(conn, &users).await?;
         // Under the locks: a charge of these users that is not seen now does not exist, and only
         // this transaction makes one of theirs.
-        let (charges, orders, open, now) = futures_util::future::join4(
+        let (charges, orders, open, now) = join4(
             store::charge_list(conn, causes),
             charge_orders::list(conn, &ids),
             charge_orders::count_open(conn, &self.users_of_cards(commands)),
@@ -80,10 +84,32 @@ impl Queue for Ledger {
         store::charge_load(charges?, &mut accounts);
         charge_orders::load(orders?, &mut accounts);
         charge_orders::load_open(open?, &mut accounts);
-        let (outcomes, changes) = self.decide(commands, &mut accounts, now?);
-        store::changes(conn, &changes).await?;
-        charge_orders::insert(conn, &changes.orders).await?;
-        Ok(outcomes)
+        Ok((accounts, now?))
+    }
+
+    fn decide(
+        &self,
+        (mut accounts, now): (Accounts, Timestamp),
+        commands: &[&Command<Kind>],
+    ) -> (Vec<Outcome>, Changes) {
+        let mut changes = Changes::default();
+        let outcomes = commands
+            .iter()
+            .map(|command| {
+                let transfer_id = TransferId(Uuid::now_v7());
+                accounts.decide(command, transfer_id, &self.limits, now, &mut changes)
+            })
+            .collect();
+        (outcomes, changes)
+    }
+
+    async fn store(&self, conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
+        let (made, ordered) = join(
+            store::changes(conn, changes),
+            charge_orders::insert(conn, &changes.orders),
+        )
+        .await;
+        made.and(ordered)
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {
@@ -142,22 +168,5 @@ impl Ledger {
             .map(|command| command.user)
             .collect();
         Vec::from_iter(users)
-    }
-
-    fn decide(
-        &self,
-        commands: &[&Command<Kind>],
-        accounts: &mut Accounts,
-        now: Timestamp,
-    ) -> (Vec<Outcome>, Changes) {
-        let mut changes = Changes::default();
-        let outcomes = commands
-            .iter()
-            .map(|command| {
-                let transfer_id = TransferId(Uuid::now_v7());
-                accounts.decide(command, transfer_id, &self.limits, now, &mut changes)
-            })
-            .collect();
-        (outcomes, changes)
     }
 }

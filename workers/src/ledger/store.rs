@@ -20,7 +20,7 @@ use uuid::Uuid;
 /// # Errors
 /// When Postgres fails.
 pub async fn account_open(
-    conn: &mut AsyncPgConnection,
+    mut conn: &AsyncPgConnection,
     users: &BTreeSet<AccountId>,
 ) -> Result<(), db::Error> {
     statement(
@@ -29,7 +29,7 @@ pub async fn account_open(
          ON CONFLICT DO NOTHING",
     )
     .bind::<Array<SqlUuid>, _>(Vec::from_iter(users))
-    .execute(conn)
+    .execute(&mut conn)
     .await?;
     Ok(())
 }
@@ -47,7 +47,7 @@ struct AccountRow {
 /// # Errors
 /// When Postgres fails.
 pub async fn account_lock(
-    conn: &mut AsyncPgConnection,
+    mut conn: &AsyncPgConnection,
     users: &BTreeSet<AccountId>,
 ) -> Result<Accounts, db::Error> {
     let rows: Vec<AccountRow> = statement(
@@ -56,7 +56,7 @@ pub async fn account_lock(
          ORDER BY account_id FOR NO KEY UPDATE",
     )
     .bind::<Array<SqlUuid>, _>(Vec::from_iter(users))
-    .load(conn)
+    .load(&mut conn)
     .await?;
     let mut missing = users.clone();
     let mut accounts = Accounts::default();

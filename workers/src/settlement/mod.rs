@@ -18,11 +18,11 @@ use crate::context::{self, Context};
 use crate::runtime::world::Publish;
 use diesel_async::AsyncPgConnection;
 use needs::Needs;
-use onsale_domain::settlement::{Changes, Ids};
+use onsale_domain::settlement::{Changes, Ids, Settlement as State};
 use onsale_platform::db;
 use onsale_schema::message::{Command, MessageOutcomes};
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
-use onsale_schema::{Lane, NoticeId, RefundId, TransferId};
+use onsale_schema::{Lane, NoticeId, RefundId, Timestamp, TransferId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -67,21 +67,34 @@ impl Queue for Settlement {
     type Kind = Kind;
     type Outcome = Outcome;
 
-    async fn settle(
+    type State = (State, Timestamp);
+    type Changes = Changes;
+
+    async fn load(
         &self,
-        conn: &mut AsyncPgConnection,
+        conn: &AsyncPgConnection,
         commands: &[&Command<Kind>],
-    ) -> Result<Vec<Outcome>, db::Error> {
-        let needs = Needs::of(commands);
-        let (mut state, now) = store::load(conn, &needs).await?;
+    ) -> Result<(State, Timestamp), db::Error> {
+        let (mut state, now) = store::load(conn, &Needs::of(commands)).await?;
         state.ordering.has_gateway = self.has_gateway;
+        Ok((state, now))
+    }
+
+    fn decide(
+        &self,
+        (mut state, now): (State, Timestamp),
+        commands: &[&Command<Kind>],
+    ) -> (Vec<Outcome>, Changes) {
         let mut changes = Changes::default();
         let outcomes = commands
             .iter()
             .map(|command| state.decide(command, new_ids(), now, &mut changes))
             .collect();
-        store::changes(conn, &changes).await?;
-        Ok(outcomes)
+        (outcomes, changes)
+    }
+
+    async fn store(&self, conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
+        store::changes(conn, changes).await
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {

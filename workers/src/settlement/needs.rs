@@ -46,6 +46,12 @@ impl Needs {
         needs
     }
 
+    /// Whether something is locked after the reservations and before the accounts.
+    #[must_use]
+    pub fn locks_between(&self) -> bool {
+        self.has_orders || !self.refunds.is_empty()
+    }
+
     fn add(&mut self, command: &Command<Kind>) {
         match &command.kind {
             Kind::Pay {

@@ -17,62 +17,92 @@ pub use payments::payment_insert;
 pub use reservations::{reservation_lock, reservation_set_paid};
 
 use super::needs::Needs;
-use crate::compete::store::clock_now;
 use crate::ledger;
-use crate::ledger::store::account_lock;
 use cancellations::{
     cancellation_insert, cancellation_list, cancellation_load, payment_add_refunded, refund_insert,
     terms_list, terms_load,
 };
 use diesel_async::AsyncPgConnection;
-use futures_util::future::join4;
+use futures_util::future::{join, join4};
 use onsale_domain::settlement::{Changes, Settlement};
 use onsale_platform::db;
-use onsale_schema::Timestamp;
-use payments::{payment_list, payment_load};
+use onsale_schema::status::ReservationStatus;
+use onsale_schema::{ReservationId, Timestamp};
+use payments::{payment_list_by_command, payment_list_by_reservation, payment_load};
+use reservations::lock;
+use std::collections::BTreeSet;
 
 /// Locks what is needed, in the order that all workers keep, and loads it. What is not seen then does
 /// not exist. Also the time, read under the locks.
 ///
+/// A batch of payments by points needs two goes: the locks, and what is to be seen under them.
+///
 /// # Errors
 /// When Postgres fails.
 pub async fn load(
-    conn: &mut AsyncPgConnection,
+    conn: &AsyncPgConnection,
     needs: &Needs,
 ) -> Result<(Settlement, Timestamp), db::Error> {
     let mut state = Settlement::default();
     let mut reservations = needs.reservations.clone();
     reservations.extend(orders::order_list_reservations(conn, &needs.orders).await?);
-    let locked = reservation_lock(conn, &reservations).await?;
-    orders::load(conn, needs, &reservations, &mut state.ordering).await?;
-    tasks::load(conn, needs, &mut state.tasks).await?;
-    state.accounts = account_lock(conn, &needs.accounts).await?;
-    for reservation in locked {
-        state.load_reservation(reservation);
+    let nobody = BTreeSet::new();
+    let payers = match needs.locks_between() {
+        true => &nobody,
+        false => &needs.accounts,
+    };
+    // What a command has paid is found by its reservation, or refused by its key.
+    let (locked, by_command) = join(
+        lock(conn, &reservations, payers),
+        payment_list_by_command(conn, needs),
+    )
+    .await;
+    let mut locked = locked?;
+    if needs.locks_between() {
+        orders::load(conn, needs, &mut state.ordering).await?;
+        tasks::load(conn, needs, &mut state.tasks).await?;
+        let payers = lock(conn, &BTreeSet::new(), &needs.accounts).await?;
+        (locked.accounts, locked.now) = (payers.accounts, payers.now);
     }
+    // A held one has no payment.
+    let ended: Vec<ReservationId> = locked
+        .reservations
+        .iter()
+        .filter(|reservation| reservation.status != ReservationStatus::Held)
+        .map(|reservation| reservation.reservation_id)
+        .collect();
     // A batch without cancellations asks for none.
     let cancelling: &[_] = if needs.cancelled.is_empty() {
         &[]
     } else {
         &needs.commands
     };
-    let (payments, cancellations, terms, now) = join4(
-        payment_list(conn, needs),
+    let (paying, by_reservation, cancellations, terms) = join4(
+        orders::paying_list(conn, &reservations),
+        payment_list_by_reservation(conn, &ended),
         cancellation_list(conn, cancelling),
         terms_list(conn, &needs.cancelled),
-        clock_now(conn),
     )
     .await;
-    payment_load(payments?, &mut state);
+    for reservation_id in paying?.into_iter().chain(locked.paying) {
+        state.ordering.load_paying(reservation_id);
+    }
+    for reservation in locked.reservations {
+        state.load_reservation(reservation);
+    }
+    state.accounts = locked.accounts;
+    payment_load(by_reservation?.into_iter().chain(by_command?), &mut state);
     cancellation_load(cancellations?, &mut state);
     terms_load(terms?, &mut state);
-    Ok((state, now?))
+    Ok((state, locked.now))
 }
 
 /// The keys that commands are known by, and the one order that a reservation has to be confirmed. Who
 /// asks for two reservations under one key at once locks no row twice, so that both may find the key
 /// free.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 9] = [
+    "payment_command_id",
+    "payment_pkey",
     "payment_order_key_pkey",
     "payment_order_command_id_key",
     "payment_order_confirm_command_id_key",
@@ -106,26 +136,27 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
 }
 
 async fn write(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
-    // Payments refer to transfers, refunds to both. Everything else is locked already, so that order
-    // is free.
-    ledger::store::changes(conn, &changes.ledger).await?;
     orders::changes(conn, changes).await?;
     tasks::changes(conn, changes).await?;
-    let (payments, paid, notices, cancellations) = join4(
+    // What is changed is locked, and the rest is new, so that these need no order; but the counters of
+    // facts are the next batch's as soon as this one is committed, and come last.
+    let made = join4(
+        ledger::store::changes(conn, &changes.ledger),
         payments::payment_insert(conn, &changes.payments),
         reservations::reservation_set_paid(conn, &changes.paid),
         notices::notice_insert(conn, &changes.notices),
-        cancellation_insert(conn, &changes.cancellations),
-    )
-    .await;
+    );
+    let facts = facts::facts_insert(conn, &changes.facts);
+    let ((ledger, payments, paid, notices), facts) = join(made, facts).await;
     // The first error in the order of the statements is the cause of the others.
-    payments.and(paid).and(notices).and(cancellations)?;
-    let (refunds, sums, cancelled, facts) = join4(
+    ledger.and(payments).and(paid).and(notices).and(facts)?;
+    // What was paid in the same batch may be cancelled in it.
+    let (cancellations, refunds, sums, seats) = join4(
+        cancellation_insert(conn, &changes.cancellations),
         refund_insert(conn, &changes.refunds),
         payment_add_refunded(conn, &changes.refunds),
         reservations::reservation_set_cancelled(conn, &changes.cancelled),
-        facts::facts_insert(conn, &changes.facts),
     )
     .await;
-    refunds.and(sums).and(cancelled).and(facts)
+    cancellations.and(refunds).and(sums).and(seats)
 }

@@ -1,8 +1,9 @@
 //! Keys of commands, and what else there is one of, that two batches want at once and that no lock of
 //! theirs has in common: who comes second looks again, and no batch is taken apart for it.
 
-use crate::rig::{Rig, command};
+use crate::rig::{Rig, command, pay};
 use onsale_platform::db;
+use onsale_schema::ledger::SALES_ACCOUNT;
 use onsale_schema::message::{Command, CommandMessage};
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
 use onsale_schema::{
@@ -89,6 +90,36 @@ async fn one_key_for_two_reservations_at_once_is_refused_in_one_piece() {
     assert_eq!(outcome, Outcome::Refused(Refusal::KeyReused));
     let orders = "SELECT count(*) AS n FROM payment_order";
     assert_eq!(rig.number(orders).await, 1);
+}
+
+/// What a command has paid is looked for before its payer's account is locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_for_two_payments_at_once_is_refused_in_one_piece() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(2 * TOTAL).await;
+    let (first, _) = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let (second, _) = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let command = pay(user, second);
+    let (key, id) = (command.id.0, Uuid::now_v7());
+    rig.sql(&format!(
+        "BEGIN;
+         UPDATE account SET balance = balance - {TOTAL} WHERE account_id = '{user}';
+         UPDATE reservation SET status = 'PAID' WHERE reservation_id = '{first}';
+         INSERT INTO transfer (transfer_id, cause, fingerprint, kind, debit, credit, amount,
+                               user_balance, at)
+         VALUES ('{id}', '{first}', '{id}', 'PAYMENT', '{user}', '{SALES_ACCOUNT}', {TOTAL},
+                 {TOTAL}, now());
+         INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, method,
+                              amount, status, transfer_id, at)
+         VALUES ('{id}', '{first}', '{user}', '{key}', '{id}', 'POINTS', {TOTAL}, 'PAID', '{id}',
+                 now())"
+    ))
+    .await;
+    let outcome = decided_meanwhile(&mut rig, command).await.unwrap();
+    assert_eq!(outcome, Outcome::Refused(Refusal::KeyReused));
+    let payments = "SELECT count(*) AS n FROM payment";
+    assert_eq!(rig.number(payments).await, 1);
+    rig.assert_balanced().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

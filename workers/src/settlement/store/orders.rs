@@ -145,7 +145,6 @@ pub async fn order_list_reservations(
 pub async fn load(
     mut conn: &AsyncPgConnection,
     needs: &Needs,
-    reservations: &BTreeSet<ReservationId>,
     state: &mut Ordering,
 ) -> Result<(), db::Error> {
     if needs.has_orders {
@@ -190,22 +189,27 @@ pub async fn load(
             state.load_event(row.event_id);
         }
     }
-    // After the locks, and not with them: who waited for a lock would see what was before.
-    let paying: Vec<ReservationRow> = statement(
-        "SELECT reservation_id FROM reservation \
-         WHERE reservation_id = ANY($1) AND paying_order IS NOT NULL \
-         UNION \
-         SELECT reservation_id FROM payment_order \
+    Ok(())
+}
+
+/// Those of these that orders are paying; they are locked. Not with the locks: who waited for one would
+/// see what was before.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn paying_list(
+    mut conn: &AsyncPgConnection,
+    reservations: &BTreeSet<ReservationId>,
+) -> Result<Vec<ReservationId>, db::Error> {
+    let rows: Vec<ReservationRow> = statement(
+        "SELECT reservation_id FROM payment_order \
          WHERE reservation_id = ANY($1) \
            AND status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING', 'PAID')",
     )
     .bind::<Array<SqlUuid>, _>(Vec::from_iter(reservations))
     .load(&mut conn)
     .await?;
-    for row in paying {
-        state.load_paying(row.reservation_id);
-    }
-    Ok(())
+    Ok(rows.into_iter().map(|row| row.reservation_id).collect())
 }
 
 /// Locks what the gateway calls payments, after the orders: two that want one payment for two orders have

@@ -11,6 +11,7 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::Payment;
 use onsale_schema::status::{PaymentMethod, PaymentStatus};
 use onsale_schema::{CommandId, Money, PaymentId, PaymentOrderId, ReservationId, Timestamp};
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// A payment, or an attempt that failed.
@@ -38,39 +39,60 @@ pub struct PaymentRow {
     refunded: Money,
 }
 
-/// The live payments of these commands and reservations, and those of their attempts that failed.
+/// The live payments of these commands, and those of their attempts that failed.
 ///
 /// # Errors
 /// When Postgres fails.
-pub async fn payment_list(
+pub async fn payment_list_by_command(
     mut conn: &AsyncPgConnection,
     needs: &Needs,
 ) -> Result<Vec<PaymentRow>, db::Error> {
-    // Three look-ups, each by its own index.
+    // Two look-ups, each by its own index.
     let rows = statement(
         "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at, \
                 method, order_id, refunded \
          FROM payment WHERE status = 'PAID' AND command_id = ANY($1) \
-         UNION \
-         SELECT payment_id, reservation_id, command_id, fingerprint, amount, true, at, method, \
-                order_id, refunded \
-         FROM payment WHERE status = 'PAID' AND reservation_id = ANY($2) \
-         UNION \
+         UNION ALL \
          SELECT payment_id, reservation_id, command_id, fingerprint, amount, false, at, method, \
                 order_id, refunded \
-         FROM payment WHERE status = 'FAILED' AND payment_id = ANY($3)",
+         FROM payment WHERE status = 'FAILED' AND payment_id = ANY($2)",
     )
     .bind::<Array<SqlUuid>, _>(&needs.commands)
-    .bind::<Array<SqlUuid>, _>(Vec::from_iter(&needs.reservations))
     .bind::<Array<SqlUuid>, _>(&needs.attempts)
     .load(&mut conn)
     .await?;
     Ok(rows)
 }
 
-/// Tells the state of payments and attempts that were made.
-pub fn payment_load(rows: Vec<PaymentRow>, state: &mut Settlement) {
+/// The live payments of these reservations, which are locked.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn payment_list_by_reservation(
+    mut conn: &AsyncPgConnection,
+    reservations: &[ReservationId],
+) -> Result<Vec<PaymentRow>, db::Error> {
+    if reservations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = statement(
+        "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at, \
+                method, order_id, refunded \
+         FROM payment WHERE status = 'PAID' AND reservation_id = ANY($1)",
+    )
+    .bind::<Array<SqlUuid>, _>(reservations)
+    .load(&mut conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Tells the state of payments and attempts that were made; of one that comes twice, the first.
+pub fn payment_load(rows: impl Iterator<Item = PaymentRow>, state: &mut Settlement) {
+    let mut loaded = HashSet::new();
     for row in rows {
+        if !loaded.insert(row.payment_id) {
+            continue;
+        }
         if row.is_paid {
             let payment = Payment {
                 payment_id: row.payment_id,

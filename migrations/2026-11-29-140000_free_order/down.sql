@@ -1,0 +1,2 @@
+ALTER TABLE payment
+    ALTER CONSTRAINT payment_transfer_id_fkey NOT DEFERRABLE;
