@@ -73,7 +73,7 @@ impl Queue for Settlement {
         commands: &[&Command<Kind>],
     ) -> Result<Vec<Outcome>, db::Error> {
         let needs = Needs::of(commands);
-        let (mut state, now) = store::load(conn, &needs).await?;
+        let (mut state, now) = store::load(conn, needs).await?;
         state.ordering.has_gateway = self.has_gateway;
         let mut changes = Changes::default();
         let outcomes = commands
@@ -130,6 +130,7 @@ impl Queue for Settlement {
             Kind::GatewayEvent { .. } => "gateway-event",
             Kind::RetryRefund { .. } => "retry-refund",
             Kind::ResolveRefund { .. } => "resolve-refund",
+            Kind::CompareRefund { .. } => "compare-refund",
         };
         let outcome = match outcome {
             Outcome::Paid(_)
@@ -144,7 +145,9 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
             Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
             Outcome::Refused(Refusal::GatewayNotConfigured) => "gateway-not-configured",
-            Outcome::Refused(Refusal::RefundConflict { .. }) => "refund-state-conflict",
+            Outcome::Refused(Refusal::RefundConflict { .. } | Refusal::RefundToCompare) => {
+                "refund-state-conflict"
+            }
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",
