@@ -116,7 +116,7 @@ pub struct Changes {
     pub confirmed: Vec<Order>,
     /// Notifications of the gateway to insert, with the orders to look up.
     pub events: Vec<NewEvent>,
-    /// What somebody has done about refunds that were stuck.
+    /// What somebody has done about refunds that were stuck, or had to be compared.
     pub actions: Vec<NewAction>,
 }
 
@@ -290,6 +290,10 @@ impl Settlement {
             }
             Kind::ResolveRefund { refund_id, note } => {
                 let action = Action::Resolution { note: note.clone() };
+                self.attend(command, *refund_id, action, now, changes)
+            }
+            Kind::CompareRefund { refund_id, note } => {
+                let action = Action::Comparison { note: note.clone() };
                 self.attend(command, *refund_id, action, now, changes)
             }
         }

@@ -5,9 +5,9 @@ mod common;
 
 use common::{Rng, for_seeds, refund_id};
 use onsale_domain::settlement::refund::{
-    Asked, Entry, Learned, Ours, State, Step, found, is_to_compare, key, step,
+    Asked, Entry, Learned, Ours, State, Step, compare, found, is_to_compare, key, step,
 };
-use onsale_schema::status::RefundStatus;
+use onsale_schema::status::{RefundCompare, RefundStatus};
 use onsale_schema::{Money, RefundId};
 use std::collections::BTreeSet;
 
@@ -340,4 +340,25 @@ fn as_many_are_made_as_were_given_back() {
             assert_eq!(unmade, 0, "{all:?} {given:?}");
         }
     });
+}
+
+/// It is compared when it ends, and only then: every step, with and without something that was given back by
+/// hand.
+#[test]
+fn what_went_back_twice_or_has_perhaps_is_to_be_compared_when_it_ends() {
+    use RefundCompare::{ByHand, Twice};
+    for (step, alone, with_by_hand) in [
+        (Step::Done { is_twice: true }, Some(Twice), Some(Twice)),
+        (Step::Done { is_twice: false }, None, Some(ByHand)),
+        (Step::Resolved, None, Some(ByHand)),
+        (Step::Stuck { is_refused: true }, None, None),
+        (Step::Stuck { is_refused: false }, None, None),
+        (Step::LookUp, None, None),
+        (Step::Ask, None, None),
+        (Step::Wait, None, None),
+        (Step::Rest, None, None),
+    ] {
+        assert_eq!(compare(step, false), alone, "{step:?}");
+        assert_eq!(compare(step, true), with_by_hand, "{step:?}");
+    }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{at_s, command_id, fingerprint, notice_id, refund_id, transfer_id, user};
+use common::{at_s, command_id, fingerprint, notice_id, order_id, refund_id, transfer_id, user};
 use onsale_domain::settlement::{Action, Changes, Ids, NewAction, Settlement};
 use onsale_schema::message::Command;
 use onsale_schema::settlement::{Kind, Outcome, RefundTask, Refusal};
@@ -12,14 +12,22 @@ use onsale_schema::status::RefundStatus;
 const DEADLINE_S: i64 = 40;
 const NOTE: &str = "Bank transfer 4711";
 
-fn actions() -> [Action; 2] {
-    let note = NOTE.to_owned();
-    [Action::Retry, Action::Resolution { note }]
+fn actions() -> [Action; 3] {
+    let note = || NOTE.to_owned();
+    [
+        Action::Retry,
+        Action::Resolution { note: note() },
+        Action::Comparison { note: note() },
+    ]
 }
 
 /// Command and fingerprint `n`, about refund 1.
 fn attend(n: u128, action: &Action) -> Command<Kind> {
-    let refund_id = refund_id(1);
+    attend_to(1, n, action)
+}
+
+fn attend_to(refund: u128, n: u128, action: &Action) -> Command<Kind> {
+    let refund_id = refund_id(refund);
     Command {
         id: command_id(n),
         user: user(1),
@@ -29,6 +37,10 @@ fn attend(n: u128, action: &Action) -> Command<Kind> {
         kind: match action {
             Action::Retry => Kind::RetryRefund { refund_id },
             Action::Resolution { note } => Kind::ResolveRefund {
+                refund_id,
+                note: note.clone(),
+            },
+            Action::Comparison { note } => Kind::CompareRefund {
                 refund_id,
                 note: note.clone(),
             },
@@ -46,7 +58,8 @@ fn ids() -> Ids {
 
 fn with(status: RefundStatus) -> Settlement {
     let mut settlement = Settlement::default();
-    settlement.tasks.load(refund_id(1), status);
+    let order = Some(order_id(1));
+    settlement.tasks.load(refund_id(1), status, order);
     settlement
 }
 
@@ -56,6 +69,8 @@ fn leads_to(status: RefundStatus, action: &Action) -> Result<RefundStatus, Refus
         RefundStatus::Stuck => Ok(match action {
             Action::Retry => RefundStatus::Pending,
             Action::Resolution { .. } => RefundStatus::Resolving,
+            // Nothing of it has to be compared.
+            Action::Comparison { .. } => return Err(Refusal::RefundConflict { status }),
         }),
         RefundStatus::Pending
         | RefundStatus::Done
@@ -107,8 +122,9 @@ fn only_what_is_stuck_is_seen_to() {
 /// Each pair of actions of one batch: what the first one has made of it decides about the second.
 #[test]
 fn of_two_in_one_batch_the_second_finds_what_the_first_has_done() {
-    for first in actions() {
-        for second in actions() {
+    let [retry, resolution, comparison] = actions();
+    for first in [retry.clone(), resolution.clone()] {
+        for second in [&retry, &resolution, &comparison] {
             let mut settlement = with(RefundStatus::Stuck);
             let mut changes = Changes::default();
             let mut decide =
@@ -116,12 +132,89 @@ fn of_two_in_one_batch_the_second_finds_what_the_first_has_done() {
             let done = decide(7, &first);
             let status = leads_to(RefundStatus::Stuck, &first).unwrap();
             let conflict = Outcome::Refused(Refusal::RefundConflict { status });
-            assert_eq!(decide(8, &second), conflict, "{first:?} {second:?}");
+            assert_eq!(decide(8, second), conflict, "{first:?} {second:?}");
             // The same again is the same.
             assert_eq!(decide(7, &first), done, "{first:?}");
             assert_eq!(changes.actions.len(), 1);
         }
     }
+}
+
+/// What has to be compared: every state of it, and of another refund of the same payment or of another one,
+/// with every action, before it is compared and after it, in one batch.
+#[test]
+fn as_long_as_something_has_to_be_compared_no_refund_of_its_payment_is_tried_again() {
+    let [retry, resolution, comparison] = actions();
+    for ended in [RefundStatus::Done, RefundStatus::Resolved] {
+        for order in [1, 2] {
+            let mut settlement = Settlement::default();
+            let tasks = &mut settlement.tasks;
+            tasks.load(refund_id(1), ended, Some(order_id(1)));
+            tasks.load(refund_id(2), ended, Some(order_id(1)));
+            for compare in [1, 2] {
+                tasks.load_compare(order_id(1), refund_id(compare));
+            }
+            for (refund, of) in [(3, order), (4, order)] {
+                tasks.load(refund_id(refund), RefundStatus::Stuck, Some(order_id(of)));
+            }
+            let mut changes = Changes::default();
+            let mut decide = |refund, n, action: &Action| {
+                let command = attend_to(refund, n, action);
+                settlement.decide(&command, ids(), at_s(30), &mut changes)
+            };
+            let attended = |refund, status| {
+                let (refund_id, at) = (refund_id(refund), at_s(30));
+                Outcome::Attended(RefundTask {
+                    refund_id,
+                    status,
+                    at,
+                })
+            };
+            let refused = |status| Outcome::Refused(Refusal::RefundConflict { status });
+            let to_compare = Outcome::Refused(Refusal::RefundToCompare);
+            let case = format!("{ended} {order}");
+            // Both have to be; a retry of another payment's refund is free to go.
+            for (n, closed) in [(10, 1), (20, 2)] {
+                match order {
+                    1 => assert_eq!(decide(3, n, &retry), to_compare, "{case}"),
+                    _ if n == 10 => {
+                        let pending = attended(3, RefundStatus::Pending);
+                        assert_eq!(decide(3, n, &retry), pending, "{case}");
+                    }
+                    _ => {}
+                }
+                for action in [&retry, &resolution] {
+                    assert_eq!(decide(closed, n + 1, action), refused(ended), "{case}");
+                }
+                let stuck = refused(RefundStatus::Stuck);
+                assert_eq!(decide(4, n + 2, &comparison), stuck, "{case}");
+                // It has ended as it had.
+                let done = attended(closed, ended);
+                assert_eq!(decide(closed, n + 3, &comparison), done, "{case}");
+                assert_eq!(decide(closed, n + 3, &comparison), done, "{case}");
+                assert_eq!(decide(closed, n + 4, &comparison), refused(ended), "{case}");
+            }
+            if order == 1 {
+                let pending = attended(3, RefundStatus::Pending);
+                assert_eq!(decide(3, 30, &retry), pending, "{case}");
+            }
+            // Who has paid one by other means says so in any case.
+            let resolving = attended(4, RefundStatus::Resolving);
+            assert_eq!(decide(4, 31, &resolution), resolving, "{case}");
+            assert_eq!(changes.actions.len(), 4, "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_is_paid_may_be_resolved_while_another_has_to_be_compared() {
+    let mut settlement = with(RefundStatus::Stuck);
+    settlement.tasks.load_compare(order_id(1), refund_id(2));
+    let [_, resolution, _] = actions();
+    let mut changes = Changes::default();
+    let outcome = settlement.decide(&attend(7, &resolution), ids(), at_s(30), &mut changes);
+    assert!(matches!(outcome, Outcome::Attended(_)), "{outcome:?}");
+    assert_eq!(changes.actions.len(), 1);
 }
 
 #[test]

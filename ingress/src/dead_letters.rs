@@ -178,6 +178,7 @@ impl Readable {
                     K::GatewayEvent { .. } => ("gateway-event", None, None),
                     K::RetryRefund { .. } => ("retry-refund", None, None),
                     K::ResolveRefund { .. } => ("resolve-refund", None, None),
+                    K::CompareRefund { .. } => ("compare-refund", None, None),
                     K::Cancel {
                         reservation_id,
                         seats,
@@ -379,9 +380,9 @@ pub async fn retry(
                 settlement::Kind::Cancel { .. } | settlement::Kind::CancelPlaces { .. } => {
                     Asked::Cancellation
                 }
-                settlement::Kind::RetryRefund { .. } | settlement::Kind::ResolveRefund { .. } => {
-                    Asked::Task
-                }
+                settlement::Kind::RetryRefund { .. }
+                | settlement::Kind::ResolveRefund { .. }
+                | settlement::Kind::CompareRefund { .. } => Asked::Task,
             };
             let place = (asked, None);
             let batcher = &app.batchers.settlement;

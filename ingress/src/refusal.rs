@@ -109,7 +109,7 @@ impl From<&settlement::Refusal> for Problem {
             R::AmountMismatch => Self::new(Code::AmountMismatch),
             R::NothingToPay => Self::new(Code::AmountInvalid),
             R::OrderConflict { .. } => Self::new(Code::OrderStateConflict),
-            R::RefundConflict { .. } => Self::new(Code::RefundStateConflict),
+            R::RefundConflict { .. } | R::RefundToCompare => Self::new(Code::RefundStateConflict),
             R::PaymentKeyUsed => Self::new(Code::PaymentKeyUsed),
             R::GatewayNotConfigured => Self::new(Code::GatewayNotConfigured),
         }

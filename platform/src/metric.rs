@@ -146,6 +146,13 @@ pub const ORDERS_UNCLEAR: &str = "onsale_payment_orders_unclear";
 pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 /// Age of the oldest of them, in seconds, by `kind`: since it is owed, or since it is stuck.
 pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
+/// Refunds through the gateway that somebody has to compare with what was paid back by other means, by
+/// `kind`: `twice` where the money went back twice, `by-hand` where what was given back in the gateway's own
+/// pages may be those other means.
+pub const REFUNDS_TO_COMPARE: &str = "onsale_gateway_refunds_to_compare";
+/// Time since orders, refunds and reservations that are on their way, or that somebody has to see to, were
+/// last counted, in seconds: for so long these numbers have been old.
+pub const MONEY_AGE: &str = "onsale_money_counted_age_seconds";
 /// Refunds through the gateway that ended, by `outcome` (`done`, `resolved` by other means, `stuck`,
 /// [`REFUND_TWICE`], [`REFUND_TO_COMPARE`]). One that is stuck has to be seen to by somebody.
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
@@ -202,9 +209,6 @@ pub fn begin() {
         for outcome in [KEY_REFUSED, REJECTED] {
             counter!(GATEWAY_REQUESTS, "kind" => kind, "outcome" => outcome).increment(0);
         }
-    }
-    for outcome in [REFUND_TWICE, REFUND_TO_COMPARE] {
-        counter!(REFUNDS, "outcome" => outcome).increment(0);
     }
 }
 
@@ -348,6 +352,15 @@ pub fn describe() {
         REFUND_OLDEST,
         Unit::Seconds,
         "Age of the oldest refund that is not made"
+    );
+    describe_gauge!(
+        REFUNDS_TO_COMPARE,
+        "Refunds that went back twice, or have perhaps, and that somebody has to compare"
+    );
+    describe_gauge!(
+        MONEY_AGE,
+        Unit::Seconds,
+        "Time since it was last counted what money is on its way or has to be seen to"
     );
     describe_counter!(REFUNDS, "Refunds through the gateway that ended");
     describe_histogram!(

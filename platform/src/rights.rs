@@ -104,7 +104,7 @@ pub const TABLES: &[Table] = &[
     table("payment_facts",  "",                               "SELECT, INSERT, UPDATE",         "SELECT"),
     table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, payment_key, confirm_command_id, confirm_fingerprint, notice_id, rehold_id, fail_code, captured, refunded, confirmed_at, updated_at, odd_at), DELETE", "SELECT"),
     table("payment_order_key", "",                            "SELECT, INSERT, DELETE",         "SELECT"),
-    table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, last_error, stuck_at, done_at, settles_at, key_no)", "SELECT"),
+    table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, last_error, stuck_at, done_at, settles_at, key_no, compare, compare_at, compared_at)", "SELECT"),
     table("refund_action",  "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("reservation",    "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("sale",           "SELECT, INSERT, UPDATE (layout_no)", "SELECT, UPDATE (state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, map_version, pass_required_since, room_version)", "SELECT"),

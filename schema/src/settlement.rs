@@ -90,9 +90,17 @@ pub enum Kind {
         /// By which means, for whoever asks later.
         note: String,
     },
+    /// Somebody who administers has compared what the gateway has given back with what was paid by other
+    /// means.
+    CompareRefund {
+        /// Of which refund.
+        refund_id: RefundId,
+        /// What was found, and done about it, for whoever asks later.
+        note: String,
+    },
 }
 
-/// The most characters of the note of a [`Kind::ResolveRefund`].
+/// The most characters of the note of a [`Kind::ResolveRefund`] or a [`Kind::CompareRefund`].
 pub const NOTE_CHARS: std::ops::RangeInclusive<usize> = 1..=500;
 
 /// What became of a command.
@@ -108,7 +116,7 @@ pub enum Outcome {
     Confirmed(Order),
     /// The order is looked up, if there is such a one; or this was known.
     Noted,
-    /// Somebody has seen to a refund that was stuck.
+    /// Somebody has seen to a refund that was stuck, or that had to be compared.
     Attended(RefundTask),
     /// No, and why. No money moved.
     Refused(Refusal),
@@ -161,7 +169,7 @@ pub struct Cancellation {
     pub at: Timestamp,
 }
 
-/// A refund that was stuck, after somebody has seen to it.
+/// A refund that was stuck, or had to be compared, after somebody has seen to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundTask {
     /// Which.
@@ -222,11 +230,13 @@ pub enum Refusal {
     PaymentKeyUsed,
     /// There is no gateway to pay through.
     GatewayNotConfigured,
-    /// The refund is not stuck.
+    /// The refund is not stuck, or need not be compared.
     RefundConflict {
         /// But that.
         status: RefundStatus,
     },
+    /// Money of the same payment has to be compared first: it went back twice, or has perhaps.
+    RefundToCompare,
 }
 
 /// Facts about money that was paid for one date and is of one batch, for other systems.

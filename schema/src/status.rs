@@ -254,12 +254,25 @@ text_enum! {
 }
 
 text_enum! {
-    /// What somebody has done about a refund that was stuck.
+    /// What somebody has done about a refund that was stuck, or that has to be compared.
     RefundActionKind {
         /// Had the gateway asked again.
         Retry = "RETRY",
         /// Paid it back by other means.
         Resolution = "RESOLUTION",
+        /// Compared what the gateway has given back with what was paid by other means.
+        Comparison = "COMPARISON",
+    }
+}
+
+text_enum! {
+    /// Why somebody has to compare what the gateway has given back with what was paid by other means.
+    RefundCompare {
+        /// The gateway has made a refund that somebody has paid back by other means as well.
+        Twice = "TWICE",
+        /// As much was given back in the gateway's own pages as somebody has paid by other means: that may
+        /// be one and the same.
+        ByHand = "BY_HAND",
     }
 }
 

@@ -200,7 +200,8 @@ diesel::table! {
         step_no -> Integer, attempts -> Integer, next_at -> Nullable<Timestamptz>,
         last_error -> Nullable<Text>, transfer_id -> Nullable<Uuid>, created_at -> Timestamptz,
         done_at -> Nullable<Timestamptz>, stuck_at -> Nullable<Timestamptz>,
-        settles_at -> Nullable<Timestamptz>, key_no -> Integer,
+        settles_at -> Nullable<Timestamptz>, key_no -> Integer, compare -> Nullable<Text>,
+        compare_at -> Nullable<Timestamptz>, compared_at -> Nullable<Timestamptz>,
     }
 }
 diesel::table! {

@@ -5,7 +5,7 @@
 //! has said that it was not. And nothing is left to a person, nor counts as paid back by other means,
 //! while the gateway may have made it: somebody would pay it twice.
 
-use onsale_schema::status::RefundStatus;
+use onsale_schema::status::{RefundCompare, RefundStatus};
 use onsale_schema::{Money, RefundId};
 use uuid::Uuid;
 
@@ -133,6 +133,19 @@ fn pending(state: &State, learned: Learned) -> Step {
             Step::Stuck { is_refused: false }
         }
         Learned::Refused | Learned::Unavailable | Learned::Unknown => Step::Wait,
+    }
+}
+
+/// Why somebody has to compare what the gateway has given back with what was paid by other means, now
+/// that a refund has come to this step; [`is_to_compare`] says the second.
+#[must_use]
+pub fn compare(step: Step, is_to_compare: bool) -> Option<RefundCompare> {
+    match step {
+        Step::Done { is_twice: true } => Some(RefundCompare::Twice),
+        Step::Done { is_twice: false } | Step::Resolved => {
+            is_to_compare.then_some(RefundCompare::ByHand)
+        }
+        Step::LookUp | Step::Ask | Step::Wait | Step::Stuck { .. } | Step::Rest => None,
     }
 }
 

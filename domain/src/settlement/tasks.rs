@@ -3,14 +3,15 @@
 //! and what was said can't be taken back.
 //!
 //! Neither is done here: whoever asks the gateway looks first whether it has made the refund after all
-//! ([`super::refund`]).
+//! ([`super::refund`]). What has to be compared then is closed by a person, too, and as long as it is
+//! not, no refund of that payment is asked for again: nobody knows which of them were paid.
 
 use super::{Changes, Settlement};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::settlement::{Kind, Outcome, RefundTask, Refusal};
 use onsale_schema::status::RefundStatus;
-use onsale_schema::{CommandId, RefundId, Timestamp, UserId};
-use std::collections::HashMap;
+use onsale_schema::{CommandId, PaymentOrderId, RefundId, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,11 @@ pub enum Action {
     /// It was paid back by other means.
     Resolution {
         /// By which, in the words of who did it.
+        note: String,
+    },
+    /// What the gateway has given back was compared with what was paid by other means.
+    Comparison {
+        /// What was found, in the words of who did it.
         note: String,
     },
 }
@@ -44,16 +50,28 @@ pub struct NewAction {
 /// What a batch has locked and loaded of refunds that are tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    /// How far they are.
-    refunds: HashMap<RefundId, RefundStatus>,
+    /// How far they are, and of which payment.
+    refunds: HashMap<RefundId, (RefundStatus, Option<PaymentOrderId>)>,
+    /// Refunds of these payments that have to be compared.
+    compare: BTreeMap<PaymentOrderId, BTreeSet<RefundId>>,
     /// What was done before, by the command that did it.
     done: HashMap<CommandId, (Fingerprint, RefundTask)>,
 }
 
 impl Tasks {
-    /// Adds a locked refund.
-    pub fn load(&mut self, refund_id: RefundId, status: RefundStatus) {
-        self.refunds.insert(refund_id, status);
+    /// Adds a locked refund of a payment; points are no payment's.
+    pub fn load(
+        &mut self,
+        refund_id: RefundId,
+        status: RefundStatus,
+        order_id: Option<PaymentOrderId>,
+    ) {
+        self.refunds.insert(refund_id, (status, order_id));
+    }
+
+    /// Adds a refund of a locked payment that somebody has to compare.
+    pub fn load_compare(&mut self, order_id: PaymentOrderId, refund_id: RefundId) {
+        self.compare.entry(order_id).or_default().insert(refund_id);
     }
 
     /// Adds what a command did before.
@@ -61,13 +79,14 @@ impl Tasks {
         self.done.insert(command, (fingerprint, task));
     }
 
-    /// The checks in their order: duplicate, existence, deadline, state.
+    /// How far the refund is afterwards. The checks in their order: duplicate, existence, deadline, state.
     fn may_attend(
         &self,
         command: &Command<Kind>,
         refund_id: RefundId,
+        action: &Action,
         now: Timestamp,
-    ) -> Result<(), Outcome> {
+    ) -> Result<RefundStatus, Outcome> {
         if let Some((fingerprint, task)) = self.done.get(&command.id) {
             return Err(if *fingerprint == command.fingerprint {
                 Outcome::Attended(*task)
@@ -75,18 +94,48 @@ impl Tasks {
                 Outcome::Refused(Refusal::KeyReused)
             });
         }
-        let Some(status) = self.refunds.get(&refund_id).copied() else {
+        let Some((status, order_id)) = self.refunds.get(&refund_id).copied() else {
             return Err(Outcome::Refused(Refusal::NotFound));
         };
         if now > command.deadline {
             return Err(Outcome::Refused(Refusal::CommandExpired));
         }
-        match status {
-            RefundStatus::Stuck => Ok(()),
-            RefundStatus::Pending
-            | RefundStatus::Done
-            | RefundStatus::Resolved
-            | RefundStatus::Resolving => Err(Outcome::Refused(Refusal::RefundConflict { status })),
+        let compare = order_id.and_then(|order| self.compare.get(&order));
+        let is_compared = compare.is_some_and(|all| all.contains(&refund_id));
+        match (action, status) {
+            (Action::Retry, RefundStatus::Stuck) if compare.is_some() => {
+                Err(Outcome::Refused(Refusal::RefundToCompare))
+            }
+            (Action::Retry, RefundStatus::Stuck) => Ok(RefundStatus::Pending),
+            (Action::Resolution { .. }, RefundStatus::Stuck) => Ok(RefundStatus::Resolving),
+            (Action::Comparison { .. }, status) if is_compared => Ok(status),
+            (Action::Comparison { .. }, RefundStatus::Stuck)
+            | (
+                Action::Retry | Action::Resolution { .. } | Action::Comparison { .. },
+                RefundStatus::Pending
+                | RefundStatus::Done
+                | RefundStatus::Resolved
+                | RefundStatus::Resolving,
+            ) => Err(Outcome::Refused(Refusal::RefundConflict { status })),
+        }
+    }
+
+    /// Notes how far a refund is now, and what was done about it.
+    fn note(&mut self, action: &Action, task: RefundTask) {
+        let Some((status, order_id)) = self.refunds.get_mut(&task.refund_id) else {
+            return;
+        };
+        *status = task.status;
+        let Some(order_id) = *order_id else { return };
+        match action {
+            Action::Retry | Action::Resolution { .. } => {}
+            Action::Comparison { .. } => {
+                let mut left = self.compare.remove(&order_id).unwrap_or_default();
+                left.remove(&task.refund_id);
+                if !left.is_empty() {
+                    self.compare.insert(order_id, left);
+                }
+            }
         }
     }
 }
@@ -101,19 +150,16 @@ impl Settlement {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        if let Err(outcome) = self.tasks.may_attend(command, refund_id, now) {
-            return outcome;
-        }
-        let status = match &action {
-            Action::Retry => RefundStatus::Pending,
-            Action::Resolution { .. } => RefundStatus::Resolving,
+        let status = match self.tasks.may_attend(command, refund_id, &action, now) {
+            Ok(status) => status,
+            Err(outcome) => return outcome,
         };
         let task = RefundTask {
             refund_id,
             status,
             at: now,
         };
-        self.tasks.load(refund_id, status);
+        self.tasks.note(&action, task);
         self.tasks.load_done(command.id, command.fingerprint, task);
         changes.actions.push(NewAction {
             command_id: command.id,

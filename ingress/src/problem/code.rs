@@ -132,7 +132,8 @@ codes! {
     OrderStateConflict = 409 "order-state-conflict" "The state of the order does not allow this" never;
     /// The gateway's payment is another order's.
     PaymentKeyUsed = 409 "payment-key-used" "The payment serves another order" never;
-    /// The refund is not stuck, so that nobody has to see to it.
+    /// The refund is not stuck, or need not be compared, so that nobody has to see to it; or another one of
+    /// the same payment has to be compared before it can be tried again.
     RefundStateConflict = 409 "refund-state-conflict" "The state of the refund does not allow this" never;
     /// It is too late to cancel, or cancelling was never allowed.
     CancellationClosed = 409 "cancellation-closed" "It can't be cancelled any more" never;

@@ -5,7 +5,9 @@
 //!
 //! Only a window of the book is read, from a time on. All that it says must be in our rows of that time,
 //! however old the order is; what our rows say must be in it where it can't be older than the window. Of
-//! an order that nothing was captured of, as we know, what was given back in full is no difference.
+//! an order that nothing was captured of, as we know, what was given back in full is no difference. What
+//! the window alone can't tell, the gateway is asked for: the payment as a whole ([`doubts`]). So is each
+//! order that is odd: how much of it is where, and that it is never taken for right.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +19,12 @@ use onsale_platform::db;
 use onsale_schema::{Money, PaymentOrderId, Timestamp};
 use onsale_workers::config;
 use onsale_workers::gateway::toss::Toss;
-use onsale_workers::gateway::{Gateway, Movement, Transaction};
+use onsale_workers::gateway::{Error, Gateway, Movement, OrderId, Transaction};
 
 use super::Comparison;
+use doubts::{Doubt, Why};
+
+mod doubts;
 
 /// So far back the book is read unless somebody names a time, in days.
 const SINCE_DAYS: i32 = 31;
@@ -32,6 +37,8 @@ const CLOCKS_MS: i64 = 5_000;
 const MARGIN: &str = "interval '1 minute'";
 /// Pages of the book that are read, of a hundred entries each: minutes, and a million entries.
 const PAGES_MAX: usize = 10_000;
+/// Payments that are looked up one by one.
+const LOOK_UPS_MAX: usize = 1000;
 
 /// An order as the snapshot has it; also one that nobody has confirmed, as the gateway may have captured
 /// it all the same.
@@ -57,15 +64,21 @@ pub struct Order {
     /// What of it was asked for in the window: whatever the gateway has written of that is in it.
     #[diesel(sql_type = Numeric)]
     pub refunded_since: Money,
+    /// What we know to be given back by the gateway at any time.
+    #[diesel(sql_type = Numeric)]
+    pub refunded_ever: Money,
     /// What is on its way back, or should be.
     #[diesel(sql_type = Numeric)]
     pub refunding: Money,
-    /// Whether its capture is on its way.
+    /// Whether its capture is on its way, as it was ordered.
     #[diesel(sql_type = Bool)]
     pub is_open: bool,
     /// Whether all that the gateway has written of it is in the window.
     #[diesel(sql_type = Bool)]
     pub is_whole: bool,
+    /// Whether we know that the gateway's payment is not what was ordered.
+    #[diesel(sql_type = Bool)]
+    pub is_odd: bool,
 }
 
 impl Order {
@@ -87,11 +100,63 @@ impl Order {
 
     /// Whether a book that says this of an order that nothing was captured of, as we know, is right: what
     /// was captured, whatever that was, was given back. An order that has ended without us is as good as
-    /// one that the gateway never heard of. Its capture may be older than the window, and then the book
-    /// doesn't say how much that was.
+    /// one that the gateway never heard of.
     fn is_as_good_as_nothing(&self, theirs: &Booked) -> bool {
-        let is_undone_later = !self.is_whole && theirs.captured == Money::ZERO;
-        self.captured == Money::ZERO && (theirs.is_undone() || is_undone_later)
+        self.captured == Money::ZERO && theirs.is_undone()
+    }
+
+    /// The same for a book that says all of the order, since ever.
+    fn whole(&self) -> Self {
+        Self {
+            is_captured_before: false,
+            refunded: self.refunded_ever,
+            refunded_since: self.refunded_ever,
+            is_whole: true,
+            ..self.clone()
+        }
+    }
+
+    /// What a book says else of what was captured.
+    fn capture_difference(&self, theirs: &Booked) -> Option<String> {
+        // What is open or late may be in the book alone; nothing may be in our rows alone.
+        let captured = self.captured_at_most();
+        let ahead = theirs.captured - captured;
+        let differs = theirs.captured < self.captured_since()
+            || theirs.captured > self.amount
+            || ahead > Money::ZERO && !self.is_open && ahead > theirs.captured_late;
+        differs.then(|| {
+            format!(
+                "the gateway captured {} of order {}, our rows say {captured} for that time{}",
+                theirs.captured,
+                self.order_id,
+                self.oddly()
+            )
+        })
+    }
+
+    /// What a book says else of what was given back.
+    fn refund_difference(&self, theirs: &Booked) -> Option<String> {
+        let ahead = theirs.refunded - self.refunded;
+        let differs =
+            theirs.refunded < self.refunded_since || ahead > self.refunding + theirs.refunded_late;
+        differs.then(|| {
+            format!(
+                "the gateway gave {} of order {} back, our rows say {} for that time and {} on its \
+                 way{}",
+                theirs.refunded,
+                self.order_id,
+                self.refunded,
+                self.refunding,
+                self.oddly()
+            )
+        })
+    }
+
+    fn oddly(&self) -> &'static str {
+        match self.is_odd {
+            true => "; it is known to be odd, and somebody's to see to (GET /admin/tasks)",
+            false => "",
+        }
     }
 }
 
@@ -133,9 +198,10 @@ impl Ours {
             "SELECT o.order_id, o.amount, o.captured, \
                     o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
                         AS is_captured_before, \
-                    r.refunded, r.refunded_since, r.refunding, \
-                    o.status IN ('CAPTURING', 'UNKNOWN') AS is_open, \
-                    o.created_at >= $1 + {MARGIN} AS is_whole \
+                    r.refunded, r.refunded_since, r.refunded_ever, r.refunding, \
+                    o.status IN ('CAPTURING', 'UNKNOWN') AND o.odd_at IS NULL AS is_open, \
+                    o.created_at >= $1 + {MARGIN} AS is_whole, \
+                    o.odd_at IS NOT NULL AS is_odd \
              FROM payment_order AS o, LATERAL ( \
                  SELECT min(created_at) AS first_at, \
                         coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
@@ -144,6 +210,7 @@ impl Ours {
                         coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
                                                        AND created_at >= $1 + {MARGIN}), 0) \
                             AS refunded_since, \
+                        coalesce(sum(amount) FILTER (WHERE status = 'DONE'), 0) AS refunded_ever, \
                         coalesce(sum(amount) FILTER (WHERE status IN ('PENDING', 'STUCK', \
                                                                       'RESOLVING')), 0) \
                             AS refunding \
@@ -178,7 +245,10 @@ impl Ours {
             book.extend(page.transactions);
             after = page.next;
             if after.is_none() {
-                return Ok(self.compare_with(&book));
+                let (mut comparison, doubts) = self.compare_with(&book);
+                let settled = self.look_up(&gateway, doubts).await?;
+                comparison.differences.extend(settled);
+                return Ok(comparison);
             }
         }
         let last = book.last().map_or(self.since, |entry| entry.at);
@@ -189,7 +259,32 @@ impl Ours {
         )
     }
 
-    fn compare_with(&self, book: &[Transaction]) -> Comparison {
+    /// What the payments say of which the book's window alone does not tell.
+    async fn look_up(&self, gateway: &Toss, doubts: Vec<Doubt>) -> anyhow::Result<Vec<String>> {
+        if doubts.len() > LOOK_UPS_MAX {
+            bail!(
+                "there are too many payments, {}, of which it does not tell since {}: name an earlier \
+                 --gateway-since",
+                doubts.len(),
+                self.since
+            );
+        }
+        let mut differences = Vec::new();
+        for doubt in doubts {
+            let order_id = OrderId::from(doubt.order_id.0);
+            let payment = match gateway.find_by_order(&order_id).await {
+                Ok(payment) => Some(payment),
+                Err(Error::NotFound) => None,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("looking order {order_id} up"));
+                }
+            };
+            differences.extend(doubt.settle(payment.as_ref(), self.at));
+        }
+        Ok(differences)
+    }
+
+    fn compare_with(&self, book: &[Transaction]) -> (Comparison, Vec<Doubt>) {
         let entries = book.len();
         let older = self.orders.iter().filter(|order| !order.is_whole).count();
         let what = match older {
@@ -200,10 +295,8 @@ impl Ours {
                 self.since
             ),
         };
-        Comparison {
-            differences: differences(&self.orders, book, self.at),
-            what,
-        }
+        let (differences, doubts) = differences(&self.orders, book, self.at);
+        (Comparison { differences, what }, doubts)
     }
 }
 
@@ -223,17 +316,23 @@ impl Booked {
         self.captured == self.refunded
     }
 
+    /// Whether it was captured before all that it says.
+    fn is_refunded_alone(&self) -> bool {
+        self.captured == Money::ZERO && self.refunded > Money::ZERO
+    }
+
     /// Whether it may all be younger than the snapshot.
     fn is_late(&self) -> bool {
         self.captured == self.captured_late && self.refunded == self.refunded_late
     }
 }
 
-/// What a book and the orders of a snapshot that was taken at `at` don't say of each other.
-fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<String> {
+/// What a book and the orders of a snapshot that was taken at `at` don't say of each other, and what only
+/// the payments can tell.
+fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<String>, Vec<Doubt>) {
     let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
     let mut booked: BTreeMap<PaymentOrderId, Booked> = BTreeMap::new();
-    let mut differences = Vec::new();
+    let (mut differences, mut doubts) = (Vec::new(), Vec::new());
     for entry in book {
         let Some(id) = entry.order_id.uuid().map(PaymentOrderId) else {
             differences.push(format!(
@@ -254,41 +353,54 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> Vec<Str
     }
     for order in orders {
         let theirs = booked.remove(&order.order_id).unwrap_or_default();
-        let id = order.order_id;
+        let told = differences.len();
+        let mut doubt = |why| {
+            doubts.push(Doubt {
+                order_id: order.order_id,
+                why,
+            });
+        };
         if order.is_as_good_as_nothing(&theirs) {
+            // What is odd may be older than the window.
+            if order.is_odd {
+                doubt(Why::Odd(order.clone()));
+            }
             continue;
         }
-        // What is open or late may be in the book alone; nothing may be in our rows alone.
-        let captured = order.captured_at_most();
-        let ahead = theirs.captured - captured;
-        if theirs.captured < order.captured_since()
-            || theirs.captured > order.amount
-            || ahead > Money::ZERO && !order.is_open && ahead > theirs.captured_late
-        {
-            differences.push(format!(
-                "the gateway captured {} of order {id}, our rows say {captured} for that time",
-                theirs.captured
-            ));
+        if order.captured == Money::ZERO && !order.is_whole && theirs.is_refunded_alone() {
+            doubt(Why::Undone(theirs));
+            continue;
         }
-        let ahead = theirs.refunded - order.refunded;
-        if theirs.refunded < order.refunded_since || ahead > order.refunding + theirs.refunded_late
-        {
-            differences.push(format!(
-                "the gateway gave {} of order {id} back, our rows say {} for that time and {} on its way",
-                theirs.refunded, order.refunded, order.refunding
-            ));
+        differences.extend(order.capture_difference(&theirs));
+        match order.refund_difference(&theirs) {
+            // It may have been given back by hand before the window, and be asked for in it.
+            Some(difference) if !order.is_whole && theirs.refunded < order.refunded_since => {
+                doubt(match order.is_odd {
+                    true => Why::Odd(order.clone()),
+                    false => Why::Missing(order.clone(), difference),
+                });
+            }
+            Some(difference) => differences.push(difference),
+            None if order.is_odd && differences.len() == told => doubt(Why::Odd(order.clone())),
+            None => {}
         }
     }
-    for (id, theirs) in booked {
+    for (order_id, theirs) in booked {
         // Orders that nobody has confirmed are purged in the end; one of these may have ended without us, too.
-        if !theirs.is_undone() && !theirs.is_late() {
-            differences.push(format!(
-                "the gateway captured {} and gave {} back of order {id}, which we don't know",
-                theirs.captured, theirs.refunded
-            ));
+        if theirs.is_undone() || theirs.is_late() {
+            continue;
         }
+        if theirs.is_refunded_alone() {
+            let why = Why::Undone(theirs);
+            doubts.push(Doubt { order_id, why });
+            continue;
+        }
+        differences.push(format!(
+            "the gateway captured {} and gave {} back of order {order_id}, which we don't know",
+            theirs.captured, theirs.refunded
+        ));
     }
-    differences
+    (differences, doubts)
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 
 use crate::hall::Hall;
 use crate::notifications::{Notification, notify};
-use crate::shop::{Order, PRICE, with_gateway};
+use crate::shop::{Order, PRICE, with_gateway, won};
 use onsale_platform::metric;
 use onsale_testkit::Buyer;
-use onsale_testkit::api::text;
+use onsale_testkit::api::{id, text};
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -86,6 +86,27 @@ async fn a_payment_that_is_not_what_was_ordered_is_told_until_it_is_given_back()
     hall.give_back(&order, PRICE / 2).await;
     hall.told("event-1", &order).await;
     hall.odd_orders(1).await;
+    // Whoever administers sees which, and what was ordered.
+    let admin = hall.admin();
+    let listed = async |hall: &Hall| {
+        hall.api
+            .get(Some(&admin), "/admin/tasks")
+            .await
+            .expect(200)
+            .body
+    };
+    let all = listed(&hall).await;
+    assert_eq!(all["items"].as_array().map(Vec::len), Some(1), "{all}");
+    let task = &all["items"][0];
+    assert_eq!(
+        (&task["kind"], &task["state"], &task["orderStatus"]),
+        (&json!("ORDER_ODD"), &json!("OPEN"), &json!("READY"))
+    );
+    assert_eq!((&task["amount"], &task["captured"]), (&won(PRICE), &won(0)));
+    assert_eq!(
+        (id(&task["orderId"]), id(&task["reservationId"])),
+        (order.id, order.reservation)
+    );
     // It sells nothing, and is looked at again by itself; whoever dies, it stays in sight.
     hall.order_becomes(&buyer, &order, "READY").await;
     let again = "SELECT count(*) AS n FROM payment_order \
@@ -101,9 +122,15 @@ async fn a_payment_that_is_not_what_was_ordered_is_told_until_it_is_given_back()
     hall.becomes(tried, 1).await;
     hall.odd_orders(1).await;
 
+    // In time the audit says so, too.
+    hall.sql("UPDATE payment_order SET odd_at = odd_at - interval '1 hour'")
+        .await;
     hall.gateway(Method::DELETE, "/switches", None).await;
+    let report = hall.reconcile().await;
+    assert_eq!(report.violated(), ["P2"], "{report}");
     hall.give_back(&order, PRICE - PRICE / 2).await;
     hall.odd_orders(0).await;
+    assert_eq!(listed(&hall).await["items"], json!([]));
     hall.rests(&buyer, &order, "READY").await;
     hall.assert_reconciled().await;
 }

@@ -9,6 +9,7 @@ mod bus;
 mod cancellation;
 mod cards;
 mod catalogue;
+mod compare;
 mod crash;
 mod crowd;
 mod draw;

@@ -5,7 +5,6 @@ use crate::hall::{Hall, PATIENCE};
 use crate::orders::captured_too_late;
 use crate::shop::{Order, PRICE, with_gateway, won};
 use futures_util::future::join_all;
-use onsale_platform::metric;
 use onsale_testkit::api::{id, text};
 use onsale_testkit::{Answer, Buyer};
 use reqwest::Method;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Seats that were paid through the gateway and given up while it refuses refunds.
-async fn stuck(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
+pub async fn stuck(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
     let order = paid(hall, buyer, seats).await;
     hall.switch(json!({ "refundDecline": "all" })).await;
     let path = format!("/reservations/{}/cancellation", order.reservation);
@@ -33,47 +32,41 @@ async fn are_stuck(hall: &mut Hall, count: usize) {
 }
 
 /// Waits until so many refunds have come so far.
-async fn are(hall: &mut Hall, status: &str, count: i64) {
+pub async fn are(hall: &mut Hall, status: &str, count: i64) {
     let sql = format!("SELECT count(*) AS n FROM refund WHERE status = '{status}'");
     hall.becomes(&sql, count).await;
 }
 
 /// What only the gateway's own people do.
-async fn give_back_by_hand(hall: &Hall, order: &Order, amount: i64) {
+pub async fn give_back_by_hand(hall: &Hall, order: &Order, amount: i64) {
     give_back(hall, order, amount, "by hand").await;
 }
 
 /// What the gateway does when it is asked with this reason.
-async fn give_back(hall: &Hall, order: &Order, amount: i64, reason: &str) {
+pub async fn give_back(hall: &Hall, order: &Order, amount: i64, reason: &str) {
     let path = format!("/v1/payments/{}/cancel", order.payment_key);
     let body = json!({ "cancelReason": reason, "cancelAmount": amount });
     hall.gateway(Method::POST, &path, Some(body)).await;
 }
 
-/// Waits until a worker tells that so many refunds have ended so.
-async fn ended(hall: &mut Hall, outcome: &str, times: u32) {
-    let told = format!("{}{{outcome=\"{outcome}\"}} {times}", metric::REFUNDS);
-    hall.tells(&told).await;
-}
-
-async fn paid(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
+pub async fn paid(hall: &mut Hall, buyer: &Buyer, seats: &[&str]) -> Order {
     let date = hall.date(4).await;
     let order = hall.order(buyer, date, seats).await;
     hall.confirm(buyer, &order).await.expect(200);
     order
 }
 
-async fn tasks(hall: &Hall, by: &Buyer, query: &str) -> Value {
+pub async fn tasks(hall: &Hall, by: &Buyer, query: &str) -> Value {
     let path = format!("/admin/tasks{query}");
     hall.api.get(Some(by), &path).await.expect(200).body
 }
 
-async fn retry(hall: &Hall, by: &Buyer, refund: Uuid, key: &str) -> Answer {
+pub async fn retry(hall: &Hall, by: &Buyer, refund: Uuid, key: &str) -> Answer {
     let path = format!("/admin/tasks/{refund}/retry");
     hall.api.post(by, &path, key, &json!({})).await
 }
 
-async fn resolve(hall: &Hall, by: &Buyer, refund: Uuid, key: &str, note: &str) -> Answer {
+pub async fn resolve(hall: &Hall, by: &Buyer, refund: Uuid, key: &str, note: &str) -> Answer {
     let path = format!("/admin/tasks/{refund}/resolution");
     let body = json!({ "note": note });
     hall.api.post(by, &path, key, &body).await
@@ -333,81 +326,5 @@ async fn what_somebody_has_paid_back_is_shown_as_that_while_it_does_not_count() 
     assert_eq!(both["items"].as_array().map(Vec::len), Some(2), "{both}");
     hall.gateway(Method::DELETE, "/switches", None).await;
     are(&mut hall, "RESOLVED", 1).await;
-    hall.assert_reconciled().await;
-}
-
-/// Somebody gives the money back at the gateway: before we ask for it, before we say that we have paid
-/// it by other means, and before we have it tried again. Only what the gateway has made of ours, and
-/// somebody has paid as well, went back twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_back_at_the_gateway_is_not_given_back_again() {
-    let mut hall = Hall::open_with(with_gateway()).await;
-    let (buyer, admin) = (hall.buyer(), hall.admin());
-    let order = paid(&mut hall, &buyer, &["A-1-1"]).await;
-    give_back_by_hand(&hall, &order, PRICE).await;
-    let cancelled = hall.cancel(&buyer, order.reservation, "cancel-it", None);
-    cancelled.await.expect(200);
-    are(&mut hall, "DONE", 1).await;
-
-    let order = stuck(&mut hall, &buyer, &["A-1-1", "A-1-2", "A-1-3"]).await;
-    hall.gateway(Method::DELETE, "/switches", None).await;
-    let refunds = tasks(&hall, &admin, "").await;
-    let refund = |nth: usize| id(&refunds["items"][nth]["refundId"]);
-    give_back_by_hand(&hall, &order, PRICE).await;
-    resolve(&hall, &admin, refund(0), "paid-by-hand", "At the gateway")
-        .await
-        .expect(200);
-    are(&mut hall, "DONE", 2).await;
-    // That is taken for one and the same; a refund of ours is not. Whoever is on duty hears of both.
-    let ours = format!("cancelled ({})", refund(1));
-    give_back(&hall, &order, PRICE, &ours).await;
-    resolve(&hall, &admin, refund(1), "paid-as-well", "Bank transfer")
-        .await
-        .expect(200);
-    are(&mut hall, "DONE", 3).await;
-    ended(&mut hall, metric::REFUND_TO_COMPARE, 1).await;
-    ended(&mut hall, metric::REFUND_TWICE, 1).await;
-    give_back_by_hand(&hall, &order, PRICE).await;
-    retry(&hall, &admin, refund(2), "try-again")
-        .await
-        .expect(200);
-    are(&mut hall, "DONE", 4).await;
-    assert_eq!(
-        hall.book_by_order().await[&order.id],
-        [3 * PRICE, -PRICE, -PRICE, -PRICE]
-    );
-    let shown = hall.api.get(Some(&buyer), &order.path()).await.expect(200);
-    assert_eq!(shown.body["refunded"], won(3 * PRICE));
-    hall.assert_reconciled().await;
-}
-
-/// One gives a refund back at the gateway and has it tried again, another says to have paid the other by
-/// bank: neither goes back a second time, and somebody hears that there is something to compare.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_tried_again_is_found_before_what_is_said_to_be_paid() {
-    let mut hall = Hall::open_with(with_gateway()).await;
-    let (buyer, admin) = (hall.buyer(), hall.admin());
-    let order = stuck(&mut hall, &buyer, &["A-1-1", "A-1-2"]).await;
-    let refunds = tasks(&hall, &admin, "").await;
-    let refund = |nth: usize| id(&refunds["items"][nth]["refundId"]);
-    let (older, younger) = (refund(0).min(refund(1)), refund(0).max(refund(1)));
-    hall.gateway(Method::DELETE, "/switches", None).await;
-    give_back_by_hand(&hall, &order, PRICE).await;
-    ended(&mut hall, metric::REFUND_TO_COMPARE, 0).await;
-    // Nobody is told before both have spoken.
-    hall.switch(json!({ "error": "all" })).await;
-    resolve(&hall, &admin, older, "paid-by-hand", "Bank transfer")
-        .await
-        .expect(200);
-    retry(&hall, &admin, younger, "try-again").await.expect(200);
-    hall.gateway(Method::DELETE, "/switches", None).await;
-    are(&mut hall, "RESOLVED", 1).await;
-    are(&mut hall, "DONE", 1).await;
-    let done = format!(
-        "SELECT count(*) AS n FROM refund WHERE refund_id = '{younger}' AND status = 'DONE'"
-    );
-    assert_eq!(hall.number(&done).await, 1);
-    ended(&mut hall, metric::REFUND_TO_COMPARE, 2).await;
-    assert_eq!(hall.book().await, [2 * PRICE, -PRICE]);
     hall.assert_reconciled().await;
 }

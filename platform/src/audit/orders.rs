@@ -44,7 +44,9 @@ WHERE NOT CASE
 /// Ages count from the beginning of the snapshot's transaction. A show that is cancelled sells nothing:
 /// what was paid for it has to go back, too (that it has, where the cancellation is said to be finished,
 /// is P3's). What somebody has to see to is late as well: it stays a violation until somebody has, and
-/// has said so by name.
+/// has said so by name, or has put it right at the gateway. So it is with money that the gateway has
+/// captured and that is not what was ordered, whatever its order has come to; how much that is, the
+/// gateway's book says. What went back twice is lost at once.
 pub(super) const P2: &str = "
 SELECT format('order %s of %s is %s with %s captured since %s', order_id,
               coalesce('reservation ' || reservation_id, 'points'), status, captured, updated_at)
@@ -52,11 +54,41 @@ FROM payment_order
 WHERE status IN ('CAPTURED', 'REHOLDING')
   AND updated_at < now() - {refund_ms} * interval '1 millisecond'
 UNION ALL
-SELECT format('order %s of %s is on its way, %s, since %s: %s may be captured', order_id,
-              coalesce('reservation ' || reservation_id, 'points'), status, updated_at, amount)
+SELECT format('order %s of %s is on its way, %s, since %s: %s may be captured%s', order_id,
+              coalesce('reservation ' || reservation_id, 'points'), status, updated_at, amount,
+              '; the payment at the gateway is not what was ordered, since ' || odd_at)
 FROM payment_order
 WHERE status IN ('SECURING', 'CAPTURING', 'UNKNOWN')
   AND updated_at < now() - {refund_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('order %s of %s is %s, with %s captured and %s refunded for %s, but the payment at the '
+              'gateway is not what was ordered, since %s', order_id,
+              coalesce('reservation ' || reservation_id, 'points'), status, captured, refunded, amount,
+              odd_at)
+FROM payment_order
+WHERE odd_at < now() - {refund_ms} * interval '1 millisecond'
+  AND NOT (status IN ('CAPTURED', 'REHOLDING', 'SECURING', 'CAPTURING', 'UNKNOWN')
+           AND updated_at < now() - {refund_ms} * interval '1 millisecond')
+UNION ALL
+SELECT format('refund %s of order %s went back twice: the gateway made %s of it at %s, and %s has paid it '
+              'back by other means', refund_id, order_id, amount, done_at,
+              coalesce(a.user_id::text, 'somebody'))
+FROM refund AS r
+     LEFT JOIN (SELECT * FROM refund_action WHERE kind = 'RESOLUTION') AS a USING (refund_id)
+WHERE r.compare = 'TWICE' AND r.compared_at IS NULL
+UNION ALL
+SELECT format('refund %s of order %s has to be compared since %s: %s was given back at the gateway by '
+              'hand, and as much is said to be paid back by other means', refund_id, order_id, compare_at,
+              amount)
+FROM refund
+WHERE compare = 'BY_HAND' AND compared_at IS NULL
+  AND compare_at < now() - {refund_ms} * interval '1 millisecond'
+UNION ALL
+SELECT format('refund %s of %s was compared, but nobody has said so, or the other way round', refund_id,
+              amount)
+FROM refund AS r
+     LEFT JOIN (SELECT * FROM refund_action WHERE kind = 'COMPARISON') AS a USING (refund_id)
+WHERE (r.compared_at IS NULL) <> (a.command_id IS NULL)
 UNION ALL
 SELECT format('refund %s of %s is %s since %s', refund_id, amount, status, created_at)
 FROM refund

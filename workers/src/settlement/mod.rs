@@ -75,7 +75,7 @@ impl Queue for Settlement {
         conn: &AsyncPgConnection,
         commands: &[&Command<Kind>],
     ) -> Result<(State, Timestamp), db::Error> {
-        let (mut state, now) = store::load(conn, &Needs::of(commands)).await?;
+        let (mut state, now) = store::load(conn, Needs::of(commands)).await?;
         state.ordering.has_gateway = self.has_gateway;
         Ok((state, now))
     }
@@ -143,6 +143,7 @@ impl Queue for Settlement {
             Kind::GatewayEvent { .. } => "gateway-event",
             Kind::RetryRefund { .. } => "retry-refund",
             Kind::ResolveRefund { .. } => "resolve-refund",
+            Kind::CompareRefund { .. } => "compare-refund",
         };
         let outcome = match outcome {
             Outcome::Paid(_)
@@ -157,7 +158,9 @@ impl Queue for Settlement {
             Outcome::Refused(Refusal::OrderConflict { .. }) => "order-state-conflict",
             Outcome::Refused(Refusal::PaymentKeyUsed) => "payment-key-used",
             Outcome::Refused(Refusal::GatewayNotConfigured) => "gateway-not-configured",
-            Outcome::Refused(Refusal::RefundConflict { .. }) => "refund-state-conflict",
+            Outcome::Refused(Refusal::RefundConflict { .. } | Refusal::RefundToCompare) => {
+                "refund-state-conflict"
+            }
             Outcome::Refused(Refusal::CommandExpired) => "command-expired",
             Outcome::Refused(Refusal::KeyReused) => "idempotency-key-reused",
             Outcome::Refused(Refusal::NotFound) => "not-found",

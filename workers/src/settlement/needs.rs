@@ -89,7 +89,9 @@ impl Needs {
                 self.orders.insert(*order_id);
                 self.has_orders = true;
             }
-            Kind::RetryRefund { refund_id } | Kind::ResolveRefund { refund_id, .. } => {
+            Kind::RetryRefund { refund_id }
+            | Kind::ResolveRefund { refund_id, .. }
+            | Kind::CompareRefund { refund_id, .. } => {
                 self.refunds.insert(*refund_id);
             }
         }

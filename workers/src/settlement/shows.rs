@@ -300,7 +300,7 @@ async fn cancel_in(
             .collect(),
         ..Needs::default()
     };
-    let (mut state, now) = money::load(conn, &needs).await?;
+    let (mut state, now) = money::load(conn, needs).await?;
     let mut changes = Changes::default();
     let (mut done, mut refunded) = (0, Money::ZERO);
     for row in sold {

@@ -41,8 +41,9 @@ use std::collections::BTreeSet;
 /// When Postgres fails.
 pub async fn load(
     conn: &AsyncPgConnection,
-    needs: &Needs,
+    needs: Needs,
 ) -> Result<(Settlement, Timestamp), db::Error> {
+    let needs = &tasks::with_orders(conn, needs).await?;
     let mut state = Settlement::default();
     let mut reservations = needs.reservations.clone();
     reservations.extend(orders::order_list_reservations(conn, &needs.orders).await?);

@@ -1,6 +1,7 @@
 //! Says how long money is on its way: the oldest orders, and refunds that wait; and what of it somebody
 //! has to see to. From the rows, each time anew, so that a restart forgets none of them; every replica
-//! of settlement says the same, whether or not it knows a gateway.
+//! of settlement says the same, whether or not it knows a gateway. One that can't read them says for how
+//! long its numbers have been old.
 
 use crate::context::Context;
 use diesel::QueryableByName;
@@ -11,6 +12,7 @@ use onsale_platform::{db, metric};
 use onsale_schema::Timestamp;
 use onsale_schema::status::OrderStatus;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often it looks.
@@ -35,6 +37,10 @@ struct OnItsWay {
     #[diesel(sql_type = Double)]
     stuck_s: f64,
     #[diesel(sql_type = BigInt)]
+    twice: i64,
+    #[diesel(sql_type = BigInt)]
+    by_hand: i64,
+    #[diesel(sql_type = BigInt)]
     odd: i64,
     #[diesel(sql_type = BigInt)]
     in_vain: i64,
@@ -46,11 +52,16 @@ struct OnItsWay {
 pub(super) async fn run(ctx: Context, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut counted_at = Instant::now();
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         match look(&ctx.pool).await {
-            Ok(found) => tell(&found),
+            Ok(found) => {
+                tell(&found);
+                counted_at = Instant::now();
+            }
             Err(error) => tracing::debug!(%error, "what is on its way is counted later"),
         }
+        metrics::gauge!(metric::MONEY_AGE).set(counted_at.elapsed().as_secs_f64());
     }
 }
 
@@ -59,7 +70,7 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
     let mut conn = pool.get().await?;
     let found = statement(
         "SELECT o.open_s, o.unknown_s, p.pending, p.pending_s, s.stuck, s.stuck_s, \
-                odd.odd, v.in_vain, a.aside \
+                c.twice, c.by_hand, odd.odd, v.in_vain, a.aside \
          FROM (SELECT coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at))), \
                                0)::float8 AS open_s, \
                       coalesce(extract(epoch FROM now() - min(coalesce(confirmed_at, created_at)) \
@@ -74,6 +85,9 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
               (SELECT count(*) AS stuck, \
                       coalesce(extract(epoch FROM now() - min(stuck_at)), 0)::float8 AS stuck_s \
                FROM refund WHERE status IN ('STUCK', 'RESOLVING')) AS s, \
+              (SELECT count(*) FILTER (WHERE compare = 'TWICE') AS twice, \
+                      count(*) FILTER (WHERE compare = 'BY_HAND') AS by_hand \
+               FROM refund WHERE compare_at IS NOT NULL AND compared_at IS NULL) AS c, \
               (SELECT count(*) AS odd FROM payment_order WHERE odd_at IS NOT NULL) AS odd, \
               (SELECT count(*) AS in_vain FROM payment_order \
                WHERE next_at IS NOT NULL AND status IN ('READY', 'FAILED') AND odd_at IS NULL \
@@ -98,6 +112,8 @@ fn tell(found: &OnItsWay) {
     metrics::gauge!(metric::REFUNDS_OPEN, "kind" => "stuck").set(found.stuck as f64);
     metrics::gauge!(metric::REFUND_OLDEST, "kind" => "pending").set(found.pending_s);
     metrics::gauge!(metric::REFUND_OLDEST, "kind" => "stuck").set(found.stuck_s);
+    metrics::gauge!(metric::REFUNDS_TO_COMPARE, "kind" => "twice").set(found.twice as f64);
+    metrics::gauge!(metric::REFUNDS_TO_COMPARE, "kind" => "by-hand").set(found.by_hand as f64);
     metrics::gauge!(metric::ORDERS_UNCLEAR, "kind" => "odd").set(found.odd as f64);
     metrics::gauge!(metric::ORDERS_UNCLEAR, "kind" => "in-vain").set(found.in_vain as f64);
     metrics::gauge!(metric::SHOW_ASIDE).set(found.aside as f64);

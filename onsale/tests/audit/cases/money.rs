@@ -132,6 +132,67 @@ pub const CASES: &[Case] = &[
         &["P2"],
     ),
     (
+        "an order that has just become odd",
+        "SELECT captured(); UPDATE payment_order SET odd_at = now() - interval '9 min'",
+        &[],
+    ),
+    (
+        "a paid order that is odd and that nobody puts right",
+        "SELECT captured(); UPDATE payment_order SET odd_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "an order that nobody has confirmed, which is odd and that nobody puts right",
+        "SELECT captured(); DELETE FROM payment WHERE order_id IS NOT NULL;
+         DELETE FROM seat_claim WHERE seat_no = 4;
+         UPDATE reservation SET status = 'EXPIRED', ended_at = at(311) WHERE reservation_id = id(1012);
+         UPDATE payment_order SET status = 'READY', captured = 0, payment_key = NULL,
+             confirm_command_id = NULL, confirm_fingerprint = NULL,
+             odd_at = now() - interval '11 min'",
+        &["P2"],
+    ),
+    (
+        "money that went back twice just now",
+        "SELECT too_late();
+         UPDATE refund SET status = 'DONE', done_at = now(), compare = 'TWICE', compare_at = now();
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured;
+         INSERT INTO refund_action VALUES (id(946), id(0), id(944), 'RESOLUTION', id(9), 'Bank', now())",
+        &["P2"],
+    ),
+    (
+        "money that went back twice, and that somebody has seen to",
+        "SELECT too_late();
+         UPDATE refund SET status = 'DONE', done_at = now(), compare = 'TWICE', compare_at = now(),
+             compared_at = now();
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured;
+         INSERT INTO refund_action VALUES (id(946), id(0), id(944), 'RESOLUTION', id(9), 'Bank', now()),
+             (id(947), id(0), id(944), 'COMPARISON', id(9), 'It came back', now())",
+        &[],
+    ),
+    (
+        "money that went back twice, and that nobody says to have seen to",
+        "SELECT too_late();
+         UPDATE refund SET status = 'DONE', done_at = now(), compare = 'TWICE', compare_at = now(),
+             compared_at = now();
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured",
+        &["P2"],
+    ),
+    (
+        "money that has perhaps gone back twice, just now",
+        "SELECT too_late();
+         UPDATE refund SET status = 'DONE', done_at = now(), compare = 'BY_HAND', compare_at = now();
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured",
+        &[],
+    ),
+    (
+        "money that has perhaps gone back twice, and that nobody looks at",
+        "SELECT too_late();
+         UPDATE refund SET status = 'DONE', done_at = now(), compare = 'BY_HAND',
+             compare_at = now() - interval '11 min';
+         UPDATE payment_order SET status = 'REFUNDED', refunded = captured",
+        &["P2"],
+    ),
+    (
         "money that goes back to somebody else",
         "SELECT too_late(); UPDATE refund SET user_id = id(99)",
         &["P3"],

@@ -1,6 +1,6 @@
 //! Gives money back through the gateway, each refund once. What to do next is
-//! [`onsale_domain::settlement::refund`]'s to say. What can't be given back is left for somebody to see
-//! to, loudly.
+//! [`onsale_domain::settlement::refund`]'s to say. What can't be given back, and what went back twice or
+//! has perhaps, is left for somebody to see to: in the refund's row, and loudly.
 //!
 //! It must never ask anew for what the gateway may have made: whoever takes up a refund that was asked
 //! for before looks the payment up first, and so does who is refused.
@@ -13,10 +13,11 @@ use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use onsale_domain::settlement::refund::{
-    Entry, Learned, Ours, Step, found, is_to_compare, key, step,
+    Entry, Learned, Ours, Step, compare, found, is_to_compare, key, step,
 };
 use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
+use onsale_schema::status::RefundCompare;
 use std::time::Duration;
 use store::Claimed;
 use tokio::time::Instant;
@@ -36,6 +37,13 @@ struct End {
     /// Whether somebody has to compare what was given back by hand with what is said to be paid by
     /// other means.
     is_to_compare: bool,
+}
+
+impl End {
+    /// Why somebody has to compare something, now that the refund has come to this.
+    fn compare(&self) -> Option<RefundCompare> {
+        compare(self.step, self.is_to_compare)
+    }
 }
 
 /// Takes refunds that are due.
@@ -120,28 +128,28 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
     }
 }
 
-/// Says what came of it, where somebody has to know.
+/// Says what came of it, where somebody has to know. The row says so as well: that is not lost.
 fn tell(claimed: &Claimed, end: &End) {
-    let outcome = match end.step {
-        Step::Done { is_twice: true } => {
+    let outcome = match (end.step, end.compare()) {
+        (Step::Done { .. } | Step::Resolved, Some(RefundCompare::Twice)) => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
                 "the gateway has made a refund that somebody says to have paid back by other means");
             metric::REFUND_TWICE
         }
-        Step::Done { .. } | Step::Resolved if end.is_to_compare => {
+        (Step::Done { .. } | Step::Resolved, Some(RefundCompare::ByHand)) => {
             tracing::warn!(refund = %claimed.refund_id, order = %claimed.order_id,
                 "somebody says to have paid back a refund by other means, and somebody has given as \
                  much back in the gateway's own pages: is that one and the same?");
             metric::REFUND_TO_COMPARE
         }
-        Step::Done { .. } => "done",
-        Step::Resolved => "resolved",
-        Step::Stuck { .. } => {
+        (Step::Done { .. }, None) => "done",
+        (Step::Resolved, None) => "resolved",
+        (Step::Stuck { .. }, _) => {
             tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
                 "a refund can't be made; somebody has to see to it");
             "stuck"
         }
-        Step::Wait | Step::LookUp | Step::Ask | Step::Rest => return,
+        (Step::Wait | Step::LookUp | Step::Ask | Step::Rest, _) => return,
     };
     metrics::counter!(metric::REFUNDS, "outcome" => outcome).increment(1);
 }

@@ -14,7 +14,7 @@ use onsale_domain::settlement::refund::{Asked, OLD_HOURS, Ours, State, Step};
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::settlement::Fact;
-use onsale_schema::status::RefundStatus;
+use onsale_schema::status::{RefundCompare, RefundStatus};
 use onsale_schema::{CancellationId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -174,6 +174,8 @@ pub(super) async fn apply(
                 done_at = CASE WHEN $3 IN ('DONE', 'RESOLVED') THEN clock_timestamp() END, \
                 stuck_at = CASE $3 WHEN 'STUCK' THEN clock_timestamp() \
                                    WHEN 'RESOLVING' THEN stuck_at END, \
+                compare = $9, \
+                compare_at = CASE WHEN $9 IS NOT NULL THEN clock_timestamp() END, \
                 next_at = clock_timestamp() + $8::bigint * interval '1 millisecond' \
          WHERE refund_id = $1 AND step_no = $2 \
          RETURNING clock_timestamp() AS now",
@@ -186,6 +188,7 @@ pub(super) async fn apply(
     .bind::<Bool, _>(end.is_in_doubt)
     .bind::<Nullable<Timestamptz>, _>(claimed.settles_at)
     .bind::<Nullable<BigInt>, _>(waits.then(|| pause_ms(claimed.attempts, roll)))
+    .bind::<Nullable<Text>, Option<RefundCompare>>(end.compare())
     .get_result(conn)
     .await
     .optional()?;
