@@ -491,7 +491,9 @@ impl Rooms {
         let now = self.clock.now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, entry| {
-            entry.forecasts().sweep(now);
+            for error in entry.forecasts().sweep(now) {
+                self.metrics.forecast_error.record(error);
+            }
             // Whoever is about to look, or to load, has another hold of it.
             entry.is_asked_about(now) || Arc::strong_count(entry) > 1
         });

@@ -69,6 +69,8 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
     ] {
         assert_eq!(count(&summary, pointer), expected, "{pointer} of {summary}");
     }
+    // All who know their place were judged.
+    assert!(count(&summary, "/judged") > BUYERS / 2, "{summary}");
     // Of each kind there were some, and the greedy were told no.
     for pointer in [
         "/outcomes/sold",
