@@ -94,12 +94,18 @@ impl NewAccessCodes {
             let why = "The codes would be good only when the booking has closed.";
             return refused("/validFrom", "invalid-value", why);
         }
-        let is_before_booking = self.valid_until <= sale.booking_opens_at;
+        let is_over_before = self.valid_until <= sale.booking_opens_at;
+        let is_early = self.valid_from.max(now) < sale.booking_opens_at;
         match self.grants {
-            AccessGrant::Presale if is_before_booking => {
+            AccessGrant::Presale if is_over_before => {
                 let why =
                     "The presale would be over before the booking opens: let that open with it.";
                 refused("/validUntil", "not-after-opening", why)
+            }
+            AccessGrant::Presale if is_early => {
+                let why = "The presale would let its guests in before the booking opens, to nothing: \
+                           let that open with it.";
+                refused("/validFrom", "before-booking", why)
             }
             // It is no matter when they come: their turn is when the room opens.
             AccessGrant::Presale | AccessGrant::Vip => Ok(()),
@@ -174,8 +180,9 @@ struct MadeView {
 /// let in before the other one; with `PRESALE` also before the room opens, while the code is good.
 /// Capacity and rate hold for everybody. When seats can be held is another matter: for a presale, let
 /// the booking open with it, and the room later (`bookingOpensAt`, `queue.opensAt`). Refused are codes
-/// that are over already or good only when the booking has closed, a presale that is over before the
-/// booking opens, and any for a cancelled show.
+/// that are over already or good only when the booking has closed, a presale that begins, or is over,
+/// before the booking opens, and any for a cancelled show. If the booking is moved behind the beginning
+/// of a presale that is there, its codes are good from then on.
 #[utoipa::path(post, path = "/admin/schedules/{scheduleId}/access-codes",
     operation_id = "createAccessCodes", tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), IdempotencyKey),

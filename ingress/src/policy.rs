@@ -11,7 +11,7 @@ use crate::extract::{Id, JsonBody, not_null};
 use crate::idempotency::fingerprint;
 use crate::ids;
 use crate::prefer::Prefer;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
 use crate::shows;
 use crate::submit::{Submission, submit};
@@ -141,7 +141,8 @@ impl SchedulePatch {
 /// seats a user may have and which. The next hold goes by it. What is not said stays as it is;
 /// `startsAt` is changed alone, and `cancellation` without rules of the sale. `queue` is changed alone,
 /// too: whoever comes next to the waiting room is let in by it, while those who have a pass keep it, and
-/// nobody gets another place. Of a cancelled show neither the sale nor the waiting room opens again.
+/// nobody gets another place. No waiting room lets people in before the booking opens: to move both
+/// later, begin with `queue`, and with `bookingOpensAt` to move both earlier. Of a cancelled show neither the sale nor the waiting room opens again.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),
@@ -181,6 +182,9 @@ pub async fn edit(
         return Err(Problem::new(Code::NotFound));
     }
     may_sell(&app, schedule, patch.sale_state).await?;
+    if let Some(opens_at) = patch.booking_opens_at {
+        may_open(&app, schedule, opens_at).await?;
+    }
     let change = patch.change();
     if change == PolicyChange::default() {
         let row = app.catalogue.refresh(schedule).await?;
@@ -229,6 +233,19 @@ async fn may_sell(
             }
         }
     }
+}
+
+/// Refuses to move the booking behind the opening of a waiting room that lets people in, as that is now.
+async fn may_open(app: &App, schedule: ScheduleId, opens_at: Timestamp) -> Result<(), Problem> {
+    let row = app.catalogue.refresh(schedule).await?;
+    let is_early = queue::lets_in_to_nothing(&row.queue(), opens_at, app.clock.now());
+    if row.room.is_none() || !is_early {
+        return Ok(());
+    }
+    let error = FieldError::at("/bookingOpensAt", "after-queue-opening");
+    Err(Problem::validation(vec![error]).detail(
+        "The waiting room would let people in before that: let it open later, or pause it.",
+    ))
 }
 
 /// What a decided change is answered with.

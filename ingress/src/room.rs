@@ -53,7 +53,7 @@ use onsale_schema::{ArrivalNo, ScheduleId, Timestamp};
 use slot::{Heard, Slot};
 use state::Look;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -65,9 +65,6 @@ const REPORT: Duration = Duration::from_secs(1);
 /// A room is given up when nobody has asked for so long, in milliseconds. Whoever waits asks more
 /// often, however far away.
 const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
-/// What was known of a room so long ago is not shown any more, in milliseconds: its owner tells each
-/// second, and a takeover takes some.
-const SHOWN_MS: i64 = 15_000;
 /// When to ask again where nothing is known, in seconds.
 const AGAIN_S: u32 = 5;
 /// Rooms whose owners are told at once.
@@ -127,6 +124,8 @@ struct Entry {
     /// Held by the one that loads.
     load: tokio::sync::Mutex<()>,
     heard: Mutex<HeardTickets>,
+    /// Whether somebody was heard since the last report whom its owner does not want to know of.
+    others_heard: AtomicBool,
     forecasts: Mutex<Forecasts>,
     /// When somebody asked last, in microseconds.
     asked_at_us: AtomicI64,
@@ -139,6 +138,7 @@ impl Entry {
             slot: RwLock::default(),
             load: tokio::sync::Mutex::default(),
             heard: Mutex::default(),
+            others_heard: AtomicBool::new(false),
             forecasts: Mutex::default(),
             asked_at_us: AtomicI64::new(0),
         }
@@ -170,8 +170,8 @@ impl Entry {
 
     /// Whether it is known how the room is now.
     fn is_current(&self, now: Timestamp) -> bool {
-        let known_at = self.known_at();
-        known_at.is_some_and(|at| now.ms_since(at) < SHOWN_MS)
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        slot.is_current(now)
     }
 
     fn is_asked_about(&self, now: Timestamp) -> bool {
@@ -248,6 +248,8 @@ impl Rooms {
         let standing = Standing::of(&look, place, now);
         if look.wants_report(standing.place) {
             entry.heard().put(no);
+        } else {
+            entry.others_heard.store(true, Ordering::Relaxed);
         }
         assure(&entry, now)?;
         if let Some(eta) = standing.sight.and_then(|sight| sight.eta) {
@@ -269,6 +271,17 @@ impl Rooms {
         let (entry, look) = self.find(ticket, now).await?;
         assure(&entry, now)?;
         Ok(Standing::of(&look, place, now))
+    }
+
+    /// The newest ticket of the owner of this one, and how it ended if it did: one read.
+    ///
+    /// # Errors
+    /// `dependency-unavailable`.
+    async fn newest(
+        &self,
+        of: &Ticketed,
+    ) -> Result<Option<(Ticketed, Option<TicketStatus>)>, Problem> {
+        Ok(newest(&self.pool, of.schedule_id, of.user_id).await?)
     }
 
     /// The same for a poll, which is counted.
@@ -459,7 +472,8 @@ impl Rooms {
             self.sweep();
             let report = async |entry: Arc<Entry>| {
                 let heard = entry.heard().take();
-                if let Err(untold) = reporter.tell(entry.schedule, heard).await {
+                let others = entry.others_heard.swap(false, Ordering::Relaxed);
+                if let Err(untold) = reporter.tell(entry.schedule, heard, others).await {
                     let mut heard = entry.heard();
                     untold.into_iter().for_each(|no| heard.put(no));
                 }
@@ -477,7 +491,9 @@ impl Rooms {
         let now = self.clock.now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, entry| {
-            entry.forecasts().sweep(now);
+            for error in entry.forecasts().sweep(now) {
+                self.metrics.forecast_error.record(error);
+            }
             // Whoever is about to look, or to load, has another hold of it.
             entry.is_asked_about(now) || Arc::strong_count(entry) > 1
         });

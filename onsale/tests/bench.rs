@@ -110,6 +110,18 @@ fn a_run_of_queues_joins_polls_and_opens_rooms_and_finds_every_ticket() {
         assert_eq!(fault["kind"], "build", "{fault}\n{told}");
     }
     assert_eq!(report["audit"]["ok"], true, "{told}");
+    for (aim, name) in
+        report["aims"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(["p99Ratio", "openingMs", "queriesPerPoll"])
+    {
+        assert_eq!(aim["name"], name);
+        let is_met = number(aim, "figure") <= number(aim, "most");
+        assert_eq!(aim["met"], is_met, "{aim}");
+    }
+    assert_eq!(report["aims"].as_array().map(Vec::len), Some(3));
     let (run, medians) = (&report["runs"][0], &report["medians"]);
     assert_eq!(run["joins"]["statuses"]["201"], 1000, "{run}");
     assert_eq!(number(&run["joins"]["pipeline"], "deadLetters"), 0.0);

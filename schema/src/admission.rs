@@ -8,7 +8,7 @@ mod watermark;
 pub use code::{Code, CodeNotValid};
 pub use pass::{NotValid, Pass, Ticketed};
 pub use watermark::{
-    Broadcast, Eta, Line, Lobby, Order, POLL_MAX_MS, Sight, TicketChange, Watermark,
+    Broadcast, Eta, GUEST_POLL_MS, Line, Lobby, Order, POLL_MAX_MS, Sight, TicketChange, Watermark,
 };
 
 use crate::ids::{AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId};
@@ -38,12 +38,15 @@ pub enum Kind {
     },
     /// Whose clients were heard since the last such report of the same ingress: of those in the
     /// lobby, of those up to [`Watermark::window`] behind the front, and of those before it that were
-    /// passed over. Sent each second while there are any, also when none was heard.
+    /// passed over. Sent each second while the ingress has the room in memory, also when none was heard.
     Seen {
         /// Where.
         schedule_id: ScheduleId,
         /// Which tickets; at most [`SEEN_MAX`].
         tickets: Vec<ArrivalNo>,
+        /// Whether anybody else was heard of this room, so that its clients do reach an ingress.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        others: bool,
     },
     /// What became of holds that were made with passes. A state that was said to be over stays so, in
     /// whatever order such notices come.
@@ -246,8 +249,9 @@ pub const CAPACITY: RangeInclusive<u32> = 0..=100_000;
 pub const RATE_PER_SECOND: RangeInclusive<u32> = 1..=10_000;
 /// How long a pass may last, in milliseconds.
 pub const PASS_MS: RangeInclusive<i64> = 1000..=24 * 3600 * 1000;
-/// How long somebody may not be heard, in milliseconds. Clients ask several times meanwhile.
-pub const PRESENCE_MS: RangeInclusive<i64> = 5000..=3600 * 1000;
+/// How long somebody may not be heard, in milliseconds. Clients ask several times meanwhile; with less
+/// there would be no time to tell those of an ingress that is cut off that they have to ask another one.
+pub const PRESENCE_MS: RangeInclusive<i64> = 15_000..=3600 * 1000;
 /// How many holds a pass may be good for.
 pub const HOLDS_PER_PASS: RangeInclusive<u32> = 1..=100;
 

@@ -103,6 +103,15 @@ fn commands() {
             Kind::Seen {
                 schedule_id,
                 tickets: [0, 1, 255, 65_536, 3_999_999].map(ArrivalNo).to_vec(),
+                others: false,
+            },
+        ),
+        (
+            "seen-others",
+            Kind::Seen {
+                schedule_id,
+                tickets: Vec::new(),
+                others: true,
             },
         ),
         (

@@ -31,8 +31,12 @@ impl Room {
             Kind::Join { code, .. } => {
                 self.join(command, code.as_ref(), is_late, times.business, changes)
             }
-            Kind::Seen { tickets, .. } => {
-                self.presence.report(times.business);
+            Kind::Seen {
+                tickets, others, ..
+            } => {
+                let is_heard = *others || !tickets.is_empty();
+                let presence_ms = self.row.policy.presence_ms;
+                self.presence.report(times.business, is_heard, presence_ms);
                 for no in tickets.iter().take(SEEN_MAX) {
                     self.hear(*no, changes);
                 }
@@ -111,6 +115,10 @@ impl Room {
         if let Some(no) = newest.filter(|no| self.tickets.is(*no, ticket_id)) {
             return self.joined_before(command, no);
         }
+        let used = code.and_then(|code| self.guests.ticket(code.code_id, command.user));
+        if let Some(no) = used.filter(|no| self.tickets.is(*no, ticket_id)) {
+            return self.joined_before(command, no);
+        }
         let live = newest.filter(|no| self.is_live(*no));
         if let Some(no) = live {
             self.hear(no, changes);
@@ -130,6 +138,9 @@ impl Room {
         }
         if self.row.policy.mode == QueueMode::Off {
             return Outcome::Refused(Refusal::RoomOff);
+        }
+        if self.row.is_cancelled {
+            return Outcome::Refused(Refusal::ShowCancelled);
         }
         if self.row.arrivals >= TICKETS_MAX {
             return Outcome::Refused(Refusal::RoomFull);

@@ -18,7 +18,7 @@ use super::{Changes, RoomRow};
 use onsale_schema::admission::{Code, CodeNotValid, Outcome, Refusal};
 use onsale_schema::status::AccessGrant;
 use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, Timestamp, UserId};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A code that was used or revoked, as its row says. Who has used it say the tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,8 @@ fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
 pub(super) struct Guests {
     codes: HashMap<AccessCodeId, Known>,
     tickets: BTreeMap<ArrivalNo, AccessCodeId>,
-    /// The accounts that have used each code.
-    users: HashSet<(AccessCodeId, UserId)>,
+    /// The accounts that have used each code, and the ticket that it was for.
+    users: HashMap<(AccessCodeId, UserId), ArrivalNo>,
     /// So many wait and were not passed over.
     pub(super) waiting: u32,
     /// So many were let in, as far as this owner knows; fewer for what was taken back.
@@ -109,6 +109,11 @@ impl Guests {
         self.tickets.contains_key(&no)
     }
 
+    /// The ticket that an account has, or had, by a code.
+    pub(super) fn ticket(&self, code: AccessCodeId, user: UserId) -> Option<ArrivalNo> {
+        self.users.get(&(code, user)).copied()
+    }
+
     /// Those with a number below.
     pub(super) fn before(&self, end: ArrivalNo) -> impl Iterator<Item = ArrivalNo> {
         self.tickets.range(..end).map(|(no, _)| *no)
@@ -128,7 +133,7 @@ impl Guests {
             _ if known.is_revoked => Err(Refusal::CodeRevoked),
             Err(CodeNotValid::NotYet) => Err(Refusal::CodeNotYet),
             Err(CodeNotValid::Expired) => Err(Refusal::CodeExpired),
-            Ok(()) if known.used >= code.uses || self.users.contains(&(code.code_id, user)) => {
+            Ok(()) if known.used >= code.uses || self.users.contains_key(&(code.code_id, user)) => {
                 Err(Refusal::CodeUsedUp)
             }
             Ok(()) => Ok(()),
@@ -140,7 +145,7 @@ impl Guests {
         self.tickets.insert(no, code_id);
         self.waiting += u32::from(is_waiting(state));
         // An account may have several tickets from the time when each was a use.
-        let is_use = self.users.insert((code_id, user));
+        let is_use = self.users.insert((code_id, user), no).is_none();
         self.codes.entry(code_id).or_default().used += u32::from(is_use);
     }
 
@@ -150,7 +155,7 @@ impl Guests {
         let code = code.expect("it was a guest");
         self.waiting -= 1;
         let was_use = self.users.remove(&(code, user));
-        assert!(was_use, "its code was used by its user");
+        assert_eq!(was_use, Some(no), "its code was used by its user");
         let known = self.codes.get_mut(&code);
         known.expect("a code that was used is known").used -= 1;
     }

@@ -1,33 +1,50 @@
-//! Who was heard when. Time passes here only while reports come: an outage of whatever lies between
-//! the clients and the owner makes nobody silent.
+//! Who was heard when. Time passes here only while reports come that somebody was heard: an outage of
+//! whatever lies between the clients and the owner makes nobody silent, be it before or behind the
+//! ingress.
+//!
+//! Where only few wait, all of them say nothing for a moment again and again, so a while without anybody
+//! counts when somebody is heard after it, up to [`QUIET_PARTS`]. So whoever is heard every now and then
+//! always gets past those who have gone away, and nobody is passed over for what comes together of that
+//! while, of the time since its last poll and of the time until the next, since a client asks four times
+//! before it counts as silent.
 
 use onsale_schema::{ArrivalNo, Timestamp};
 
 /// Ingresses report each second. A longer gap between two reports than this, in milliseconds, is an
 /// outage, and counts as no more than this.
 const REPORT_GAP_MAX_MS: i64 = 3000;
+/// Into so many parts the time is divided after which somebody counts as silent. A while in which nobody
+/// at all was heard counts as no more than one of them.
+const QUIET_PARTS: i64 = 5;
 
-/// Milliseconds during which reports came; 49 days of them, after which everybody counts as heard for
+/// Milliseconds during which reports came of somebody who was heard; 49 days of them, after which everybody counts as heard for
 /// a moment.
 type Flow = u32;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Presence {
     flow: Flow,
+    /// Milliseconds in which reports came that nobody was heard; counted when somebody is, if at all.
+    quiet: Flow,
     reported_at: Option<Timestamp>,
     /// By arrival number.
     heard: Vec<Flow>,
 }
 
 impl Presence {
-    /// Reports came.
-    pub(super) fn report(&mut self, now: Timestamp) {
+    /// A report came, of somebody who was heard or of nobody.
+    pub(super) fn report(&mut self, now: Timestamp, is_heard: bool, presence_ms: i64) {
         if let Some(last) = self.reported_at {
             let gap = now.ms_since(last).clamp(0, REPORT_GAP_MAX_MS);
             let gap = Flow::try_from(gap).unwrap_or(0);
-            self.flow = self.flow.wrapping_add(gap);
+            self.quiet = self.quiet.saturating_add(gap);
         }
         self.reported_at = self.reported_at.max(Some(now));
+        if is_heard {
+            let most = Flow::try_from(presence_ms / QUIET_PARTS).unwrap_or(Flow::MAX);
+            let counted = std::mem::take(&mut self.quiet).min(most);
+            self.flow = self.flow.wrapping_add(counted);
+        }
     }
 
     /// A ticket was heard, is new, or is to be listened to from now on.
@@ -50,26 +67,50 @@ impl Presence {
 mod tests {
     use super::*;
 
+    const PRESENCE_MS: i64 = 20_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
     #[test]
     fn silence_counts_while_reports_come_and_an_outage_does_not() {
-        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         let (quiet, heard) = (ArrivalNo(0), ArrivalNo(1));
         let mut presence = Presence::default();
         presence.hear(quiet);
         presence.hear(heard);
         for second in 0..=10 {
-            presence.report(at(second));
+            presence.report(at(second), true, PRESENCE_MS);
             presence.hear(heard);
         }
         // Nothing for ten minutes.
-        presence.report(at(610));
+        presence.report(at(610), true, PRESENCE_MS);
         assert!(!presence.is_silent(heard, 5000) && presence.is_silent(quiet, 5000));
         assert!(!presence.is_silent(quiet, 13_000));
-        presence.report(at(611));
+        presence.report(at(611), true, PRESENCE_MS);
         assert!(presence.is_silent(quiet, 13_000));
         // A report that is late counts once.
-        presence.report(at(605));
-        presence.report(at(611));
+        presence.report(at(605), true, PRESENCE_MS);
+        presence.report(at(611), true, PRESENCE_MS);
         assert!(!presence.is_silent(quiet, 14_000));
+    }
+
+    #[test]
+    fn a_while_in_which_nobody_was_heard_counts_little_however_long_it_is() {
+        let quiet = ArrivalNo(0);
+        for (seconds, counted_ms) in [(1, 1000), (3, 3000), (4, 4000), (5, 4000), (3600, 4000)] {
+            let mut presence = Presence::default();
+            presence.hear(quiet);
+            presence.report(at(0), true, PRESENCE_MS);
+            for second in 1..seconds {
+                presence.report(at(second), false, PRESENCE_MS);
+                assert!(!presence.is_silent(quiet, 0), "nobody was heard");
+            }
+            presence.report(at(seconds), true, PRESENCE_MS);
+            let silent = |than| presence.is_silent(quiet, than);
+            assert!(silent(counted_ms - 1) && !silent(counted_ms), "{seconds}");
+            presence.report(at(seconds + 1), true, PRESENCE_MS);
+            assert!(presence.is_silent(quiet, counted_ms + 999), "it goes on");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Who comes with an access code.
 
-use crate::common::{at_s, command_id, schedule_id};
+use crate::common::{at_s, command_id, fingerprint, schedule_id, user};
 use crate::{Case, OPENS, SECRET, essence};
 use onsale_domain::admission::{Loading, StoredCode, StoredTicket};
 use onsale_schema::admission::{Code, Kind, Outcome, PolicyChange, Refusal, Ticket};
+use onsale_schema::message::Command;
 use onsale_schema::status::{AccessGrant, TicketStatus};
 use onsale_schema::{AccessCodeId, ArrivalNo};
 
@@ -70,8 +71,8 @@ impl Case {
             };
             loading.push(StoredTicket {
                 ticket_id: self.join_id(no),
-                user_id: crate::user(u128::from(no)),
-                fingerprint: crate::fingerprint(1),
+                user_id: user(u128::from(no)),
+                fingerprint: fingerprint(1),
                 status,
                 slot: self.room.slot(ArrivalNo(no)).cloned(),
                 access_code_id: guests.contains(&no).then_some(code.code_id),
@@ -248,6 +249,37 @@ fn who_is_a_guest_without_a_presale_lets_those_by_that_are_and_is_next_at_the_op
         case.pass(1000);
     }
     assert_eq!(admitted, [1, 2, 3, 5, 0]);
+}
+
+/// However long ago it was decided, and whatever the account has done since.
+#[test]
+fn a_retry_of_a_join_with_a_code_has_its_answer_also_when_another_ticket_is_newer() {
+    let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
+    let code = code(1, 2);
+    let join = |print| Command {
+        id: command_id(5),
+        user: user(1),
+        fingerprint: fingerprint(print),
+        deadline: at_s(OPENS + 1),
+        trace: None,
+        kind: with(code),
+    };
+    let Outcome::Joined(guest) = case.decide(&join(1)) else {
+        panic!("a guest");
+    };
+    case.leave(1);
+    let other = case.join(1);
+    assert!(other.is_new && other.ticket_id != guest.ticket_id);
+    case.pass(30_000);
+    let before = essence(&case.room);
+    let left = Outcome::Joined(Ticket {
+        status: TicketStatus::Left,
+        ..guest
+    });
+    assert_eq!(case.decide(&join(1)), left);
+    assert_eq!(case.decide(&join(1 << 100)), refused(Refusal::KeyReused));
+    assert_eq!(case.send(1, with(code)), refused(Refusal::CodeExpired));
+    assert_eq!(essence(&case.room), before, "the place in line is kept");
 }
 
 #[test]

@@ -131,8 +131,22 @@ impl Case {
                 Kind::Seen {
                     schedule_id,
                     tickets,
+                    others: false,
                 },
             );
+        }
+    }
+
+    /// Reports come for so many seconds of clients who wait where nobody listens to them.
+    fn hear_others(&mut self, seconds: i64) {
+        for _ in 0..seconds {
+            self.pass(1000);
+            let seen = Kind::Seen {
+                schedule_id: schedule_id(1),
+                tickets: Vec::new(),
+                others: true,
+            };
+            self.send(0, seen);
         }
     }
 
@@ -387,6 +401,10 @@ fn the_room_of_a_cancelled_show_stays_paused_whatever_comes_late() {
     };
     let outcome = case.amend(unpaused);
     assert_eq!(outcome, Outcome::Refused(Refusal::ShowCancelled));
+    // Nobody gets in line any more; who is there has what it had.
+    let outcome = case.send(9, join());
+    assert_eq!(outcome, Outcome::Refused(Refusal::ShowCancelled));
+    assert!(!case.join(1).is_new);
     // All else may change.
     let off = PolicyChange {
         mode: Some(QueueMode::Off),

@@ -123,6 +123,55 @@ fn an_outage_passes_over_nobody() {
 }
 
 #[test]
+fn an_outage_between_clients_and_ingresses_passes_over_nobody() {
+    for (before, outage, after) in [(19, 60, 19), (18, 61, 18), (0, 7200, 19), (19, 3, 19)] {
+        let mut case = Case::new(|policy| policy.presence_ms = 60_000);
+        case.amend(capacity(0));
+        case.join_all(0..6);
+        // The first asked just before the last time that others did, and is the last to come back.
+        case.hear(before, [4, 5]);
+        case.hear(outage, []);
+        case.hear(after, [5]);
+        case.amend(capacity(3));
+        case.tick();
+        assert_eq!(case.admitted(), [0, 1, 2], "{outage} s");
+    }
+}
+
+#[test]
+fn those_who_have_gone_without_a_word_do_not_stall_the_line_for_whoever_comes() {
+    let mut case = Case::new(|policy| {
+        policy.presence_ms = 60_000;
+        policy.pass_ms = 3_600_000;
+    });
+    case.join_all(0..2);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    // Three who wait go away, all of them, and long after that somebody comes who asks every 15 s.
+    case.join_all(2..5);
+    case.hear(600, []);
+    case.join(5);
+    for _ in 0..6 {
+        case.hear(14, []);
+        case.hear(1, [5]);
+    }
+    case.leave(0);
+    case.tick();
+    assert_eq!(case.admitted(), [1, 5]);
+    // As well if whoever comes is too far behind to be listened to.
+    let mut case = Case::new(|policy| policy.presence_ms = 60_000);
+    case.join_all(0..1300);
+    case.hear(600, []);
+    case.hear_others(61);
+    case.tick();
+    assert_eq!(
+        case.admitted(),
+        [1000, 1001],
+        "who comes near is listened to"
+    );
+}
+
+#[test]
 fn who_was_too_far_away_to_be_listened_to_is_not_silent_when_its_turn_comes() {
     let mut case = Case::new(|policy| {
         policy.presence_ms = 10_000;

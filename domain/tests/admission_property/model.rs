@@ -67,8 +67,10 @@ pub struct Model {
     lobby: Option<(usize, Digest)>,
     beacon_name: Option<String>,
     beacon: Option<Vec<u8>>,
-    /// Time in which there were reports.
+    /// Time in which there were reports of somebody.
     flow: i64,
+    /// Time in which nobody was heard.
+    quiet: i64,
     reported_at: Option<Timestamp>,
     /// When each was let in that the limits count, with the rate of then.
     pub admitted: Vec<(Timestamp, u32)>,
@@ -97,6 +99,7 @@ impl Model {
             beacon_name: None,
             beacon: None,
             flow: 0,
+            quiet: 0,
             reported_at: None,
             admitted: Vec::new(),
             used: 0,
@@ -107,6 +110,7 @@ impl Model {
     /// A new owner knows nothing of who was heard, and calls guests again who were called.
     pub fn forget_presence(&mut self) {
         self.flow = 0;
+        self.quiet = 0;
         self.reported_at = None;
         for entry in &mut self.entries {
             entry.heard = 0;
@@ -120,6 +124,7 @@ impl Model {
     pub fn take_back(&mut self, before: Self) {
         let after = std::mem::replace(self, before);
         self.flow = after.flow;
+        self.quiet = after.quiet;
         self.reported_at = after.reported_at;
         for (entry, known) in self.entries.iter_mut().zip(after.entries) {
             entry.heard = known.heard;
@@ -144,9 +149,15 @@ impl Model {
                     code.map_or(Ok(()), |code| self.may_use(&code, command.user, business));
                 self.join(command, code.as_ref(), is_good, is_late, now)
             }
-            Kind::Seen { tickets, .. } => {
+            Kind::Seen {
+                tickets, others, ..
+            } => {
                 let gap = self.reported_at.map_or(0, |at| business.ms_since(at));
-                self.flow += gap.clamp(0, 3000);
+                self.quiet += gap.clamp(0, 3000);
+                if *others || !tickets.is_empty() {
+                    self.flow += self.quiet.min(self.policy.presence_ms / 5);
+                    self.quiet = 0;
+                }
                 self.reported_at = self.reported_at.max(Some(business));
                 tickets.iter().for_each(|no| self.hear(no.index()));
                 Outcome::Applied
@@ -272,6 +283,11 @@ impl Model {
             if made == Some(no) {
                 return again(self, no);
             }
+            let with = |code: Option<&Code>| code.map(|code| code.code_id);
+            let by_code = |no: &usize| with(self.entries[*no].code.as_ref()) == with(code);
+            if let Some(no) = made.filter(by_code).filter(|_| code.is_some()) {
+                return again(self, no);
+            }
             if self.entries[no].status.is_live() {
                 self.hear(no);
                 let is_in_line = self.entries[no].status == TicketStatus::Waiting
@@ -293,6 +309,9 @@ impl Model {
         }
         if self.policy.mode == QueueMode::Off {
             return Outcome::Refused(Refusal::RoomOff);
+        }
+        if self.is_cancelled {
+            return Outcome::Refused(Refusal::ShowCancelled);
         }
         let mine = self.entries.iter().filter(|it| it.user == command.user);
         if mine.count() >= usize::from(TICKETS_PER_USER) {

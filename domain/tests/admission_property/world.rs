@@ -111,10 +111,10 @@ impl World {
         if !self.is_calm && self.rng.percent(5) {
             self.load(seen, "loaded");
         }
-        let steps = if self.rng.percent(50) {
-            vec![Step::Tick(self.now.plus_ms(self.rng.range(0, 50)))]
-        } else {
-            (0..self.rng.range(1, 6)).map(|_| self.command()).collect()
+        let steps = match self.rng.range(1, 100) {
+            1..=50 => vec![Step::Tick(self.now.plus_ms(self.rng.range(0, 50)))],
+            51..=60 => self.reports(),
+            _ => (0..self.rng.range(1, 6)).map(|_| self.command()).collect(),
         };
         self.settle(&steps, seen);
     }
@@ -347,6 +347,7 @@ impl World {
             let seen_all = Kind::Seen {
                 schedule_id,
                 tickets: all,
+                others: false,
             };
             let seen_all = self.to(UserId(uuid::Uuid::nil()), seen_all);
             let times = self.times();
@@ -412,20 +413,7 @@ impl World {
                     },
                 )
             }
-            46..=70 => {
-                if self.rng.percent(20) {
-                    self.silent = u32::try_from(self.rng.range(0, 3)).unwrap();
-                }
-                let all = (0..=self.rows.room.arrivals).map(ArrivalNo);
-                let tickets = all.filter(|no| no.0 % 3 != self.silent).collect();
-                self.to(
-                    system,
-                    Kind::Seen {
-                        schedule_id,
-                        tickets,
-                    },
-                )
-            }
+            46..=70 => self.seen(),
             71..=85 => {
                 let kind = self.holds();
                 self.to(system, kind)
@@ -463,6 +451,32 @@ impl World {
             command.deadline = self.now;
         }
         Step::Command(command, self.times())
+    }
+
+    /// A report of who was heard: of nobody now and then, or of somebody who waits elsewhere.
+    fn seen(&mut self) -> Command<Kind> {
+        if self.rng.percent(10) {
+            self.silent = u32::try_from(self.rng.range(0, 3)).unwrap();
+        }
+        let all = (0..=self.rows.room.arrivals).map(ArrivalNo);
+        let is_empty = self.rng.percent(20);
+        let tickets = all.filter(|no| !is_empty && no.0 % 3 != self.silent);
+        let seen = Kind::Seen {
+            schedule_id: self.model.schedule,
+            tickets: tickets.collect(),
+            others: self.rng.percent(25),
+        };
+        self.to(UserId(uuid::Uuid::nil()), seen)
+    }
+
+    /// Some reports, one after the other.
+    fn reports(&mut self) -> Vec<Step> {
+        let count = self.rng.range(4, 12);
+        let report = |_| {
+            self.now = self.now.plus_ms(self.rng.range(500, 2000));
+            Step::Command(self.seen(), self.times())
+        };
+        (0..count).map(report).collect()
     }
 
     /// A join, or one that was asked before, perhaps with another body or for another room.
@@ -557,7 +571,7 @@ impl World {
             7 => change.rate_per_second = Some(u32::try_from(self.rng.range(0, 5)).unwrap()),
             8 => change.pass_ms = Some(self.rng.range(0, 15) * 1000),
             _ if self.rng.percent(8) => change.cancelled = true,
-            _ => change.presence_ms = Some(self.rng.range(4, 10) * 1000),
+            _ => change.presence_ms = Some(self.rng.range(14, 25) * 1000),
         }
         change
     }

@@ -4,12 +4,12 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::catalogue::{self, Wrong};
+use crate::catalogue::{self, ScheduleRow, Wrong};
 use crate::extract::not_null;
 use crate::idempotency::fingerprint;
 use crate::ids;
 use crate::prefer::Prefer;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::refusal;
 use crate::shows;
 use crate::submit::{Submission, submit};
@@ -18,7 +18,8 @@ use crate::trace::TraceParent;
 use axum::http::StatusCode;
 use axum::response::Response;
 use onsale_schema::admission::{
-    CAPACITY, HOLDS_PER_PASS, Kind, Outcome, PASS_MS, PRESENCE_MS, PolicyChange, RATE_PER_SECOND,
+    CAPACITY, HOLDS_PER_PASS, Kind, Outcome, PASS_MS, PRESENCE_MS, Policy, PolicyChange,
+    RATE_PER_SECOND,
 };
 use onsale_schema::status::QueueMode;
 use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
@@ -39,7 +40,7 @@ pub(super) struct QueuePatch {
     #[schema(nullable = false)]
     paused: Option<bool>,
     /// Let nobody in before; who comes before waits in the lobby. A new room opens with the booking
-    /// window, as that is then.
+    /// window, as that is then, and none lets people in before that.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     opens_at: Option<Timestamp>,
@@ -57,7 +58,7 @@ pub(super) struct QueuePatch {
     pass_seconds: Option<i64>,
     /// Pass over who was not heard for longer than this. Clients ask several times meanwhile.
     #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false, minimum = 5, maximum = 3600)]
+    #[schema(nullable = false, minimum = 15, maximum = 3600)]
     presence_seconds: Option<i64>,
     /// So many holds may be made with one pass.
     #[serde(default, deserialize_with = "not_null")]
@@ -80,6 +81,26 @@ impl QueuePatch {
         bounded(holds, "/queue/holdsPerPass");
     }
 
+    /// Refuses what would have a room let people in before the booking opens, as that is set now.
+    fn fits(&self, row: &ScheduleRow, now: Timestamp) -> Result<(), Problem> {
+        let room = row.queue();
+        let lets_in = self.mode.is_some() || self.opens_at.is_some() || self.paused == Some(false);
+        let after = Policy {
+            mode: self.mode.unwrap_or(room.mode),
+            paused: self.paused.unwrap_or(room.paused),
+            opens_at: self.opens_at.unwrap_or(match row.room {
+                Some(_) => room.opens_at,
+                None => row.booking_opens_at,
+            }),
+            ..room
+        };
+        if !lets_in || !lets_in_to_nothing(&after, row.booking_opens_at, now) {
+            return Ok(());
+        }
+        let problem = Problem::validation(vec![FieldError::at("/queue/opensAt", "before-booking")]);
+        Err(problem.detail("The room would let people in before the booking opens, to nothing."))
+    }
+
     fn change(&self) -> PolicyChange {
         PolicyChange {
             mode: self.mode,
@@ -93,6 +114,16 @@ impl QueuePatch {
             cancelled: false,
         }
     }
+}
+
+/// Whether a room lets people in before the booking opens: to nothing, while their passes run.
+pub(super) fn lets_in_to_nothing(
+    room: &Policy,
+    booking_opens_at: Timestamp,
+    now: Timestamp,
+) -> bool {
+    let is_running = room.mode != QueueMode::Off && !room.paused;
+    is_running && room.opens_at.max(now) < booking_opens_at
 }
 
 fn is_within<T: PartialOrd>(value: Option<T>, bounds: &RangeInclusive<T>) -> bool {
@@ -163,6 +194,7 @@ pub(super) async fn edit(
         // As it is now: the owner may have looked at the window a while ago.
         change.opens_at = change.opens_at.or(Some(row.booking_opens_at));
     }
+    patch.fits(&row, app.clock.now())?;
     let kind = Kind::Policy {
         schedule_id: schedule,
         change,
@@ -239,7 +271,7 @@ mod tests {
             ("capacity", [0, 100_000], [100_001, 4_000_000_000_i64]),
             ("ratePerSecond", [1, 10_000], [0, 10_001]),
             ("passSeconds", [1, 86_400], [0, i64::MAX]),
-            ("presenceSeconds", [5, 3600], [4, 3601]),
+            ("presenceSeconds", [15, 3600], [14, 3601]),
             ("holdsPerPass", [1, 100], [0, 101]),
         ] {
             for value in right {

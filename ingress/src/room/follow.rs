@@ -7,6 +7,7 @@ use onsale_platform::Clock;
 use onsale_schema::Timestamp;
 use onsale_schema::admission::Ticketed;
 use onsale_schema::draw::Place;
+use onsale_schema::status::TicketStatus;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,6 +22,8 @@ pub struct Follower {
     ticket: Ticketed,
     place: Option<Place>,
     told: Option<(Standing, Timestamp)>,
+    /// Whether there is nothing more to tell.
+    is_over: bool,
     /// When to look next.
     due: Instant,
     /// When a poll would ask next. A stream that is open is heard then, as if it polled.
@@ -38,8 +41,29 @@ impl Follower {
             ticket,
             place: None,
             told: None,
+            is_over: false,
             due: Instant::now(),
             poll_at: Instant::now(),
+        }
+    }
+
+    /// Who leaves the line by joining with an access code has a guest's ticket from then on: the stream
+    /// goes on with that one. After any other end there is nothing to tell.
+    async fn go_on_after(&mut self, ended: TicketStatus) {
+        let mut newest = None;
+        if ended == TicketStatus::Left && !self.ticket.is_guest {
+            let Ok(found) = self.rooms.newest(&self.ticket).await else {
+                // What can't be read now is read when it can be.
+                return;
+            };
+            newest = found;
+        }
+        match newest.filter(|(ticket, ended)| ticket.is_guest && ended.is_none()) {
+            Some((guest, _)) => {
+                (self.ticket, self.place, self.told) = (guest, None, None);
+                (self.due, self.poll_at) = (Instant::now(), Instant::now());
+            }
+            None => self.is_over = true,
         }
     }
 
@@ -47,12 +71,17 @@ impl Follower {
     /// none.
     pub async fn next(&mut self) -> Bytes {
         loop {
-            if self.told.is_some_and(|(told, _)| !told.status.is_live()) {
+            if self.is_over {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep_until(self.due).await;
             let now = Instant::now();
             self.due = now + EVERY;
+            let told = self.told.map(|(told, _)| told.status);
+            if let Some(ended) = told.filter(|status| !status.is_live()) {
+                self.go_on_after(ended).await;
+                continue;
+            }
             let is_poll = now >= self.poll_at;
             let standing = if is_poll {
                 self.rooms.look(&self.ticket, self.place).await

@@ -1,5 +1,6 @@
-//! Tells the owner of a room which of its tickets were heard: each second, also when none was, for a
-//! silence counts only while reports come.
+//! Tells the owner of a room which of its tickets were heard: each second, also when none was, so that a
+//! new owner loads the room. A silence counts only while reports come that somebody was heard, be it of
+//! others than the owner wants to know of.
 //!
 //! A report is a command of the system's own: nobody waits for its outcome, and back-pressure does not
 //! hold it up.
@@ -42,7 +43,8 @@ impl Reporter {
         }
     }
 
-    /// Tells the owner of a room that these tickets were heard; at most [`SEEN_MAX`] in one report.
+    /// Tells the owner of a room that these tickets were heard, and whether others were; at most
+    /// [`SEEN_MAX`] in one report.
     ///
     /// # Errors
     /// Those of which it is not sure that they are on the stream.
@@ -50,6 +52,7 @@ impl Reporter {
         &self,
         schedule: ScheduleId,
         heard: Vec<ArrivalNo>,
+        others: bool,
     ) -> Result<(), Vec<ArrivalNo>> {
         if self.client.connection_state() != connection::State::Connected {
             // Else it would be kept, and leave when it is not true any more.
@@ -60,7 +63,7 @@ impl Reporter {
             false => heard.chunks(SEEN_MAX).collect(),
         };
         let sent = reports.into_iter().map(async |tickets| {
-            let sent = tokio::time::timeout(ACK_MAX, self.send(schedule, tickets)).await;
+            let sent = tokio::time::timeout(ACK_MAX, self.send(schedule, tickets, others)).await;
             match sent.is_ok_and(|sent| sent.is_ok()) {
                 true => Vec::new(),
                 false => tickets.to_vec(),
@@ -78,6 +81,7 @@ impl Reporter {
         &self,
         schedule: ScheduleId,
         tickets: &[ArrivalNo],
+        others: bool,
     ) -> Result<(), jetstream::context::PublishError> {
         let now = self.clock.now();
         let message = CommandMessage {
@@ -92,6 +96,7 @@ impl Reporter {
                 kind: Kind::Seen {
                     schedule_id: schedule,
                     tickets: tickets.to_vec(),
+                    others,
                 },
             }],
         };

@@ -17,7 +17,10 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
-use onsale_schema::admission::{Code as AccessCode, CodeNotValid, Kind, Outcome, Ticket, Ticketed};
+use onsale_schema::admission::{
+    Code as AccessCode, CodeNotValid, GUEST_POLL_MS, Kind, Outcome, Ticket, Ticketed,
+};
+use onsale_schema::status::AccessGrant;
 use onsale_schema::{CommandId, ScheduleId, UserId, partition};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -96,15 +99,24 @@ pub(crate) struct QueueJoin {
 
 impl QueueJoin {
     /// The code, if it is ours and for this date. Whether it is too old, and how often it was used, is
-    /// the owner's business, which knows also whether the same joining was decided before.
-    fn code(&self, app: &App, schedule: ScheduleId) -> Result<Option<AccessCode>, Problem> {
+    /// the owner's business, which knows also whether the same joining was decided before. One for a
+    /// presale is not good before the booking opens, which may have been moved since it was made: its
+    /// guest would be let in to nothing, and have used it.
+    async fn code(&self, app: &App, schedule: ScheduleId) -> Result<Option<AccessCode>, Problem> {
         let Some(text) = &self.access_code else {
             return Ok(None);
         };
         let code = app.room_signer.read_code(text);
         let code =
             code.filter(|code| code.check(schedule, app.clock.now()) != Err(CodeNotValid::Foreign));
-        let code = code.ok_or_else(|| Problem::new(Code::AccessCodeInvalid))?;
+        let mut code = code.ok_or_else(|| Problem::new(Code::AccessCodeInvalid))?;
+        match code.grant {
+            AccessGrant::Vip => {}
+            AccessGrant::Presale => {
+                let sale = app.catalogue.schedule(schedule).await?;
+                code.from = code.from.max(sale.booking_opens_at);
+            }
+        }
         Ok(Some(code))
     }
 }
@@ -114,7 +126,7 @@ impl QueueJoin {
 /// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
 /// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
 /// whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a room in
-/// all.
+/// all. The room of a cancelled show gives no new ticket.
 ///
 /// Who has an access code is a guest. Who is in line already and joins with one that is good leaves that
 /// line, and gets a guest's ticket; with one that is not, it is told why and keeps its ticket. Who is a
@@ -125,7 +137,7 @@ impl QueueJoin {
     request_body(content = Option<QueueJoin>),
     extensions(("x-problems" = json!([Code::RoomOff, Code::RoomFull, Code::QueueTicketsUsedUp,
         Code::AccessCodeInvalid, Code::AccessCodeRevoked, Code::AccessCodeNotYet,
-        Code::AccessCodeExpired, Code::AccessCodeUsedUp]))),
+        Code::AccessCodeExpired, Code::AccessCodeUsedUp, Code::SaleClosed]))),
     responses((status = 201, description = "A new ticket", body = TicketView),
         (status = 200, description = "The ticket that you have", body = TicketView)))]
 pub async fn join(
@@ -138,7 +150,7 @@ pub async fn join(
     OptionalJsonBody(body): OptionalJsonBody,
 ) -> Result<Response, Problem> {
     let asked: QueueJoin = body.parse()?;
-    let code = asked.code(&app, schedule)?;
+    let code = asked.code(&app, schedule).await?;
     is_there(&app, schedule).await?;
     let partition = partition::of_schedule(schedule, app.partitions);
     let in_flight = app.gate.admit_room(schedule, partition)?;
@@ -193,6 +205,11 @@ pub async fn joined(app: &App, user: UserId, outcome: &Outcome) -> Result<Answer
         Ok(standing) => standing.after(ticket.status, ticket.pass_expires_at),
         // It is in line, whatever else is not known.
         Err(_) => Standing::told(ticket),
+    };
+    // Whoever comes with a presale is let in at once where there is room.
+    let standing = match ticket.is_guest && ticket.is_new {
+        true => standing.soon(GUEST_POLL_MS),
+        false => standing,
     };
     Ok(Answer {
         status: match ticket.is_new {

@@ -16,6 +16,13 @@ const KEPT_MAX: usize = 1024;
 /// is known, the rows were restored. An owner that was deposed tells for a lease, at most.
 const RESTORED_MS: i64 = 10_000;
 
+/// What was known of a room so long ago is not shown any more, in milliseconds, at least and at most: its
+/// owner tells each second, and a takeover takes some.
+const SHOWN_MS: (i64, i64) = (5000, 15_000);
+/// Between those it is such a part of the time after which somebody counts as silent: before that the
+/// clients of an ingress that is cut off have asked again, and were sent to another one.
+const SHOWN_PARTS: i64 = 6;
+
 /// The room, and what is known about it.
 #[derive(Default)]
 pub struct Slot {
@@ -117,6 +124,15 @@ impl Slot {
     /// When it was known how the room is.
     pub fn known_at(&self) -> Option<Timestamp> {
         self.known_at
+    }
+
+    /// Whether it is known how the room is now, or nearly.
+    pub fn is_current(&self, now: Timestamp) -> bool {
+        let (least, most) = SHOWN_MS;
+        let known = self.known_at.zip(self.room.as_ref());
+        known.is_some_and(|(at, room)| {
+            now.ms_since(at) < (room.presence_ms() / SHOWN_PARTS).clamp(least, most)
+        })
     }
 
     /// Whether it must be read again, and nobody else is about to: the caller is.
@@ -228,6 +244,28 @@ mod tests {
         assert!(version(&slot) == 6 && slot.is_reloaded());
         assert_eq!(slot.take_in(&beat(6, 12), at(12)), Heard::Nothing);
         assert_eq!(slot.known_at(), Some(at(12)));
+    }
+
+    /// Whose clients ask four times, a fifth sooner or later, until they count as silent.
+    #[test]
+    fn an_ingress_that_is_cut_off_says_so_before_anybody_counts_as_silent() {
+        for (presence_s, shown_s) in [(15, 5), (30, 5), (60, 10), (90, 15), (3600, 15)] {
+            let mut slot = Slot::default();
+            assert!(!slot.is_current(at(0)));
+            let told = Watermark {
+                policy: Policy {
+                    presence_ms: presence_s * 1000,
+                    ..beat(1, 0).policy
+                },
+                ..beat(1, 0)
+            };
+            slot.begin_load();
+            slot.end_load(Some(Room::new(told, Tickets::default())), at(0));
+            assert!(slot.is_current(at(shown_s - 1)) && !slot.is_current(at(shown_s)));
+            // One was not reported any more, another one was told the last that is shown.
+            let poll_ms = presence_s.min(240) * 1000 / 4 * 12 / 10;
+            assert!(poll_ms + 1000 + shown_s * 1000 + poll_ms <= presence_s * 1000);
+        }
     }
 
     #[test]

@@ -78,6 +78,17 @@ impl Standing {
         }
     }
 
+    /// The same, asked about again within so many milliseconds.
+    #[must_use]
+    pub fn soon(self, within_ms: u64) -> Self {
+        let within = u32::try_from(within_ms).unwrap_or(u32::MAX);
+        let sight = self.sight.map(|sight| Sight {
+            poll_after_ms: sight.poll_after_ms.min(within),
+            ..sight
+        });
+        Self { sight, ..self }
+    }
+
     /// The same, if elsewhere more is known of the ticket already: it only goes forward.
     #[must_use]
     pub fn after(self, status: TicketStatus, pass_until: Option<Timestamp>) -> Self {

@@ -116,6 +116,12 @@ impl Room {
         self.told.policy.mode != QueueMode::Off
     }
 
+    /// After how long somebody counts as silent, in milliseconds.
+    #[must_use]
+    pub fn presence_ms(&self) -> i64 {
+        self.told.policy.presence_ms
+    }
+
     /// Takes over what only the owner tells, and no row says.
     pub fn follows(&mut self, before: &Self) {
         if self.told.measured_ms == 0 {
@@ -212,7 +218,7 @@ impl Look {
     #[must_use]
     pub fn sight(&self, place: Option<Place>, now: Timestamp) -> Sight {
         match self.is_guest {
-            true => self.told.guest_sight(self.no),
+            true => self.told.guest_sight(self.no, now),
             false => self.told.sight(place, self.no, now),
         }
     }

@@ -252,6 +252,16 @@ impl Witness {
     }
 }
 
+/// How many could be seen to be overtaken at all: those who know their place in an order, or are guests,
+/// and were told to wait, or overtake somebody.
+#[must_use]
+pub fn judged(witnesses: &[Witness]) -> usize {
+    let is_seen = |it: &&Witness| {
+        it.who().is_some() && (it.is_admitted() || it.presences.iter().any(|p| p.waiting.is_some()))
+    };
+    witnesses.iter().filter(is_seen).count()
+}
+
 /// Everybody who was overtaken, each once: guests by when they joined, the others by position.
 #[must_use]
 pub fn overtaken(witnesses: &[Witness]) -> Vec<Overtaken> {
@@ -333,6 +343,22 @@ mod tests {
             .collect();
         assert!(line.iter().all(Witness::is_admitted));
         assert_eq!(overtaken(&line), []);
+        assert_eq!(judged(&line), 50);
+        let nothing = Witness::new(false);
+        let no_place = history(0, 3000, Told::Admitted);
+        let mut unplaced = Witness::new(false);
+        for (sent, told) in no_place {
+            let seen = Sighting {
+                sent: ms(sent),
+                answered: ms(sent),
+                told,
+                position: None,
+                ahead: None,
+                poll_after: None,
+            };
+            assert_eq!(unplaced.see(&seen), Ok(()));
+        }
+        assert_eq!(judged(&[nothing, unplaced]), 0);
     }
 
     #[test]

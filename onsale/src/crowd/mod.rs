@@ -44,7 +44,7 @@ const MAP_LIMIT: Duration = Duration::from_secs(5);
 const MAP_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends simulated buyers to a date with a waiting room, over HTTP, and says what became of them; exit
-/// status 1 when the line was not fair, or when something happened that should not.
+/// status 1 when the line was not fair or could not be judged, or when something happened that should not.
 ///
 /// The patient wait, hold and pay with points. The impatient leave after a while. The silent stop asking.
 /// The greedy ask too often, join from many tabs, show their pass on several connections at once, and
@@ -335,7 +335,7 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
     Ok(Summary::of(
         (options.schedule, options.seed),
         counts,
-        &overtaken,
+        (fair::judged(&witnesses), &overtaken),
         elapsed,
     ))
 }

@@ -32,6 +32,8 @@ pub struct Summary {
     pub wait: Wait,
     /// So many were overtaken, each counted once; see [`super::fair`].
     pub unfair: usize,
+    /// Of so many: the others were told of no place in an order.
+    pub judged: usize,
     /// Questions how far a ticket is.
     pub polls: u64,
     /// All requests.
@@ -133,7 +135,7 @@ impl Summary {
     pub fn of(
         (schedule_id, seed): (ScheduleId, u64),
         counts: Counts,
-        overtaken: &[Overtaken],
+        (judged, overtaken): (usize, &[Overtaken]),
         elapsed: Duration,
     ) -> Self {
         let outcomes = Outcomes::of(&counts);
@@ -143,6 +145,9 @@ impl Summary {
             format!("{by} was let in while {who} was there and waited")
         });
         samples.extend(unfair);
+        if judged == 0 && !counts.waits.is_empty() {
+            samples.push("people were let in, and nobody could be judged".to_owned());
+        }
         Self {
             schedule_id,
             seed,
@@ -159,6 +164,7 @@ impl Summary {
             admitted: counts.waits.len(),
             wait: Wait::of(counts.waits),
             unfair: overtaken.len(),
+            judged,
             polls: counts.polls,
             requests: counts.requests,
             tried: counts.tried,
@@ -169,10 +175,11 @@ impl Summary {
         }
     }
 
-    /// Whether everything was as it should be.
+    /// Whether everything was as it should be. A verdict about nobody is none.
     #[must_use]
     pub fn ok(&self) -> bool {
-        self.unfair == 0 && self.unexpected == 0
+        let is_judged = self.judged > 0 || self.admitted == 0;
+        self.unfair == 0 && self.unexpected == 0 && is_judged
     }
 }
 
@@ -223,7 +230,11 @@ impl Display for Summary {
             seconds(wait.p95_ms),
             seconds(wait.max_ms)
         )?;
-        writeln!(f, "unfair                 {:>8}", self.unfair)?;
+        writeln!(
+            f,
+            "unfair                 {:>8} of {} judged",
+            self.unfair, self.judged
+        )?;
         writeln!(
             f,
             "polls                  {:>8} of {} requests",
@@ -267,7 +278,7 @@ mod tests {
             counts.stages.insert(stage, 1 << nth);
         }
         let schedule = ScheduleId(uuid::Uuid::nil());
-        let summary = Summary::of((schedule, 1), counts, &[], Duration::ZERO);
+        let summary = Summary::of((schedule, 1), counts, (0, &[]), Duration::ZERO);
         let told = serde_json::to_value(summary.outcomes).unwrap();
         let told: u64 = told
             .as_object()
@@ -293,7 +304,12 @@ mod tests {
                 by: Who::Place(9),
             },
         ];
-        let summary = Summary::of((schedule, 1), Counts::default(), &overtaken, Duration::ZERO);
+        let summary = Summary::of(
+            (schedule, 1),
+            Counts::default(),
+            (2, &overtaken),
+            Duration::ZERO,
+        );
         assert!(!summary.ok());
         for said in [
             "position 9 was let in while position 3 was there",
@@ -304,6 +320,26 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_about_nobody_is_none() {
+        let told = |judged, waits: &[Duration]| {
+            let counts = Counts {
+                waits: waits.to_vec(),
+                ..Counts::default()
+            };
+            let schedule = ScheduleId(uuid::Uuid::nil());
+            Summary::of((schedule, 1), counts, (judged, &[]), Duration::ZERO)
+        };
+        let wait = [Duration::from_secs(1)];
+        assert!(told(0, &[]).ok() && told(1, &wait).ok());
+        let nobody = told(0, &wait);
+        assert!(!nobody.ok());
+        let text = nobody.to_string();
+        assert!(text.contains("0 of 0 judged") && text.contains("nobody could be judged"));
+        assert!(told(4812, &wait).to_string().contains("0 of 4812 judged"));
+        assert_eq!(serde_json::to_value(told(7, &wait)).unwrap()["judged"], 7);
+    }
+
+    #[test]
     fn guests_are_told_of_where_there_are_some() {
         let told = |guests| {
             let counts = Counts {
@@ -311,7 +347,7 @@ mod tests {
                 ..Counts::default()
             };
             let schedule = ScheduleId(uuid::Uuid::nil());
-            Summary::of((schedule, 1), counts, &[], Duration::ZERO)
+            Summary::of((schedule, 1), counts, (0, &[]), Duration::ZERO)
         };
         let summary = told(Guests {
             joined: 30,

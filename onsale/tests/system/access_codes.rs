@@ -265,6 +265,14 @@ async fn codes_that_could_never_be_used_are_refused() {
             "not-after-opening",
             "before the booking opens",
         ),
+        (
+            "PRESALE",
+            7140,
+            9000,
+            "/validFrom",
+            "before-booking",
+            "before the booking opens",
+        ),
     ] {
         let body = body(grants, from, until);
         let refused = api.post(&admin, &path, "a-wrong-window", &body).await;
@@ -274,10 +282,14 @@ async fn codes_that_could_never_be_used_are_refused() {
         assert_eq!(told["errors"], expected, "{body}");
         assert!(text(&told["detail"]).contains(why), "{told}");
     }
-    // Whatever leaves some time is made: from before until after the booking, and guests who come
-    // before it and have their turn when the room opens.
-    let long = body("PRESALE", -9000, 100_000);
-    let right = [long.clone(), body("PRESALE", 0, 7260), body("VIP", 0, 60)];
+    // Whatever leaves some time is made: until after the booking, and guests who come before it and have
+    // their turn when the room opens.
+    let long = body("PRESALE", 7260, 100_000);
+    let right = [
+        long.clone(),
+        body("PRESALE", 7260, 7320),
+        body("VIP", 0, 60),
+    ];
     for (nth, right) in right.iter().enumerate() {
         let key = format!("a-right-window-{nth}");
         let _ = api.post(&admin, &path, &key, right).await.expect(201);
@@ -305,6 +317,57 @@ async fn codes_that_could_never_be_used_are_refused() {
     refused.expect_problem(410, "sale-closed");
     let again = api.post(&admin, &path, "while-it-is-on", &long).await;
     let _ = again.expect(201);
+}
+
+/// Nobody is let in before the booking opens, whichever is moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_presale_and_a_room_let_nobody_in_to_nothing() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(1).await;
+    let (api, admin) = (hall.api.clone(), hall.admin());
+    let path = format!("/admin/schedules/{date}");
+    let room = |opens_s| {
+        json!({ "queue": { "mode": "DRAW", "opensAt": soon(opens_s), "capacity": 5,
+                           "ratePerSecond": 100 } })
+    };
+    let booking = |opens_s| json!({ "bookingOpensAt": soon(opens_s) });
+    let refused = async |change: &Value, pointer: &str, code: &str| {
+        let refused = patch(&api, &admin, &path, change).await;
+        let expected = json!([{ "pointer": pointer, "code": code }]);
+        assert_eq!(refused.body["errors"], expected, "{change}");
+        refused.expect_problem(422, "validation-failed");
+    };
+    patch(&api, &admin, &path, &room(3600)).await.expect(200);
+    refused(&booking(3660), "/bookingOpensAt", "after-queue-opening").await;
+    let (_, fans) = code(&mut hall, date, 1, LONG_TIME).await;
+    // The booking is moved behind the beginning of a presale that is there.
+    let later = patch(&api, &admin, &path, &booking(3000)).await;
+    let _ = later.expect(200);
+    refused(&room(2940), "/queue/opensAt", "before-booking").await;
+    refused(&room(-60), "/queue/opensAt", "before-booking").await;
+    // A rule that lets nobody in any sooner is another matter, and so is a room that is paused.
+    for queue in [
+        json!({ "capacity": 7 }),
+        json!({ "paused": true, "opensAt": soon(60) }),
+        json!({ "opensAt": soon(3600) }),
+        json!({ "paused": false }),
+    ] {
+        let other = patch(&api, &admin, &path, &json!({ "queue": queue })).await;
+        let _ = other.expect(200);
+    }
+    let buyer = hall.buyer();
+    let path_of_room = format!("/schedules/{date}/queue");
+    let join = json!({ "accessCode": fans });
+    let early = api.post(&buyer, &path_of_room, "the-first-key", &join);
+    early.await.expect_problem(403, "access-code-not-yet");
+    // It was not used up by that.
+    let now = patch(&api, &admin, &path, &booking(-60)).await;
+    let _ = now.expect(200);
+    let joined = api
+        .post(&buyer, &path_of_room, "the-first-key", &join)
+        .await;
+    assert_eq!(joined.expect(201).body["guest"], true);
+    hall.assert_sound().await;
 }
 
 /// The same with another letter.

@@ -46,7 +46,7 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
     let mut hall = Hall::open().await;
     let date = hall.date(SEATS).await;
     let policy = json!({ "mode": "DRAW", "opensAt": soon(12), "capacity": 20, "ratePerSecond": 15,
-                         "passSeconds": 20, "presenceSeconds": 10 });
+                         "passSeconds": 20, "presenceSeconds": 15 });
     amend(&hall, date, policy).await;
     let summary = crowd(
         &hall,
@@ -69,6 +69,8 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
     ] {
         assert_eq!(count(&summary, pointer), expected, "{pointer} of {summary}");
     }
+    // All who know their place were judged.
+    assert!(count(&summary, "/judged") > BUYERS / 2, "{summary}");
     // Of each kind there were some, and the greedy were told no.
     for pointer in [
         "/outcomes/sold",
@@ -98,7 +100,7 @@ async fn guests_of_a_crowd_are_let_in_first_and_buy_before_the_others() {
     let mut hall = Hall::open().await;
     let date = hall.date(SEATS).await;
     let policy = json!({ "mode": "DRAW", "opensAt": soon(10), "capacity": 20, "ratePerSecond": 6,
-                         "passSeconds": 20, "presenceSeconds": 10 });
+                         "passSeconds": 20, "presenceSeconds": 15 });
     amend(&hall, date, policy).await;
     let email = "manager@example.com";
     let account = json!({ "email": email, "name": "Manager", "password": PASSWORD });

@@ -153,7 +153,7 @@ async fn what_is_no_policy_is_refused() {
         (json!({ "capacity": 100_001 }), "/queue/capacity"),
         (json!({ "ratePerSecond": 0 }), "/queue/ratePerSecond"),
         (json!({ "passSeconds": 86_401 }), "/queue/passSeconds"),
-        (json!({ "presenceSeconds": 4 }), "/queue/presenceSeconds"),
+        (json!({ "presenceSeconds": 14 }), "/queue/presenceSeconds"),
         (json!({ "holdsPerPass": 101 }), "/queue/holdsPerPass"),
         (json!({ "mode": "SOMETIMES" }), "/queue/mode"),
         (json!({ "paused": null }), "/queue/paused"),

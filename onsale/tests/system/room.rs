@@ -188,7 +188,7 @@ async fn a_ticket_is_good_for_its_user_and_date_as_it_was_signed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_silent_is_passed_over_and_next_when_it_returns() {
     let policy = PolicyChange {
-        presence_ms: Some(5000),
+        presence_ms: Some(15_000),
         ..by_arrival(1)
     };
     let mut line = Line::start(SystemOptions::default(), policy).await;
@@ -203,7 +203,7 @@ async fn who_is_silent_is_passed_over_and_next_when_it_returns() {
     let heard = [0, 2, 3];
     let silent = format!(
         "SELECT count(*) AS n FROM ticket WHERE arrival_no = 1 \
-             AND joined_at < now() - interval '9 seconds' AND schedule_id = '{}'",
+             AND joined_at < now() - interval '20 seconds' AND schedule_id = '{}'",
         line.date
     );
     while line.hall.number(&silent).await == 0 {
@@ -321,7 +321,7 @@ async fn told(stream: &mut Stream, wanted: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_tells_the_position_and_counts_as_being_there() {
     let policy = PolicyChange {
-        presence_ms: Some(5000),
+        presence_ms: Some(15_000),
         ..by_arrival(1)
     };
     let mut line = Line::start(SystemOptions::default(), policy).await;
@@ -344,7 +344,7 @@ async fn a_stream_tells_the_position_and_counts_as_being_there() {
     // For longer than the room waits for who is silent, nobody asks.
     let long = format!(
         "SELECT count(*) AS n FROM ticket WHERE arrival_no = 2 \
-             AND joined_at < now() - interval '9 seconds' AND schedule_id = '{}'",
+             AND joined_at < now() - interval '20 seconds' AND schedule_id = '{}'",
         line.date
     );
     line.hall.becomes(&long, 1).await;

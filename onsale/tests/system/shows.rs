@@ -245,5 +245,11 @@ async fn the_waiting_room_of_a_cancelled_show_is_paused() {
     tokio::time::timeout(PATIENCE, paused)
         .await
         .expect("who waits is told");
+    // Nobody gets in line any more, and who is there keeps the ticket.
+    let other = hall.buyer();
+    let late = api.post(&other, &path, "too-late-for-it", &Value::Null);
+    late.await.expect_problem(410, "sale-closed");
+    let again = api.post(&buyer, &path, "once-more-a-key", &Value::Null);
+    assert_eq!(again.await.expect(200).body["status"], "WAITING");
     hall.assert_sound().await;
 }

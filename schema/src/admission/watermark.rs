@@ -161,8 +161,9 @@ pub struct Eta {
 const POLL_MIN_MS: u64 = 1000;
 /// The longest, in milliseconds.
 pub const POLL_MAX_MS: u64 = 60_000;
-/// How often a guest asks, in milliseconds, if it need not ask more often to be heard, and they are few.
-const GUEST_POLL_MS: u64 = 3000;
+/// How often a guest asks, in milliseconds, if it need not ask more often to be heard, and they are few;
+/// and how soon one that has just joined.
+pub const GUEST_POLL_MS: u64 = 3000;
 /// A client asks so often while the line comes to it.
 const POLLS_PER_WAIT: u64 = 10;
 /// Who has to be heard asks so often in the time after which it counts as silent.
@@ -205,18 +206,22 @@ impl Watermark {
     }
 
     /// What a guest is told that waits. Where in its own line it stands is not known here; the more
-    /// they are, the later each asks again, so that all of them together ask no more often.
+    /// they are, the later each asks again, so that all of them together ask no more often. Before the
+    /// opening only those of a presale are let in, at once while there is room: so as long as there is,
+    /// whoever waits is told to ask like those in the lobby.
     #[must_use]
-    pub fn guest_sight(&self, arrival: ArrivalNo) -> Sight {
-        let presence_ms = u64::try_from(self.policy.presence_ms).unwrap_or(0);
-        let heard_ms = (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, POLL_MAX_MS);
-        let base = (self.least_ms(self.guests) / POLLS_PER_WAIT).max(GUEST_POLL_MS);
-        let base = base.min(heard_ms);
+    pub fn guest_sight(&self, arrival: ArrivalNo, now: Timestamp) -> Sight {
+        let opens_ms = u64::try_from(self.policy.opens_at.ms_since(now));
+        let has_room = self.active < self.policy.capacity;
+        let base = match opens_ms {
+            Ok(opens_ms) if has_room => opens_ms + POLL_MIN_MS,
+            Ok(_) | Err(_) => (self.least_ms(self.guests) / POLLS_PER_WAIT).max(GUEST_POLL_MS),
+        };
         Sight {
             position: None,
             ahead: None,
             eta: None,
-            poll_after_ms: spread(base, arrival),
+            poll_after_ms: spread(base.min(self.heard_ms()), arrival),
         }
     }
 
@@ -239,6 +244,12 @@ impl Watermark {
         })
     }
 
+    /// How often who has to be heard asks.
+    fn heard_ms(&self) -> u64 {
+        let presence_ms = u64::try_from(self.policy.presence_ms).unwrap_or(0);
+        (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, POLL_MAX_MS)
+    }
+
     /// How long it takes at least until so many are let in, by the most that the rules allow.
     fn least_ms(&self, count: u32) -> u64 {
         u64::from(count) * 1000 / u64::from(self.policy.rate_per_second.max(1))
@@ -253,8 +264,7 @@ impl Watermark {
         arrival: ArrivalNo,
         now: Timestamp,
     ) -> u32 {
-        let presence_ms = u64::try_from(self.policy.presence_ms).unwrap_or(0);
-        let heard_ms = (presence_ms / POLLS_PER_PRESENCE).clamp(POLL_MIN_MS, POLL_MAX_MS);
+        let heard_ms = self.heard_ms();
         let opens_ms = self.policy.opens_at.ms_since(now);
         let wait_ms = match (ahead, eta) {
             (Some(_), Some(eta)) => eta.low_ms / POLLS_PER_WAIT,
@@ -367,12 +377,35 @@ mod tests {
         let told = |guests: u32| {
             let mut told = watermark(500, 600, 60_000);
             (told.guests, told.policy.rate_per_second) = (guests, 10);
-            told.guest_sight(ArrivalNo(7)).poll_after_ms
+            let now = told.policy.opens_at;
+            told.guest_sight(ArrivalNo(7), now.plus_ms(1)).poll_after_ms
         };
         let all: Vec<u32> = [0, 300, 1000, 100_000].map(told).to_vec();
         assert!(all.is_sorted() && all[0] == all[1], "{all:?}");
         assert!(all[1] <= 3600 && all[2] >= 8000, "{all:?}");
         assert!(all[3] <= 18_000, "they have to be heard: {all:?}");
+    }
+
+    #[test]
+    fn a_guest_does_not_ask_every_moment_for_hours_before_the_opening() {
+        let told = |before_s: i64, active| {
+            let mut told = watermark(0, 0, 0);
+            (told.guests, told.active, told.policy.presence_ms) = (5, active, 60_000);
+            let now = told.policy.opens_at.plus_ms(-before_s * 1000);
+            told.guest_sight(ArrivalNo(7), now).poll_after_ms
+        };
+        let lobby = |before_s: i64| {
+            let told = watermark(0, 0, 0);
+            let now = told.policy.opens_at.plus_ms(-before_s * 1000);
+            told.sight(None, ArrivalNo(7), now).poll_after_ms
+        };
+        for before_s in [7200, 60, 10, 1, 0] {
+            assert_eq!(told(before_s, 50), lobby(before_s), "{before_s}");
+        }
+        assert!(told(7200, 50) >= 12_000);
+        // In a presale that is full whoever is next asks as often as ever.
+        let full = told(7200, 100);
+        assert!(full <= 3600 && full == told(-60, 100), "{full}");
     }
 
     #[test]

@@ -434,6 +434,7 @@ mod tests {
         let kind = admission::Kind::Seen {
             schedule_id: ScheduleId(Uuid::from_u128(3)),
             tickets: vec![ArrivalNo(4)],
+            others: false,
         };
         NewNotice::to_room(id(n), kind)
     }

@@ -272,6 +272,7 @@ async fn who_is_heard_writes_nothing_and_what_is_no_command_is_put_aside() {
     let seen = Kind::Seen {
         schedule_id,
         tickets: (0..3).map(ArrivalNo).collect(),
+        others: true,
     };
     for _ in 0..3 {
         let seen = rig.command(UserId(Uuid::nil()), seen.clone());

@@ -117,6 +117,7 @@ impl History {
             50..=64 => Kind::Seen {
                 schedule_id,
                 tickets: self.pick_ticket(room).into_iter().collect(),
+                others: self.rng.percent(50),
             },
             65..=84 => self.holds(room),
             85..=94 => Kind::Policy {
@@ -178,7 +179,7 @@ impl History {
             capacity: Some(u32::try_from(self.rng.range(0, 5)).unwrap()),
             rate_per_second: Some(u32::try_from(self.rng.range(1, 5)).unwrap()),
             pass_ms: Some(self.rng.range(1, 10) * 1000),
-            presence_ms: Some(5000),
+            presence_ms: Some(15_000),
             holds_per_pass: None,
             cancelled: self.rng.percent(2),
         }

@@ -90,6 +90,7 @@ impl Crowd {
             let seen = Kind::Seen {
                 schedule_id: room,
                 tickets: (0..tickets).map(ArrivalNo).collect(),
+                others: false,
             };
             self.say(room, seen);
         }
@@ -184,6 +185,7 @@ impl Crowd {
             60..=71 => Kind::Seen {
                 schedule_id,
                 tickets: ticket.iter().map(|(no, _)| *no).collect(),
+                others: sim.percent(50),
             },
             72..=84 => {
                 let until = sim.now().plus_ms(sim.range(-1000, 5000));
@@ -233,7 +235,7 @@ impl Crowd {
             capacity: Some(u32::try_from(sim.range(0, 4)).unwrap()),
             rate_per_second: Some(u32::try_from(sim.range(1, 10)).unwrap()),
             pass_ms: Some(sim.range(1, 4) * 1000),
-            presence_ms: Some(5000),
+            presence_ms: Some(15_000),
             holds_per_pass: None,
             cancelled: false,
         }

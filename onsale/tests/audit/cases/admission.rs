@@ -57,6 +57,16 @@ pub const CASES: &[Case] = &[
         &["Q2"],
     ),
     (
+        "two places of a drawn line that were swapped",
+        "UPDATE ticket SET place = 3 - place WHERE arrival_no IN (0, 1)",
+        &["Q2"],
+    ),
+    (
+        "a line that was drawn by another seed",
+        "UPDATE waiting_room SET seed = sha256('w')",
+        &["Q2"],
+    ),
+    (
         "an admission before the opening",
         "UPDATE waiting_room SET closed_at = at(7)",
         &["Q2"],

@@ -1,8 +1,10 @@
-//! An ingress that is cut off from the owners says that it knows nothing, and heals.
+//! What an outage does: an ingress that is cut off from the owners says that it knows nothing, and heals;
+//! clients that are cut off from all ingresses lose nothing.
 
 use super::line::Line;
 use super::{by_arrival, status};
 use crate::hall::PATIENCE;
+use onsale_schema::admission::PolicyChange;
 use onsale_testkit::SystemOptions;
 use onsale_testkit::proxy::Fault;
 use std::time::Duration;
@@ -47,4 +49,36 @@ async fn an_ingress_that_hears_nothing_of_a_room_shows_nothing_for_long_and_heal
         .await
         .expect("it heals");
     line.becomes(&apis[0], &buyer, &ticket, "WAITING").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_reach_no_ingress_for_long_are_passed_over_by_nobody() {
+    let policy = PolicyChange {
+        presence_ms: Some(15_000),
+        ..by_arrival(1)
+    };
+    let mut line = Line::start(SystemOptions::default(), policy).await;
+    let api = line.hall.api.clone();
+    let all = line.hall.buyers(4);
+    let mut tickets = Vec::new();
+    for buyer in &all {
+        tickets.push(line.ticket(&api, buyer).await);
+    }
+    line.becomes(&api, &all[0], &tickets[0], "ADMITTED").await;
+    for (buyer, ticket) in all.iter().zip(&tickets).skip(1) {
+        line.polled_until_reported(&api, buyer, ticket).await;
+    }
+    // Nobody asks for longer than somebody may be silent, as the ingress tells the owner each second.
+    let long = format!(
+        "SELECT count(*) AS n FROM ticket WHERE arrival_no = 3 \
+             AND joined_at < now() - interval '25 seconds' AND schedule_id = '{}'",
+        line.date
+    );
+    line.hall.becomes(&long, 1).await;
+    // The last in line is the first to come back.
+    line.polled_until_reported(&api, &all[3], &tickets[3]).await;
+    line.leave(&api, &all[0], None).await.expect(204);
+    line.polled_until_reported(&api, &all[3], &tickets[3]).await;
+    line.becomes(&api, &all[1], &tickets[1], "ADMITTED").await;
+    line.hall.assert_sound().await;
 }
