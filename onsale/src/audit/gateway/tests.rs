@@ -350,7 +350,7 @@ fn an_odd_order_is_right_only_when_it_was_put_right() {
             assert_eq!(found, differences, "{what}, {when}");
         }
     }
-    assert_eq!(looked_up(&[unpaid.clone()], &[], None), 0);
+    assert_eq!(looked_up(std::slice::from_ref(&unpaid), &[], None), 0);
     assert_eq!(looked_up(&[paid], &[], None), 1);
     // What the window says already is said once.
     let (found, doubts) =
