@@ -224,6 +224,15 @@ impl Answers {
         all.filter(|answer| answer.status == Some(status)).count() as u64
     }
 
+    /// Those that may have become a hold without being answered so: the outcome was open, or the answer
+    /// got lost.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let all = self.0.iter().flatten();
+        let is_open = |answer: &&Answer| matches!(answer.status, Some(202) | None);
+        all.filter(is_open).count() as u64
+    }
+
     /// Requests that were not answered with a hold, by what came instead.
     #[must_use]
     pub fn others(&self) -> BTreeMap<String, u64> {
