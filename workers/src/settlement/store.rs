@@ -4,6 +4,7 @@
 mod cancellations;
 pub mod charge_orders;
 mod facts;
+mod locks;
 mod notices;
 mod orders;
 mod payments;
@@ -11,10 +12,11 @@ mod reservations;
 mod tasks;
 
 pub use facts::facts_insert;
+pub use locks::reservation_lock;
 pub use notices::notice_insert;
 pub use orders::{OWNER_PAUSE_MS, OrderRow, payment_key_lock};
 pub use payments::payment_insert;
-pub use reservations::{reservation_lock, reservation_set_paid};
+pub use reservations::reservation_set_paid;
 
 use super::needs::Needs;
 use crate::ledger;
@@ -24,12 +26,12 @@ use cancellations::{
 };
 use diesel_async::AsyncPgConnection;
 use futures_util::future::{join, join4};
+use locks::lock;
 use onsale_domain::settlement::{Changes, Settlement};
 use onsale_platform::db;
 use onsale_schema::status::ReservationStatus;
 use onsale_schema::{ReservationId, Timestamp};
 use payments::{payment_list_by_command, payment_list_by_reservation, payment_load};
-use reservations::lock;
 use std::collections::BTreeSet;
 
 /// Locks what is needed, in the order that all workers keep, and loads it. What is not seen then does

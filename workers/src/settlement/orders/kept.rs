@@ -3,18 +3,16 @@
 //! to say. Nothing is sold or given back here; what does not agree is for somebody to see to.
 
 use super::Told;
+use super::refunds::refund_list;
 use crate::gateway::Payment;
-use diesel::QueryableByName;
-use diesel::sql_types::{Numeric, Text, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::AsyncPgConnection;
 use onsale_domain::settlement::Order;
 use onsale_domain::settlement::kept::agrees;
 use onsale_domain::settlement::order::Learned;
-use onsale_domain::settlement::refund::{Entry, Ours};
+use onsale_domain::settlement::refund::Entry;
 use onsale_platform::db;
-use onsale_platform::sql::statement;
-use onsale_schema::status::{OrderStatus, RefundStatus};
-use onsale_schema::{Money, RefundId};
+use onsale_schema::Money;
+use onsale_schema::status::OrderStatus;
 
 /// What the gateway has said of the payment of such an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,16 +63,6 @@ pub(super) fn read(order: &Order, payment: Option<&Payment>) -> Told {
     }
 }
 
-#[derive(QueryableByName)]
-struct RefundRow {
-    #[diesel(sql_type = SqlUuid)]
-    refund_id: RefundId,
-    #[diesel(sql_type = Numeric)]
-    amount: Money,
-    #[diesel(sql_type = Text)]
-    status: RefundStatus,
-}
-
 /// Whether the gateway keeps what it is to keep, of an order that is locked. No refund of it has ended
 /// since the gateway was asked, or the order would be at another step.
 pub(super) async fn compare(
@@ -83,19 +71,7 @@ pub(super) async fn compare(
     seen: &Seen,
 ) -> Result<Learned, db::Error> {
     assert!(is_of(order.status), "it has ended so for good");
-    let rows: Vec<RefundRow> = statement(
-        "SELECT refund_id, amount, status FROM refund WHERE order_id = $1 AND method = 'GATEWAY'",
-    )
-    .bind::<SqlUuid, _>(order.order_id)
-    .load(conn)
-    .await?;
-    let all: Vec<Ours> = (rows.into_iter())
-        .map(|row| Ours {
-            refund_id: row.refund_id,
-            amount: row.amount,
-            status: row.status,
-        })
-        .collect();
+    let all = refund_list(conn, order.order_id).await?;
     if seen.is_sound && agrees(&all, &seen.given) {
         return Ok(Learned::Captured);
     }

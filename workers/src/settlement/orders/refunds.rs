@@ -7,6 +7,8 @@
 
 mod store;
 
+pub(super) use store::refund_list;
+
 use super::store::Limits;
 use super::{Driver, Steps, insist};
 use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
@@ -176,7 +178,9 @@ async fn look_up(driver: &Driver, claimed: &Claimed, end: &mut End) -> Result<Le
         Ok(payment) => {
             // After the gateway has said what it has given back: the row of a refund is there before
             // it is asked for, so that no name of ours is unknown.
-            let all = store::refund_list(&driver.ctx.pool, claimed.order_id).await?;
+            let mut conn = driver.ctx.pool.get().await?;
+            let all = refund_list(&mut conn, claimed.order_id).await?;
+            drop(conn);
             judge(claimed, &all, &payment, end)
         }
         Err(Error::NotFound) => Learned::NotMade,

@@ -121,16 +121,15 @@ struct OursRow {
 }
 
 /// All refunds of a payment: no more than it has seats.
-pub(super) async fn refund_list(
-    pool: &db::Pool,
+pub(in crate::settlement::orders) async fn refund_list(
+    conn: &mut AsyncPgConnection,
     order_id: PaymentOrderId,
 ) -> Result<Vec<Ours>, db::Error> {
-    let mut conn = pool.get().await?;
     let rows: Vec<OursRow> = statement(
         "SELECT refund_id, amount, status FROM refund WHERE order_id = $1 AND method = 'GATEWAY'",
     )
     .bind::<SqlUuid, _>(order_id)
-    .load(&mut conn)
+    .load(conn)
     .await?;
     let ours = |row: OursRow| Ours {
         refund_id: row.refund_id,
