@@ -1,6 +1,7 @@
 //! One order on its way, and what its buyer asks for, or who administers.
 
 use super::cases::{Case, Path};
+use super::taken;
 use crate::cards::CHARGES;
 use crate::hall::Hall;
 use crate::shop::{Order, won};
@@ -45,9 +46,9 @@ impl Wish {
         api.send(request.header("prefer", "respond-async")).await
     }
 
-    /// Asks, and waits.
+    /// Asks, and waits, also if it is told to come back later.
     pub async fn insist(&self, api: &Api) -> Answer {
-        api.post(&self.by, &self.path, &self.key, &self.body).await
+        taken(async || api.post(&self.by, &self.path, &self.key, &self.body).await).await
     }
 
     /// The same under another key.
