@@ -330,7 +330,10 @@ impl From<db::Error> for Problem {
                 Self::unavailable()
             }
             db::Error::NotFound => Self::new(Code::NotFound),
-            db::Error::Constraint { .. } | db::Error::Taken(_) | db::Error::Refused(_) => {
+            db::Error::Constraint { .. }
+            | db::Error::Taken(_)
+            | db::Error::Aborted(_)
+            | db::Error::Refused(_) => {
                 tracing::error!(%error, "a request could not be served");
                 Self::internal()
             }

@@ -74,9 +74,25 @@ pub enum Error {
     /// No row where one was asked for.
     #[error("not found")]
     NotFound,
+    /// Another statement of the transaction has failed before, and says why; see [`both`].
+    #[error("the transaction has failed before: {0}")]
+    Aborted(String),
     /// Anything else; again would fail again.
     #[error("the database refused: {0}")]
     Refused(String),
+}
+
+/// What two statements have come to that were sent in one go, in either order: of two errors the one that
+/// is the cause of the other.
+///
+/// # Errors
+/// That of either, or the cause.
+pub fn both<A, B>(one: Result<A, Error>, other: Result<B, Error>) -> Result<(A, B), Error> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(Error::Aborted(_)), Err(cause)) => Err(cause),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
 }
 
 impl Error {
@@ -85,7 +101,11 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Contended(_) => true,
-            Self::Constraint { .. } | Self::Taken(_) | Self::NotFound | Self::Refused(_) => false,
+            Self::Constraint { .. }
+            | Self::Taken(_)
+            | Self::NotFound
+            | Self::Aborted(_)
+            | Self::Refused(_) => false,
         }
     }
 }
@@ -123,6 +143,7 @@ impl From<DieselError> for Error {
 /// Diesel keeps no SQLSTATE for these, so they are told by their text.
 fn by_message(message: String) -> Error {
     const CONTENDED: &[&str] = &["deadlock detected", "due to lock timeout"];
+    const ABORTED: &str = "current transaction is aborted";
     const AWAY: &[&str] = &[
         "terminating connection",
         "the database system is",
@@ -141,6 +162,8 @@ fn by_message(message: String) -> Error {
         Error::Contended(message)
     } else if has(AWAY) {
         Error::Unavailable(message)
+    } else if message.contains(ABORTED) {
+        Error::Aborted(message)
     } else {
         Error::Refused(message)
     }
@@ -438,6 +461,28 @@ mod tests {
                 "{wrong}: {why}"
             );
         }
+    }
+
+    #[test]
+    fn of_two_errors_the_cause_is_kept() {
+        let aborted = || by_message("current transaction is aborted, commands ignored".into());
+        let deadlock = || by_message("deadlock detected".into());
+        let refused = || by_message("division by zero".into());
+        for (one, other) in [(deadlock(), aborted()), (aborted(), deadlock())] {
+            let why = both::<(), ()>(Err(one), Err(other));
+            assert!(matches!(why, Err(Error::Contended(_))), "{why:?}");
+        }
+        let first = both::<(), ()>(Err(refused()), Err(deadlock()));
+        assert!(matches!(first, Err(Error::Refused(_))), "{first:?}");
+        assert!(matches!(
+            both(Err::<(), _>(aborted()), Ok(())),
+            Err(Error::Aborted(_))
+        ));
+        assert!(matches!(
+            both(Ok(()), Err::<(), _>(aborted())),
+            Err(Error::Aborted(_))
+        ));
+        assert!(matches!(both(Ok(1), Ok("two")), Ok((1, "two"))));
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl<Q: Queue> Job<Q> {
         let known = store::outcome_list_known::<Q::Outcome>(conn, Q::LANE, &ids);
         // What another replica commits in between is found when the outcomes are written.
         let (known, state) = join(known, load).await;
-        let (known, state) = (known?, state?);
+        let (known, state) = db::both(known, state)?;
         let open = self.open(&known);
         let commands: Vec<&Command<Q::Kind>> = open
             .iter()
@@ -132,9 +132,7 @@ impl<Q: Queue> Job<Q> {
             }
         };
         let (stored, written) = join(store, self.write(conn, &decided, &dead)).await;
-        // If the changes were refused, so was all that came behind them.
-        stored?;
-        written?;
+        db::both(stored, written)?;
         Ok(self.done(decided, known, labels, &dead))
     }
 

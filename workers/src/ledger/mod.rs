@@ -81,10 +81,12 @@ impl Queue for Ledger {
             clock_now(conn),
         )
         .await;
-        store::charge_load(charges?, &mut accounts);
-        charge_orders::load(orders?, &mut accounts);
-        charge_orders::load_open(open?, &mut accounts);
-        Ok((accounts, now?))
+        let ((charges, orders), (open, now)) =
+            db::both(db::both(charges, orders), db::both(open, now))?;
+        store::charge_load(charges, &mut accounts);
+        charge_orders::load(orders, &mut accounts);
+        charge_orders::load_open(open, &mut accounts);
+        Ok((accounts, now))
     }
 
     fn decide(
@@ -109,7 +111,8 @@ impl Queue for Ledger {
             charge_orders::insert(conn, &changes.orders),
         )
         .await;
-        made.and(ordered)
+        db::both(made, ordered)?;
+        Ok(())
     }
 
     async fn committed(&self, ctx: &Context, outcomes: &[MessageOutcomes<Outcome>]) {

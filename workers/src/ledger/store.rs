@@ -131,9 +131,8 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
         balance_update(conn, changes),
     )
     .await;
-    // An error of the first makes the second fail, too.
-    transfers?;
-    balances
+    db::both(transfers, balances)?;
+    Ok(())
 }
 
 async fn transfer_insert(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {

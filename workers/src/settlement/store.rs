@@ -60,7 +60,7 @@ pub async fn load(
         payment_list_by_command(conn, needs),
     )
     .await;
-    let mut locked = locked?;
+    let (mut locked, by_command) = db::both(locked, by_command)?;
     if needs.locks_between() {
         orders::load(conn, needs, &mut state.ordering).await?;
         tasks::load(conn, needs, &mut state.tasks).await?;
@@ -87,16 +87,20 @@ pub async fn load(
         terms_list(conn, &needs.cancelled),
     )
     .await;
-    for reservation_id in paying?.into_iter().chain(locked.paying) {
+    let ((paying, by_reservation), (cancellations, terms)) = db::both(
+        db::both(paying, by_reservation),
+        db::both(cancellations, terms),
+    )?;
+    for reservation_id in paying.into_iter().chain(locked.paying) {
         state.ordering.load_paying(reservation_id);
     }
     for reservation in locked.reservations {
         state.load_reservation(reservation);
     }
     state.accounts = locked.accounts;
-    payment_load(by_reservation?.into_iter().chain(by_command?), &mut state);
-    cancellation_load(cancellations?, &mut state);
-    terms_load(terms?, &mut state);
+    payment_load(by_reservation.into_iter().chain(by_command), &mut state);
+    cancellation_load(cancellations, &mut state);
+    terms_load(terms, &mut state);
     Ok((state, locked.now))
 }
 
@@ -151,8 +155,10 @@ async fn write(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Er
     );
     let facts = facts::facts_insert(conn, &changes.facts);
     let ((ledger, payments, paid, notices), facts) = join(made, facts).await;
-    // The first error in the order of the statements is the cause of the others.
-    ledger.and(payments).and(paid).and(notices).and(facts)?;
+    db::both(
+        db::both(ledger, payments),
+        db::both(db::both(paid, notices), facts),
+    )?;
     // What was paid in the same batch may be cancelled in it.
     let (cancellations, refunds, sums, seats) = join4(
         cancellation_insert(conn, &changes.cancellations),
@@ -161,5 +167,6 @@ async fn write(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Er
         reservations::reservation_set_cancelled(conn, &changes.cancelled),
     )
     .await;
-    cancellations.and(refunds).and(sums).and(seats)
+    db::both(db::both(cancellations, refunds), db::both(sums, seats))?;
+    Ok(())
 }

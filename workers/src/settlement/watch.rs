@@ -90,8 +90,9 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
                FROM refund WHERE compare_at IS NOT NULL AND compared_at IS NULL) AS c, \
               (SELECT count(*) AS odd FROM payment_order WHERE odd_at IS NOT NULL) AS odd, \
               (SELECT count(*) AS in_vain FROM payment_order \
-               WHERE next_at IS NOT NULL AND status IN ('READY', 'FAILED') AND odd_at IS NULL \
-                 AND attempts >= $1) AS v, \
+               WHERE next_at IS NOT NULL \
+                 AND status IN ('READY', 'FAILED', 'PAID', 'REFUNDING', 'REFUNDED') \
+                 AND odd_at IS NULL AND attempts >= $1) AS v, \
               (SELECT count(*) AS aside FROM show_aside JOIN reservation AS r USING (reservation_id) \
                WHERE r.status = 'PAID') AS a",
     )
