@@ -14,12 +14,14 @@ mod ordering;
 mod pay;
 pub mod refund;
 mod tasks;
+mod write_off;
 
 pub use cancel::{Asker, CancelledSeats, Captured, NewCancellation, NewRefund, Terms};
 pub use order::{Order, Purpose, Reserved};
 pub use ordering::Ordering;
 pub use pay::{INSUFFICIENT_POINTS, NewPayment};
 pub use tasks::{Action, NewAction, Tasks};
+pub use write_off::{NewWriteOff, WriteOffs};
 
 use crate::ledger::{self, Accounts};
 use onsale_schema::message::{Command, Fingerprint};
@@ -86,6 +88,8 @@ pub struct Settlement {
     pub ordering: Ordering,
     /// Refunds that somebody wants to see to.
     pub tasks: Tasks,
+    /// What was written off.
+    pub write_offs: WriteOffs,
 }
 
 /// What a batch of settlement decisions writes.
@@ -118,6 +122,8 @@ pub struct Changes {
     pub events: Vec<NewEvent>,
     /// What somebody has done about refunds that were stuck, or had to be compared.
     pub actions: Vec<NewAction>,
+    /// What somebody has written off of orders, which are looked up next.
+    pub write_offs: Vec<NewWriteOff>,
 }
 
 impl Changes {
@@ -139,6 +145,7 @@ impl Changes {
             && self.confirmed.is_empty()
             && self.events.is_empty()
             && self.actions.is_empty()
+            && self.write_offs.is_empty()
     }
 }
 
@@ -295,6 +302,18 @@ impl Settlement {
             Kind::CompareRefund { refund_id, note } => {
                 let action = Action::Comparison { note: note.clone() };
                 self.attend(command, *refund_id, action, now, changes)
+            }
+            Kind::WriteOff {
+                order_id,
+                amount,
+                note,
+            } => {
+                let wanted = write_off::Wanted {
+                    order_id: *order_id,
+                    amount: *amount,
+                    note,
+                };
+                self.write_off(command, wanted, now, changes)
             }
         }
     }

@@ -110,7 +110,7 @@ fn what_was_given_back_is_refunds_of_ours_or_somebody_has_to_see_to_it() {
     for (what, all, given, expected) in table {
         let all: Vec<Ours> = all.iter().copied().map(ours).collect();
         let given: Vec<Entry> = given.iter().copied().map(entry).collect();
-        assert_eq!(agrees(&all, &given), *expected, "{what}");
+        assert_eq!(agrees(&all, &given, Money::ZERO), *expected, "{what}");
     }
 }
 
@@ -138,7 +138,7 @@ fn no_refund_of_ours_is_taken_for_somebody_elses_nor_the_other_way_round() {
             all.push(ours((no, won, status)));
             given.extend(by.map(|by| entry((by, won))));
         }
-        assert!(agrees(&all, &given), "{all:?} {given:?}");
+        assert!(agrees(&all, &given, Money::ZERO), "{all:?} {given:?}");
         let won = rng.range(1, 3);
         let is_named = |one: &Ours| given.iter().any(|e| e.refund_id == Some(one.refund_id));
         let unnamed = all.iter().filter(|one| {
@@ -149,6 +149,75 @@ fn no_refund_of_ours_is_taken_for_somebody_elses_nor_the_other_way_round() {
             .filter(|e| e.amount == Money::won(won) && e.refund_id.is_none());
         let may_be_ours = by_hand.count() < unnamed.count();
         given.push(entry((None, won)));
-        assert_eq!(agrees(&all, &given), may_be_ours, "{all:?} {given:?}");
+        assert_eq!(
+            agrees(&all, &given, Money::ZERO),
+            may_be_ours,
+            "{all:?} {given:?}"
+        );
     });
+}
+
+/// What was written off and what our refunds have given back must be all that went back: no less, and no
+/// more than what is on its way explains.
+#[test]
+fn what_is_written_off_adds_up_with_our_refunds() {
+    let (hand, first) = (None, Some(1));
+    let table: &[(&str, Refunds<'_>, Given<'_>, i64, bool)] = &[
+        ("all of it", &[], &[(hand, 5)], 5, true),
+        ("less of it", &[], &[(hand, 5)], 4, false),
+        ("more of it", &[], &[(hand, 5)], 6, false),
+        ("nothing went back", &[], &[], 5, false),
+        ("by two", &[], &[(hand, 2), (hand, 3)], 5, true),
+        ("by another's refund", &[], &[(Some(9), 5)], 5, true),
+        (
+            "beside a refund",
+            &[(1, 5, Done)],
+            &[(first, 5), (hand, 3)],
+            3,
+            true,
+        ),
+        (
+            "beside one by hand",
+            &[(1, 5, Done)],
+            &[(hand, 5), (hand, 3)],
+            3,
+            true,
+        ),
+        ("in place of one", &[(1, 5, Done)], &[(hand, 5)], 5, false),
+        (
+            "beside one on its way",
+            &[(1, 5, Pending)],
+            &[(hand, 3)],
+            3,
+            true,
+        ),
+        (
+            "and that was made",
+            &[(1, 5, Pending)],
+            &[(first, 5), (hand, 3)],
+            3,
+            true,
+        ),
+        (
+            "and that was made by hand",
+            &[(1, 5, Stuck)],
+            &[(hand, 8)],
+            3,
+            true,
+        ),
+        ("paid otherwise", &[(1, 5, Resolved)], &[(hand, 3)], 3, true),
+        (
+            "but of another amount by its name",
+            &[(1, 5, Done)],
+            &[(first, 4), (hand, 3)],
+            3,
+            false,
+        ),
+    ];
+    for (what, all, given, written_off, expected) in table {
+        let all: Vec<Ours> = all.iter().copied().map(ours).collect();
+        let given: Vec<Entry> = given.iter().copied().map(entry).collect();
+        let is_right = agrees(&all, &given, Money::won(*written_off));
+        assert_eq!(is_right, *expected, "{what}");
+    }
 }

@@ -16,7 +16,7 @@ use crate::refusal;
 use crate::reservations::{self, CancellationView, Extension, ReservationView};
 use crate::room::{self, TicketView};
 use crate::submit::{self, pending};
-use crate::tasks::{self, AttendedView};
+use crate::tasks::{self, AttendedView, WrittenOffView};
 use crate::token::{Asked, CommandToken};
 use crate::trace::TraceId;
 use axum::extract::{Path, State};
@@ -89,6 +89,7 @@ enum DecidedBody {
     Extension(Extension),
     Cancellation(CancellationView<'static>),
     Attended(AttendedView),
+    WrittenOff(WrittenOffView),
     Draw(DrawView),
     Ticket(TicketView),
     Problem(problem::Document<'static>),

@@ -179,6 +179,7 @@ impl Readable {
                     K::RetryRefund { .. } => ("retry-refund", None, None),
                     K::ResolveRefund { .. } => ("resolve-refund", None, None),
                     K::CompareRefund { .. } => ("compare-refund", None, None),
+                    K::WriteOff { .. } => ("write-off", None, None),
                     K::Cancel {
                         reservation_id,
                         seats,
@@ -382,7 +383,8 @@ pub async fn retry(
                 }
                 settlement::Kind::RetryRefund { .. }
                 | settlement::Kind::ResolveRefund { .. }
-                | settlement::Kind::CompareRefund { .. } => Asked::Task,
+                | settlement::Kind::CompareRefund { .. }
+                | settlement::Kind::WriteOff { .. } => Asked::Task,
             };
             let place = (asked, None);
             let batcher = &app.batchers.settlement;

@@ -140,7 +140,8 @@ impl Commands for Settlement {
             | settlement::Kind::Order { .. }
             | settlement::Kind::RetryRefund { .. } => KIND_BYTES,
             settlement::Kind::ResolveRefund { note, .. }
-            | settlement::Kind::CompareRefund { note, .. } => KIND_BYTES + note.len(),
+            | settlement::Kind::CompareRefund { note, .. }
+            | settlement::Kind::WriteOff { note, .. } => KIND_BYTES + note.len(),
             settlement::Kind::Confirm { payment_key, .. } => KIND_BYTES + payment_key.len(),
             settlement::Kind::GatewayEvent { event_id, .. } => KIND_BYTES + event_id.len(),
             settlement::Kind::Cancel { seats, .. } => {

@@ -151,7 +151,7 @@ pub fn paid(outcome: &Outcome) -> Result<Decided, Problem> {
         Outcome::Ordered(order) => orders::ordered(order)?,
         Outcome::Confirmed(order) => return Ok(Decided::Order(order.order_id)),
         Outcome::Noted => Answer::done(),
-        Outcome::Cancelled(_) | Outcome::Attended(_) => {
+        Outcome::Cancelled(_) | Outcome::Attended(_) | Outcome::WrittenOff(_) => {
             tracing::error!("a command was answered as another kind");
             return Err(Problem::internal());
         }

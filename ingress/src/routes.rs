@@ -82,6 +82,7 @@ fn admin(group: Group) -> Group {
         .routes(routes!(tasks::retry))
         .routes(routes!(tasks::resolve))
         .routes(routes!(tasks::compare))
+        .routes(routes!(tasks::write_off))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::edit, webhooks::delete))
         .routes(routes!(webhooks::rotate))

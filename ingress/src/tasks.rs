@@ -4,6 +4,9 @@
 //! alone writes refunds and orders.
 
 mod store;
+mod write_off;
+
+pub use write_off::{__path_write_off, WrittenOffView, write_off};
 
 use crate::answer::{self, Answer};
 use crate::app::App;
@@ -46,7 +49,8 @@ const ROUTE_COMPARISON: &str = "/api/v1/admin/tasks/{refundId}/comparison";
 ///   refund of the payment was paid once.
 /// - `ORDER_ODD`: The gateway has captured money that is not what was ordered, or has given some of it back
 ///   without us. Put it right in the gateway's own pages, as a rule by giving all of it back; the order is
-///   looked up again every ten minutes, and the task ends by itself.
+///   looked up again every ten minutes, and the task ends by itself. What went back of a sold order and is to
+///   stay so can be written off (`orders/…/write-off`).
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 enum TaskKind {
     /// The gateway would not make a refund.
@@ -74,7 +78,7 @@ enum TaskKind {
 /// - `OPEN`: Somebody has to.
 /// - `RESOLVING`: Somebody says to have paid the money back by other means; it does not count yet.
 ///   Don't pay it back again.
-/// - `RESOLVED`: Somebody has paid the money back by other means, or has compared.
+/// - `RESOLVED`: Somebody has paid the money back by other means, has compared, or has written it off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum TaskState {
@@ -83,7 +87,7 @@ enum TaskState {
     /// Somebody says to have paid the money back by other means, and the gateway is yet to say that it
     /// has not made the refund, too. Don't pay it back again.
     Resolving,
-    /// Somebody has paid the money back by other means, or has compared what was paid.
+    /// Somebody has paid the money back by other means, has compared what was paid, or has written it off.
     Resolved,
 }
 
@@ -121,6 +125,10 @@ struct TaskView {
     user_id: UserId,
     /// Of the refund; of an order that is odd, what was ordered.
     amount: Money,
+    /// What somebody has written off of the order (`ORDER_ODD`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    written_off: Option<Money>,
     /// Since when it is owed; left out where nothing is (`ORDER_ODD`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -144,11 +152,11 @@ struct TaskView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retried_by: Option<UserId>,
-    /// Who says to have paid it back by other means.
+    /// Who says to have paid it back by other means, or has written it off.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     resolved_by: Option<UserId>,
-    /// By which means.
+    /// By which means, or why.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     note: Option<String>,
@@ -189,6 +197,7 @@ fn state(row: &Row) -> TaskState {
         (Some(RefundCompare::Twice | RefundCompare::ByHand), _) => TaskState::Open,
         (None, Some(RefundStatus::Resolved)) => TaskState::Resolved,
         (None, Some(RefundStatus::Resolving)) => TaskState::Resolving,
+        (None, None) if !row.is_odd => TaskState::Resolved,
         // What is done is nobody's task, and is not read.
         (None, Some(RefundStatus::Stuck | RefundStatus::Pending | RefundStatus::Done) | None) => {
             TaskState::Open
@@ -211,6 +220,7 @@ impl From<Row> for TaskView {
             cancellation_id: row.cancellation_id,
             user_id: row.user_id,
             amount: row.amount,
+            written_off: row.written_off,
             owed_since: row.owed_since,
             attempts: row.attempts,
             last_error: row.last_error,
@@ -232,7 +242,7 @@ impl From<Row> for TaskView {
 pub struct Wanted {
     /// Those that somebody has to see to (`OPEN`), or of which somebody says to have paid the money back
     /// by other means, and the gateway is yet to be asked (`RESOLVING`), or has said that it has not
-    /// (`RESOLVED`, as is what somebody has compared). Without it, those that are `OPEN` and `RESOLVING`.
+    /// (`RESOLVED`, as is what somebody has compared or written off). Without it, those that are `OPEN` and `RESOLVING`.
     #[param(value_type = TaskState, required = false)]
     state: Option<String>,
     /// Where the page before ended; the first page without it.
@@ -250,7 +260,8 @@ pub struct Wanted {
 /// (`REFUND_IN_DOUBT`), as a rule as nobody can tell whether the gateway has made them: somebody has to
 /// look at the payment in the gateway's own pages. Money that went back twice (`REFUND_TWICE`) or has
 /// perhaps (`REFUND_TO_COMPARE`): somebody has to compare, and to say so. And orders whose payment at the
-/// gateway is not what was ordered (`ORDER_ODD`), which end by themselves when that is put right there.
+/// gateway is not what was ordered (`ORDER_ODD`), which end by themselves when that is put right there, or
+/// by a write-off.
 /// What has been a task for longest comes first.
 #[utoipa::path(get, path = "/admin/tasks", operation_id = "listTasks", tag = "Administration",
     params(Wanted),
@@ -484,6 +495,7 @@ pub fn attended(outcome: &Outcome) -> Result<Answer, Problem> {
                 at: task.at,
             })?,
         }),
+        Outcome::WrittenOff(done) => write_off::written_off(done),
         Outcome::Refused(refusal) => Err(refusal.into()),
         Outcome::DeadLettered => Err(Problem::unavailable()),
         Outcome::Paid(_)

@@ -102,7 +102,7 @@ pub const TABLES: &[Table] = &[
     table("partition",      "SELECT",                         "SELECT, INSERT, UPDATE",         "SELECT"),
     table("payment",        "SELECT",                         "SELECT, INSERT, UPDATE (refunded)", "SELECT"),
     table("payment_facts",  "",                               "SELECT, INSERT, UPDATE",         "SELECT"),
-    table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, payment_key, confirm_command_id, confirm_fingerprint, notice_id, rehold_id, fail_code, captured, refunded, confirmed_at, updated_at, odd_at), DELETE", "SELECT"),
+    table("payment_order",  "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, payment_key, confirm_command_id, confirm_fingerprint, notice_id, rehold_id, fail_code, captured, refunded, confirmed_at, updated_at, odd_at, may_be_back), DELETE", "SELECT"),
     table("payment_order_key", "",                            "SELECT, INSERT, DELETE",         "SELECT"),
     table("refund",         "SELECT",                         "SELECT, INSERT, UPDATE (status, step_no, attempts, next_at, last_error, stuck_at, done_at, settles_at, key_no, compare, compare_at, compared_at)", "SELECT"),
     table("refund_action",  "SELECT",                         "SELECT, INSERT",                 "SELECT"),
@@ -122,6 +122,7 @@ pub const TABLES: &[Table] = &[
     // The secret of a draw is seen when it was drawn.
     table("waiting_room",   "SELECT (schedule_id, commitment, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, lobby_digest, beacon, lobby_order, seed, revealed, front, admissions, rate_used, latest, guest_front, holds_per_pass_before, cancelled)", "SELECT, INSERT, UPDATE (mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, lobby_digest, beacon, lobby_order, seed, front, admissions, rate_used, latest, guest_front, holds_per_pass_before, cancelled)", "SELECT (schedule_id, commitment, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, lobby_digest, beacon, lobby_order, seed, revealed, front, admissions, rate_used, latest, guest_front, holds_per_pass_before, cancelled)"),
     table("webhook",        "SELECT, INSERT, UPDATE (url, topics, secret, previous_secret, previous_secret_until, rotation_id, earlier_rotations, rotation_print, generation, state, attempts, failing_since, next_at), DELETE", "SELECT, UPDATE (state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at, recent)", "SELECT (webhook_id, topics, created_at, created_by, generation, state, cursor_no, sequence, attempts, failing_since, next_at, delivered_at, missed_at)"),
+    table("write_off",      "SELECT",                         "SELECT, INSERT",                 "SELECT"),
     table("worker",         "SELECT",                         "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
 ];
 

@@ -98,9 +98,20 @@ pub enum Kind {
         /// What was found, and done about it, for whoever asks later.
         note: String,
     },
+    /// Somebody who administers says that so much of a sold payment went back at the gateway apart from its
+    /// refunds, and is to stay so.
+    WriteOff {
+        /// Of which order.
+        order_id: PaymentOrderId,
+        /// How much, in place of what was said before.
+        amount: Money,
+        /// Why, for whoever asks later.
+        note: String,
+    },
 }
 
-/// The most characters of the note of a [`Kind::ResolveRefund`] or a [`Kind::CompareRefund`].
+/// How many characters the note of a [`Kind::ResolveRefund`], a [`Kind::CompareRefund`] or a
+/// [`Kind::WriteOff`] has.
 pub const NOTE_CHARS: std::ops::RangeInclusive<usize> = 1..=500;
 
 /// What became of a command.
@@ -118,6 +129,8 @@ pub enum Outcome {
     Noted,
     /// Somebody has seen to a refund that was stuck, or that had to be compared.
     Attended(RefundTask),
+    /// So much of a payment was written off; it is looked up next.
+    WrittenOff(WrittenOff),
     /// No, and why. No money moved.
     Refused(Refusal),
     /// It could not be processed and lies among the dead letters.
@@ -177,6 +190,17 @@ pub struct RefundTask {
     /// How far it is now.
     pub status: RefundStatus,
     /// Since when.
+    pub at: Timestamp,
+}
+
+/// What was written off of a payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenOff {
+    /// Of which order.
+    pub order_id: PaymentOrderId,
+    /// How much.
+    pub amount: Money,
+    /// When.
     pub at: Timestamp,
 }
 

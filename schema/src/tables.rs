@@ -161,6 +161,7 @@ diesel::table! {
         rehold_id -> Nullable<Uuid>, fail_code -> Nullable<Text>, captured -> Numeric,
         refunded -> Numeric, created_at -> Timestamptz, updated_at -> Timestamptz,
         confirmed_at -> Nullable<Timestamptz>, odd_at -> Nullable<Timestamptz>,
+        may_be_back -> Bool,
     }
 }
 diesel::table! {
@@ -208,6 +209,12 @@ diesel::table! {
     refund_action (command_id) {
         command_id -> Uuid, fingerprint -> Uuid, refund_id -> Uuid, kind -> Text, user_id -> Uuid,
         note -> Nullable<Text>, at -> Timestamptz,
+    }
+}
+diesel::table! {
+    write_off (command_id) {
+        command_id -> Uuid, fingerprint -> Uuid, order_id -> Uuid, amount -> Numeric, user_id -> Uuid,
+        note -> Text, at -> Timestamptz,
     }
 }
 diesel::table! {

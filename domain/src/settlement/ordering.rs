@@ -65,6 +65,11 @@ impl Ordering {
         self.events.insert(event_id);
     }
 
+    /// An order that was loaded.
+    pub(super) fn order(&self, order_id: PaymentOrderId) -> Option<&Order> {
+        self.orders.get(&order_id)
+    }
+
     /// Whether an order is paying it.
     pub(super) fn is_paying(&self, reservation_id: ReservationId) -> bool {
         self.paying.contains(&reservation_id)

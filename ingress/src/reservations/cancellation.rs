@@ -259,6 +259,7 @@ pub async fn cancelled(app: &App, outcome: &Outcome) -> Result<Answer, Problem> 
         | Outcome::Ordered(_)
         | Outcome::Confirmed(_)
         | Outcome::Attended(_)
+        | Outcome::WrittenOff(_)
         | Outcome::Noted => {
             return Err(super::misanswered());
         }

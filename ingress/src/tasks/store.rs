@@ -24,7 +24,7 @@ pub enum Which {
     Open,
     /// Somebody says to have paid them back, which does not count yet.
     Resolving,
-    /// Paid back by other means, or compared.
+    /// Paid back by other means, compared, or written off.
     Resolved,
 }
 
@@ -62,6 +62,12 @@ pub struct Row {
     pub user_id: UserId,
     #[diesel(sql_type = Numeric)]
     pub amount: Money,
+    /// Whether the order is one that is odd.
+    #[diesel(sql_type = Bool)]
+    pub is_odd: bool,
+    /// What was written off of it, where it is an order's task.
+    #[diesel(sql_type = Nullable<Numeric>)]
+    pub written_off: Option<Money>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub owed_since: Option<Timestamp>,
     #[diesel(sql_type = Integer)]
@@ -168,6 +174,23 @@ macro_rules! odd {
     };
 }
 
+/// Orders of which something is written off, and which are not odd any more.
+macro_rules! written_off {
+    () => {
+        sorted!(
+            "at",
+            "order_id",
+            "false AS is_refund, NULL::text AS compare FROM write_off AS w",
+            "amount > 0 \
+             AND NOT EXISTS (SELECT FROM write_off AS later \
+                             WHERE later.order_id = w.order_id \
+                               AND (later.at, later.command_id) > (w.at, w.command_id)) \
+             AND NOT EXISTS (SELECT FROM payment_order AS o \
+                             WHERE o.order_id = w.order_id AND o.odd_at IS NOT NULL)"
+        )
+    };
+}
+
 /// The tasks of the page, and then what belongs to them.
 macro_rules! page_of {
     ($first:expr $(, $more:expr)*) => {
@@ -182,9 +205,11 @@ macro_rules! page_of {
                     coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
                     c.cancellation_id, coalesce(r.user_id, o.user_id) AS user_id, \
                     coalesce(r.amount, o.amount) AS amount, \
+                    o.odd_at IS NOT NULL AS is_odd, off.amount AS written_off, \
                     r.created_at AS owed_since, coalesce(r.attempts, o.attempts) AS attempts, \
                     r.last_error, tried.retries, tried.retried_at, tried.retried_by, \
-                    done.user_id AS resolved_by, done.note, \
+                    coalesce(done.user_id, off.user_id) AS resolved_by, \
+                    coalesce(done.note, off.note) AS note, \
                     compared.user_id AS compared_by, compared.note AS finding \
              FROM page LEFT JOIN refund AS r ON page.is_refund AND r.refund_id = page.id \
                   JOIN payment_order AS o ON o.order_id = coalesce(r.order_id, page.id) \
@@ -194,6 +219,10 @@ macro_rules! page_of {
                          ON done.refund_id = r.refund_id AND done.kind = 'RESOLUTION' \
                   LEFT JOIN refund_action AS compared \
                          ON compared.refund_id = r.refund_id AND compared.kind = 'COMPARISON' \
+                  LEFT JOIN LATERAL ( \
+                      SELECT w.amount, w.user_id, w.note FROM write_off AS w \
+                      WHERE w.order_id = o.order_id AND NOT page.is_refund \
+                      ORDER BY w.at DESC, w.command_id DESC LIMIT 1) AS off ON true \
                   CROSS JOIN LATERAL ( \
                       SELECT count(*) AS retries, max(a.at) AS retried_at, \
                              (array_agg(a.user_id ORDER BY a.at DESC))[1] AS retried_by \
@@ -227,7 +256,8 @@ pub async fn task_list(pool: &Pool, which: Which, start: &PageStart) -> Result<V
         Which::Resolving => page_of!(refunds!("stuck_at", "status IN ('RESOLVING')")),
         Which::Resolved => page_of!(
             refunds!("done_at", "status IN ('RESOLVED')"),
-            compare!("compared_at", "compared_at IS NOT NULL")
+            compare!("compared_at", "compared_at IS NOT NULL"),
+            written_off!()
         ),
     };
     let mut conn = pool.get().await?;

@@ -67,6 +67,9 @@ pub struct Order {
     /// What we know to be given back by the gateway at any time.
     #[diesel(sql_type = Numeric)]
     pub refunded_ever: Money,
+    /// What is written off: it went back apart from our refunds, at any time.
+    #[diesel(sql_type = Numeric)]
+    pub written_off: Money,
     /// What is on its way back, or should be.
     #[diesel(sql_type = Numeric)]
     pub refunding: Money,
@@ -109,8 +112,8 @@ impl Order {
     fn whole(&self) -> Self {
         Self {
             is_captured_before: false,
-            refunded: self.refunded_ever,
-            refunded_since: self.refunded_ever,
+            refunded: self.refunded_ever + self.written_off,
+            refunded_since: self.refunded_ever + self.written_off,
             is_whole: true,
             ..self.clone()
         }
@@ -199,6 +202,8 @@ impl Ours {
                     o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
                         AS is_captured_before, \
                     r.refunded, r.refunded_since, r.refunded_ever, r.refunding, \
+                    coalesce((SELECT w.amount FROM write_off AS w WHERE w.order_id = o.order_id \
+                              ORDER BY w.at DESC, w.command_id DESC LIMIT 1), 0) AS written_off, \
                     o.status IN ('CAPTURING', 'UNKNOWN') AND o.odd_at IS NULL AS is_open, \
                     o.created_at >= $1 + {MARGIN} AS is_whole, \
                     o.odd_at IS NOT NULL AS is_odd \
@@ -352,7 +357,7 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<St
         }
     }
     for order in orders {
-        let theirs = booked.remove(&order.order_id).unwrap_or_default();
+        let theirs = booked.remove(&order.order_id);
         let told = differences.len();
         let mut doubt = |why| {
             doubts.push(Doubt {
@@ -360,10 +365,18 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<St
                 why,
             });
         };
+        if order.written_off.is_positive() {
+            // When that went back, nobody has said.
+            if order.is_whole || order.is_odd || order.refunded.is_positive() || theirs.is_some() {
+                doubt(Why::Whole(order.clone()));
+            }
+            continue;
+        }
+        let theirs = theirs.unwrap_or_default();
         if order.is_as_good_as_nothing(&theirs) {
             // What is odd may be older than the window.
             if order.is_odd {
-                doubt(Why::Odd(order.clone()));
+                doubt(Why::Whole(order.clone()));
             }
             continue;
         }
@@ -376,12 +389,12 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<St
             // It may have been given back by hand before the window, and be asked for in it.
             Some(difference) if !order.is_whole && theirs.refunded < order.refunded_since => {
                 doubt(match order.is_odd {
-                    true => Why::Odd(order.clone()),
+                    true => Why::Whole(order.clone()),
                     false => Why::Missing(order.clone(), difference),
                 });
             }
             Some(difference) => differences.push(difference),
-            None if order.is_odd && differences.len() == told => doubt(Why::Odd(order.clone())),
+            None if order.is_odd && differences.len() == told => doubt(Why::Whole(order.clone())),
             None => {}
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::hall::Hall;
 use crate::notifications::{Notification, notify};
+use crate::orders::captured_too_late;
 use crate::shop::{Order, PRICE, with_gateway, won};
 use onsale_platform::metric;
 use onsale_testkit::Buyer;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 impl Hall {
     /// Waits until so many orders are odd, by our rows and by what a worker tells.
-    async fn odd_orders(&mut self, expected: i64) {
+    pub async fn odd_orders(&mut self, expected: i64) {
         let odd = "SELECT count(*) AS n FROM payment_order WHERE odd_at IS NOT NULL";
         self.becomes(odd, expected).await;
         let told = format!("{}{{kind=\"odd\"}} {expected}", metric::ORDERS_UNCLEAR);
@@ -53,7 +54,7 @@ impl Hall {
     }
 
     /// Nothing of it is on its way, and nobody looks at it any more.
-    async fn rests(&mut self, buyer: &Buyer, order: &Order, status: &str) {
+    pub async fn rests(&mut self, buyer: &Buyer, order: &Order, status: &str) {
         self.order_becomes(buyer, order, status).await;
         let due = format!(
             "SELECT count(*) AS n FROM payment_order \
@@ -236,6 +237,32 @@ async fn what_is_sold_and_given_back_at_the_gateway_is_told_until_its_sale_is_ca
     hall.assert_reconciled().await;
 }
 
+/// The gateway tells of it when the money is here and nothing is sold yet: that is looked at when it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_back_before_the_sale_is_told_after_it() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (date, buyer, order) = captured_too_late(&mut hall).await;
+    // As if whoever asks for the seats again were away.
+    hall.sql(
+        "CREATE FUNCTION park() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN NEW.next_at := now() + interval '1 hour'; RETURN NEW; END$$; \
+         CREATE TRIGGER park BEFORE UPDATE ON payment_order FOR EACH ROW \
+         WHEN (OLD.status <> 'REHOLDING' AND NEW.status = 'REHOLDING') EXECUTE FUNCTION park()",
+    )
+    .await;
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.order_becomes(&buyer, &order, "REHOLDING").await;
+    hall.give_back(&order, order.amount).await;
+    let told = "SELECT count(*) AS n FROM payment_order WHERE may_be_back";
+    hall.becomes(told, 1).await;
+    hall.odd_orders(0).await;
+    hall.sql("UPDATE payment_order SET next_at = now()").await;
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    hall.map_becomes(date, "SA").await;
+    hall.odd_orders(1).await;
+    hall.becomes(told, 0).await;
+}
+
 /// Of each refund the gateway tells: before its answer, without one, or when all is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_gateway_tells_of_our_own_refunds_is_never_odd() {
@@ -282,16 +309,23 @@ async fn what_the_gateway_tells_of_our_own_refunds_is_never_odd() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_looked_up_in_vain_is_told() {
     let mut hall = Hall::open_with(with_gateway()).await;
-    let date = hall.date(1).await;
+    let date = hall.date(2).await;
     let buyer = hall.buyer();
     let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    let sold = hall.order(&buyer, date, &["A-1-2"]).await;
+    hall.confirm(&buyer, &sold).await.expect(200);
     let in_vain = |count| format!("{}{{kind=\"in-vain\"}} {count}", metric::ORDERS_UNCLEAR);
     hall.switch(json!({ "unavailable": "all" })).await;
     hall.told("event-1", &order).await;
     // As if that had gone on for a while.
     hall.sql("UPDATE payment_order SET attempts = 10").await;
     hall.tells(&in_vain(1)).await;
+    // What is sold counts as well.
+    hall.sql("UPDATE payment_order SET attempts = 10, next_at = now() + interval '1 hour'")
+        .await;
+    hall.tells(&in_vain(2)).await;
     hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.sql("UPDATE payment_order SET next_at = now()").await;
     hall.rests(&buyer, &order, "READY").await;
     hall.tells(&in_vain(0)).await;
     hall.assert_reconciled().await;

@@ -51,3 +51,4 @@ mod waiting_room;
 mod webhook_changes;
 mod webhooks;
 mod webhooks_tls;
+mod written_off;

@@ -144,6 +144,7 @@ impl Queue for Settlement {
             Kind::RetryRefund { .. } => "retry-refund",
             Kind::ResolveRefund { .. } => "resolve-refund",
             Kind::CompareRefund { .. } => "compare-refund",
+            Kind::WriteOff { .. } => "write-off",
         };
         let outcome = match outcome {
             Outcome::Paid(_)
@@ -151,6 +152,7 @@ impl Queue for Settlement {
             | Outcome::Ordered(_)
             | Outcome::Confirmed(_)
             | Outcome::Attended(_)
+            | Outcome::WrittenOff(_)
             | Outcome::Noted => "accepted",
             Outcome::Refused(Refusal::PaymentInProgress) => "payment-in-progress",
             Outcome::Refused(Refusal::AmountMismatch) => "amount-mismatch",

@@ -30,6 +30,8 @@ pub struct Needs {
     pub refunds: BTreeSet<RefundId>,
     /// Reservations that orders are asked for.
     pub ordered: BTreeSet<ReservationId>,
+    /// Whether something of an order is to be written off.
+    pub has_write_offs: bool,
     /// Whether orders are made, confirmed or looked up.
     pub has_orders: bool,
 }
@@ -93,6 +95,11 @@ impl Needs {
             | Kind::ResolveRefund { refund_id, .. }
             | Kind::CompareRefund { refund_id, .. } => {
                 self.refunds.insert(*refund_id);
+            }
+            Kind::WriteOff { order_id, .. } => {
+                self.orders.insert(*order_id);
+                self.has_orders = true;
+                self.has_write_offs = true;
             }
         }
     }

@@ -10,6 +10,7 @@ mod orders;
 mod payments;
 mod reservations;
 mod tasks;
+mod write_offs;
 
 pub use facts::facts_insert;
 pub use locks::reservation_lock;
@@ -17,6 +18,7 @@ pub use notices::notice_insert;
 pub use orders::{OWNER_PAUSE_MS, OrderRow, payment_key_lock};
 pub use payments::payment_insert;
 pub use reservations::reservation_set_paid;
+pub use write_offs::written_off;
 
 use super::needs::Needs;
 use crate::ledger;
@@ -64,6 +66,7 @@ pub async fn load(
     if needs.locks_between() {
         orders::load(conn, needs, &mut state.ordering).await?;
         tasks::load(conn, needs, &mut state.tasks).await?;
+        write_offs::load(conn, needs, &mut state.write_offs).await?;
         let payers = lock(conn, &BTreeSet::new(), &needs.accounts).await?;
         (locked.accounts, locked.now) = (payers.accounts, payers.now);
     }
@@ -107,7 +110,7 @@ pub async fn load(
 /// The keys that commands are known by, and the one order that a reservation has to be confirmed. Who
 /// asks for two reservations under one key at once locks no row twice, so that both may find the key
 /// free.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "payment_command_id",
     "payment_pkey",
     "payment_order_key_pkey",
@@ -117,6 +120,7 @@ const KEYS: [&str; 9] = [
     "payment_order_one_ready",
     "cancellation_command_id_key",
     "refund_action_pkey",
+    "write_off_pkey",
 ];
 
 /// Who finds a key taken that was free when it was looked for has to look again: what has taken it is
@@ -145,6 +149,7 @@ pub async fn changes(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), 
 async fn write(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), db::Error> {
     orders::changes(conn, changes).await?;
     tasks::changes(conn, changes).await?;
+    write_offs::changes(conn, &changes.write_offs).await?;
     // What is changed is locked, and the rest is new, so that these need no order; but the counters of
     // facts are the next batch's as soon as this one is committed, and come last.
     let made = join4(

@@ -24,8 +24,8 @@ pub enum Why {
     /// Something that we know to be given back is not in the window: whether it was before that. With what
     /// is to be said if it was not.
     Missing(Order, String),
-    /// It is odd, and nothing in the window says so: how much of it is where.
-    Odd(Order),
+    /// It is odd, and nothing in the window says so, or some of it is written off: how much of it is where.
+    Whole(Order),
 }
 
 impl Doubt {
@@ -54,7 +54,7 @@ impl Doubt {
                 Vec::new()
             }
             (Why::Missing(_, difference), _) => vec![difference],
-            (Why::Odd(order), whole) => {
+            (Why::Whole(order), whole) => {
                 let (order, whole) = (order.whole(), whole.unwrap_or_default());
                 if order.is_as_good_as_nothing(&whole) {
                     return Vec::new();

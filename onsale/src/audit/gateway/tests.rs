@@ -15,6 +15,7 @@ fn order(n: u128, captured: i64, refunded: i64, refunding: i64, is_open: bool) -
         refunded: Money::won(refunded),
         refunded_since: Money::won(refunded),
         refunded_ever: Money::won(refunded),
+        written_off: Money::ZERO,
         refunding: Money::won(refunding),
         is_open,
         is_whole: true,
@@ -380,4 +381,40 @@ fn it_says_what_was_compared() {
     );
     assert!(said.contains("since 2023-11-14T22:12:20.000Z"), "{said}");
     assert!(said.contains("of 1 orders"), "{said}");
+}
+
+/// Whenever it went back, it is looked up, and must be just that.
+#[test]
+fn what_is_written_off_is_what_went_back_besides_our_refunds() {
+    let old = 60_000;
+    let with = |captured, refunded, written_off, is_whole| Order {
+        written_off: Money::won(written_off),
+        is_whole,
+        is_captured_before: !is_whole,
+        ..order(1, captured, refunded, 0, false)
+    };
+    let last = [entry(1, -300, old)];
+    for (is_whole, book) in [(true, &[][..]), (true, &last), (false, &last)] {
+        for (written_off, refunded, given, expected) in [
+            (300, 0, &[(300, old)][..], 0),
+            (300, 0, &[(200, old)], 1),
+            (300, 0, &[(400, old)], 1),
+            (300, 0, &[], 1),
+            (300, 200, &[(300, old), (200, old)], 0),
+            (300, 200, &[(300, old)], 1),
+        ] {
+            let orders = [with(1000, refunded, written_off, is_whole)];
+            let theirs = payment(1, (1000, old), given);
+            let found = looked_up(&orders, book, Some(&theirs));
+            assert_eq!(
+                found, expected,
+                "{written_off} {refunded} {given:?} {is_whole}"
+            );
+        }
+        let lost = looked_up(&[with(1000, 0, 300, is_whole)], book, None);
+        assert_eq!(lost, 2, "{is_whole}");
+    }
+    // What the window has nothing of is as old as it.
+    assert_eq!(differences(&[with(1000, 0, 300, false)], &[]), 0);
+    assert_eq!(looked_up(&[with(1000, 200, 300, false)], &[], None), 2);
 }

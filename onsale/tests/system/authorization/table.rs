@@ -163,6 +163,11 @@ pub const TABLE: &[(&str, &str, For)] = &[
         "/api/v1/admin/tasks/{refundId}/comparison",
         For::Admin,
     ),
+    (
+        "POST",
+        "/api/v1/admin/tasks/orders/{orderId}/write-off",
+        For::Admin,
+    ),
     ("GET", "/api/v1/admin/webhooks", For::Admin),
     ("POST", "/api/v1/admin/webhooks", For::Admin),
     ("GET", "/api/v1/admin/webhooks/{webhookId}", For::Admin),

@@ -5,6 +5,7 @@
 use super::Told;
 use super::refunds::refund_list;
 use crate::gateway::Payment;
+use crate::settlement::store::written_off;
 use diesel_async::AsyncPgConnection;
 use onsale_domain::settlement::Order;
 use onsale_domain::settlement::kept::agrees;
@@ -72,10 +73,11 @@ pub(super) async fn compare(
 ) -> Result<Learned, db::Error> {
     assert!(is_of(order.status), "it has ended so for good");
     let all = refund_list(conn, order.order_id).await?;
-    if seen.is_sound && agrees(&all, &seen.given) {
+    let written_off = written_off(conn, order.order_id).await?;
+    if seen.is_sound && agrees(&all, &seen.given, written_off) {
         return Ok(Learned::Captured);
     }
     tracing::error!(order = %order.order_id, status = order.status.as_str(),
-        "the gateway does not keep of a payment what was captured but for our refunds");
+        "the gateway does not keep of a payment what was captured but for our refunds and what was written off");
     Ok(Learned::Odd)
 }

@@ -348,7 +348,10 @@ async fn order_update(
 ) -> Result<(), db::Error> {
     let written = statement(
         "UPDATE payment_order \
-         SET status = $3, step_no = step_no + 1, attempts = $4, next_at = $5, payment_key = $6, \
+         SET status = $3, step_no = step_no + 1, attempts = $4, payment_key = $6, \
+             next_at = CASE WHEN may_be_back AND $3 IN ('PAID', 'REFUNDING') THEN clock_timestamp() \
+                            ELSE $5 END, \
+             may_be_back = may_be_back AND $3 NOT IN ('PAID', 'REFUNDING'), \
              confirm_command_id = $7, confirm_fingerprint = $8, notice_id = $9, rehold_id = $10, \
              fail_code = $11, captured = $12, \
              updated_at = CASE WHEN $13 THEN clock_timestamp() ELSE updated_at END, \

@@ -270,38 +270,55 @@ pub async fn changes(mut conn: &AsyncPgConnection, changes: &Changes) -> Result<
         order_set_confirmed(conn, &changes.confirmed).await?;
     }
     if !changes.events.is_empty() {
-        let events: Vec<&str> = (changes.events.iter())
-            .map(|event| event.event_id.as_str())
-            .collect();
-        statement(
-            "INSERT INTO gateway_event (event_id, at) \
+        event_insert(conn, &changes.events).await?;
+        order_set_told(conn, &changes.events).await?;
+    }
+    Ok(())
+}
+
+async fn event_insert(mut conn: &AsyncPgConnection, rows: &[NewEvent]) -> Result<(), db::Error> {
+    let events: Vec<&str> = (rows.iter()).map(|event| event.event_id.as_str()).collect();
+    statement(
+        "INSERT INTO gateway_event (event_id, at) \
              SELECT event_id, clock_timestamp() FROM unnest($1::text[]) AS x(event_id) \
              ON CONFLICT DO NOTHING",
-        )
-        .bind::<Array<Text>, _>(events)
-        .execute(&mut conn)
-        .await?;
-        let told = changes.events.iter();
-        let (ended, open): (Vec<&NewEvent>, Vec<&NewEvent>) =
-            told.partition(|event| event.may_be_back);
-        let orders = |told: Vec<&NewEvent>| -> Vec<PaymentOrderId> {
-            told.into_iter().map(|event| event.order_id).collect()
-        };
-        // Whoever has one in hand has looked before the gateway said this: the step is not written,
-        // and the order is looked at again.
-        statement(
-            "UPDATE payment_order \
-             SET next_at = clock_timestamp(), step_no = step_no + 1, \
-                 attempts = CASE WHEN status = 'CAPTURING' THEN attempts ELSE 0 END \
-             WHERE order_id = ANY($1 || $2) \
-               AND (status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED') \
-                    OR order_id = ANY($2) AND status IN ('PAID', 'REFUNDING', 'REFUNDED'))",
-        )
-        .bind::<Array<SqlUuid>, _>(orders(open))
-        .bind::<Array<SqlUuid>, _>(orders(ended))
-        .execute(&mut conn)
-        .await?;
+    )
+    .bind::<Array<Text>, _>(events)
+    .execute(&mut conn)
+    .await?;
+    Ok(())
+}
+
+/// Has orders looked up of which the gateway has said something. One that has its money and is not at its
+/// end yet is looked up when it is.
+async fn order_set_told(mut conn: &AsyncPgConnection, rows: &[NewEvent]) -> Result<(), db::Error> {
+    let all: Vec<PaymentOrderId> = rows.iter().map(|event| event.order_id).collect();
+    let back = rows.iter().filter(|event| event.may_be_back);
+    let back: Vec<PaymentOrderId> = back.map(|event| event.order_id).collect();
+    // Whoever has one in hand has looked before the gateway said this: the step is not written,
+    // and the order is looked at again.
+    statement(
+        "UPDATE payment_order \
+         SET next_at = clock_timestamp(), step_no = step_no + 1, \
+             attempts = CASE WHEN status = 'CAPTURING' THEN attempts ELSE 0 END \
+         WHERE order_id = ANY($1) \
+           AND (status IN ('READY', 'SECURING', 'CAPTURING', 'UNKNOWN', 'FAILED') \
+                OR order_id = ANY($2) AND status IN ('PAID', 'REFUNDING', 'REFUNDED'))",
+    )
+    .bind::<Array<SqlUuid>, _>(all)
+    .bind::<Array<SqlUuid>, _>(&back)
+    .execute(&mut conn)
+    .await?;
+    if back.is_empty() {
+        return Ok(());
     }
+    statement(
+        "UPDATE payment_order SET may_be_back = true \
+         WHERE order_id = ANY($1) AND status IN ('CAPTURED', 'REHOLDING')",
+    )
+    .bind::<Array<SqlUuid>, _>(back)
+    .execute(&mut conn)
+    .await?;
     Ok(())
 }
 
