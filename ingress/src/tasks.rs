@@ -19,11 +19,10 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::{Kind, NOTE_CHARS, Outcome};
 use onsale_schema::status::{OrderStatus, RefundCompare, RefundStatus};
 use onsale_schema::{
-    CancellationId, CommandId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
+    CancellationId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 use store::{Row, Which};
@@ -301,13 +300,16 @@ pub async fn retry(
     prefer: Prefer,
     trace: TraceParent,
 ) -> Result<Response, Problem> {
-    let path = ROUTE_RETRY.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &()),
-        kind: Kind::RetryRefund { refund_id },
+        route: ROUTE_RETRY,
+        refund_id,
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::RetryRefund { refund_id };
+    wish.submit(&app, &(), kind).await
 }
 
 /// How a refund was paid back without the gateway.
@@ -349,17 +351,19 @@ pub async fn resolve(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewResolution = body.parse()?;
-    check_note(&wanted.note)?;
-    let path = ROUTE_RESOLUTION.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &wanted),
-        kind: Kind::ResolveRefund {
-            refund_id,
-            note: wanted.note,
-        },
+        route: ROUTE_RESOLUTION,
+        refund_id,
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::ResolveRefund {
+        refund_id,
+        note: wanted.note.clone(),
+    };
+    wish.say(&app, &wanted, &wanted.note, kind).await
 }
 
 /// What came of comparing.
@@ -401,17 +405,19 @@ pub async fn compare(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewComparison = body.parse()?;
-    check_note(&wanted.note)?;
-    let path = ROUTE_COMPARISON.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &wanted),
-        kind: Kind::CompareRefund {
-            refund_id,
-            note: wanted.note,
-        },
+        route: ROUTE_COMPARISON,
+        refund_id,
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::CompareRefund {
+        refund_id,
+        note: wanted.note.clone(),
+    };
+    wish.say(&app, &wanted, &wanted.note, kind).await
 }
 
 /// Whether a note says something, in one line.
@@ -426,30 +432,45 @@ fn check_note(note: &str) -> Result<(), Problem> {
     Err(Problem::validation(vec![error]))
 }
 
-/// What somebody wants done about a refund.
+/// Somebody wants something done about a refund.
 struct Wish {
-    id: CommandId,
-    print: Fingerprint,
-    kind: Kind,
+    route: &'static str,
+    refund_id: RefundId,
+    user: User,
+    key: IdempotencyKey,
+    prefer: Prefer,
+    trace: TraceParent,
 }
 
 impl Wish {
+    /// Asks for what is said in words.
+    async fn say(
+        self,
+        app: &App,
+        body: &impl Serialize,
+        note: &str,
+        kind: Kind,
+    ) -> Result<Response, Problem> {
+        check_note(note)?;
+        self.submit(app, body, kind).await
+    }
+
     async fn submit(
         self,
         app: &App,
-        user: User,
-        prefer: Prefer,
-        trace: TraceParent,
+        body: &impl Serialize,
+        kind: Kind,
     ) -> Result<Response, Problem> {
+        let path = (self.route).replace("{refundId}", &self.refund_id.to_string());
         let submission = Submission {
-            id: self.id,
-            user: user.id,
-            asker: user.id,
-            fingerprint: self.print,
+            id: self.key.command(self.user.id, &path),
+            user: self.user.id,
+            asker: self.user.id,
+            fingerprint: fingerprint(&path, body),
             in_flight: app.gate.admit_payment()?,
-            prefer,
-            trace,
-            kind: self.kind,
+            prefer: self.prefer,
+            trace: self.trace,
+            kind,
             asked: Asked::Task,
             partition: None,
         };
