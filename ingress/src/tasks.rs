@@ -34,21 +34,24 @@ const ROUTE_COMPARISON: &str = "/api/v1/admin/tasks/{refundId}/comparison";
 
 /// What is to be done.
 ///
-/// - `REFUND_STUCK`: The gateway would not make a refund.
+/// - `REFUND_STUCK`: The gateway would not make a refund; or it was not asked, as something was given back
+///   of the payment that is no refund of ours (`lastError` says so). Look in the gateway's own pages what
+///   that was for: where it was for this, say so (`…/resolution`), and else have it tried again
+///   (`…/retry`), which asks for it all the same.
 /// - `REFUND_IN_DOUBT`: A refund has been on its way for a day, and perhaps the gateway has made it. It
 ///   can neither be tried again nor be paid back by other means before that is known.
 /// - `REFUND_TWICE`: The gateway has made a refund that somebody has paid back by other means as well: the
 ///   money went back twice. See that one of both comes back, or is written off, and say so
 ///   (`…/comparison`).
 /// - `REFUND_TO_COMPARE`: As much was given back in the gateway's own pages as somebody says to have paid
-///   by other means. If that is one and the same, say so (`…/comparison`); if not, see first that each
+///   by other means, or as a refund that nobody has told of: it was taken for that. If that is one and the same, say so (`…/comparison`); if not, see first that each
 ///   refund of the payment was paid once.
 /// - `ORDER_ODD`: The gateway has captured money that is not what was ordered, or has given some of it back
 ///   without us. Put it right in the gateway's own pages, as a rule by giving all of it back; the order is
 ///   looked up again every ten minutes, and the task ends by itself.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 enum TaskKind {
-    /// The gateway would not make a refund.
+    /// The gateway would not make a refund, or something else was given back of the payment.
     #[serde(rename = "REFUND_STUCK")]
     RefundStuck,
     /// The refund has been on its way for a day: as a rule, nobody can tell whether the gateway has made
@@ -60,7 +63,7 @@ enum TaskKind {
     #[serde(rename = "REFUND_TWICE")]
     RefundTwice,
     /// What was given back in the gateway's own pages may be what somebody says to have paid by other
-    /// means, or not.
+    /// means, or the refund itself, or not.
     #[serde(rename = "REFUND_TO_COMPARE")]
     RefundToCompare,
     /// The gateway's payment is not what was ordered.
@@ -284,7 +287,8 @@ pub async fn list(
 /// Try a refund again
 ///
 /// Has the gateway asked again, as often as at first. It is the same refund: the gateway is asked first
-/// whether it has made it in the meantime, so that it is not made twice. As long as another refund of the
+/// whether it has made it in the meantime, so that it is not made twice. What was given back of the payment
+/// besides does not hold it up any more. As long as another refund of the
 /// same payment is `REFUND_TWICE` or `REFUND_TO_COMPARE` it is refused (`refund-state-conflict`): perhaps it
 /// was this one that was paid.
 #[utoipa::path(post, path = "/admin/tasks/{refundId}/retry", operation_id = "retryTask",

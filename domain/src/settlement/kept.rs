@@ -6,6 +6,7 @@
 //! not, and one that waits for a person may have been made by hand.
 
 use super::refund::{Entry, Ours, nameless, names};
+use onsale_schema::Money;
 use onsale_schema::status::RefundStatus;
 
 /// Whether all that the gateway has given back of a payment is refunds of ours, and all refunds that are
@@ -14,27 +15,43 @@ use onsale_schema::status::RefundStatus;
 /// `all` must be read after the gateway was asked, and none of it may have ended in between.
 #[must_use]
 pub fn agrees(all: &[Ours], given: &[Entry]) -> bool {
-    let are_known = all.iter().all(|one| is_known(one, given));
-    let amounts = all.iter().map(|one| one.amount);
-    let amounts = amounts.chain(given.iter().map(|entry| entry.amount));
-    are_known
-        && amounts.into_iter().all(|amount| {
-            let unnamed = all
-                .iter()
-                .filter(|one| one.amount == amount && names(given, one.refund_id).next().is_none());
-            let (mut least, mut most) = (0, 0);
-            for one in unnamed {
-                match one.status {
-                    RefundStatus::Done => (least, most) = (least + 1, most + 1),
-                    RefundStatus::Pending | RefundStatus::Resolving | RefundStatus::Stuck => {
-                        most += 1;
-                    }
-                    // The gateway's book has nothing of what was paid by other means.
-                    RefundStatus::Resolved => {}
-                }
-            }
-            (least..=most).contains(&nameless(amount, all, given))
-        })
+    let mut amounts = all.iter().map(|one| one.amount);
+    let are_there = amounts.all(|amount| {
+        let (done, _) = unnamed(amount, all, given);
+        done <= nameless(amount, all, given)
+    });
+    are_there && !exceeds(all, given)
+}
+
+/// Whether the gateway has given something back that is no refund of ours: somebody has, in the gateway's
+/// own pages, or the buyer's bank.
+///
+/// `all` must be read after the gateway was asked; what has ended in between does no harm.
+#[must_use]
+pub fn exceeds(all: &[Ours], given: &[Entry]) -> bool {
+    let mut amounts = given.iter().map(|entry| entry.amount);
+    let is_more = amounts.any(|amount| {
+        let (done, open) = unnamed(amount, all, given);
+        done + open < nameless(amount, all, given)
+    });
+    is_more || !all.iter().all(|one| is_known(one, given))
+}
+
+/// How many refunds of an amount nothing names: those that are done, and those that may have been made.
+fn unnamed(amount: Money, all: &[Ours], given: &[Entry]) -> (usize, usize) {
+    let (mut done, mut open) = (0, 0);
+    for one in all.iter().filter(|one| one.amount == amount) {
+        if names(given, one.refund_id).next().is_some() {
+            continue;
+        }
+        match one.status {
+            RefundStatus::Done => done += 1,
+            RefundStatus::Pending | RefundStatus::Resolving | RefundStatus::Stuck => open += 1,
+            // The gateway's book has nothing of what was paid by other means.
+            RefundStatus::Resolved => {}
+        }
+    }
+    (done, open)
 }
 
 /// Whether what the gateway says of a refund by its name can be.
