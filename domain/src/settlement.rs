@@ -305,12 +305,12 @@ impl Settlement {
             }
             Kind::WriteOff {
                 order_id,
-                amount,
+                amounts,
                 note,
             } => {
                 let wanted = write_off::Wanted {
                     order_id: *order_id,
-                    amount: *amount,
+                    amounts,
                     note,
                 };
                 self.write_off(command, wanted, now, changes)

@@ -3,19 +3,21 @@
 
 mod common;
 
-use common::{Rng, for_seeds, refund_id};
+use common::{entry, ours, refund_id};
 use onsale_domain::settlement::refund::{
-    Asked, Entry, Learned, Ours, State, Step, compare, found, is_to_compare, key, step,
+    Asked, Learned, State, Step, compare, found, is_guess, is_to_compare, key, step,
 };
+use onsale_schema::Money;
 use onsale_schema::status::{RefundCompare, RefundStatus};
-use onsale_schema::{Money, RefundId};
 use std::collections::BTreeSet;
 
-const LEARNED: [Learned; 7] = [
+const LEARNED: [Learned; 9] = [
     Learned::Nothing,
     Learned::Made,
     Learned::MadeByHand,
     Learned::NotMade,
+    Learned::Differs,
+    Learned::Contested,
     Learned::Refused,
     Learned::Unavailable,
     Learned::Unknown,
@@ -27,6 +29,7 @@ const NEW: State = State {
     asked: None,
     is_old: false,
     attempts: 1,
+    is_seen_to: false,
 };
 
 fn asked(is_settled: bool, was_old: bool) -> Option<Asked> {
@@ -66,8 +69,14 @@ fn each_status_goes_on_as_the_table_says() {
         status: RefundStatus::Resolving,
         ..state
     };
+    let seen_to = |state: State| State {
+        is_seen_to: true,
+        ..state
+    };
     for (state, learned, expected) in [
-        (NEW, L::Nothing, Step::Ask),
+        (NEW, L::Nothing, Step::LookUp),
+        (NEW, L::NotMade, Step::Ask),
+        (old(NEW, ENOUGH), L::NotMade, Step::Ask),
         (NEW, L::Made, once),
         (NEW, L::MadeByHand, once),
         (NEW, L::Refused, refused),
@@ -93,6 +102,20 @@ fn each_status_goes_on_as_the_table_says() {
         (old(on_its_way, ENOUGH), L::Unavailable, Step::Wait),
         (last, L::Unknown, Step::Wait),
         (last, L::Refused, refused),
+        // Somebody has given something back that is no refund of ours: that is a person's to see to.
+        (NEW, L::Differs, given_up),
+        (again, L::Differs, given_up),
+        (on_its_way, L::Differs, Step::Wait),
+        (seen_to(NEW), L::Differs, Step::Ask),
+        (seen_to(again), L::Differs, Step::Ask),
+        (seen_to(on_its_way), L::Differs, Step::Ask),
+        (old(seen_to(on_its_way), 1), L::Differs, Step::Wait),
+        (seen_to(last), L::Differs, given_up),
+        (NEW, L::Contested, Step::Wait),
+        (seen_to(last), L::Contested, Step::Wait),
+        (resolving(again), L::Differs, Step::Resolved),
+        (resolving(on_its_way), L::Differs, Step::Wait),
+        (resolving(again), L::Contested, Step::Wait),
         (resolving(again), L::Nothing, Step::LookUp),
         (resolving(again), L::NotMade, Step::Resolved),
         (resolving(on_its_way), L::NotMade, Step::Wait),
@@ -117,12 +140,14 @@ fn nothing_that_may_be_made_is_paid_once_more() {
     for status in RefundStatus::ALL {
         for (asked, is_old) in asked_before.iter().flat_map(|a| [(*a, false), (*a, true)]) {
             for attempts in [1, ENOUGH - 1, ENOUGH, i32::MAX] {
-                for learned in LEARNED {
+                for (learned, is_seen_to) in LEARNED.iter().flat_map(|l| [(*l, false), (*l, true)])
+                {
                     let state = State {
                         status,
                         asked,
                         is_old,
                         attempts,
+                        is_seen_to,
                     };
                     check(&state, learned);
                 }
@@ -137,20 +162,27 @@ fn check(state: &State, learned: Learned) {
     let is_settled = state.asked.is_none_or(|asked| asked.is_settled);
     match next {
         Step::Ask => {
-            let is_first = learned == Learned::Nothing && state.asked.is_none();
-            let is_known = learned == Learned::NotMade && (is_settled || !state.is_old);
-            assert!(is_first || is_known, "{case}");
+            let is_not_made = match learned {
+                Learned::NotMade => true,
+                Learned::Differs => state.is_seen_to,
+                _ => false,
+            };
+            assert!(is_not_made && (is_settled || !state.is_old), "{case}");
             assert_eq!(state.status, RefundStatus::Pending, "{case}");
         }
         Step::Stuck { is_refused } => {
             assert_eq!(is_refused, learned == Learned::Refused, "{case}");
-            let is_over = matches!(learned, Learned::NotMade | Learned::Unavailable);
-            assert!(is_settled, "{case}");
-            assert!(is_refused || is_over && state.is_old, "{case}");
+            let is_over = match learned {
+                Learned::NotMade | Learned::Unavailable => state.is_old,
+                Learned::Differs => state.is_old || !state.is_seen_to,
+                _ => false,
+            };
+            assert!(is_settled && (is_refused || is_over), "{case}");
             assert_eq!(state.status, RefundStatus::Pending, "{case}");
         }
         Step::Resolved => {
-            assert!(learned == Learned::NotMade && is_settled, "{case}");
+            let is_not_made = matches!(learned, Learned::NotMade | Learned::Differs);
+            assert!(is_not_made && is_settled, "{case}");
             assert_eq!(state.status, RefundStatus::Resolving, "{case}");
         }
         Step::Done { is_twice } => {
@@ -183,26 +215,13 @@ fn each_refusal_is_followed_by_a_key_of_its_own() {
     assert_eq!(distinct.len(), 100);
 }
 
-fn ours(n: u128, won: i64, status: RefundStatus) -> Ours {
-    Ours {
-        refund_id: refund_id(n),
-        amount: Money::won(won),
-        status,
-    }
-}
-
-fn entry(named: Option<u128>, won: i64) -> Entry {
-    Entry {
-        refund_id: named.map(refund_id),
-        amount: Money::won(won),
-    }
-}
-
 #[test]
 fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
     use RefundStatus::{Done, Pending, Resolved, Stuck};
     let (made, by_hand, not_made) = (Learned::Made, Learned::MadeByHand, Learned::NotMade);
+    let (differs, contested) = (Learned::Differs, Learned::Contested);
     let two = [ours(1, 50, Pending), ours(2, 50, Stuck)];
+    let both = [ours(1, 50, Pending), ours(2, 50, Pending)];
     let done = [ours(1, 50, Done), ours(2, 50, Pending)];
     let resolved = [ours(1, 50, Resolved), ours(2, 50, Pending)];
     for (all, given, of, expected) in [
@@ -216,15 +235,31 @@ fn what_the_gateway_has_given_back_says_which_refunds_are_made() {
         (&two, vec![entry(None, 50), entry(Some(1), 50)], 2, by_hand),
         (&two, vec![entry(None, 50), entry(None, 50)], 2, by_hand),
         (&two, vec![entry(None, 50), entry(Some(1), 50)], 1, made),
-        (&two, vec![entry(None, 49), entry(None, 100)], 1, not_made),
+        // What is no refund of ours, or perhaps another's that is on its way.
+        (&two, vec![entry(None, 49), entry(None, 100)], 1, differs),
+        (&two, vec![entry(None, 49), entry(Some(1), 50)], 1, made),
+        (
+            &two,
+            vec![entry(Some(2), 50), entry(Some(8), 1)],
+            1,
+            differs,
+        ),
+        (&both, vec![entry(None, 50)], 1, by_hand),
+        (&both, vec![entry(None, 50)], 2, contested),
+        (&both, vec![entry(None, 50), entry(Some(1), 50)], 2, by_hand),
+        (&both, vec![entry(Some(1), 50)], 2, not_made),
+        (&both, vec![entry(None, 50), entry(None, 9)], 2, differs),
+        (&both, vec![entry(None, 50), entry(None, 50)], 2, by_hand),
         // A refund that is no refund of this payment.
         (&two, vec![entry(Some(7), 50)], 1, by_hand),
         // Done before refunds were named.
         (&done, vec![entry(None, 50)], 2, not_made),
         (&done, vec![entry(Some(1), 50), entry(None, 50)], 2, by_hand),
         (&resolved, vec![entry(None, 50)], 2, by_hand),
+        (&resolved, vec![entry(Some(1), 50)], 2, differs),
         // What can't be.
         (&two, vec![entry(Some(1), 49)], 1, Learned::Unknown),
+        (&both, vec![entry(Some(1), 49)], 2, differs),
         (
             &two,
             vec![entry(Some(1), 50), entry(Some(1), 50)],
@@ -285,61 +320,25 @@ fn what_is_asked_for_is_found_before_what_is_said_to_be_paid_otherwise() {
     assert!(!is_to_compare(refund_id(3), &unlike, &one));
 }
 
-fn is_made(learned: Learned) -> bool {
-    matches!(learned, Learned::Made | Learned::MadeByHand)
-}
-
-/// Refunds of one payment that are looked up in any order, each being done when it was made: of each
-/// amount as many are as the gateway has given back, and never one that names another.
 #[test]
-fn as_many_are_made_as_were_given_back() {
-    for_seeds(2000, |seed| {
-        let mut rng = Rng::new(seed);
-        let (mut all, mut given) = (Vec::new(), Vec::new());
-        for n in 1..=u128::try_from(rng.range(1, 6)).unwrap() {
-            let won = 10 * rng.range(1, 2);
-            let status = match rng.percent(30) {
-                true => RefundStatus::Resolving,
-                false => RefundStatus::Pending,
-            };
-            all.push(ours(n, won, status));
-            if rng.percent(40) {
-                given.push(entry(Some(n), won));
-            }
-        }
-        let named: BTreeSet<RefundId> = given.iter().filter_map(|entry| entry.refund_id).collect();
-        for _ in 0..rng.range(0, 3) {
-            given.push(entry(None, 10 * rng.range(1, 2)));
-        }
-        for _ in 0..40 {
-            let nth = usize::try_from(rng.range(0, i64::try_from(all.len()).unwrap() - 1)).unwrap();
-            if all[nth].status != RefundStatus::Done
-                && is_made(found(all[nth].refund_id, &all, &given))
-            {
-                all[nth].status = RefundStatus::Done;
-            }
-        }
-        // Whoever was not asked yet.
-        for nth in 0..all.len() {
-            if is_made(found(all[nth].refund_id, &all, &given)) {
-                all[nth].status = RefundStatus::Done;
-            }
-        }
-        for won in [10, 20].map(Money::won) {
-            let of = |is: &dyn Fn(&&Ours) -> bool| {
-                all.iter()
-                    .filter(|one| one.amount == won)
-                    .filter(is)
-                    .count()
-            };
-            let back = given.iter().filter(|entry| entry.amount == won).count();
-            let done = of(&|one| one.status == RefundStatus::Done);
-            assert_eq!(done, back.min(of(&|_| true)), "{all:?} {given:?}");
-            let unmade =
-                of(&|one| one.status != RefundStatus::Done && named.contains(&one.refund_id));
-            assert_eq!(unmade, 0, "{all:?} {given:?}");
-        }
-    });
+fn what_is_taken_for_a_refund_that_nobody_has_told_of_is_a_guess() {
+    let left = Money::won;
+    let seen_to = State {
+        is_seen_to: true,
+        ..NEW
+    };
+    for (state, learned, left, expected) in [
+        (NEW, Learned::MadeByHand, left(50), true),
+        (NEW, Learned::MadeByHand, left(90), true),
+        // No more could be given back.
+        (NEW, Learned::MadeByHand, left(49), false),
+        (seen_to, Learned::MadeByHand, left(50), false),
+        (NEW, Learned::Made, left(50), false),
+        (NEW, Learned::NotMade, left(50), false),
+    ] {
+        let found = is_guess(&state, learned, Money::won(50), left);
+        assert_eq!(found, expected, "{state:?} {learned:?} {left:?}");
+    }
 }
 
 /// It is compared when it ends, and only then: every step, with and without something that was given back by

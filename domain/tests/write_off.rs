@@ -7,15 +7,19 @@ use common::{at_s, command_id, fingerprint, notice_id, order_id, refund_id, tran
 use onsale_domain::settlement::{Changes, Ids, NewWriteOff, Order, Purpose, Settlement};
 use onsale_schema::Money;
 use onsale_schema::message::Command;
-use onsale_schema::settlement::{Kind, Outcome, Refusal, WrittenOff};
+use onsale_schema::settlement::{AMOUNTS_MAX, Kind, Outcome, Refusal, WrittenOff};
 use onsale_schema::status::OrderStatus;
 
 const DEADLINE_S: i64 = 40;
 const CAPTURED: i64 = 500;
 const NOTE: &str = "Chargeback 4711";
 
+fn amounts(won: &[i64]) -> Vec<Money> {
+    won.iter().copied().map(Money::won).collect()
+}
+
 /// Command and fingerprint `n`, about order 1.
-fn write_off(n: u128, won: i64) -> Command<Kind> {
+fn write_off(n: u128, won: &[i64]) -> Command<Kind> {
     Command {
         id: command_id(n),
         user: user(1),
@@ -24,7 +28,7 @@ fn write_off(n: u128, won: i64) -> Command<Kind> {
         trace: None,
         kind: Kind::WriteOff {
             order_id: order_id(1),
-            amount: Money::won(won),
+            amounts: amounts(won),
             note: NOTE.to_owned(),
         },
     }
@@ -78,16 +82,26 @@ fn decide(settlement: &mut Settlement, command: &Command<Kind>, now_s: i64) -> (
 #[test]
 fn only_what_was_sold_is_written_off_up_to_what_was_captured() {
     for status in OrderStatus::ALL {
-        for won in [-1, 0, 1, CAPTURED, CAPTURED + 1] {
+        let too_many = vec![1; AMOUNTS_MAX + 1];
+        let fine: &[&[i64]] = &[&[], &[1], &[1, 1], &[CAPTURED], &[CAPTURED - 1, 1]];
+        let wrong: &[&[i64]] = &[
+            &[-1],
+            &[0],
+            &[1, -1],
+            &[CAPTURED + 1],
+            &[CAPTURED, 1],
+            &too_many,
+        ];
+        for won in fine.iter().chain(wrong) {
             let (outcome, changes) = decide(&mut with(status), &write_off(7, won), 30);
-            let case = format!("{status} {won}");
+            let case = format!("{status} {won:?}");
             if !is_sold(status) {
                 let conflict = Outcome::Refused(Refusal::OrderConflict { status });
                 assert_eq!(outcome, conflict, "{case}");
-            } else if (0..=CAPTURED).contains(&won) {
+            } else if fine.contains(won) {
                 let done = WrittenOff {
                     order_id: order_id(1),
-                    amount: Money::won(won),
+                    amounts: amounts(won),
                     at: at_s(30),
                 };
                 assert_eq!(outcome, Outcome::WrittenOff(done), "{case}");
@@ -95,7 +109,7 @@ fn only_what_was_sold_is_written_off_up_to_what_was_captured() {
                     command_id: command_id(7),
                     fingerprint: fingerprint(7),
                     order_id: order_id(1),
-                    amount: Money::won(won),
+                    amounts: amounts(won),
                     user_id: user(1),
                     note: NOTE.to_owned(),
                     at: at_s(30),
@@ -117,22 +131,22 @@ fn only_what_was_sold_is_written_off_up_to_what_was_captured() {
 fn each_refusal_in_the_order_of_the_checks() {
     let late = DEADLINE_S + 1;
     let mut settlement = with(OrderStatus::Paid);
-    let (first, _) = decide(&mut settlement, &write_off(7, 1), 30);
+    let (first, _) = decide(&mut settlement, &write_off(7, &[1]), 30);
     assert!(matches!(first, Outcome::WrittenOff(_)), "{first:?}");
-    let (again, changes) = decide(&mut settlement, &write_off(7, 1), late);
+    let (again, changes) = decide(&mut settlement, &write_off(7, &[1]), late);
     assert_eq!((again, changes.is_empty()), (first, true));
-    let mut other = write_off(7, 2);
+    let mut other = write_off(7, &[2]);
     other.fingerprint = fingerprint(8);
     let (reused, _) = decide(&mut settlement, &other, late);
     assert_eq!(reused, Outcome::Refused(Refusal::KeyReused));
 
-    let (unknown, _) = decide(&mut Settlement::default(), &write_off(7, 1), late);
+    let (unknown, _) = decide(&mut Settlement::default(), &write_off(7, &[1]), late);
     assert_eq!(unknown, Outcome::Refused(Refusal::NotFound));
     for status in OrderStatus::ALL {
-        let (expired, _) = decide(&mut with(status), &write_off(7, -1), late);
+        let (expired, _) = decide(&mut with(status), &write_off(7, &[-1]), late);
         assert_eq!(expired, Outcome::Refused(Refusal::CommandExpired));
     }
-    let (conflict, _) = decide(&mut with(OrderStatus::Ready), &write_off(7, -1), 30);
+    let (conflict, _) = decide(&mut with(OrderStatus::Ready), &write_off(7, &[-1]), 30);
     let status = OrderStatus::Ready;
     assert_eq!(
         conflict,

@@ -22,6 +22,8 @@ pub trait Commands: Send + Sync + 'static {
 const KIND_BYTES: usize = 224;
 /// Room for one seat number.
 const SEAT_BYTES: usize = 5;
+/// Room for one amount of money.
+const AMOUNT_BYTES: usize = 9;
 /// Room for one id in a list.
 const ID_BYTES: usize = 18;
 /// Room for the number of one ticket.
@@ -140,8 +142,10 @@ impl Commands for Settlement {
             | settlement::Kind::Order { .. }
             | settlement::Kind::RetryRefund { .. } => KIND_BYTES,
             settlement::Kind::ResolveRefund { note, .. }
-            | settlement::Kind::CompareRefund { note, .. }
-            | settlement::Kind::WriteOff { note, .. } => KIND_BYTES + note.len(),
+            | settlement::Kind::CompareRefund { note, .. } => KIND_BYTES + note.len(),
+            settlement::Kind::WriteOff { amounts, note, .. } => {
+                KIND_BYTES + note.len() + AMOUNT_BYTES * amounts.len()
+            }
             settlement::Kind::Confirm { payment_key, .. } => KIND_BYTES + payment_key.len(),
             settlement::Kind::GatewayEvent { event_id, .. } => KIND_BYTES + event_id.len(),
             settlement::Kind::Cancel { seats, .. } => {

@@ -4,6 +4,7 @@
 //! alone writes refunds and orders.
 
 mod store;
+mod view;
 mod write_off;
 
 pub use write_off::{__path_write_off, WrittenOffView, write_off};
@@ -22,218 +23,17 @@ use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::{Kind, NOTE_CHARS, Outcome};
-use onsale_schema::status::{OrderStatus, RefundCompare, RefundStatus};
-use onsale_schema::{
-    CancellationId, CommandId, Money, PaymentOrderId, RefundId, ReservationId, Timestamp, UserId,
-};
+use onsale_schema::status::RefundStatus;
+use onsale_schema::{RefundId, Timestamp};
 use serde::{Deserialize, Serialize};
 use store::{Row, Which};
 use utoipa::{IntoParams, ToSchema};
+use view::{TaskState, TaskView};
 
 const ROUTE_RETRY: &str = "/api/v1/admin/tasks/{refundId}/retry";
 const ROUTE_RESOLUTION: &str = "/api/v1/admin/tasks/{refundId}/resolution";
 const ROUTE_COMPARISON: &str = "/api/v1/admin/tasks/{refundId}/comparison";
-
-/// What is to be done.
-///
-/// - `REFUND_STUCK`: The gateway would not make a refund.
-/// - `REFUND_IN_DOUBT`: A refund has been on its way for a day, and perhaps the gateway has made it. It
-///   can neither be tried again nor be paid back by other means before that is known.
-/// - `REFUND_TWICE`: The gateway has made a refund that somebody has paid back by other means as well: the
-///   money went back twice. See that one of both comes back, or is written off, and say so
-///   (`…/comparison`).
-/// - `REFUND_TO_COMPARE`: As much was given back in the gateway's own pages as somebody says to have paid
-///   by other means. If that is one and the same, say so (`…/comparison`); if not, see first that each
-///   refund of the payment was paid once.
-/// - `ORDER_ODD`: The gateway has captured money that is not what was ordered, or has given some of it back
-///   without us. Put it right in the gateway's own pages, as a rule by giving all of it back; the order is
-///   looked up again every ten minutes, and the task ends by itself. What went back of a sold order and is to
-///   stay so can be written off (`orders/…/write-off`).
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-enum TaskKind {
-    /// The gateway would not make a refund.
-    #[serde(rename = "REFUND_STUCK")]
-    RefundStuck,
-    /// The refund has been on its way for a day: as a rule, nobody can tell whether the gateway has made
-    /// it. It can neither be tried again nor be paid back by other means before that is known; look the
-    /// payment up in the gateway's own pages.
-    #[serde(rename = "REFUND_IN_DOUBT")]
-    RefundInDoubt,
-    /// The gateway has made a refund that somebody has paid back by other means as well.
-    #[serde(rename = "REFUND_TWICE")]
-    RefundTwice,
-    /// What was given back in the gateway's own pages may be what somebody says to have paid by other
-    /// means, or not.
-    #[serde(rename = "REFUND_TO_COMPARE")]
-    RefundToCompare,
-    /// The gateway's payment is not what was ordered.
-    #[serde(rename = "ORDER_ODD")]
-    OrderOdd,
-}
-
-/// Whether somebody has to see to it.
-///
-/// - `OPEN`: Somebody has to.
-/// - `RESOLVING`: Somebody says to have paid the money back by other means; it does not count yet.
-///   Don't pay it back again.
-/// - `RESOLVED`: Somebody has paid the money back by other means, has compared, or has written it off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-enum TaskState {
-    /// Somebody has to.
-    Open,
-    /// Somebody says to have paid the money back by other means, and the gateway is yet to say that it
-    /// has not made the refund, too. Don't pay it back again.
-    Resolving,
-    /// Somebody has paid the money back by other means, has compared what was paid, or has written it off.
-    Resolved,
-}
-
-/// Something for a person to see to: money that is owed, and that the gateway would not give back, or
-/// has perhaps; money that went back twice, or has perhaps; or a payment that is not what was ordered.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Task)]
-#[serde(rename_all = "camelCase")]
-struct TaskView {
-    /// The refund; left out where it is no refund's (`ORDER_ODD`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    refund_id: Option<RefundId>,
-    kind: TaskKind,
-    state: TaskState,
-    /// Since when it is a task; of what was paid back by other means, since when that counts, and of what
-    /// was compared, since when it is.
-    since: Timestamp,
-    /// The payment's order, by which the gateway knows it, too.
-    order_id: PaymentOrderId,
-    order_status: OrderStatus,
-    /// What we take as captured of the order; of one that is odd, that need not be what the gateway has.
-    captured: Money,
-    /// What we take as given back of it.
-    refunded: Money,
-    /// What was paid; left out where that was no reservation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    reservation_id: Option<ReservationId>,
-    /// What the refund is for; left out for a payment that came too late for its seats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    cancellation_id: Option<CancellationId>,
-    /// Whose money it is.
-    user_id: UserId,
-    /// Of the refund; of an order that is odd, what was ordered.
-    amount: Money,
-    /// What somebody has written off of the order (`ORDER_ODD`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    written_off: Option<Money>,
-    /// Since when it is owed; left out where nothing is (`ORDER_ODD`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    owed_since: Option<Timestamp>,
-    /// How often the gateway was asked, since somebody last had it tried again, or since it last said
-    /// something new about the order.
-    #[schema(minimum = 0)]
-    attempts: i32,
-    /// What the gateway said last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    last_error: Option<String>,
-    /// How often somebody had it tried again.
-    #[schema(minimum = 0)]
-    retries: i64,
-    /// When, the last time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    retried_at: Option<Timestamp>,
-    /// Who, the last time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    retried_by: Option<UserId>,
-    /// Who says to have paid it back by other means, or has written it off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    resolved_by: Option<UserId>,
-    /// By which means, or why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    note: Option<String>,
-    /// Who has compared what the gateway has given back with what was paid by other means.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    compared_by: Option<UserId>,
-    /// What was found then, and done about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    finding: Option<String>,
-}
-
-/// What a row is a task for.
-fn kind(row: &Row) -> TaskKind {
-    match (row.compare, row.status) {
-        (Some(RefundCompare::Twice), _) => TaskKind::RefundTwice,
-        (Some(RefundCompare::ByHand), _) => TaskKind::RefundToCompare,
-        (None, Some(RefundStatus::Pending)) => TaskKind::RefundInDoubt,
-        (
-            None,
-            Some(
-                RefundStatus::Stuck
-                | RefundStatus::Resolving
-                | RefundStatus::Resolved
-                | RefundStatus::Done,
-            ),
-        ) => TaskKind::RefundStuck,
-        (None, None) => TaskKind::OrderOdd,
-    }
-}
-
-fn state(row: &Row) -> TaskState {
-    match (row.compare, row.status) {
-        (Some(RefundCompare::Twice | RefundCompare::ByHand), _) if row.is_compared => {
-            TaskState::Resolved
-        }
-        (Some(RefundCompare::Twice | RefundCompare::ByHand), _) => TaskState::Open,
-        (None, Some(RefundStatus::Resolved)) => TaskState::Resolved,
-        (None, Some(RefundStatus::Resolving)) => TaskState::Resolving,
-        (None, None) if !row.is_odd => TaskState::Resolved,
-        // What is done is nobody's task, and is not read.
-        (None, Some(RefundStatus::Stuck | RefundStatus::Pending | RefundStatus::Done) | None) => {
-            TaskState::Open
-        }
-    }
-}
-
-impl From<Row> for TaskView {
-    fn from(row: Row) -> Self {
-        Self {
-            refund_id: row.refund_id,
-            kind: kind(&row),
-            state: state(&row),
-            since: row.since,
-            order_id: row.order_id,
-            order_status: row.order_status,
-            captured: row.captured,
-            refunded: row.refunded,
-            reservation_id: row.reservation_id,
-            cancellation_id: row.cancellation_id,
-            user_id: row.user_id,
-            amount: row.amount,
-            written_off: row.written_off,
-            owed_since: row.owed_since,
-            attempts: row.attempts,
-            last_error: row.last_error,
-            retries: row.retries,
-            retried_at: row.retried_at,
-            retried_by: row.retried_by,
-            resolved_by: row.resolved_by,
-            note: row.note,
-            compared_by: row.compared_by,
-            finding: row.finding,
-        }
-    }
-}
 
 /// Which tasks.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -296,7 +96,8 @@ pub async fn list(
 /// Try a refund again
 ///
 /// Has the gateway asked again, as often as at first. It is the same refund: the gateway is asked first
-/// whether it has made it in the meantime, so that it is not made twice. As long as another refund of the
+/// whether it has made it in the meantime, so that it is not made twice. What was given back of the payment
+/// besides does not hold it up any more. As long as another refund of the
 /// same payment is `REFUND_TWICE` or `REFUND_TO_COMPARE` it is refused (`refund-state-conflict`): perhaps it
 /// was this one that was paid.
 #[utoipa::path(post, path = "/admin/tasks/{refundId}/retry", operation_id = "retryTask",
@@ -312,13 +113,15 @@ pub async fn retry(
     prefer: Prefer,
     trace: TraceParent,
 ) -> Result<Response, Problem> {
-    let path = ROUTE_RETRY.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &()),
-        kind: Kind::RetryRefund { refund_id },
+        path: ROUTE_RETRY.replace("{refundId}", &refund_id.to_string()),
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::RetryRefund { refund_id };
+    wish.submit(&app, &(), kind).await
 }
 
 /// How a refund was paid back without the gateway.
@@ -360,17 +163,18 @@ pub async fn resolve(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewResolution = body.parse()?;
-    check_note(&wanted.note)?;
-    let path = ROUTE_RESOLUTION.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &wanted),
-        kind: Kind::ResolveRefund {
-            refund_id,
-            note: wanted.note,
-        },
+        path: ROUTE_RESOLUTION.replace("{refundId}", &refund_id.to_string()),
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::ResolveRefund {
+        refund_id,
+        note: wanted.note.clone(),
+    };
+    wish.say(&app, &wanted, &wanted.note, kind).await
 }
 
 /// What came of comparing.
@@ -412,17 +216,18 @@ pub async fn compare(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewComparison = body.parse()?;
-    check_note(&wanted.note)?;
-    let path = ROUTE_COMPARISON.replace("{refundId}", &refund_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &wanted),
-        kind: Kind::CompareRefund {
-            refund_id,
-            note: wanted.note,
-        },
+        path: ROUTE_COMPARISON.replace("{refundId}", &refund_id.to_string()),
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::CompareRefund {
+        refund_id,
+        note: wanted.note.clone(),
+    };
+    wish.say(&app, &wanted, &wanted.note, kind).await
 }
 
 /// Whether a note says something, in one line.
@@ -437,30 +242,43 @@ fn check_note(note: &str) -> Result<(), Problem> {
     Err(Problem::validation(vec![error]))
 }
 
-/// What somebody wants done about a refund.
+/// Somebody wants something done about a refund, or an order.
 struct Wish {
-    id: CommandId,
-    print: Fingerprint,
-    kind: Kind,
+    path: String,
+    user: User,
+    key: IdempotencyKey,
+    prefer: Prefer,
+    trace: TraceParent,
 }
 
 impl Wish {
+    /// Asks for what is said in words.
+    async fn say(
+        self,
+        app: &App,
+        body: &impl Serialize,
+        note: &str,
+        kind: Kind,
+    ) -> Result<Response, Problem> {
+        check_note(note)?;
+        self.submit(app, body, kind).await
+    }
+
     async fn submit(
         self,
         app: &App,
-        user: User,
-        prefer: Prefer,
-        trace: TraceParent,
+        body: &impl Serialize,
+        kind: Kind,
     ) -> Result<Response, Problem> {
         let submission = Submission {
-            id: self.id,
-            user: user.id,
-            asker: user.id,
-            fingerprint: self.print,
+            id: self.key.command(self.user.id, &self.path),
+            user: self.user.id,
+            asker: self.user.id,
+            fingerprint: fingerprint(&self.path, body),
             in_flight: app.gate.admit_payment()?,
-            prefer,
-            trace,
-            kind: self.kind,
+            prefer: self.prefer,
+            trace: self.trace,
+            kind,
             asked: Asked::Task,
             partition: None,
         };

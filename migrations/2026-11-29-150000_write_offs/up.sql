@@ -3,12 +3,12 @@
 ALTER TABLE payment_order ADD COLUMN may_be_back boolean NOT NULL DEFAULT false;
 
 -- workers::settlement: what people say went back of a payment at the gateway apart from its refunds, and is
--- to stay so. The latest of an order counts; none ever changes.
+-- to stay so, each amount as the gateway has it. The latest row of an order counts; none ever changes.
 CREATE TABLE write_off (
     command_id uuid PRIMARY KEY,
     fingerprint uuid NOT NULL,
     order_id uuid NOT NULL REFERENCES payment_order,
-    amount numeric(20, 0) NOT NULL CHECK (amount >= 0),
+    amounts numeric(14, 0)[] NOT NULL CHECK (0 < ALL (amounts)),
     user_id uuid NOT NULL,
     note text NOT NULL CHECK (char_length(note) BETWEEN 1 AND 500),
     at timestamptz NOT NULL

@@ -98,17 +98,20 @@ pub enum Kind {
         /// What was found, and done about it, for whoever asks later.
         note: String,
     },
-    /// Somebody who administers says that so much of a sold payment went back at the gateway apart from its
-    /// refunds, and is to stay so.
+    /// Somebody who administers says what of a sold payment went back at the gateway apart from its refunds,
+    /// and is to stay so.
     WriteOff {
         /// Of which order.
         order_id: PaymentOrderId,
-        /// How much, in place of what was said before.
-        amount: Money,
+        /// Each amount as the gateway has it, in place of what was said before.
+        amounts: Vec<Money>,
         /// Why, for whoever asks later.
         note: String,
     },
 }
+
+/// The most amounts of a [`Kind::WriteOff`].
+pub const AMOUNTS_MAX: usize = 100;
 
 /// How many characters the note of a [`Kind::ResolveRefund`], a [`Kind::CompareRefund`] or a
 /// [`Kind::WriteOff`] has.
@@ -129,7 +132,7 @@ pub enum Outcome {
     Noted,
     /// Somebody has seen to a refund that was stuck, or that had to be compared.
     Attended(RefundTask),
-    /// So much of a payment was written off; it is looked up next.
+    /// Something of a payment was written off; it is looked up next.
     WrittenOff(WrittenOff),
     /// No, and why. No money moved.
     Refused(Refusal),
@@ -194,12 +197,12 @@ pub struct RefundTask {
 }
 
 /// What was written off of a payment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenOff {
     /// Of which order.
     pub order_id: PaymentOrderId,
-    /// How much.
-    pub amount: Money,
+    /// What.
+    pub amounts: Vec<Money>,
     /// When.
     pub at: Timestamp,
 }

@@ -213,7 +213,7 @@ diesel::table! {
 }
 diesel::table! {
     write_off (command_id) {
-        command_id -> Uuid, fingerprint -> Uuid, order_id -> Uuid, amount -> Numeric, user_id -> Uuid,
+        command_id -> Uuid, fingerprint -> Uuid, order_id -> Uuid, amounts -> Array<Numeric>, user_id -> Uuid,
         note -> Text, at -> Timestamptz,
     }
 }

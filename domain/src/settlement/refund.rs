@@ -1,10 +1,12 @@
 //! How a refund through the gateway goes on: from what its row says and what the gateway has said
 //! follows what to do next. Whoever drives it only asks and writes.
 //!
-//! Two rules carry it. What may have been given back is not asked for once more before the gateway
-//! has said that it was not. And nothing is left to a person, nor counts as paid back by other means,
+//! Three rules carry it. Nothing is asked for before the gateway has said, looked up, that it was not
+//! given back. Where more was given back than refunds of ours, by somebody in the gateway's own pages,
+//! nothing is asked for before a person has said so: the two may be meant for one thing. And nothing is left to a person, nor counts as paid back by other means,
 //! while the gateway may have made it: somebody would pay it twice.
 
+use super::kept::exceeds;
 use onsale_schema::status::{RefundCompare, RefundStatus};
 use onsale_schema::{Money, RefundId};
 use uuid::Uuid;
@@ -26,6 +28,8 @@ pub struct State {
     pub is_old: bool,
     /// How often it was taken up, this time included, since somebody last had it tried again.
     pub attempts: i32,
+    /// Whether somebody has seen to it: had it tried again, or said to have paid it back.
+    pub is_seen_to: bool,
 }
 
 /// What was asked of the gateway before.
@@ -58,6 +62,11 @@ pub enum Learned {
     MadeByHand,
     /// A look-up says that it is not back.
     NotMade,
+    /// A look-up says that it is not back, but that something is that is no refund of ours.
+    Differs,
+    /// A look-up says that as much was given back in the gateway's own pages, which another refund that
+    /// is on its way may have to itself: as long as that one may be made, nobody can tell.
+    Contested,
     /// The gateway refuses it for good, and a look-up says that it is not back either.
     Refused,
     /// It was asked for, and certainly nothing came of that.
@@ -103,19 +112,26 @@ pub fn step(state: &State, learned: Learned) -> Step {
             Learned::Nothing => Step::LookUp,
             Learned::Made => Step::Done { is_twice: true },
             Learned::MadeByHand => Step::Done { is_twice: false },
-            Learned::NotMade if state.is_settled() => Step::Resolved,
-            Learned::NotMade | Learned::Refused | Learned::Unavailable | Learned::Unknown => {
-                Step::Wait
-            }
+            Learned::NotMade | Learned::Differs if state.is_settled() => Step::Resolved,
+            Learned::NotMade
+            | Learned::Differs
+            | Learned::Contested
+            | Learned::Refused
+            | Learned::Unavailable
+            | Learned::Unknown => Step::Wait,
         },
         RefundStatus::Done | RefundStatus::Stuck | RefundStatus::Resolved => Step::Rest,
     }
 }
 
 fn pending(state: &State, learned: Learned) -> Step {
+    // A person has looked at the payment by now, and wants it asked for all the same.
+    let learned = match learned {
+        Learned::Differs if state.is_seen_to => Learned::NotMade,
+        learned => learned,
+    };
     match learned {
-        Learned::Nothing if state.asked.is_some() => Step::LookUp,
-        Learned::Nothing => Step::Ask,
+        Learned::Nothing => Step::LookUp,
         Learned::Made | Learned::MadeByHand => Step::Done { is_twice: false },
         // What is on its way is made once only if the gateway still knows its key.
         Learned::NotMade if !state.is_settled() && state.is_old => Step::Wait,
@@ -127,12 +143,17 @@ fn pending(state: &State, learned: Learned) -> Step {
             Step::Stuck { is_refused: false }
         }
         Learned::NotMade => Step::Ask,
+        Learned::Differs if state.is_settled() => Step::Stuck { is_refused: false },
         // The next wish has another key: what is on its way would not be known again.
         Learned::Refused if state.is_settled() => Step::Stuck { is_refused: true },
         Learned::Unavailable if state.is_given_up() && state.is_settled() => {
             Step::Stuck { is_refused: false }
         }
-        Learned::Refused | Learned::Unavailable | Learned::Unknown => Step::Wait,
+        Learned::Differs
+        | Learned::Contested
+        | Learned::Refused
+        | Learned::Unavailable
+        | Learned::Unknown => Step::Wait,
     }
 }
 
@@ -186,6 +207,9 @@ pub struct Entry {
 /// names, and last for those that nobody has seen to; see [`claim`]. That need not be the one that was
 /// meant, but what goes back in all is right as long as nothing was paid by other means;
 /// [`is_to_compare`] says when somebody has to see to that.
+///
+/// `all` must be read after the gateway was asked: so that each of our names is known, and what goes on
+/// meanwhile makes nothing look like somebody else's.
 #[must_use]
 pub fn found(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> Learned {
     let Some(own) = all.iter().find(|one| one.refund_id == refund_id) else {
@@ -197,13 +221,21 @@ pub fn found(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> Learned {
         (Some(_), _) => return Learned::Unknown,
         (None, _) => {}
     }
-    let before = all.iter().filter(|one| {
+    let (mut before, mut done_before) = (0, 0);
+    for one in all.iter().filter(|one| one.amount == own.amount) {
         let comes_first = claim(one).is_some_and(|theirs| Some(theirs) < claim(own));
-        let is_named = names(given, one.refund_id).next().is_some();
-        one.amount == own.amount && comes_first && !is_named
-    });
-    if nameless(own.amount, all, given) > before.count() {
+        if comes_first && names(given, one.refund_id).next().is_none() {
+            before += 1;
+            done_before += usize::from(one.status == RefundStatus::Done);
+        }
+    }
+    let by_hand = nameless(own.amount, all, given);
+    if by_hand > before {
         Learned::MadeByHand
+    } else if exceeds(all, given) {
+        Learned::Differs
+    } else if own.status == RefundStatus::Pending && by_hand > done_before {
+        Learned::Contested
     } else {
         Learned::NotMade
     }
@@ -226,6 +258,13 @@ pub fn is_to_compare(refund_id: RefundId, all: &[Ours], given: &[Entry]) -> bool
         one.amount == own.amount && is_said
     });
     is_paid_otherwise && found(refund_id, all, given) == Learned::MadeByHand
+}
+
+/// Whether nobody but a person can tell that what was given back in the gateway's own pages was meant for
+/// this refund: nobody has seen to it, and enough is left of the payment to give as much back once more.
+#[must_use]
+pub fn is_guess(state: &State, learned: Learned, amount: Money, left: Money) -> bool {
+    learned == Learned::MadeByHand && !state.is_seen_to && left >= amount
 }
 
 /// Which refund what names none counts for first; none for those that it never counts for.
@@ -253,9 +292,13 @@ pub(super) fn names(given: &[Entry], refund_id: RefundId) -> impl Iterator<Item 
 
 /// How many times so much was given back that is no refund of ours by name.
 pub(super) fn nameless(amount: Money, all: &[Ours], given: &[Entry]) -> usize {
-    let is_ours = |entry: &Entry| all.iter().any(|one| entry.refund_id == Some(one.refund_id));
     given
         .iter()
-        .filter(|entry| entry.amount == amount && !is_ours(entry))
+        .filter(|entry| entry.amount == amount && is_nameless(entry, all))
         .count()
+}
+
+/// Whether it is no refund of ours by name.
+pub(super) fn is_nameless(entry: &Entry, all: &[Ours]) -> bool {
+    !all.iter().any(|one| entry.refund_id == Some(one.refund_id))
 }

@@ -1,10 +1,10 @@
-//! What is decided when somebody says how much of a sold payment went back at the gateway apart from its
+//! What is decided when somebody says what of a sold payment went back at the gateway apart from its
 //! refunds, a bank's chargeback for one, and is to stay so. Nothing is paid by it, and nobody is believed:
-//! the payment is looked up next, and whether it all adds up then is [`super::kept`]'s to say.
+//! the payment is looked up next, and whether the gateway has it so is [`super::kept`]'s to say.
 
 use super::{Changes, Settlement};
 use onsale_schema::message::{Command, Fingerprint};
-use onsale_schema::settlement::{Kind, Outcome, Refusal, WrittenOff};
+use onsale_schema::settlement::{AMOUNTS_MAX, Kind, Outcome, Refusal, WrittenOff};
 use onsale_schema::status::OrderStatus;
 use onsale_schema::{CommandId, Money, PaymentOrderId, Timestamp, UserId};
 use std::collections::HashMap;
@@ -18,8 +18,8 @@ pub struct NewWriteOff {
     pub fingerprint: Fingerprint,
     /// Of which order.
     pub order_id: PaymentOrderId,
-    /// How much of it, in place of what was written off before.
-    pub amount: Money,
+    /// What of it, in place of what was written off before.
+    pub amounts: Vec<Money>,
     /// By whom.
     pub user_id: UserId,
     /// Why, in the words of who did it.
@@ -45,12 +45,12 @@ impl WriteOffs {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub order_id: PaymentOrderId,
-    pub amount: Money,
+    pub amounts: &'a [Money],
     pub note: &'a str,
 }
 
 impl Settlement {
-    /// The checks in their order: duplicate, existence, deadline, state, amount.
+    /// The checks in their order: duplicate, existence, deadline, state, amounts.
     pub(super) fn write_off(
         &mut self,
         command: &Command<Kind>,
@@ -60,7 +60,7 @@ impl Settlement {
     ) -> Outcome {
         if let Some((fingerprint, done)) = self.write_offs.done.get(&command.id) {
             return match *fingerprint == command.fingerprint {
-                true => Outcome::WrittenOff(*done),
+                true => Outcome::WrittenOff(done.clone()),
                 false => Outcome::Refused(Refusal::KeyReused),
             };
         }
@@ -69,15 +69,15 @@ impl Settlement {
         }
         let done = WrittenOff {
             order_id: wanted.order_id,
-            amount: wanted.amount,
+            amounts: wanted.amounts.to_vec(),
             at: now,
         };
-        self.write_offs.load(command.id, command.fingerprint, done);
+        (self.write_offs).load(command.id, command.fingerprint, done.clone());
         changes.write_offs.push(NewWriteOff {
             command_id: command.id,
             fingerprint: command.fingerprint,
             order_id: wanted.order_id,
-            amount: wanted.amount,
+            amounts: wanted.amounts.to_vec(),
             user_id: command.user,
             note: wanted.note.to_owned(),
             at: now,
@@ -107,7 +107,9 @@ impl Settlement {
             | OrderStatus::Reholding
             | OrderStatus::Failed) => return Err(Refusal::OrderConflict { status }),
         }
-        if (Money::ZERO..=order.captured).contains(&wanted.amount) {
+        let are_amounts = wanted.amounts.iter().all(|amount| amount.is_positive());
+        let sum: Money = wanted.amounts.iter().copied().sum();
+        if are_amounts && wanted.amounts.len() <= AMOUNTS_MAX && sum <= order.captured {
             Ok(())
         } else {
             Err(Refusal::AmountMismatch)

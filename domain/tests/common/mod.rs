@@ -2,9 +2,11 @@
 //! failure.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use onsale_domain::settlement::refund::{Entry, Ours};
 use onsale_schema::message::Fingerprint;
+use onsale_schema::status::RefundStatus;
 use onsale_schema::{
-    BlockId, CancellationId, CommandId, NoticeId, PaymentId, PaymentOrderId, RefundId,
+    BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId, PaymentOrderId, RefundId,
     ReservationId, ScheduleId, SeatNo, Timestamp, TransferId, UserId,
 };
 use uuid::Uuid;
@@ -39,6 +41,23 @@ pub fn at_s(seconds: i64) -> Timestamp {
 
 pub fn seat_nos(seats: &[i32]) -> Vec<SeatNo> {
     seats.iter().copied().map(SeatNo).collect()
+}
+
+/// A refund by its number.
+pub fn ours(n: u128, won: i64, status: RefundStatus) -> Ours {
+    Ours {
+        refund_id: refund_id(n),
+        amount: Money::won(won),
+        status,
+    }
+}
+
+/// What was given back: by which refund, or by hand.
+pub fn entry(named: Option<u128>, won: i64) -> Entry {
+    Entry {
+        refund_id: named.map(refund_id),
+        amount: Money::won(won),
+    }
 }
 
 /// SplitMix64: the same numbers from the same seed, on every machine and for ever.

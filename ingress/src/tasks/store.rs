@@ -4,7 +4,7 @@
 use crate::page::PageStart;
 use diesel::QueryableByName;
 use diesel::sql_types::{
-    BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
@@ -66,8 +66,8 @@ pub struct Row {
     #[diesel(sql_type = Bool)]
     pub is_odd: bool,
     /// What was written off of it, where it is an order's task.
-    #[diesel(sql_type = Nullable<Numeric>)]
-    pub written_off: Option<Money>,
+    #[diesel(sql_type = Nullable<Array<Numeric>>)]
+    pub written_off: Option<Vec<Money>>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub owed_since: Option<Timestamp>,
     #[diesel(sql_type = Integer)]
@@ -181,7 +181,7 @@ macro_rules! written_off {
             "at",
             "order_id",
             "false AS is_refund, NULL::text AS compare FROM write_off AS w",
-            "amount > 0 \
+            "cardinality(amounts) > 0 \
              AND NOT EXISTS (SELECT FROM write_off AS later \
                              WHERE later.order_id = w.order_id \
                                AND (later.at, later.command_id) > (w.at, w.command_id)) \
@@ -205,7 +205,7 @@ macro_rules! page_of {
                     coalesce(p.reservation_id, o.reservation_id) AS reservation_id, \
                     c.cancellation_id, coalesce(r.user_id, o.user_id) AS user_id, \
                     coalesce(r.amount, o.amount) AS amount, \
-                    o.odd_at IS NOT NULL AS is_odd, off.amount AS written_off, \
+                    o.odd_at IS NOT NULL AS is_odd, off.amounts AS written_off, \
                     r.created_at AS owed_since, coalesce(r.attempts, o.attempts) AS attempts, \
                     r.last_error, tried.retries, tried.retried_at, tried.retried_by, \
                     coalesce(done.user_id, off.user_id) AS resolved_by, \
@@ -220,7 +220,7 @@ macro_rules! page_of {
                   LEFT JOIN refund_action AS compared \
                          ON compared.refund_id = r.refund_id AND compared.kind = 'COMPARISON' \
                   LEFT JOIN LATERAL ( \
-                      SELECT w.amount, w.user_id, w.note FROM write_off AS w \
+                      SELECT w.amounts, w.user_id, w.note FROM write_off AS w \
                       WHERE w.order_id = o.order_id AND NOT page.is_refund \
                       ORDER BY w.at DESC, w.command_id DESC LIMIT 1) AS off ON true \
                   CROSS JOIN LATERAL ( \

@@ -1,11 +1,11 @@
 //! What went back of a sold payment at the gateway apart from its refunds, and is to stay so.
 
-use super::{Wish, check_note};
+use super::Wish;
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
 use crate::extract::{Id, JsonBody};
-use crate::idempotency::{IdempotencyKey, fingerprint};
+use crate::idempotency::IdempotencyKey;
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
 use crate::trace::TraceParent;
@@ -23,9 +23,10 @@ const ROUTE: &str = "/api/v1/admin/tasks/orders/{orderId}/write-off";
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewWriteOff {
-    /// How much went back at the gateway apart from the order's refunds, in all: in place of what was
-    /// written off before, so that 0 takes that back.
-    amount: Money,
+    /// What went back at the gateway apart from the order's refunds, each amount as the gateway has it: in
+    /// place of what was written off before, so that none takes that back.
+    #[schema(max_items = 100)]
+    amounts: Vec<Money>,
     /// Why, for whoever asks later; without line breaks.
     #[schema(
         min_length = 1,
@@ -39,9 +40,10 @@ struct NewWriteOff {
 ///
 /// For an order that is sold, or was (`PAID`, `REFUNDING`, `REFUNDED`), of which money went back at the gateway
 /// without us, by the buyer's bank for one, when that is to stay so (`ORDER_ODD`). Nothing is paid by it, and
-/// nothing of the sale changes. The payment is looked up at once, a moment later as a rule: if what the
-/// gateway has given back is this and the order's refunds, the task ends; if not, it stays. Who has written it
-/// off, when, and the note are kept. More than was captured is refused (`amount-mismatch`).
+/// nothing of the sale changes; no refund of the order is taken for it. The payment is looked up at once, a
+/// moment later as a rule: if what the gateway has given back is this and the order's refunds, the task ends; if
+/// not, it stays. Who has written it off, when, and the note are kept. More than was captured is refused
+/// (`amount-mismatch`).
 #[utoipa::path(post, path = "/admin/tasks/orders/{orderId}/write-off", operation_id = "writeOffOrder",
     tag = "Administration",
     params(("orderId" = PaymentOrderId, Path, description = "The order"), IdempotencyKey, Prefer),
@@ -62,18 +64,19 @@ pub async fn write_off(
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewWriteOff = body.parse()?;
-    check_note(&wanted.note)?;
-    let path = ROUTE.replace("{orderId}", &order_id.to_string());
     let wish = Wish {
-        id: key.command(user.id, &path),
-        print: fingerprint(&path, &wanted),
-        kind: Kind::WriteOff {
-            order_id,
-            amount: wanted.amount,
-            note: wanted.note,
-        },
+        path: ROUTE.replace("{orderId}", &order_id.to_string()),
+        user,
+        key,
+        prefer,
+        trace,
     };
-    wish.submit(&app, user, prefer, trace).await
+    let kind = Kind::WriteOff {
+        order_id,
+        amounts: wanted.amounts.clone(),
+        note: wanted.note.clone(),
+    };
+    wish.say(&app, &wanted, &wanted.note, kind).await
 }
 
 /// What is written off of an order.
@@ -82,7 +85,7 @@ pub async fn write_off(
 #[serde(rename_all = "camelCase")]
 pub struct WrittenOffView {
     order_id: PaymentOrderId,
-    amount: Money,
+    amounts: Vec<Money>,
     at: Timestamp,
 }
 
@@ -92,7 +95,7 @@ pub(super) fn written_off(done: &WrittenOff) -> Result<Answer, Problem> {
         location: None,
         json: answer::to_json(&WrittenOffView {
             order_id: done.order_id,
-            amount: done.amount,
+            amounts: done.amounts.clone(),
             at: done.at,
         })?,
     })

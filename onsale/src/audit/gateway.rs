@@ -202,7 +202,8 @@ impl Ours {
                     o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
                         AS is_captured_before, \
                     r.refunded, r.refunded_since, r.refunded_ever, r.refunding, \
-                    coalesce((SELECT w.amount FROM write_off AS w WHERE w.order_id = o.order_id \
+                    coalesce((SELECT (SELECT sum(amount) FROM unnest(w.amounts) AS amount) \
+                              FROM write_off AS w WHERE w.order_id = o.order_id \
                               ORDER BY w.at DESC, w.command_id DESC LIMIT 1), 0) AS written_off, \
                     o.status IN ('CAPTURING', 'UNKNOWN') AND o.odd_at IS NULL AS is_open, \
                     o.created_at >= $1 + {MARGIN} AS is_whole, \

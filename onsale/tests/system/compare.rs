@@ -173,6 +173,58 @@ async fn what_is_tried_again_is_found_before_what_is_said_to_be_paid() {
     hall.assert_reconciled().await;
 }
 
+/// Somebody gives back a part at the gateway, and nobody tells us of it; then the buyer cancels. As much as
+/// that does not go back again, and somebody hears that there is something to compare; less or more stops
+/// the refund until a person has it tried all the same. A part that nobody has given back goes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_back_before_it_was_asked_for_is_seen_first() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    // Nobody looks at the payment but for the refund.
+    hall.switch(json!({ "loseWebhooks": "all" })).await;
+    let order = paid(&mut hall, &buyer, &["A-1-1", "A-1-2", "A-1-3", "A-1-4"]).await;
+    let give_up = async |hall: &Hall, seat: &str| {
+        let seats: Option<&[&str]> = Some(&[seat]);
+        let key = format!("give-up-{seat}");
+        let cancelled = hall.cancel(&buyer, order.reservation, &key, seats);
+        assert_eq!(cancelled.await.expect(200).body["refunded"], won(PRICE));
+    };
+    give_up(&hall, "A-1-4").await;
+    are(&mut hall, "DONE", 1).await;
+    give_back_by_hand(&hall, &order, PRICE).await;
+    give_up(&hall, "A-1-1").await;
+    are(&mut hall, "DONE", 2).await;
+    assert_eq!(hall.book().await, [4 * PRICE, -PRICE, -PRICE]);
+    to_compare(&hall, "by-hand", 1).await;
+    let open = tasks(&hall, &admin, "?state=OPEN").await;
+    let refund = id(&open["items"][0]["refundId"]);
+    assert_eq!(kinds(&open), [(refund, "REFUND_TO_COMPARE")]);
+    let compared = compare(&hall, &admin, refund, "compared", "It was for this seat").await;
+    compared.expect(200);
+    to_compare(&hall, "by-hand", 0).await;
+    hall.assert_reconciled().await;
+
+    give_back_by_hand(&hall, &order, PRICE / 2).await;
+    give_up(&hall, "A-1-2").await;
+    are(&mut hall, "STUCK", 1).await;
+    let open = tasks(&hall, &admin, "?state=OPEN").await;
+    let task = &open["items"][0];
+    assert_eq!(task["kind"], "REFUND_STUCK");
+    let why = text(&task["lastError"]);
+    assert!(why.contains("no refund of ours"), "{task}");
+    let book = [4 * PRICE, -PRICE, -PRICE, -PRICE / 2];
+    assert_eq!(hall.book().await, book);
+    let stuck = id(&task["refundId"]);
+    retry(&hall, &admin, stuck, "all-the-same")
+        .await
+        .expect(200);
+    are(&mut hall, "DONE", 3).await;
+    assert_eq!(hall.book().await, [&book[..], &[-PRICE]].concat());
+    // What is no refund of ours is a difference for good.
+    let report = hall.reconcile().await;
+    assert_eq!(report.violated(), ["P2"], "{report}");
+}
+
 /// An order is a task for its payment whatever it has come to, and refunds and orders are in one list.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_orders_and_refunds_are_in_one_list() {

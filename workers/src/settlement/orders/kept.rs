@@ -8,7 +8,7 @@ use crate::gateway::Payment;
 use crate::settlement::store::written_off;
 use diesel_async::AsyncPgConnection;
 use onsale_domain::settlement::Order;
-use onsale_domain::settlement::kept::agrees;
+use onsale_domain::settlement::kept::{agrees, rest};
 use onsale_domain::settlement::order::Learned;
 use onsale_domain::settlement::refund::Entry;
 use onsale_platform::db;
@@ -74,7 +74,8 @@ pub(super) async fn compare(
     assert!(is_of(order.status), "it has ended so for good");
     let all = refund_list(conn, order.order_id).await?;
     let written_off = written_off(conn, order.order_id).await?;
-    if seen.is_sound && agrees(&all, &seen.given, written_off) {
+    let (given, is_there) = rest(&all, &seen.given, &written_off);
+    if seen.is_sound && is_there && agrees(&all, &given) {
         return Ok(Learned::Captured);
     }
     tracing::error!(order = %order.order_id, status = order.status.as_str(),

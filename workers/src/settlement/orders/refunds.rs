@@ -2,8 +2,9 @@
 //! [`onsale_domain::settlement::refund`]'s to say. What can't be given back, and what went back twice or
 //! has perhaps, is left for somebody to see to: in the refund's row, and loudly.
 //!
-//! It must never ask anew for what the gateway may have made: whoever takes up a refund that was asked
-//! for before looks the payment up first, and so does who is refused.
+//! It must never ask for what the gateway may have made, or somebody in its own pages: whoever takes up a
+//! refund looks the payment up first, and so does who is refused. That is a call more for each refund.
+//! What is given back by hand between the look-up and the refund is still seen afterwards only.
 
 mod store;
 
@@ -12,10 +13,12 @@ pub(super) use store::refund_list;
 use super::store::Limits;
 use super::{Driver, Steps, insist};
 use crate::gateway::{Cancel, Error, IdempotencyKey, Payment, PaymentKey};
+use crate::settlement::store::written_off;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use onsale_domain::settlement::kept::rest;
 use onsale_domain::settlement::refund::{
-    Entry, Learned, Ours, Step, compare, found, is_to_compare, key, step,
+    Entry, Learned, Ours, Step, compare, found, is_guess, is_to_compare, key, step,
 };
 use onsale_platform::{db, metric, tx};
 use onsale_schema::Money;
@@ -37,7 +40,7 @@ struct End {
     /// What the gateway said when it did not do what it was asked.
     why: Option<String>,
     /// Whether somebody has to compare what was given back by hand with what is said to be paid by
-    /// other means.
+    /// other means, or with the refund itself.
     is_to_compare: bool,
 }
 
@@ -109,7 +112,7 @@ async fn go_on(driver: &Driver, claimed: &Claimed, ask_until: Instant) -> Result
                     None => Learned::Made,
                     Some(Error::Declined { .. } | Error::NotFound) => {
                         match look_up(driver, claimed, &mut end).await? {
-                            Learned::NotMade => Learned::Refused,
+                            Learned::NotMade | Learned::Differs => Learned::Refused,
                             made_or_not_known => made_or_not_known,
                         }
                     }
@@ -140,8 +143,8 @@ fn tell(claimed: &Claimed, end: &End) {
         }
         (Step::Done { .. } | Step::Resolved, Some(RefundCompare::ByHand)) => {
             tracing::warn!(refund = %claimed.refund_id, order = %claimed.order_id,
-                "somebody says to have paid back a refund by other means, and somebody has given as \
-                 much back in the gateway's own pages: is that one and the same?");
+                "somebody says to have paid back a refund by other means, or nobody has told of it, and \
+                 somebody has given as much back in the gateway's own pages: is that one and the same?");
             metric::REFUND_TO_COMPARE
         }
         (Step::Done { .. }, None) => "done",
@@ -180,8 +183,9 @@ async fn look_up(driver: &Driver, claimed: &Claimed, end: &mut End) -> Result<Le
             // it is asked for, so that no name of ours is unknown.
             let mut conn = driver.ctx.pool.get().await?;
             let all = refund_list(&mut conn, claimed.order_id).await?;
+            let written_off = written_off(&conn, claimed.order_id).await?;
             drop(conn);
-            judge(claimed, &all, &payment, end)
+            judge(claimed, &all, &written_off, &payment, end)
         }
         Err(Error::NotFound) => Learned::NotMade,
         Err(error) => {
@@ -197,8 +201,14 @@ async fn look_up(driver: &Driver, claimed: &Claimed, end: &mut End) -> Result<Le
     })
 }
 
-/// What a payment says about a refund of it.
-fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, end: &mut End) -> Learned {
+/// What a payment says about a refund of it; what was written off is none.
+fn judge(
+    claimed: &Claimed,
+    all: &[Ours],
+    written_off: &[Money],
+    payment: &Payment,
+    end: &mut End,
+) -> Learned {
     let given: Vec<Entry> = (payment.cancels.iter())
         .map(|cancel| Entry {
             refund_id: cancel.refund_id,
@@ -209,11 +219,26 @@ fn judge(claimed: &Claimed, all: &[Ours], payment: &Payment, end: &mut End) -> L
     let is_sound = payment.order_id.uuid() == Some(claimed.order_id.0)
         && payment.status.is_captured()
         && payment.total - payment.balance == back;
+    let (given, _) = rest(all, &given, written_off);
     let learned = match is_sound {
         true => found(claimed.refund_id, all, &given),
         false => Learned::Unknown,
     };
-    end.is_to_compare = is_sound && is_to_compare(claimed.refund_id, all, &given);
+    end.is_to_compare = is_sound
+        && (is_to_compare(claimed.refund_id, all, &given)
+            || is_guess(&claimed.state(), learned, claimed.amount, payment.balance));
+    let why = match learned {
+        Learned::Differs => Some("the gateway has given back what is no refund of ours"),
+        Learned::Contested => Some("as much was given back by hand, perhaps for another refund"),
+        Learned::Nothing
+        | Learned::Made
+        | Learned::MadeByHand
+        | Learned::NotMade
+        | Learned::Refused
+        | Learned::Unavailable
+        | Learned::Unknown => None,
+    };
+    end.why = why.map(str::to_owned).or(end.why.take());
     if learned == Learned::Unknown {
         tracing::error!(refund = %claimed.refund_id, order = %claimed.order_id,
             status = payment.status.as_str(),

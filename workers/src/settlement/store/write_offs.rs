@@ -20,8 +20,8 @@ struct Row {
     fingerprint: Uuid,
     #[diesel(sql_type = SqlUuid)]
     order_id: PaymentOrderId,
-    #[diesel(sql_type = Numeric)]
-    amount: Money,
+    #[diesel(sql_type = Array<Numeric>)]
+    amounts: Vec<Money>,
     #[diesel(sql_type = Timestamptz)]
     at: Timestamp,
 }
@@ -39,7 +39,7 @@ pub async fn load(
         return Ok(());
     }
     let rows: Vec<Row> = statement(
-        "SELECT command_id, fingerprint, order_id, amount, at FROM write_off \
+        "SELECT command_id, fingerprint, order_id, amounts, at FROM write_off \
          WHERE command_id = ANY($1)",
     )
     .bind::<Array<SqlUuid>, _>(&needs.commands)
@@ -48,7 +48,7 @@ pub async fn load(
     for row in rows {
         let done = WrittenOff {
             order_id: row.order_id,
-            amount: row.amount,
+            amounts: row.amounts,
             at: row.at,
         };
         state.load(row.command_id, Fingerprint(row.fingerprint), done);
@@ -64,21 +64,23 @@ pub async fn changes(mut conn: &AsyncPgConnection, rows: &[NewWriteOff]) -> Resu
     if rows.is_empty() {
         return Ok(());
     }
+    // A row by itself: an array of arrays has no rows of different lengths.
+    for row in rows {
+        statement(
+            "INSERT INTO write_off (command_id, fingerprint, order_id, amounts, user_id, note, at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind::<SqlUuid, _>(row.command_id)
+        .bind::<SqlUuid, _>(row.fingerprint.0)
+        .bind::<SqlUuid, _>(row.order_id)
+        .bind::<Array<Numeric>, _>(&row.amounts)
+        .bind::<SqlUuid, _>(row.user_id)
+        .bind::<Text, _>(&row.note)
+        .bind::<Timestamptz, _>(row.at)
+        .execute(&mut conn)
+        .await?;
+    }
     let orders: Vec<PaymentOrderId> = rows.iter().map(|row| row.order_id).collect();
-    statement(
-        "INSERT INTO write_off (command_id, fingerprint, order_id, amount, user_id, note, at) \
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::numeric[], $5::uuid[], \
-                              $6::text[], $7::timestamptz[])",
-    )
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|row| row.command_id).collect())
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|row| row.fingerprint.0).collect())
-    .bind::<Array<SqlUuid>, _>(&orders)
-    .bind::<Array<Numeric>, Vec<_>>(rows.iter().map(|row| row.amount).collect())
-    .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|row| row.user_id).collect())
-    .bind::<Array<Text>, Vec<_>>(rows.iter().map(|row| row.note.as_str()).collect())
-    .bind::<Array<Timestamptz>, Vec<_>>(rows.iter().map(|row| row.at).collect())
-    .execute(&mut conn)
-    .await?;
     statement(
         "UPDATE payment_order SET next_at = clock_timestamp(), step_no = step_no + 1, attempts = 0 \
          WHERE order_id = ANY($1)",
@@ -90,25 +92,25 @@ pub async fn changes(mut conn: &AsyncPgConnection, rows: &[NewWriteOff]) -> Resu
 }
 
 #[derive(QueryableByName)]
-struct AmountRow {
-    #[diesel(sql_type = Numeric)]
-    amount: Money,
+struct AmountsRow {
+    #[diesel(sql_type = Array<Numeric>)]
+    amounts: Vec<Money>,
 }
 
-/// How much of an order is written off. It is locked, and so does not change.
+/// What is written off of an order.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn written_off(
     mut conn: &AsyncPgConnection,
     order_id: PaymentOrderId,
-) -> Result<Money, db::Error> {
-    let row: Option<AmountRow> = statement(
-        "SELECT amount FROM write_off WHERE order_id = $1 ORDER BY at DESC, command_id DESC LIMIT 1",
+) -> Result<Vec<Money>, db::Error> {
+    let row: Option<AmountsRow> = statement(
+        "SELECT amounts FROM write_off WHERE order_id = $1 ORDER BY at DESC, command_id DESC LIMIT 1",
     )
     .bind::<SqlUuid, _>(order_id)
     .get_result(&mut conn)
     .await
     .optional()?;
-    Ok(row.map_or(Money::ZERO, |row| row.amount))
+    Ok(row.map_or_else(Vec::new, |row| row.amounts))
 }

@@ -51,6 +51,8 @@ pub(super) struct Claimed {
     is_settled: bool,
     #[diesel(sql_type = Bool)]
     was_old: bool,
+    #[diesel(sql_type = Bool)]
+    is_seen_to: bool,
     #[diesel(sql_type = Text)]
     pub payment_key: String,
 }
@@ -66,6 +68,7 @@ impl Claimed {
             }),
             is_old: self.is_old,
             attempts: self.attempts,
+            is_seen_to: self.is_seen_to,
         }
     }
 }
@@ -98,6 +101,8 @@ pub(super) async fn refund_claim(
                 taken.old_at < now() AS is_old, \
                 coalesce(taken.settles_at <= clock_timestamp(), true) AS is_settled, \
                 coalesce(taken.settles_at >= taken.old_at, false) AS was_old, \
+                EXISTS (SELECT FROM refund_action AS a WHERE a.refund_id = taken.refund_id) \
+                    AS is_seen_to, \
                 coalesce(p.reservation_id, o.reservation_id) AS reservation_id, o.payment_key \
          FROM taken JOIN payment_order AS o ON o.order_id = taken.order_id \
               LEFT JOIN payment AS p ON p.payment_id = taken.payment_id",
