@@ -498,7 +498,9 @@ impl World {
         self.has_pruned = true;
         self.sale.prune(self.since);
         // Of these no pass is good any more; where one is made up all the same, it is as the owner knows.
-        self.model.over.retain(|_, ended_at| *ended_at >= self.since);
+        self.model
+            .over
+            .retain(|_, ended_at| *ended_at >= self.since);
         for entry in &mut self.model.entries {
             entry.known = entry.ended_at.is_none_or(|ended_at| ended_at >= self.since);
         }

@@ -185,8 +185,9 @@ async fn what_was_given_back_before_it_was_asked_for_is_seen_first() {
     let order = paid(&mut hall, &buyer, &["A-1-1", "A-1-2", "A-1-3", "A-1-4"]).await;
     let give_up = async |hall: &Hall, seat: &str| {
         let seats: Option<&[&str]> = Some(&[seat]);
-        let cancelled = hall.cancel(&buyer, order.reservation, &format!("give-up-{seat}"), seats);
-        assert_eq!(cancelled.await.expect(200).body["refunded"], won(PRICE));
+        let key = format!("give-up-{seat}");
+        let cancelled = hall.cancel(&buyer, order.reservation, &key, seats).await;
+        assert_eq!(cancelled.expect(200).body["refunded"], won(PRICE));
     };
     give_up(&hall, "A-1-4").await;
     are(&mut hall, "DONE", 1).await;
