@@ -24,7 +24,7 @@ pub use changes::{
 };
 pub use onsale_schema::seats::Policy;
 pub use passes::{Entry, Gate, GateUpdate};
-pub use payments::{PAYING_MS, decided_once};
+pub use payments::{PAYING_MS, decided_once, true_while_open};
 pub use term::{Term, release_delay_ms};
 
 use blocks::Blocks;

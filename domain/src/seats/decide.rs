@@ -141,8 +141,9 @@ impl Sale {
                 reservation_id,
                 ..
             } => {
-                changes.notices_done.push(*notice_id);
-                self.unsecure(*reservation_id, *order_id, changes);
+                if self.is_news(*notice_id, changes) {
+                    self.unsecure(*reservation_id, *order_id, changes);
+                }
                 Outcome::Applied
             }
             Kind::Rehold {
@@ -172,8 +173,9 @@ impl Sale {
                 at,
                 ..
             } => {
-                changes.notices_done.push(*notice_id);
-                self.cancelled(*reservation_id, seats, *at, now, changes);
+                if self.is_news(*notice_id, changes) {
+                    self.cancelled(*reservation_id, seats, *at, now, changes);
+                }
                 Outcome::Applied
             }
             Kind::Room {

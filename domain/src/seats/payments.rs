@@ -19,7 +19,8 @@ pub const PAYING_MS: i64 = 2 * 60 * 1000;
 
 /// The notice of a command that must be decided once and never again, as what it finds changes: a
 /// hold that would not be made to last, or seats that were taken, are what settlement has acted on;
-/// and a waiting room is another one after Postgres was restored to an older state.
+/// and a waiting room is another one after Postgres was restored to an older state. Whether it is open
+/// need not be known before it is decided: to store what comes of it fails if it is not.
 #[must_use]
 pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
     match kind {
@@ -42,6 +43,32 @@ pub fn decided_once(kind: &Kind) -> Option<NoticeId> {
     }
 }
 
+/// The notice of a command that says what settlement has written in other rows. It must be known before
+/// it is decided whether that is open. Once it is done, what it says is in the rows of the seats; and where
+/// it is not there, Postgres was restored to an older state: what was paid or cancelled since is not, by
+/// the rows, though the stream says it again.
+#[must_use]
+pub fn true_while_open(kind: &Kind) -> Option<NoticeId> {
+    match kind {
+        Kind::Paid { notice_id, .. }
+        | Kind::PaidAll { notice_id, .. }
+        | Kind::Unsecure { notice_id, .. }
+        | Kind::Cancelled { notice_id, .. } => Some(*notice_id),
+        Kind::Hold { .. }
+        | Kind::HoldBest { .. }
+        | Kind::Release { .. }
+        | Kind::Extend { .. }
+        | Kind::Expire { .. }
+        | Kind::Secure { .. }
+        | Kind::Rehold { .. }
+        | Kind::Room { .. }
+        | Kind::PassesOver { .. }
+        | Kind::Policy { .. }
+        | Kind::Block { .. }
+        | Kind::Unblock { .. } => None,
+    }
+}
+
 /// Money that was captured after its hold had lapsed.
 pub(super) struct Late<'a> {
     pub(super) order_id: PaymentOrderId,
@@ -54,8 +81,8 @@ pub(super) struct Late<'a> {
 }
 
 impl Sale {
-    /// Adds that a notice of [`decided_once`] is done, or is no more: its command was decided before,
-    /// and nothing comes of it again.
+    /// Adds that a notice of [`decided_once`] or [`true_while_open`] is done, or is no more: its command was
+    /// decided before, and nothing comes of it again.
     pub fn load_told(&mut self, notice_id: NoticeId) {
         self.told.insert(notice_id);
     }
@@ -75,7 +102,9 @@ impl Sale {
         now: Timestamp,
         changes: &mut Changes,
     ) -> Outcome {
-        changes.notices_done.push(notice_id);
+        if !self.is_news(notice_id, changes) {
+            return Outcome::Applied;
+        }
         for &id in reservations {
             if self.may_sell(id, changes) {
                 self.sell(id, now, changes);

@@ -15,7 +15,9 @@ mod settlement;
 
 use common::{Rng, at_s, for_seeds, is_replay, schedule_id};
 use model::{Foreign, Model};
-use onsale_domain::seats::{Changes, Gate, Policy, Sale, TermUpdate, Times, decided_once};
+use onsale_domain::seats::{
+    Changes, Gate, Policy, Sale, TermUpdate, Times, decided_once, true_while_open,
+};
 use onsale_schema::message::Command;
 use onsale_schema::seats::{Fact, Kind, Outcome, Refusal};
 use onsale_schema::status::{ReservationStatus, SaleState};
@@ -265,6 +267,7 @@ impl World {
         let mut known = Vec::new();
         let mut is_racing = self.rng.percent(30);
         loop {
+            self.tell_done(&steps, true_while_open);
             let model_before = self.model.clone();
             let mut changes = Changes::default();
             let ours = self.run(&steps, &mut changes);
@@ -307,7 +310,7 @@ impl World {
                     self.take_back(&changes, &decided);
                     self.follow_layout();
                     self.tell_known(&known);
-                    self.tell_done(&steps);
+                    self.tell_done(&steps, decided_once);
                 }
             }
         }
@@ -494,6 +497,10 @@ impl World {
         self.since = self.batch_at.plus_ms(-DAY_MS);
         self.has_pruned = true;
         self.sale.prune(self.since);
+        // Of these no pass is good any more; where one is made up all the same, it is as the owner knows.
+        self.model
+            .over
+            .retain(|_, ended_at| *ended_at >= self.since);
         for entry in &mut self.model.entries {
             entry.known = entry.ended_at.is_none_or(|ended_at| ended_at >= self.since);
         }
@@ -524,11 +531,11 @@ impl World {
         }
     }
 
-    /// A look has shown which notices are done.
-    fn tell_done(&mut self, steps: &[Step]) {
+    /// A look has shown which of these notices are done.
+    fn tell_done(&mut self, steps: &[Step], which: impl Fn(&Kind) -> Option<NoticeId>) {
         for step in steps {
             if let Step::Command(command, _) = step
-                && let Some(notice) = decided_once(&command.kind)
+                && let Some(notice) = which(&command.kind)
                 && !self.rows.open_notices.contains_key(&notice)
             {
                 self.sale.load_told(notice);

@@ -1,13 +1,16 @@
 //! Every step of a payment through the gateway, of a charge of points by card, of a refund, of a
-//! cancellation, and of what a person does about a refund that is refused: its process is killed just
+//! cancellation, of that of a whole show, of what a person does about a refund that is refused, and of what
+//! follows when somebody gives money back in the gateway's own pages: its process is killed just
 //! before and just after the step's commit, the step fails, the gateway fails, the step is repeated.
 //! Of each order exactly one comes in the end: a sale or points, the money back, or nothing; and the
 //! gateway's book says the same.
 //!
 //! All orders go through one system; its workers are killed once in each stage. In the first one are the
 //! steps up to a sale, in the second those up to points, in the third those after a hold has lapsed,
-//! after an account has filled, or after a sale was cancelled, in the last two those of refunds that
-//! were refused: tried again, and paid back by other means.
+//! after an account has filled, or after a sale was cancelled, in the next three those of refunds that
+//! were refused: tried again, paid back by other means, and compared as these were the gateway's own pages;
+//! in the seventh those of orders that are odd as all of their money went back there, and in the last one
+//! those of shows that are cancelled.
 
 mod cases;
 mod pest;
@@ -18,12 +21,13 @@ mod stops;
 use crate::bus::Bus;
 use crate::hall::{PARTITIONS, PATIENCE};
 use crate::shop::won;
+use crate::tasks::give_back_by_hand;
 use cases::{Befalls, Path, REFUNDS};
 use diesel::sql_types::Binary;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use onsale_schema::message::{Command, decode};
-use onsale_schema::{Lane, ScheduleId, partition, seats};
+use onsale_schema::{Lane, partition, seats};
 use onsale_testkit::Answer;
 use pest::Pest;
 use reqwest::{Method, StatusCode};
@@ -108,7 +112,8 @@ async fn to_points_and_to_a_refund(stage: &mut Stage, pest: &Pest) {
     }
 }
 
-/// The last stages: a person sees to what the gateway has refused.
+/// The last stages: a person sees to what the gateway has refused, and to what somebody has given back
+/// there; and shows are cancelled.
 async fn to_what_a_person_does(stage: &mut Stage, pest: &Pest) {
     let refused = stage.those(Path::is_attended);
     stage.hall.switch(json!({ "refundDecline": "all" })).await;
@@ -118,14 +123,23 @@ async fn to_what_a_person_does(stage: &mut Stage, pest: &Pest) {
     let hall = &stage.hall;
     hall.gateway(Method::DELETE, "/switches", None).await;
     hall.switch(json!({ "loseWebhooks": "all" })).await;
-    let (admin, seen) = (stage.hall.admin(), stage.stops.seen().await);
+    let seen = stage.stops.seen().await;
     for sale in &mut stage.sales {
         if sale.case.path.is_attended() {
             let refund = seen[&sale.buyer.user_id].refund_id;
-            sale.task = Some((refund.expect("a refund"), admin.clone()));
+            sale.task = Some(refund.expect("a refund"));
         }
     }
-    for path in [Path::Retried, Path::Resolved] {
+    for sale in stage.those(|path| matches!(path, Path::Compared | Path::Odd)) {
+        give_back_by_hand(&stage.hall, sale.order(), sale.amount).await;
+    }
+    for path in [
+        Path::Retried,
+        Path::Resolved,
+        Path::Compared,
+        Path::Odd,
+        Path::Shown,
+    ] {
         let sales = stage.next().await;
         assert!(sales.iter().all(|sale| sale.case.path == path));
         pest.begin(&sales);
@@ -138,6 +152,12 @@ async fn repeat_one(stage: &Stage, sale: &Sale) {
     let (hall, path) = (&stage.hall, sale.case.path);
     let again = sale.buy().insist(&hall.api).await;
     match path {
+        Path::Shown => {
+            assert_eq!(again.expect(200).body["status"], "PAID");
+            sale.wish().insist(&hall.api).await.expect(202);
+            let own = sale.cancel().insist(&hall.api).await;
+            own.expect_problem(409, "reservation-state-conflict");
+        }
         Path::Declined | Path::ChargeDeclined => {
             drop(again.expect_problem(402, "payment-declined"));
         }
@@ -149,7 +169,12 @@ async fn repeat_one(stage: &Stage, sale: &Sale) {
         Path::Sold | Path::Doubted | Path::Reheld => {
             assert_eq!(again.expect(200).body["status"], "PAID");
         }
-        Path::Cancelled | Path::Refused | Path::Retried | Path::Resolved => {
+        Path::Cancelled
+        | Path::Refused
+        | Path::Retried
+        | Path::Resolved
+        | Path::Compared
+        | Path::Odd => {
             assert_eq!(again.expect(200).body["status"], "PAID");
             let again = sale.cancel().insist(&hall.api).await.expect(200);
             assert_eq!(again.body["refunded"], won(sale.amount));
@@ -175,6 +200,12 @@ async fn repeat_one(stage: &Stage, sale: &Sale) {
         let other = sale.wish().anew().insist(&hall.api).await;
         other.expect_problem(409, "refund-state-conflict");
     }
+    if path == Path::Compared {
+        let again = sale.compare().insist(&hall.api).await.expect(200);
+        assert_eq!(again.body["status"], "DONE");
+        let other = sale.compare().anew().insist(&hall.api).await;
+        other.expect_problem(409, "refund-state-conflict");
+    }
 }
 
 /// Asks for every step once more: by the same commands and by others, by the same notices, and by
@@ -188,11 +219,11 @@ async fn repeat(stage: &mut Stage) {
     let seated = stage.those(|path| !path.is_charge()).len();
     assert!(rows.len() > seated, "{}", rows.len());
     let mut bus = Bus::connect(&stage.hall).await;
-    let partition = partition::of_schedule(ScheduleId(stage.date), PARTITIONS);
-    let subject = bus.subjects.partition(Lane::Seats, partition);
     let mut sent = Vec::with_capacity(rows.len());
     for row in rows {
         let command: Command<seats::Kind> = decode(&row.payload).expect("a command");
+        let partition = partition::of_schedule(command.kind.schedule_id(), PARTITIONS);
+        let subject = bus.subjects.partition(Lane::Seats, partition);
         sent.push(bus.send(&subject, vec![command]).await);
     }
     bus.outcomes::<seats::Outcome>(sent).await;

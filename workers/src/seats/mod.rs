@@ -128,9 +128,10 @@ impl State {
             self.tell(commands, rows.accepted(&ids).await?);
         }
         let kinds = commands.iter().map(|command| &command.kind);
-        let notices: Vec<NoticeId> = kinds.filter_map(seats::decided_once).collect();
-        if thorough && !notices.is_empty() {
-            self.tell_done(commands, &rows.open_notices(&notices).await?);
+        let notices: Vec<NoticeId> = kinds.filter_map(|kind| noticed(kind, thorough)).collect();
+        if !notices.is_empty() {
+            let open = rows.open_notices(&notices).await?;
+            self.tell_done(commands, thorough, &open);
         }
         Ok(())
     }
@@ -232,9 +233,9 @@ impl State {
     }
 
     /// Makes the schedules of these commands know which of them are of notices that are done.
-    fn tell_done(&mut self, commands: &[&Command<Kind>], open: &HashSet<NoticeId>) {
+    fn tell_done(&mut self, commands: &[&Command<Kind>], thorough: bool, open: &HashSet<NoticeId>) {
         for command in commands {
-            if let Some(notice) = seats::decided_once(&command.kind)
+            if let Some(notice) = noticed(&command.kind, thorough)
                 && !open.contains(&notice)
                 && let Some(loaded) = self.sales.get_mut(&command.kind.schedule_id())
             {
@@ -242,6 +243,12 @@ impl State {
             }
         }
     }
+}
+
+/// The notice of a command, if it has to be looked up whether that is open.
+fn noticed(kind: &Kind, thorough: bool) -> Option<NoticeId> {
+    let decided_once = || seats::decided_once(kind).filter(|_| thorough);
+    seats::true_while_open(kind).or_else(decided_once)
 }
 
 impl PartitionedLane for Seats {

@@ -165,6 +165,84 @@ async fn seats_that_are_cancelled_are_on_sale_again_and_held_later() {
     worker.stop().await;
 }
 
+/// The streams are not set back with Postgres. What settlement said after the state that was restored comes
+/// again: nobody has paid by the rows, nor cancelled, nor has a payment ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_settlement_said_before_a_restore_of_postgres_is_void() {
+    let mut rig = Rig::new().await;
+    let schedule_id = rig.schedule(10, 60_000, 4).await;
+    let worker = rig.worker().await;
+    let (buyer, reservation_id) = hold(&mut rig, schedule_id, &[1, 2]).await;
+    let order_id = PaymentOrderId(Uuid::now_v7());
+    let until = whole_ms(rig.clock.now().plus_ms(100_000));
+    tell(&mut rig, |notice_id| Kind::Secure {
+        notice_id,
+        order_id,
+        reservation_id,
+        schedule_id,
+        until,
+    })
+    .await;
+    let notice_id = || NoticeId(Uuid::now_v7());
+    let paid = || Kind::Paid {
+        notice_id: notice_id(),
+        reservation_id,
+        schedule_id,
+    };
+    let paid_all = || Kind::PaidAll {
+        notice_id: notice_id(),
+        reservation_ids: vec![reservation_id],
+        schedule_id,
+    };
+    let unsecure = Kind::Unsecure {
+        notice_id: notice_id(),
+        order_id,
+        reservation_id,
+        schedule_id,
+    };
+    let at = rig.clock.now();
+    let cancelled = || Kind::Cancelled {
+        notice_id: notice_id(),
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(1)],
+        at,
+    };
+    let again = vec![paid(), paid_all(), cancelled(), unsecure];
+    let again = again.into_iter();
+    let again: Vec<_> = again
+        .map(|kind| rig.command(UserId(Uuid::nil()), kind))
+        .collect();
+    let message = rig.send(again).await;
+    assert_eq!(rig.outcomes(message).await, vec![Outcome::Applied; 4]);
+    assert_eq!(claims(&mut rig, reservation_id, "H").await, 2);
+    let is_secured = format!("status = 'HELD' AND paying_order = '{order_id}'");
+    assert!(is_so(&mut rig, reservation_id, &is_secured).await);
+    let give_back = Kind::Release {
+        reservation_id,
+        schedule_id,
+    };
+    let release = rig.command(buyer, give_back);
+    let in_progress = Outcome::Refused(Refusal::PaymentInProgress);
+    assert_eq!(rig.ask(release).await, in_progress);
+
+    // It is paid by the rows now, and somebody had cancelled it before the restore.
+    rig.sql("UPDATE reservation SET status = 'PAID'").await;
+    tell(&mut rig, |notice_id| Kind::Paid {
+        notice_id,
+        reservation_id,
+        schedule_id,
+    })
+    .await;
+    let again = rig.command(UserId(Uuid::nil()), cancelled());
+    assert_eq!(rig.ask(again).await, Outcome::Applied);
+    assert_eq!(claims(&mut rig, reservation_id, "S").await, 2);
+    let taken = rig.hold(schedule_id, &[1]);
+    let taken = rig.ask(taken).await;
+    assert!(matches!(taken, Outcome::Refused(_)), "{taken:?}");
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_capture_is_given_the_seats_once_if_they_are_free() {
     let mut rig = Rig::new().await;

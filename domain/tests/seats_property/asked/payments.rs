@@ -2,7 +2,6 @@
 
 use crate::World;
 use crate::common::user;
-use onsale_domain::seats::decided_once;
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::seats::Kind;
 use onsale_schema::{CommandId, Money, NoticeId, PaymentOrderId, ReservationId, Timestamp, UserId};
@@ -29,23 +28,26 @@ impl World {
         }
     }
 
-    /// About what was never sold, by a notice that was never written.
+    /// By a notice that was never written, or is no more since a restore: about what was never sold, nor
+    /// cancelled.
     fn nonsense(&mut self) -> (NoticeId, Kind) {
         let notice_id = NoticeId(self.rng.uuid());
         let (some_id, user_id, until) = self.some_reservation();
         let other_id = ReservationId(self.rng.uuid());
         let order_id = PaymentOrderId(self.rng.uuid());
+        let paying = self.rows.reservations.get(&some_id);
+        let paying = paying.and_then(|r| r.term.paying_order);
         let schedule_id = self.rows.schedule;
         let seats = self.seats();
         let kind = match self.rng.range(0, 5) {
             0 => Kind::PaidAll {
                 notice_id,
-                reservation_ids: vec![other_id, ReservationId(self.rng.uuid())],
+                reservation_ids: vec![other_id, some_id],
                 schedule_id,
             },
             1 => Kind::Paid {
                 notice_id,
-                reservation_id: other_id,
+                reservation_id: some_id,
                 schedule_id,
             },
             2 => Kind::Secure {
@@ -57,7 +59,7 @@ impl World {
             },
             3 => Kind::Unsecure {
                 notice_id,
-                order_id,
+                order_id: paying.unwrap_or(order_id),
                 reservation_id: some_id,
                 schedule_id,
             },
@@ -73,15 +75,13 @@ impl World {
             },
             _ => Kind::Cancelled {
                 notice_id,
-                reservation_id: other_id,
+                reservation_id: some_id,
                 schedule_id,
                 seats,
                 at: self.now,
             },
         };
-        if decided_once(&kind).is_some() {
-            self.model.decided.insert(notice_id);
-        }
+        self.model.decided.insert(notice_id);
         (notice_id, kind)
     }
 

@@ -10,12 +10,24 @@ use onsale_schema::{NoticeId, ReservationId, SeatNo, Timestamp, UserId};
 impl Model {
     pub(super) fn told(&mut self, command: &Command<Kind>, now: Timestamp) {
         match &command.kind {
-            Kind::Paid { reservation_id, .. } => self.paid(*reservation_id, now),
-            Kind::PaidAll {
-                reservation_ids, ..
+            Kind::Paid {
+                notice_id,
+                reservation_id,
+                ..
             } => {
-                for &id in reservation_ids {
-                    self.paid(id, now);
+                if self.is_first(*notice_id) {
+                    self.paid(*reservation_id, now);
+                }
+            }
+            Kind::PaidAll {
+                notice_id,
+                reservation_ids,
+                ..
+            } => {
+                if self.is_first(*notice_id) {
+                    for &id in reservation_ids {
+                        self.paid(id, now);
+                    }
                 }
             }
             Kind::Secure { notice_id, .. } => {
@@ -24,11 +36,13 @@ impl Model {
                 }
             }
             Kind::Unsecure {
+                notice_id,
                 reservation_id,
                 order_id,
                 ..
             } => {
-                if let Some(at) = self.find(*reservation_id)
+                if self.is_first(*notice_id)
+                    && let Some(at) = self.find(*reservation_id)
                     && self.entries[at].status == ReservationStatus::Held
                     && self.entries[at].paying == Some(*order_id)
                 {
@@ -41,11 +55,16 @@ impl Model {
                 }
             }
             Kind::Cancelled {
+                notice_id,
                 reservation_id,
                 seats,
                 at,
                 ..
-            } => self.cancel(*reservation_id, seats, *at, now),
+            } => {
+                if self.is_first(*notice_id) {
+                    self.cancel(*reservation_id, seats, *at, now);
+                }
+            }
             _ => unreachable!("settlement says nothing else"),
         }
     }

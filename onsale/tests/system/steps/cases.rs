@@ -1,7 +1,7 @@
 //! Every step of a payment through the gateway, and all that may befall it.
 
 use super::stops::{Fault, Seen};
-use onsale_schema::status::{OrderStatus, RefundStatus};
+use onsale_schema::status::{OrderStatus, RefundCompare, RefundStatus};
 
 /// How an order goes, if nothing else befalls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub enum Path {
     Retried,
     /// The same, and a person has paid it back by other means.
     Resolved,
+    /// The same, by the gateway's own pages: found there, and a person has compared.
+    Compared,
+    /// Sold, and given back in the gateway's own pages: odd until it is cancelled.
+    Odd,
+    /// Sold, and given back as the whole show is cancelled.
+    Shown,
     /// Points by card: captured and credited.
     Charged,
     /// Captured, but the answer never came: looked up, and credited.
@@ -34,7 +40,7 @@ pub enum Path {
     OverCap,
 }
 
-pub const PATHS: [Path; 13] = [
+pub const PATHS: [Path; 16] = [
     Path::Sold,
     Path::Doubted,
     Path::Declined,
@@ -44,6 +50,9 @@ pub const PATHS: [Path; 13] = [
     Path::Refused,
     Path::Retried,
     Path::Resolved,
+    Path::Compared,
+    Path::Odd,
+    Path::Shown,
     Path::Charged,
     Path::ChargeDoubted,
     Path::ChargeDeclined,
@@ -58,10 +67,14 @@ const CHARGES: u32 = 2;
 pub const REFUNDS: u32 = 3;
 const RETRIES: u32 = 4;
 const RESOLUTIONS: u32 = 5;
+const COMPARISONS: u32 = 6;
+const ODDITIES: u32 = 7;
+const SHOWS: u32 = 8;
 
 impl Path {
     /// Its steps: changes of its order to a status, of its refund, and of a notice that its order
-    /// waits for while it has a status; and that a charge is ordered.
+    /// waits for while it has a status; that a charge is ordered; that somebody has compared its refund;
+    /// that its order is odd, or is no more; and that the cancellation of its show is finished.
     fn steps(self) -> &'static [&'static str] {
         match self {
             Self::Sold => &["SECURING", "notice SECURING", "CAPTURING", "PAID"],
@@ -72,6 +85,9 @@ impl Path {
             Self::Cancelled | Self::Retried => &["refund PENDING", "refund DONE"],
             Self::Refused => &["refund STUCK"],
             Self::Resolved => &["refund RESOLVING", "refund RESOLVED"],
+            Self::Compared => &["refund DONE", "compared"],
+            Self::Odd => &["odd", "even"],
+            Self::Shown => &["refund PENDING", "refund DONE", "show finished"],
             Self::Charged => &["new CAPTURING", "PAID"],
         }
     }
@@ -80,7 +96,7 @@ impl Path {
     fn code(self) -> i64 {
         match self {
             Self::Sold | Self::Cancelled | Self::Retried | Self::Resolved => 0,
-            Self::Charged | Self::OverCap => 0,
+            Self::Charged | Self::OverCap | Self::Compared | Self::Odd | Self::Shown => 0,
             Self::Doubted | Self::Reheld | Self::Gone | Self::ChargeDoubted => 2,
             Self::Declined | Self::ChargeDeclined => 1,
             Self::Refused => 12,
@@ -91,9 +107,10 @@ impl Path {
     fn gateway_codes(self) -> &'static [i64] {
         match self {
             Self::Sold | Self::Charged => &CAPTURE_CODES,
-            Self::Cancelled | Self::Retried | Self::OverCap => &REFUND_CODES,
+            Self::Cancelled | Self::Retried | Self::OverCap | Self::Shown => &REFUND_CODES,
             Self::Doubted | Self::Declined | Self::Reheld | Self::Gone => &[],
             Self::Refused | Self::Resolved | Self::ChargeDoubted | Self::ChargeDeclined => &[],
+            Self::Compared | Self::Odd => &[],
         }
     }
 
@@ -105,6 +122,9 @@ impl Path {
             Self::Reheld | Self::Gone | Self::OverCap | Self::Cancelled | Self::Refused => REFUNDS,
             Self::Retried => RETRIES,
             Self::Resolved => RESOLUTIONS,
+            Self::Compared => COMPARISONS,
+            Self::Odd => ODDITIES,
+            Self::Shown => SHOWS,
         }
     }
 
@@ -118,15 +138,15 @@ impl Path {
         match self {
             Self::Reheld | Self::Gone => Some("UNKNOWN"),
             Self::OverCap => Some("new CAPTURING"),
-            Self::Sold | Self::Doubted | Self::Declined | Self::Cancelled => None,
-            Self::Refused | Self::Retried | Self::Resolved => None,
+            Self::Sold | Self::Doubted | Self::Declined | Self::Cancelled | Self::Shown => None,
+            Self::Refused | Self::Retried | Self::Resolved | Self::Compared | Self::Odd => None,
             Self::Charged | Self::ChargeDoubted | Self::ChargeDeclined => None,
         }
     }
 
     /// Whether somebody has to see to its refund.
     pub fn is_attended(self) -> bool {
-        matches!(self, Self::Retried | Self::Resolved)
+        matches!(self, Self::Retried | Self::Resolved | Self::Compared)
     }
 
     /// Whether it buys points.
@@ -203,7 +223,7 @@ pub fn all() -> Vec<Case> {
 /// Whether somebody's command makes the step.
 fn is_command(step: &str) -> bool {
     let commands = ["SECURING", "new CAPTURING", "refund PENDING"];
-    commands.contains(&step) || step == "refund RESOLVING"
+    commands.contains(&step) || ["refund RESOLVING", "compared"].contains(&step)
 }
 
 impl Case {
@@ -234,8 +254,15 @@ impl Case {
         match self.step.split_once(' ') {
             Some(("refund", status)) => seen.refund == status,
             Some(("new", status)) => seen.status == status,
+            Some(("show", _)) => seen.is_show_over,
             Some(("notice", status)) => seen.status == status && seen.is_told,
-            _ => seen.status == self.step,
+            _ => match self.step {
+                "compared" => seen.is_compared,
+                "odd" => seen.is_odd,
+                // It was odd before its money counted as given back.
+                "even" => seen.refund == "DONE" && !seen.is_odd,
+                status => seen.status == status,
+            },
         }
     }
 
@@ -261,6 +288,7 @@ impl Case {
             Path::Cancelled | Path::Retried => ("PAID", amount, "DONE"),
             Path::Refused => ("PAID", amount, "STUCK"),
             Path::Resolved => ("PAID", amount, "RESOLVED"),
+            Path::Compared | Path::Odd | Path::Shown => ("PAID", amount, "DONE"),
         };
         let refunded = match refund {
             "DONE" | "RESOLVED" => amount,
@@ -271,6 +299,7 @@ impl Case {
             Path::Sold | Path::Doubted | Path::Reheld => (1, 0, 1, 0),
             Path::Declined | Path::Gone => (0, 1, 0, 0),
             Path::Cancelled | Path::Refused | Path::Retried | Path::Resolved => (1, 0, 0, 0),
+            Path::Compared | Path::Odd | Path::Shown => (1, 0, 0, 0),
             Path::Charged | Path::ChargeDoubted => (0, 0, 0, 1),
             Path::ChargeDeclined | Path::OverCap => (0, 0, 0, 0),
         };
@@ -278,6 +307,8 @@ impl Case {
             && (seen.captured, seen.refunded) == (captured, refunded)
             && (seen.sales, seen.failures) == (sales, failures)
             && (seen.seats, seen.credits) == (seats, credits)
+            && (seen.is_compared, seen.is_odd) == (self.path == Path::Compared, false)
+            && seen.is_show_over == (self.path == Path::Shown)
     }
 
     /// What the gateway's book must say.
@@ -289,6 +320,7 @@ impl Case {
             Path::Refused | Path::Resolved => vec![amount],
             Path::Declined | Path::ChargeDeclined => Vec::new(),
             Path::Gone | Path::Cancelled | Path::Retried | Path::OverCap => vec![amount, -amount],
+            Path::Compared | Path::Odd | Path::Shown => vec![amount, -amount],
         }
     }
 }
@@ -338,6 +370,18 @@ fn every_status_that_a_charge_comes_to_is_stopped_at() {
             | OrderStatus::Refunded => status.as_str(),
         };
         assert!(is_step_of(step, true), "{status:?}");
+    }
+}
+
+/// Whatever somebody has to see to is stopped at when it becomes that, and when it is over.
+#[test]
+fn every_reason_to_compare_is_stopped_at() {
+    for reason in RefundCompare::ALL {
+        let step = match reason {
+            // Both are written as the refund is done, and closed in the same way.
+            RefundCompare::Twice | RefundCompare::ByHand => "compared",
+        };
+        assert!(is_step_of(step, false), "{reason:?}");
     }
 }
 

@@ -19,14 +19,20 @@ pub struct Sale {
     pub buyer: Buyer,
     pub amount: i64,
     pub what: What,
-    /// Its refund, once it is left to a person, and that person.
-    pub task: Option<(Uuid, Buyer)>,
+    /// Its refund, once it is left to a person.
+    pub task: Option<Uuid>,
+    /// Who sees to what has to be seen to.
+    admin: Buyer,
 }
 
 /// What is to be had for the money.
 #[derive(Clone, Debug)]
 pub enum What {
-    Seat { label: String, order: Order },
+    Seat {
+        date: Uuid,
+        label: String,
+        order: Order,
+    },
     Points,
 }
 
@@ -60,12 +66,12 @@ impl Wish {
 
 impl Sale {
     /// A seat that is held, ordered and agreed to; or points, of which there is no order yet.
-    pub async fn begin(hall: &Hall, date: Uuid, case: Case, label: Option<String>) -> Self {
+    pub async fn begin(hall: &Hall, case: Case, place: Option<(Uuid, String)>) -> Self {
         let buyer = hall.buyer();
-        let what = match label {
-            Some(label) => {
+        let what = match place {
+            Some((date, label)) => {
                 let order = hall.order(&buyer, date, &[&label]).await;
-                What::Seat { label, order }
+                What::Seat { date, label, order }
             }
             None => What::Points,
         };
@@ -75,6 +81,7 @@ impl Sale {
             amount: PRICE + case.code,
             what,
             task: None,
+            admin: hall.admin(),
         }
     }
 
@@ -114,9 +121,23 @@ impl Sale {
     }
 
     fn attend(&self, how: &str, body: Value) -> Wish {
-        let (refund, admin) = self.task.as_ref().expect("a task");
+        let refund = self.task.expect("a task");
         let path = format!("/admin/tasks/{refund}/{how}");
-        self.wish_of(admin, how, path, body)
+        self.wish_of(&self.admin, how, path, body)
+    }
+
+    /// Has its whole show cancelled.
+    fn cancel_show(&self) -> Wish {
+        let What::Seat { date, .. } = &self.what else {
+            panic!("{:?} has no seat", self.case)
+        };
+        let path = format!("/admin/schedules/{date}/cancellation");
+        self.wish_of(&self.admin, "show", path, json!({ "reason": "Storm" }))
+    }
+
+    /// Says what came of comparing.
+    pub fn compare(&self) -> Wish {
+        self.attend("comparison", json!({ "note": "One and the same" }))
     }
 
     /// What is asked for in its stage.
@@ -126,9 +147,12 @@ impl Sale {
             Path::Charged | Path::ChargeDoubted | Path::ChargeDeclined | Path::OverCap => {
                 self.buy()
             }
-            Path::Cancelled | Path::Refused => self.cancel(),
+            Path::Cancelled | Path::Refused | Path::Odd => self.cancel(),
+            Path::Shown => self.cancel_show(),
             Path::Retried => self.attend("retry", json!({})),
-            Path::Resolved => self.attend("resolution", json!({ "note": "Bank transfer" })),
+            Path::Resolved | Path::Compared => {
+                self.attend("resolution", json!({ "note": "Bank transfer" }))
+            }
         }
     }
 }

@@ -32,12 +32,32 @@ pub struct Stage {
     pub sales: Vec<Sale>,
 }
 
-/// A date with a seat for each case that wants one, whose price is what its gateway goes by.
-async fn date(hall: &mut Hall, cases: &[Case]) -> Uuid {
-    let seated: Vec<&Case> = cases.iter().filter(|case| !case.path.is_charge()).collect();
-    let seats = u32::try_from(seated.len()).expect("few");
+/// The date and the seat of each case that wants one, whose price is what its gateway goes by: one date
+/// for all, but for those whose whole show is cancelled.
+async fn places(hall: &mut Hall, cases: &[Case]) -> (Uuid, Vec<Option<(Uuid, String)>>) {
+    let is_shared = |case: &&Case| !case.path.is_charge() && case.path != Path::Shown;
+    let shared: Vec<&Case> = cases.iter().filter(is_shared).collect();
+    let date = date(hall, &shared).await;
+    let (mut free, mut places) = (0.., Vec::with_capacity(cases.len()));
+    for case in cases {
+        places.push(if is_shared(&case) {
+            let seat: u32 = free.next().expect("endless");
+            Some((date, format!("A-{}-{}", seat / ROW + 1, seat % ROW + 1)))
+        } else if case.path == Path::Shown {
+            let own = self::date(hall, &[case]).await;
+            Some((own, "A-1-1".to_owned()))
+        } else {
+            None
+        });
+    }
+    (date, places)
+}
+
+/// A date with a seat for each of these.
+async fn date(hall: &mut Hall, cases: &[&Case]) -> Uuid {
+    let seats = u32::try_from(cases.len()).expect("few");
     let mut layout = Layout::plain(seats, 0);
-    for (seat, case) in layout.seats.iter_mut().zip(seated) {
+    for (seat, case) in layout.seats.iter_mut().zip(cases) {
         seat.price = Money::won(PRICE + case.code);
         seat.grade = format!("G{}", case.code);
     }
@@ -62,18 +82,9 @@ impl Stage {
             .setting("ONSALE_GATEWAY_BREAKER_FAILURES", 10_000);
         let mut hall = Hall::open_with(options).await;
         let cases = cases::all();
-        let date = date(&mut hall, &cases).await;
-        let mut free = 0..;
-        let mut label = || {
-            let seat: u32 = free.next().expect("endless");
-            format!("A-{}-{}", seat / ROW + 1, seat % ROW + 1)
-        };
-        let ordering: Vec<_> = cases
-            .into_iter()
-            .map(|case| {
-                let label = (!case.path.is_charge()).then(&mut label);
-                Sale::begin(&hall, date, case, label)
-            })
+        let (date, places) = places(&mut hall, &cases).await;
+        let ordering: Vec<_> = (cases.into_iter().zip(places))
+            .map(|(case, place)| Sale::begin(&hall, case, place))
             .collect();
         let sales: Vec<Sale> = stream::iter(ordering).buffered(8).collect().await;
         let stops = Stops::install(&hall, &buyers(&sales)).await;
@@ -133,11 +144,14 @@ impl Stage {
         asking.collect::<()>().await;
     }
 
-    /// What is parked goes on, and all others are asked for.
+    /// What is parked goes on, what was given back by hand is looked at, and all others are asked for.
     async fn start(&mut self, sales: &[Sale]) {
         let is_parked = |sale: &Sale| sale.case.path.parked_at().is_some();
         let (parked, others): (Vec<Sale>, Vec<Sale>) = sales.iter().cloned().partition(is_parked);
         self.stops.due(&buyers(&parked)).await;
+        let (odd, others): (Vec<Sale>, Vec<Sale>) =
+            (others.into_iter()).partition(|sale| sale.case.path == Path::Odd);
+        self.stops.look(&buyers(&odd)).await;
         self.ask(&others, Sale::wish).await;
     }
 
@@ -155,15 +169,28 @@ impl Stage {
         let unsold = those(&|_, seen| ["", "READY"].contains(&seen.status.as_str()));
         self.ask(&unsold, Sale::buy).await;
         let unheard = those(&|sale, seen| match sale.case.path {
-            Path::Cancelled | Path::Refused => {
+            Path::Cancelled | Path::Refused | Path::Shown => {
                 let is_kept = seen.status == "PAID" && seen.refund.is_empty();
                 self.no == sale.case.path.stage() && is_kept
             }
-            Path::Retried | Path::Resolved => sale.task.is_some() && seen.refund == "STUCK",
+            Path::Retried | Path::Resolved | Path::Compared => {
+                sale.task.is_some() && seen.refund == "STUCK"
+            }
+            // Once it is seen to be odd.
+            Path::Odd => seen.is_odd && seen.refund.is_empty(),
             Path::Sold | Path::Doubted | Path::Declined | Path::Reheld | Path::Gone => false,
             Path::Charged | Path::ChargeDoubted | Path::ChargeDeclined | Path::OverCap => false,
         });
         self.ask(&unheard, Sale::wish).await;
+        let found = those(&|sale, seen| {
+            sale.case.path == Path::Compared && seen.refund == "DONE" && !seen.is_compared
+        });
+        self.ask(&found, Sale::compare).await;
+        let unlooked = those(&|sale, seen| {
+            let is_odd_yet = seen.is_odd == (seen.refund == "DONE");
+            sale.case.path == Path::Odd && sale.case.path.stage() == self.no && is_odd_yet
+        });
+        self.stops.look(&buyers(&unlooked)).await;
     }
 
     /// Waits until this is so of all of these, in one snapshot.
@@ -233,7 +260,10 @@ impl Stage {
             worker.restart().await.expect("a worker");
         }
         self.hall.system.owned().await.expect("owners");
-        self.ask(&sales, Sale::wish).await;
+        let asked: Vec<Sale> = (sales.into_iter())
+            .filter(|sale| sale.case.path != Path::Odd)
+            .collect();
+        self.ask(&asked, Sale::wish).await;
     }
 
     /// Waits until all of these have ended as they must.

@@ -85,6 +85,15 @@ pub struct Seen {
     /// Whether the owner of its seats has heard the notice that it waits for.
     #[diesel(sql_type = Bool)]
     pub is_told: bool,
+    /// Whether somebody has compared its refund with what was paid by other means.
+    #[diesel(sql_type = Bool)]
+    pub is_compared: bool,
+    /// Whether its payment is not what was ordered.
+    #[diesel(sql_type = Bool)]
+    pub is_odd: bool,
+    /// Whether its show is cancelled to the end.
+    #[diesel(sql_type = Bool)]
+    pub is_show_over: bool,
     /// Whether somebody waits to make a step of it.
     #[diesel(sql_type = Bool)]
     pub waits: bool,
@@ -123,12 +132,14 @@ BEGIN
         PERFORM pg_sleep(1);
     END IF;
 END $$;
+-- A change of a row to a status, whose name follows the first argument, or one that the first one names.
 CREATE FUNCTION steps.on_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     f steps.fault;
 BEGIN
     SELECT * INTO f FROM steps.fault AS x
-    WHERE x.user_id = NEW.user_id AND x.step = TG_ARGV[0] || NEW.status;
+    WHERE x.user_id = NEW.user_id
+      AND x.step = TG_ARGV[0] || CASE TG_NARGS WHEN 1 THEN NEW.status ELSE '' END;
     IF FOUND THEN
         PERFORM steps.befall(f.fault_no, f.what);
         IF f.what = 'PARK' AND NEW.next_at IS NOT NULL THEN
@@ -163,6 +174,14 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+-- All is given back of the show of an order.
+CREATE FUNCTION steps.on_show() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM steps.befall(x.fault_no, x.what)
+    FROM steps.fault AS x JOIN public.payment_order AS o USING (user_id)
+    WHERE o.schedule_id = NEW.schedule_id AND x.step = 'show finished';
+    RETURN NEW;
+END $$;
 CREATE TRIGGER steps BEFORE UPDATE ON payment_order FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('');
 CREATE TRIGGER steps_insert BEFORE INSERT ON payment_order FOR EACH ROW
@@ -171,6 +190,15 @@ CREATE TRIGGER steps_insert BEFORE INSERT ON refund FOR EACH ROW
 EXECUTE FUNCTION steps.on_row('refund ');
 CREATE TRIGGER steps BEFORE UPDATE ON refund FOR EACH ROW
 WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION steps.on_row('refund ');
+CREATE TRIGGER steps_odd BEFORE UPDATE ON payment_order FOR EACH ROW
+WHEN (NEW.odd_at IS NOT NULL AND OLD.odd_at IS NULL) EXECUTE FUNCTION steps.on_row('odd', 'named');
+CREATE TRIGGER steps_even BEFORE UPDATE ON payment_order FOR EACH ROW
+WHEN (NEW.odd_at IS NULL AND OLD.odd_at IS NOT NULL) EXECUTE FUNCTION steps.on_row('even', 'named');
+CREATE TRIGGER steps_compared BEFORE UPDATE ON refund FOR EACH ROW
+WHEN (NEW.compared_at IS NOT NULL AND OLD.compared_at IS NULL)
+EXECUTE FUNCTION steps.on_row('compared', 'named');
+CREATE TRIGGER steps BEFORE UPDATE ON show_cancellation FOR EACH ROW
+WHEN (NEW.finished_at IS NOT NULL AND OLD.finished_at IS NULL) EXECUTE FUNCTION steps.on_show();
 CREATE TRIGGER steps_claim BEFORE UPDATE ON payment_order FOR EACH ROW
 WHEN (NEW.status = OLD.status AND NEW.attempts > OLD.attempts) EXECUTE FUNCTION steps.on_claim();
 CREATE TRIGGER steps_claim BEFORE UPDATE ON refund FOR EACH ROW
@@ -193,6 +221,9 @@ SELECT b.user_id, o.order_id, coalesce(o.status, '') AS status,
         WHERE t.credit = b.user_id AND t.debit = '{card}') AS credits,
        EXISTS (SELECT FROM notice AS n
                WHERE n.notice_id = o.notice_id AND n.done_at IS NOT NULL) AS is_told,
+       r.compared_at IS NOT NULL AS is_compared, o.odd_at IS NOT NULL AS is_odd,
+       EXISTS (SELECT FROM show_cancellation AS s
+               WHERE s.schedule_id = o.schedule_id AND s.finished_at IS NOT NULL) AS is_show_over,
        EXISTS (SELECT FROM steps.fault AS f JOIN pg_locks AS l ON l.objid = f.fault_no::oid
                WHERE f.user_id = b.user_id AND l.locktype = 'advisory' AND l.classid = {locks}
                  AND NOT l.granted
@@ -276,6 +307,18 @@ impl Stops {
                                settles_at = CASE WHEN settles_at IS NOT NULL
                                                  THEN least(settles_at, clock_timestamp()) END
              WHERE {these} AND next_at IS NOT NULL"
+        ))
+        .await;
+    }
+
+    /// Has the driver look at the orders of these again, whatever their status, but for those that are
+    /// being written.
+    pub async fn look(&mut self, buyers: &[Uuid]) {
+        let these = of_buyers(buyers);
+        self.run(&format!(
+            "UPDATE payment_order SET next_at = clock_timestamp()
+             WHERE order_id IN (SELECT order_id FROM payment_order WHERE {these}
+                                FOR NO KEY UPDATE SKIP LOCKED)"
         ))
         .await;
     }
