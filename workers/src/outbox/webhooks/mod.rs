@@ -23,10 +23,9 @@ pub(super) mod store;
 
 use crate::compete::patience::Patience;
 use crate::context::Context;
+use onsale_platform::db;
 use onsale_platform::outward::Caller;
-use onsale_platform::{db, metric};
 use onsale_schema::WebhookId;
-use onsale_schema::status::WebhookState;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -109,35 +108,14 @@ async fn look(
     crew: &mut Crew,
     advanced: &mut Instant,
 ) -> Result<(), db::Error> {
-    let all = store::webhook_list_standing(&ctx.pool).await?;
-    let (mut active, mut dead, mut oldest_s) = (0, 0, 0.0_f64);
-    for subscriber in &all {
-        match subscriber.state {
-            WebhookState::Active => {
-                active += 1;
-                oldest_s = oldest_s.max(subscriber.age_s);
-            }
-            WebhookState::Dead => dead += 1,
-        }
+    for subscriber in store::webhook_list_standing(&ctx.pool).await? {
         if subscriber.is_due {
             crew.serve(ctx, caller, subscriber.webhook_id);
         }
     }
-    tell(active, dead, oldest_s);
     if advanced.elapsed() > ADVANCE_EVERY {
         store::webhook_advance_idle(&ctx.pool, Whom::Active).await?;
         *advanced = Instant::now();
     }
     Ok(())
-}
-
-fn tell(active: u32, dead: u32, oldest_s: f64) {
-    metrics::gauge!(metric::WEBHOOKS, "kind" => "active").set(active);
-    metrics::gauge!(metric::WEBHOOKS, "kind" => "dead").set(dead);
-    metrics::gauge!(metric::WEBHOOK_OLDEST).set(oldest_s);
-}
-
-/// Says nothing more of subscribers: another replica does.
-pub fn forget_metrics() {
-    tell(0, 0, 0.0);
 }
