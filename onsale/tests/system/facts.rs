@@ -280,7 +280,7 @@ async fn a_consumer_of_the_stream_that_is_killed_counts_nothing_twice() {
     ahead["streamSequence"] = json!(1_000_000);
     std::fs::write(&file, ahead.to_string()).expect("written");
     trade(&api, &hall.buyer(), dates[0], 6).await;
-    let mut consumer = run_consumer(&hall, &file).await;
+    let consumer = run_consumer(&hall, &file).await;
     until_it_agrees(&mut hall, &dates, report).await;
     until("it counts by the stream as it is", &|| {
         read("streamSequence").as_u64() < Some(1_000_000)
