@@ -1,7 +1,7 @@
 //! A consumer of facts that keeps a sales report, as another system would: it reads the events stream
 //! by JetStream, and what it has counted and how far it is are one file, replaced as a whole. So it may
 //! be killed at any moment and counts nothing twice, also where the stream has a fact twice, or was
-//! made anew and begins to count again.
+//! made anew, or has lost its end, and counts what comes by numbers that were others' before.
 //!
 //! ```text
 //! NATS_URL=nats://consumer:…@127.0.0.1:4222 cargo run --example sales_report -- report.json
@@ -93,13 +93,20 @@ impl Report {
         Ok(())
     }
 
-    /// Begins where the stream begins, if it is another one: what was counted before is known by its
-    /// numbers.
-    fn begin(&mut self, stream_created: &str) {
-        if self.stream_created != stream_created {
-            self.stream_created = stream_created.to_owned();
+    /// Begins where the stream begins, if it is another one or has lost its end: what was counted before
+    /// is known by its numbers.
+    fn begin(&mut self, now: &stream::Info) {
+        if !self.is_of(now) {
+            self.stream_created = now.created.to_string();
             self.stream_sequence = 0;
         }
+    }
+
+    /// Whether the place in here is one of this stream. A stream that ends before it has lost messages,
+    /// and gives their numbers to those that come.
+    fn is_of(&self, now: &stream::Info) -> bool {
+        self.stream_created == now.created.to_string()
+            && self.stream_sequence <= now.state.last_sequence
     }
 
     fn gap(&mut self, what: &str) {
@@ -256,12 +263,9 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn created(stream: &mut stream::Stream) -> anyhow::Result<String> {
-    Ok(stream.info().await?.created.to_string())
-}
-
 /// Counts for as long as the stream is the same one: also one that is made anew while this runs begins
-/// to count at 1, and would be read from the middle.
+/// to count at 1, and would be read from the middle. One that loses its end and has grown past this place
+/// before anybody looks is not noticed; what is missing then is counted as a gap.
 async fn follow(
     jetstream: &jetstream::Context,
     subjects: &Subjects,
@@ -269,7 +273,7 @@ async fn follow(
     path: &Path,
 ) -> anyhow::Result<()> {
     let mut stream = jetstream.get_stream(subjects.events_stream()).await?;
-    report.begin(&created(&mut stream).await?);
+    report.begin(stream.info().await?);
     // It begins behind what is in the report. To replay from a time, say `ByStartTime`.
     let config = consumer::pull::OrderedConfig {
         deliver_policy: consumer::DeliverPolicy::ByStartSequence {
@@ -295,7 +299,7 @@ async fn follow(
         // Before it is written: what came from another stream is not where this one is.
         if looked.elapsed() >= LOOK_EVERY {
             looked = Instant::now();
-            if created(&mut stream).await? != report.stream_created {
+            if !report.is_of(stream.info().await?) {
                 return Ok(());
             }
         }

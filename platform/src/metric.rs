@@ -97,10 +97,13 @@ pub const BEHIND: &str = "behind";
 pub const EXPIRY_PUBLISHED: &str = "onsale_expiry_published_total";
 /// Time by which holds lapsed late, in seconds.
 pub const EXPIRY_DELAY: &str = "onsale_expiry_delay_seconds";
-/// Open rows, by `kind` (`notice`, `fact`).
+/// Open rows, by `kind` (`notice`, `fact`); of each 100,000 at most.
 pub const OUTBOX_OPEN: &str = "onsale_outbox_open";
 /// Age of the oldest open row, in seconds, by `kind`.
 pub const OUTBOX_OLDEST: &str = "onsale_outbox_oldest_seconds";
+/// Time since open rows, webhook subscribers and dead letters were last counted, in seconds: for so long
+/// these numbers have been old.
+pub const OUTBOX_AGE: &str = "onsale_outbox_counted_age_seconds";
 /// Rows published, by `kind`.
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
 /// Facts that no stream takes.
@@ -325,6 +328,11 @@ pub fn describe() {
         OUTBOX_OLDEST,
         Unit::Seconds,
         "Age of the oldest open notice or fact"
+    );
+    describe_gauge!(
+        OUTBOX_AGE,
+        Unit::Seconds,
+        "Time since open notices and facts, subscribers and dead letters were last counted"
     );
     describe_counter!(OUTBOX_PUBLISHED, "Notices and facts published");
     describe_counter!(

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod compete;
 pub mod config;
 pub mod context;
+pub mod counting;
 pub mod expiry;
 pub mod gateway;
 pub mod ledger;

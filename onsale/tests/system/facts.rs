@@ -272,6 +272,22 @@ async fn a_consumer_of_the_stream_that_is_killed_counts_nothing_twice() {
     .await;
     assert_eq!(read("gaps"), 2);
     consumer.stop(Signal::SIGKILL, PATIENCE).await;
+
+    // The same stream ends before what the consumer has read, as one that has lost its end, and what is
+    // new has numbers of what was read.
+    let mut ahead: Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
+    ahead["streamSequence"] = json!(1_000_000);
+    std::fs::write(&file, ahead.to_string()).expect("written");
+    trade(&api, &hall.buyer(), dates[0], 6).await;
+    let consumer = run_consumer(&hall, &file).await;
+    until_it_agrees(&mut hall, &dates, report).await;
+    until("it counts by the stream as it is", &|| {
+        read("streamSequence").as_u64() < Some(1_000_000)
+    })
+    .await;
+    assert_eq!(read("gaps"), 2);
+    consumer.stop(Signal::SIGKILL, PATIENCE).await;
 }
 
 /// Stores everything that is on the events stream once more, under the same ids, as a publisher may
@@ -424,6 +440,15 @@ async fn a_subscriber_that_is_killed_counts_nothing_twice() {
         post(port, secret, now_s + 400, &forged.id, &body).await,
         401
     );
+    // A time that is no time is refused before anything is reckoned with it.
+    let timeless = reqwest::Client::new()
+        .post(&url)
+        .header(webhook::ID, &forged.id)
+        .header(webhook::TIMESTAMP, "9".repeat(400))
+        .header(webhook::SIGNATURE, "v1,AAAA")
+        .body(body);
+    let answer = timeless.send().await.expect("an answer");
+    assert_eq!(answer.status(), 401);
     trade(&api, &hall.buyer(), dates[1], 7).await;
     until_it_agrees(&mut hall, &dates, report).await;
     let facts = published(&mut hall).await.len();

@@ -227,10 +227,18 @@ impl Hall {
 
     /// Waits until the first worker's metrics have this line.
     pub async fn tells(&self, line: &str) {
-        let url = format!("http://{}/metrics", self.system.workers[0].metrics_addr);
+        self.worker_tells(0, line, |told| told == line).await;
+    }
+
+    /// Waits until a worker's metrics have such a line.
+    pub async fn worker_tells(&self, worker: usize, what: &str, is_it: impl Fn(&str) -> bool) {
+        let url = format!(
+            "http://{}/metrics",
+            self.system.workers[worker].metrics_addr
+        );
         let mut page = String::new();
         let told = tokio::time::timeout(PATIENCE, async {
-            while !page.lines().any(|told| told == line) {
+            while !page.lines().any(&is_it) {
                 // One that has just been started does not tell yet.
                 if let Ok(answer) = reqwest::get(&url).await {
                     page = answer.text().await.unwrap_or_default();
@@ -238,7 +246,7 @@ impl Hall {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert!(told.await.is_ok(), "no {line}\n{page}\n{}", self.logs());
+        assert!(told.await.is_ok(), "no {what}\n{page}\n{}", self.logs());
     }
 
     /// Its database, for who only reads.

@@ -3,7 +3,10 @@
 use crate::hall::{Hall, PATIENCE};
 use crate::load::Load;
 use crate::ownership::{owned_by, owners_become};
+use crate::receiver::{Answers, Receiver};
 use crate::streams::{READ, RENEWED};
+use crate::webhooks::subscribe;
+use onsale_platform::metric;
 use onsale_testkit::SystemOptions;
 use onsale_testkit::postgres::Stop;
 use onsale_testkit::proxy::Fault;
@@ -70,6 +73,60 @@ async fn a_nats_server_that_was_away_for_two_leases_moves_no_partition() {
     load.more_everywhere(&hall, ON).await;
     assert_eq!(hall.number(EPOCHS).await, epochs, "no partition was taken");
     end("nats-server away for two leases", load, &mut hall).await;
+}
+
+/// Nobody publishes then, and somebody has to be woken for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_open_is_told_by_every_worker_while_nats_is_away() {
+    let mut hall = Hall::open_with(SystemOptions::default().workers(2).own_servers()).await;
+    let receiver = Receiver::start(Answers::Status(204)).await;
+    subscribe(&hall.api, &hall.admin(), &receiver.url()).await;
+    let told = async |hall: &Hall, lines: [&str; 3], oldest_s: std::ops::Range<f64>| {
+        let oldest = format!("{}{{kind=\"fact\"}} ", metric::OUTBOX_OLDEST);
+        for worker in 0..2 {
+            for line in lines {
+                hall.worker_tells(worker, line, |told| told == line).await;
+            }
+            let is_so = |told: &str| {
+                let age_s = told.strip_prefix(&oldest).map(str::parse);
+                matches!(age_s, Some(Ok(age_s)) if oldest_s.contains(&age_s))
+            };
+            hall.worker_tells(worker, &oldest, is_so).await;
+        }
+    };
+    let nobody = [
+        "onsale_outbox_open{kind=\"fact\"} 0",
+        "onsale_dead_letters_untried 0",
+        "onsale_webhooks{kind=\"active\"} 1",
+    ];
+    told(&hall, nobody, 0.0..0.1).await;
+
+    hall.system.servers().nats.kill9().await;
+    hall.workers_say("NATS is away; another replica may publish")
+        .await;
+    hall.sql(
+        "INSERT INTO outbox (topic, aggregate_id, seq, payload, created_at) \
+         VALUES ('seats', gen_random_uuid(), 1, '', clock_timestamp() - interval '90 seconds'); \
+         INSERT INTO dead_letter (lane, partition_no, incarnation, seq, command_index, payload, error) \
+         VALUES ('ledger', 0, 0, 1, 0, '', 'of a test'); \
+         UPDATE webhook SET state = 'DEAD'",
+    )
+    .await;
+    let open = [
+        "onsale_outbox_open{kind=\"fact\"} 1",
+        "onsale_dead_letters_untried 1",
+        "onsale_webhooks{kind=\"active\"} 0",
+    ];
+    told(&hall, open, 90.0..120.0).await;
+
+    let nats = &mut hall.system.servers().nats;
+    nats.restart().await.expect("a nats-server");
+    let published = [
+        "onsale_outbox_open{kind=\"fact\"} 0",
+        "onsale_dead_letters_untried 1",
+        "onsale_webhooks{kind=\"dead\"} 1",
+    ];
+    told(&hall, published, 0.0..0.1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

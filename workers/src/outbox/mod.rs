@@ -8,6 +8,7 @@
 //!
 //! One replica publishes at a time, the one that holds an advisory lock; the others wait to take
 //! over, also from one that has lost NATS. Two at once would be harmless: receivers know every id.
+//! What is open is counted by every replica ([`watch`]): it matters most where nobody publishes.
 
 pub mod facts;
 pub mod notices;
@@ -16,16 +17,17 @@ pub mod parcels;
 pub mod purge;
 pub mod rest;
 pub mod system;
+mod watch;
 pub mod webhooks;
 
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
 use async_nats::connection::State;
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Bool, Double, Integer};
+use diesel::sql_types::{Bool, Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use onsale_platform::db;
 use onsale_platform::sql::statement;
-use onsale_platform::{db, metric};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -44,7 +46,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const LOCK_SESSION: &str = "SET idle_session_timeout = 5000; SET tcp_keepalives_idle = 2; \
      SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3";
 
-/// Publishes until `shutdown`.
+/// Publishes, and says what is open, until `shutdown`.
 ///
 /// # Errors
 /// Never for what heals by itself.
@@ -56,7 +58,9 @@ pub async fn run(ctx: Context, shutdown: CancellationToken) -> Result<(), contex
             patience.wait(error).await;
         }
     };
-    let stopped: Option<Infallible> = shutdown.run_until_cancelled(publish).await;
+    let watch = watch::run(&ctx, shutdown.clone());
+    let publish = shutdown.run_until_cancelled(publish);
+    let (stopped, ()): (Option<Infallible>, ()) = tokio::join!(publish, watch);
     match stopped {
         None => Ok(()),
         Some(never) => match never {},
@@ -75,20 +79,13 @@ async fn lead(ctx: &Context, patience: &mut Patience) -> Result<Infallible, db::
     }
     tracing::info!("this replica publishes notices and facts");
     let numbered = Notify::new();
-    let result = tokio::select! {
+    tokio::select! {
         lost = keep(ctx, &mut conn) => lost,
         never = notices::run(ctx) => match never {},
         never = Box::pin(facts::run(ctx, &numbered)) => match never {},
         never = Box::pin(webhooks::run(ctx, &numbered)) => match never {},
         never = purge::run(ctx) => match never {},
-    };
-    webhooks::forget_metrics();
-    for kind in ["notice", "fact"] {
-        metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(0);
-        metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(0);
     }
-    metrics::gauge!(metric::DEAD_LETTERS_UNTRIED).set(0);
-    result
 }
 
 #[derive(QueryableByName)]
@@ -117,54 +114,18 @@ async fn lock(conn: &mut AsyncPgConnection) -> Result<bool, diesel::result::Erro
     Ok(row.held)
 }
 
-#[derive(QueryableByName)]
-struct OpenRow {
-    #[diesel(sql_type = BigInt)]
-    notices: i64,
-    #[diesel(sql_type = Double)]
-    notice_age_s: f64,
-    #[diesel(sql_type = BigInt)]
-    facts: i64,
-    #[diesel(sql_type = Double)]
-    fact_age_s: f64,
-    #[diesel(sql_type = BigInt)]
-    letters: i64,
-}
-
 fn hears(ctx: &Context) -> bool {
     ctx.nats.connection_state() == State::Connected
 }
 
-/// Returns when the connection, and with it the lock, is lost, or NATS is. Its questions double as
-/// metrics.
+/// Returns when the connection, and with it the lock, is lost, or NATS is.
 async fn keep(ctx: &Context, conn: &mut AsyncPgConnection) -> Result<Infallible, db::Error> {
     loop {
         if !hears(ctx) {
             tracing::warn!("NATS is away; another replica may publish");
             return Err(db::Error::Unavailable("given up, with the lock".into()));
         }
-        let open = statement(
-            "SELECT n.open AS notices, n.age_s AS notice_age_s, f.open AS facts, \
-                    f.age_s AS fact_age_s, l.untried AS letters \
-             FROM (SELECT count(*) AS open, coalesce(extract(epoch FROM \
-                     clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
-                   FROM notice WHERE done_at IS NULL) n, \
-                  (SELECT count(*) AS open, coalesce(extract(epoch FROM \
-                     clock_timestamp() - min(created_at)), 0)::float8 AS age_s \
-                   FROM outbox WHERE published_at IS NULL) f, \
-                  (SELECT count(*) AS untried FROM dead_letter \
-                   WHERE command_index >= 0 AND retried_at IS NULL) l",
-        );
-        let open: OpenRow = in_time(open.get_result(conn)).await?;
-        let kinds = [
-            ("notice", open.notices, open.notice_age_s),
-            ("fact", open.facts, open.fact_age_s),
-        ];
-        for (kind, open, age_s) in kinds {
-            metrics::gauge!(metric::OUTBOX_OPEN, "kind" => kind).set(open as f64);
-            metrics::gauge!(metric::OUTBOX_OLDEST, "kind" => kind).set(age_s);
-        }
-        metrics::gauge!(metric::DEAD_LETTERS_UNTRIED).set(open.letters as f64);
+        in_time(conn.batch_execute("SELECT")).await?;
         tokio::time::sleep(LOCK_CHECK).await;
     }
 }

@@ -1,9 +1,8 @@
 //! Says how long money is on its way: the oldest orders, and refunds that wait; and what of it somebody
-//! has to see to. From the rows, each time anew, so that a restart forgets none of them; every replica
-//! of settlement says the same, whether or not it knows a gateway. One that can't read them says for how
-//! long its numbers have been old.
+//! has to see to. Every replica of settlement counts it, whether or not it knows a gateway.
 
 use crate::context::Context;
+use crate::counting;
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Double, Integer};
 use diesel_async::RunQueryDsl;
@@ -12,11 +11,8 @@ use onsale_platform::{db, metric};
 use onsale_schema::Timestamp;
 use onsale_schema::status::OrderStatus;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often it looks.
-const EVERY: Duration = Duration::from_secs(2);
 /// Looks at an order that is not on its way, in a row and to no end, after which somebody has to see
 /// to it: more than a gateway that is away for half a minute makes necessary.
 const LOOKS_MAX: i32 = 10;
@@ -48,21 +44,13 @@ struct OnItsWay {
     aside: i64,
 }
 
-/// Looks until `shutdown`.
+/// Counts until `shutdown`.
 pub(super) async fn run(ctx: Context, shutdown: CancellationToken) {
-    let mut every = tokio::time::interval(EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut counted_at = Instant::now();
-    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        match look(&ctx.pool).await {
-            Ok(found) => {
-                tell(&found);
-                counted_at = Instant::now();
-            }
-            Err(error) => tracing::debug!(%error, "what is on its way is counted later"),
-        }
-        metrics::gauge!(metric::MONEY_AGE).set(counted_at.elapsed().as_secs_f64());
-    }
+    let count = async || {
+        tell(&look(&ctx.pool).await?);
+        Ok(())
+    };
+    counting::run(metric::MONEY_AGE, count, shutdown).await;
 }
 
 /// Each part reads an index of what is open, however much has ended.

@@ -6,7 +6,9 @@
 //! other messages, and facts would be lost without a word. In Postgres a fact, its number and the
 //! cursor are one database, restored together, and a repeated publication is the same row: so a
 //! subscriber's sequence has no duplicates and no gaps that are not real. The number is given under a
-//! lock, after the publication ([`super::facts`]), so that nothing appears behind a cursor.
+//! lock, after the publication ([`super::facts`]), so that nothing appears behind a cursor. Only a
+//! restore from a backup that is older than what was told gives ids and sequences anew that subscribers
+//! know: they take these facts for repetitions (`deploy/README.md`).
 //!
 //! Cursor and sequence are written after a delivery: a crash between the two delivers again, the same
 //! fact under the same id and sequence. They are written only over the values that were read, so that
@@ -23,10 +25,9 @@ pub(super) mod store;
 
 use crate::compete::patience::Patience;
 use crate::context::Context;
+use onsale_platform::db;
 use onsale_platform::outward::Caller;
-use onsale_platform::{db, metric};
 use onsale_schema::WebhookId;
-use onsale_schema::status::WebhookState;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -109,35 +110,14 @@ async fn look(
     crew: &mut Crew,
     advanced: &mut Instant,
 ) -> Result<(), db::Error> {
-    let all = store::webhook_list_standing(&ctx.pool).await?;
-    let (mut active, mut dead, mut oldest_s) = (0, 0, 0.0_f64);
-    for subscriber in &all {
-        match subscriber.state {
-            WebhookState::Active => {
-                active += 1;
-                oldest_s = oldest_s.max(subscriber.age_s);
-            }
-            WebhookState::Dead => dead += 1,
-        }
+    for subscriber in store::webhook_list_standing(&ctx.pool).await? {
         if subscriber.is_due {
             crew.serve(ctx, caller, subscriber.webhook_id);
         }
     }
-    tell(active, dead, oldest_s);
     if advanced.elapsed() > ADVANCE_EVERY {
         store::webhook_advance_idle(&ctx.pool, Whom::Active).await?;
         *advanced = Instant::now();
     }
     Ok(())
-}
-
-fn tell(active: u32, dead: u32, oldest_s: f64) {
-    metrics::gauge!(metric::WEBHOOKS, "kind" => "active").set(active);
-    metrics::gauge!(metric::WEBHOOKS, "kind" => "dead").set(dead);
-    metrics::gauge!(metric::WEBHOOK_OLDEST).set(oldest_s);
-}
-
-/// Says nothing more of subscribers: another replica does.
-pub fn forget_metrics() {
-    tell(0, 0, 0.0);
 }
