@@ -125,6 +125,8 @@ pub struct Room {
     presence: Presence,
     /// The tickets at the places from the front on, as far as the line was looked along.
     near: VecDeque<ArrivalNo>,
+    /// Everybody at a place before is listened to: since it came so near, or from the beginning.
+    listened: Place,
     /// Those that were passed over and heard again since; one may be here that is so no more.
     back: BTreeSet<(Place, ArrivalNo)>,
     guests: Guests,
@@ -149,6 +151,7 @@ impl Loading {
             slots: Slots::default(),
             presence: Presence::default(),
             near: VecDeque::new(),
+            listened: Place(*WINDOW.start()),
             back: BTreeSet::new(),
             guests: Guests::default(),
             speed: Speed::default(),

@@ -8,7 +8,8 @@ mod watermark;
 pub use code::{Code, CodeNotValid};
 pub use pass::{NotValid, Pass, Ticketed};
 pub use watermark::{
-    Broadcast, Eta, GUEST_POLL_MS, Line, Lobby, Order, POLL_MAX_MS, Sight, TicketChange, Watermark,
+    Broadcast, Eta, GUEST_POLL_MS, Line, Lobby, Order, POLL_LAST_MS, POLL_MAX_MS, Sight,
+    TicketChange, Watermark,
 };
 
 use crate::ids::{AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId};
@@ -197,15 +198,20 @@ impl Policy {
     }
 
     /// Of so many places from the front on the owner wants to know who was heard, see
-    /// [`Watermark::window`]: twice as many as are let in until somebody counts as silent, within
-    /// [`WINDOW`].
+    /// [`Watermark::window`]: twice as many as are let in until somebody counts as silent who has just
+    /// come so near, within [`WINDOW`].
     #[must_use]
     pub fn window(&self) -> u32 {
-        let presence_s = u32::try_from(self.presence_ms / 1000).unwrap_or(0);
-        let near = self.rate_per_second.saturating_mul(presence_s);
+        let silent_ms = self.presence_ms.max(FIRST_SILENT_MS);
+        let silent_s = u32::try_from(silent_ms / 1000).unwrap_or(u32::MAX);
+        let near = self.rate_per_second.saturating_mul(silent_s);
         near.saturating_mul(2).clamp(*WINDOW.start(), *WINDOW.end())
     }
 }
+
+/// Who has come so near that it is listened to counts as silent after so long at the earliest, in
+/// milliseconds: it may have been told just before to ask again after [`POLL_LAST_MS`].
+pub const FIRST_SILENT_MS: i64 = POLL_LAST_MS as i64 + 8000;
 
 /// How far reports of who was heard reach, at least and at most, in places.
 pub const WINDOW: RangeInclusive<u32> = 1000..=50_000;

@@ -7,7 +7,6 @@
 use super::changes::Step;
 use super::tickets::State;
 use super::{Admission, Changes, Room, Slot, TicketUpdate};
-use onsale_schema::admission::WINDOW;
 use onsale_schema::draw::Place;
 use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{ArrivalNo, Timestamp};
@@ -152,6 +151,8 @@ impl Room {
         changes.of(&self.row);
         let looked = self.near.pop_front();
         let no = looked.or_else(|| self.line.as_ref().map(|line| line.arrival(front)))?;
+        // The front may be quicker than who looks along.
+        self.listen(front, no);
         self.row.front = Place(front.0 + 1);
         Some((front, no))
     }
@@ -191,10 +192,8 @@ impl Room {
     }
 
     /// Looks who is next, some at a time. Who comes into the window is listened to from then on: what
-    /// was not reported before does not make it silent. Of the first ones everything was, as nobody
-    /// knew in the lobby who they would be.
+    /// was not reported before does not make it silent.
     fn look_along(&mut self) {
-        let Some(line) = &self.line else { return };
         let window = self.row.policy.window() as usize;
         for _ in 0..LOOKS_PER_TICK {
             let looked = u32::try_from(self.near.len()).unwrap_or(u32::MAX);
@@ -202,11 +201,28 @@ impl Room {
             if self.near.len() >= window || place.0 >= self.row.arrivals {
                 return;
             }
+            let Some(line) = &self.line else { return };
             let no = line.arrival(place);
-            if place.0 >= *WINDOW.start() {
-                self.presence.hear(no);
-            }
+            self.listen(place, no);
             self.near.push_back(no);
         }
+    }
+
+    /// Listens to who stands at a place, once. Of the first ones everything was reported from the
+    /// beginning, as nobody knew in the lobby who they would be.
+    fn listen(&mut self, place: Place, no: ArrivalNo) {
+        if place >= self.listened {
+            self.presence.begin(no, self.row.policy.presence_ms);
+            self.listened = Place(place.0 + 1);
+        }
+    }
+
+    /// The rules are others: who is too far from the front now is not reported any more, and is listened
+    /// to anew when it comes near again.
+    pub(super) fn narrow(&mut self) {
+        let window = self.row.policy.window();
+        self.near.truncate(window as usize);
+        let end = self.row.front.0.saturating_add(window);
+        self.listened = self.listened.min(Place(end));
     }
 }

@@ -30,6 +30,7 @@ impl Room {
             self.row.policy = policy;
             self.row.is_cancelled = is_cancelled;
             self.row.latest = now;
+            self.narrow();
         }
         Outcome::Policy(policy)
     }

@@ -7,7 +7,12 @@
 //! always gets past those who have gone away, and nobody is passed over for what comes together of that
 //! while, of the time since its last poll and of the time until the next, since a client asks four times
 //! before it counts as silent.
+//!
+//! Of who is far from the front nothing is reported, so that nobody is silent there. It is listened to
+//! from some time on, and may have been told just before to ask again much later: until then it counts
+//! as heard, and nobody is passed over that asks when it is told to.
 
+use onsale_schema::admission::FIRST_SILENT_MS;
 use onsale_schema::{ArrivalNo, Timestamp};
 
 /// Ingresses report each second. A longer gap between two reports than this, in milliseconds, is an
@@ -20,6 +25,8 @@ const QUIET_PARTS: i64 = 5;
 /// Milliseconds during which reports came of somebody who was heard; 49 days of them, after which everybody counts as heard for
 /// a moment.
 type Flow = u32;
+/// So far ahead may lie until when somebody counts as heard.
+const AHEAD_MAX: Flow = FIRST_SILENT_MS as Flow;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Presence {
@@ -47,19 +54,31 @@ impl Presence {
         }
     }
 
-    /// A ticket was heard, is new, or is to be listened to from now on.
+    /// A ticket was heard, or is new.
     pub(super) fn hear(&mut self, no: ArrivalNo) {
+        self.hear_at(no, self.flow);
+    }
+
+    /// A ticket is listened to from now on.
+    pub(super) fn begin(&mut self, no: ArrivalNo, presence_ms: i64) {
+        let ahead = (FIRST_SILENT_MS - presence_ms).max(0);
+        let ahead = Flow::try_from(ahead).unwrap_or(AHEAD_MAX);
+        self.hear_at(no, self.flow.wrapping_add(ahead));
+    }
+
+    fn hear_at(&mut self, no: ArrivalNo, flow: Flow) {
         if self.heard.len() <= no.index() {
             self.heard.resize(no.index() + 1, self.flow);
         }
-        self.heard[no.index()] = self.flow;
+        self.heard[no.index()] = flow;
     }
 
     /// Whether a ticket was silent for longer than this.
     pub(super) fn is_silent(&self, no: ArrivalNo, presence_ms: i64) -> bool {
         let heard = self.heard.get(no.index());
         let silent = heard.map_or(0, |heard| self.flow.wrapping_sub(*heard));
-        i64::from(silent) > presence_ms
+        let is_ahead = silent >= Flow::MAX - AHEAD_MAX;
+        !is_ahead && i64::from(silent) > presence_ms
     }
 }
 
@@ -93,6 +112,30 @@ mod tests {
         presence.report(at(605), true, PRESENCE_MS);
         presence.report(at(611), true, PRESENCE_MS);
         assert!(!presence.is_silent(quiet, 14_000));
+    }
+
+    #[test]
+    fn who_is_first_listened_to_has_the_time_that_it_may_have_been_told() {
+        let (near, far) = (ArrivalNo(0), ArrivalNo(1));
+        for presence_ms in [15_000, 60_000, 120_000] {
+            // Also where the count of time begins anew.
+            for flow in [0, Flow::MAX - 40_000] {
+                let mut presence = Presence {
+                    flow,
+                    ..Presence::default()
+                };
+                presence.report(at(0), true, presence_ms);
+                presence.hear(near);
+                presence.begin(far, presence_ms);
+                for second in 1..=200 {
+                    presence.report(at(second), true, presence_ms);
+                    let silent = |no| presence.is_silent(no, presence_ms);
+                    assert_eq!(silent(near), second * 1000 > presence_ms, "{second}");
+                    let least = presence_ms.max(FIRST_SILENT_MS);
+                    assert_eq!(silent(far), second * 1000 > least, "{second}");
+                }
+            }
+        }
     }
 
     #[test]

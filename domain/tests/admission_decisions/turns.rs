@@ -172,32 +172,6 @@ fn those_who_have_gone_without_a_word_do_not_stall_the_line_for_whoever_comes() 
 }
 
 #[test]
-fn who_was_too_far_away_to_be_listened_to_is_not_silent_when_its_turn_comes() {
-    let mut case = Case::new(|policy| {
-        policy.presence_ms = 10_000;
-        policy.rate_per_second = 50;
-        policy.capacity = 1500;
-    });
-    case.join_all(0..2500);
-    // Only those at the front are heard, as an ingress reports them.
-    for _ in 0..25 {
-        case.tick();
-        let front = case.room.row().front.0;
-        let window = case.room.watermark(case.now).window;
-        assert_eq!(window, 1000);
-        case.hear(1, front..(front + window).min(2500));
-    }
-    case.tick();
-    let admitted = case.admitted();
-    assert!(admitted.len() >= 1200, "{}", admitted.len());
-    assert_eq!(
-        admitted.len() as u32,
-        case.room.row().front.0,
-        "nobody was passed over"
-    );
-}
-
-#[test]
 fn what_is_broadcast_says_how_fast_the_line_is() {
     let mut case = Case::new(|policy| {
         policy.capacity = 5000;

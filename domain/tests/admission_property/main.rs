@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod asking;
 #[path = "../common/mod.rs"]
 mod common;
 mod guests;

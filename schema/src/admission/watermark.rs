@@ -159,8 +159,10 @@ pub struct Eta {
 
 /// The shortest time after which a client asks again, in milliseconds.
 const POLL_MIN_MS: u64 = 1000;
-/// The longest, in milliseconds.
+/// The longest, in milliseconds, before it is spread.
 pub const POLL_MAX_MS: u64 = 60_000;
+/// The longest that anybody is told, in milliseconds.
+pub const POLL_LAST_MS: u64 = POLL_MAX_MS * 6 / 5;
 /// How often a guest asks, in milliseconds, if it need not ask more often to be heard, and they are few;
 /// and how soon one that has just joined.
 pub const GUEST_POLL_MS: u64 = 3000;

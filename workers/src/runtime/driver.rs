@@ -5,7 +5,7 @@ use super::committer::{Handle, Verdict};
 use super::core::{CLOCK_SKEW_MAX_MS, Core, DeadLetter, Inbound, Proposal, Skew};
 use super::lag::Progress;
 use super::lane::PartitionedLane;
-use super::world::{Log, Settings, Tail, World};
+use super::world::{Log, LogError, Settings, Tail, World};
 use crate::sabotage::{self, Bug};
 use futures_util::FutureExt;
 use onsale_platform::metric;
@@ -48,6 +48,8 @@ pub struct Driver<L: PartitionedLane, W: World<L>> {
     progress: Arc<Progress>,
     /// How the stream's clock was wrong in the last batch.
     skew: Option<Skew>,
+    /// Since when the last message waited that was read: what was not read came later.
+    read_since: Timestamp,
     stop: CancellationToken,
 }
 
@@ -77,6 +79,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             committer,
             progress,
             skew: None,
+            read_since: Timestamp::EPOCH,
             stop,
         }
     }
@@ -109,23 +112,38 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
                 _ = tick.tick() => {
                     let (step, is_more) = self.tick().await;
                     if is_more {
-                        // Before any command: each would have to look through all that is due.
                         tick.reset_immediately();
                     }
-                    step
-                }
-                batch = self.log.next_batch(commands_max) => match batch {
-                    Ok(batch) => self.process(&batch).await,
-                    Err(error) => {
-                        tracing::debug!(%error, partition = %self.core.partition(), "reopening");
-                        Batch::Done
+                    match step {
+                        // However much is due, nobody waits for more than one tick.
+                        Batch::Done if is_more => self.between(commands_max).await,
+                        step => step,
                     }
                 }
+                batch = self.log.next_batch(commands_max) => self.take(batch).await,
             };
             match step {
                 Batch::Done => {}
                 Batch::Lost => return Ended::Lost,
                 Batch::Stopped => return Ended::Stopped,
+            }
+        }
+    }
+
+    /// Between two ticks: what is there to read, without waiting for it.
+    async fn between(&mut self, commands_max: usize) -> Batch {
+        match self.log.next_batch(commands_max).now_or_never() {
+            Some(batch) => self.take(batch).await,
+            None => Batch::Done,
+        }
+    }
+
+    async fn take(&mut self, batch: Result<Vec<Inbound<L::Kind>>, LogError>) -> Batch {
+        match batch {
+            Ok(batch) => self.process(&batch).await,
+            Err(error) => {
+                tracing::debug!(%error, partition = %self.core.partition(), "reopening");
+                Batch::Done
             }
         }
     }
@@ -199,11 +217,20 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             return (Batch::Done, false);
         }
         // While this commit takes its time, nothing else is decided.
-        let pending = self.log.pending();
-        self.progress.set(pending.max(1), Some(now));
+        let (pending, since) = (self.log.pending(), self.unread_since(now));
+        self.progress.set(pending.max(1), Some(since));
         let ended = self.commit_tick(proposal).await;
-        self.progress.set(pending, (pending > 0).then_some(now));
+        self.progress.set(pending, (pending > 0).then_some(since));
         (ended, is_more)
+    }
+
+    /// Since when what was not read may wait: it came after the last that was, and after there was
+    /// nothing. Where neither is known, it is as if it came now.
+    fn unread_since(&self, now: Timestamp) -> Timestamp {
+        match self.read_since.max(self.log.quiet_at()) {
+            Timestamp::EPOCH => now,
+            since => since.min(now),
+        }
     }
 
     async fn commit_tick(&mut self, proposal: Proposal<L>) -> Batch {
@@ -248,8 +275,9 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         let done = self.settle(batch).await;
         let pending = self.log.pending();
         // Behind this batch the next is pending; its age is not known before it is read.
-        let last = batch.last().filter(|_| pending > 0);
-        self.progress.set(pending, last.map(since));
+        self.read_since = batch.last().map_or(self.read_since, since);
+        self.progress
+            .set(pending, (pending > 0).then_some(self.read_since));
         done
     }
 
