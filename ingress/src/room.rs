@@ -476,6 +476,7 @@ impl Rooms {
                 if let Err(untold) = reporter.tell(entry.schedule, heard, others).await {
                     let mut heard = entry.heard();
                     untold.into_iter().for_each(|no| heard.put(no));
+                    entry.others_heard.fetch_or(others, Ordering::Relaxed);
                 }
             };
             // Of one that could not be read nothing is known, not even whether it is there.

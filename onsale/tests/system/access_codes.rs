@@ -62,7 +62,7 @@ pub async fn not_yet(hall: &mut Hall, date: Uuid) -> String {
 }
 
 /// Makes some.
-async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
+pub async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
     let path = format!("/admin/schedules/{date}/access-codes");
     let key = Uuid::now_v7().to_string();
     let admin = hall.admin();
@@ -72,7 +72,8 @@ async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
     made.body
 }
 
-async fn join(line: &Line, api: &Api, buyer: &Buyer, code: &str) -> Answer {
+/// Joins with one.
+pub async fn join(line: &Line, api: &Api, buyer: &Buyer, code: &str) -> Answer {
     let body = json!({ "accessCode": code });
     let key = Uuid::now_v7().to_string();
     api.post(buyer, &line.path(), &key, &body).await
