@@ -340,7 +340,7 @@ impl Rooms {
             None => self.load_and_look(&entry, ticket.arrival_no).await?,
         };
         let look = match ticket.is_guest {
-            true => look.of_guest(),
+            true => look.of_guest(ticket.guest_no),
             false => look,
         };
         Ok((entry, look))

@@ -88,10 +88,10 @@ async fn a_presale_is_before_the_opening_and_guests_are_before_the_line() {
     let first = line.ticket(&api, &all[0]).await;
     let second = line.ticket(&api, &all[1]).await;
     let mut guests = Vec::new();
-    for buyer in &all[2..4] {
+    for (buyer, position) in all[2..4].iter().zip(1..) {
         let joined = join(&line, &api, buyer, &vip).await.expect(201).body;
         assert_eq!(joined["guest"], true, "{joined}");
-        assert!(joined["position"].is_null(), "{joined}");
+        assert_eq!(joined["position"], position, "in their own line: {joined}");
         guests.push(text(&joined["ticket"]).to_owned());
     }
     let again = join(&line, &api, &all[2], &vip).await.expect(200);

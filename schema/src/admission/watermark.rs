@@ -46,6 +46,9 @@ pub struct Watermark {
     /// So many guests wait, who are let in before the line; none of those that were passed over.
     #[serde(default, skip_serializing_if = "is_none")]
     pub guests: u32,
+    /// How far their line is; none where nobody has ever come with a code. Only the owner says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_line: Option<GuestLine>,
     /// By so many places the front has moved in the last [`Self::measured_ms`], while people were let
     /// in, and as many more as guests were.
     pub moved: u32,
@@ -58,6 +61,17 @@ pub struct Watermark {
 
 fn is_none(count: &u32) -> bool {
     *count == 0
+}
+
+/// How far the line of the guests is, who have numbers of their own in it, dense and in the order of their
+/// arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestLine {
+    /// Whoever has a lower number has had a turn, and was not set aside for the opening. It never goes
+    /// back, whoever the owner is.
+    pub front: u32,
+    /// So many there are, whatever became of them.
+    pub arrivals: u32,
 }
 
 /// A ticket, its status, and until when its pass lasts if it has one.
@@ -205,22 +219,25 @@ impl Watermark {
         }
     }
 
-    /// What a guest is told that waits. Where in its own line it stands is not known here; the more
-    /// they are, the later each asks again, so that all of them together ask no more often. Before the
+    /// What a guest is told that waits, by its number among them where that is known. The more are before
+    /// it, the later it asks again, so that all of them together ask no more often. Before the
     /// opening only those of a presale are let in, at once while there is room: so as long as there is,
     /// whoever waits is told to ask like those in the lobby.
     #[must_use]
-    pub fn guest_sight(&self, arrival: ArrivalNo, now: Timestamp) -> Sight {
+    pub fn guest_sight(&self, no: Option<u32>, arrival: ArrivalNo, now: Timestamp) -> Sight {
+        let line = no.zip(self.guest_line);
+        let ahead = line.map(|(no, line)| no.saturating_sub(line.front));
+        let waiting = ahead.map_or(self.guests, |ahead| ahead.min(self.guests));
         let opens_ms = u64::try_from(self.policy.opens_at.ms_since(now));
         let has_room = self.active < self.policy.capacity;
         let base = match opens_ms {
             Ok(opens_ms) if has_room => opens_ms + POLL_MIN_MS,
-            Ok(_) | Err(_) => (self.least_ms(self.guests) / POLLS_PER_WAIT).max(GUEST_POLL_MS),
+            Ok(_) | Err(_) => (self.least_ms(waiting) / POLLS_PER_WAIT).max(GUEST_POLL_MS),
         };
         Sight {
-            position: None,
-            ahead: None,
-            eta: None,
+            position: no.map(|no| no + 1),
+            ahead,
+            eta: line.and_then(|(no, line)| self.guest_eta(no, line)),
             poll_after_ms: spread(base.min(self.heard_ms()), arrival),
         }
     }
@@ -230,6 +247,21 @@ impl Watermark {
     /// wait are before it: those with places of their own in between at least.
     #[must_use]
     pub fn eta(&self, ahead: u32) -> Option<Eta> {
+        let (ahead, guests) = (u64::from(ahead), u64::from(self.guests));
+        self.eta_of(ahead.max(guests), ahead + guests)
+    }
+
+    /// The same of a guest's line, of whom some that are before it may have left. At most those who come
+    /// after it are no matter.
+    fn guest_eta(&self, no: u32, line: GuestLine) -> Option<Eta> {
+        let most = self.guests.min(no.saturating_sub(line.front));
+        let behind = line.arrivals.saturating_sub(no);
+        let least = self.guests.saturating_sub(behind).min(most);
+        self.eta_of(least.into(), most.into())
+    }
+
+    /// How long so many turns take at least, and so many at most.
+    fn eta_of(&self, at_least: u64, at_most: u64) -> Option<Eta> {
         let (moved, measured_ms) = (u64::from(self.moved), u64::from(self.measured_ms));
         if moved == 0 || measured_ms == 0 || !self.is_running() {
             return None;
@@ -237,10 +269,9 @@ impl Watermark {
         let (least, most) = ERROR_PERCENT;
         let error = (200 / moved.isqrt()).clamp(least, most);
         let exact = |turns: u64| turns * measured_ms * 100 / moved;
-        let (ahead, guests) = (u64::from(ahead), u64::from(self.guests));
         Some(Eta {
-            low_ms: exact(ahead.max(guests)) / (100 + error),
-            high_ms: exact(ahead + guests) / (100 - error),
+            low_ms: exact(at_least) / (100 + error),
+            high_ms: exact(at_most) / (100 - error),
         })
     }
 
@@ -315,6 +346,7 @@ mod tests {
             window: 1200,
             active: 100,
             guests: 0,
+            guest_line: None,
             moved,
             measured_ms,
             changes: Vec::new(),
@@ -378,7 +410,8 @@ mod tests {
             let mut told = watermark(500, 600, 60_000);
             (told.guests, told.policy.rate_per_second) = (guests, 10);
             let now = told.policy.opens_at;
-            told.guest_sight(ArrivalNo(7), now.plus_ms(1)).poll_after_ms
+            let sight = told.guest_sight(None, ArrivalNo(7), now.plus_ms(1));
+            sight.poll_after_ms
         };
         let all: Vec<u32> = [0, 300, 1000, 100_000].map(told).to_vec();
         assert!(all.is_sorted() && all[0] == all[1], "{all:?}");
@@ -392,7 +425,7 @@ mod tests {
             let mut told = watermark(0, 0, 0);
             (told.guests, told.active, told.policy.presence_ms) = (5, active, 60_000);
             let now = told.policy.opens_at.plus_ms(-before_s * 1000);
-            told.guest_sight(ArrivalNo(7), now).poll_after_ms
+            told.guest_sight(None, ArrivalNo(7), now).poll_after_ms
         };
         let lobby = |before_s: i64| {
             let told = watermark(0, 0, 0);
@@ -406,6 +439,46 @@ mod tests {
         // In a presale that is full whoever is next asks as often as ever.
         let full = told(7200, 100);
         assert!(full <= 3600 && full == told(-60, 100), "{full}");
+    }
+
+    #[test]
+    fn a_guest_is_told_how_many_are_before_it_in_its_own_line() {
+        let now = Timestamp::from_micros(1_100_000_000);
+        let mut told = watermark(500, 600, 60_000);
+        (told.guests, told.guest_line) = (
+            50,
+            Some(GuestLine {
+                front: 40,
+                arrivals: 100,
+            }),
+        );
+        let sight = |no| told.guest_sight(no, ArrivalNo(7), now);
+        let eta = |low_ms, high_ms| Some(Eta { low_ms, high_ms });
+        // Of the 60 from the front on, 10 have left: perhaps of those before it, perhaps of the others.
+        for (no, ahead, range) in [
+            (99, 59, eta(4260, 5882)),
+            (70, 30, eta(1739, 3529)),
+            (45, 5, eta(0, 588)),
+            (40, 0, eta(0, 0)),
+            // Passed over, or let in.
+            (3, 0, eta(0, 0)),
+        ] {
+            let it = sight(Some(no));
+            assert_eq!(
+                (it.position, it.ahead, it.eta),
+                (Some(no + 1), Some(ahead), range)
+            );
+        }
+        // Who was given a ticket before they had numbers.
+        let old = sight(None);
+        assert_eq!((old.position, old.ahead, old.eta), (None, None, None));
+        told.guest_line = None;
+        let read = told.guest_sight(Some(3), ArrivalNo(7), now);
+        assert_eq!(
+            (read.position, read.ahead, read.eta),
+            (Some(4), None, None),
+            "before its owner has said anything"
+        );
     }
 
     #[test]

@@ -69,7 +69,7 @@ async fn a_guest_asks_first_soon_after_it_has_joined() {
     };
     let mut line = Line::start(SystemOptions::default(), early).await;
     let api = line.hall.api.clone();
-    let buyers = line.hall.buyers(2);
+    let buyers = line.hall.buyers(3);
     let code = vip(&mut line).await;
     let after_ms = |told: &Value| told["pollAfterMs"].as_u64().expect("a time");
     let joined = join(&line, &api, &buyers[0], &code).await.expect(201).body;
@@ -82,6 +82,30 @@ async fn a_guest_asks_first_soon_after_it_has_joined() {
     assert!(after_ms(&polled) > 2 * GUEST_POLL_MS, "{polled}");
     let again = join(&line, &api, &buyers[0], &code).await.expect(200).body;
     assert!(after_ms(&again) > 2 * GUEST_POLL_MS, "{again}");
+    // Its line is told, and another guest is behind it; also without a ticket, by its row.
+    assert_eq!(
+        (&polled["position"], &again["ahead"]),
+        (&json!(1), &json!(0))
+    );
+    let second = join(&line, &api, &buyers[2], &code).await.expect(201).body;
+    let ticket = text(&second["ticket"]).to_owned();
+    let known = async {
+        loop {
+            let told = line.poll(&api, &buyers[2], Some(&ticket)).await;
+            let told = told.expect(200).body;
+            if !told["ahead"].is_null() {
+                return told;
+            }
+        }
+    };
+    let known = tokio::time::timeout(crate::hall::PATIENCE, known).await;
+    let known = known.expect("its owner tells how far the line is");
+    assert_eq!(
+        (&known["position"], &known["ahead"]),
+        (&json!(2), &json!(1))
+    );
+    let by_row = line.poll(&api, &buyers[2], None).await.expect(200).body;
+    assert_eq!(by_row["ticket"], ticket);
     // One with a presale hears of its pass by the first poll, or one soon after.
     let (_, presale) = access_codes::code(&mut line.hall, line.date, 1, LONG_TIME).await;
     let joined = join(&line, &api, &buyers[1], &presale).await.expect(201);
