@@ -10,8 +10,9 @@
 //!    most after that, since it came; or since it came back from a silence, if that was [`LAG`] before
 //!    the one behind can have been let in, which was after the last `WAITING` that it was told.
 //!
-//! Guests have a line of their own, which is let in before the other one, and no positions. The one
-//! before is a guest then, and the one behind is either
+//! Guests have a line of their own, which is let in before the other one. All of a crowd's are of one
+//! code, so that also in a presale they are let in as they came; that is judged by when they joined, and
+//! not by the positions that they are told. The one before is a guest then, and the one behind is either
 //!
 //! - a guest who asked to join after the one before had been told that it has: it came later for sure; or
 //! - of the other line, and was let in when the one before had been a guest for [`LAG`]: as in 3., as if
@@ -456,6 +457,35 @@ mod tests {
         assert_eq!(overtaken(&[witness(None, &away), second.clone()]), []);
         let at_once = guest(995, 8995, Told::Admitted);
         assert_eq!(overtaken(&[at_once, second]), []);
+    }
+
+    /// In a presale, while all others are in a lobby that has no order.
+    #[test]
+    fn guests_are_judged_among_themselves_before_the_others_have_places() {
+        let mut lobby = Witness::new(false);
+        for (sent, told) in history(0, 20_000, Told::Waiting) {
+            let seen = Sighting {
+                sent: ms(sent),
+                answered: ms(sent + 10),
+                told,
+                position: None,
+                ahead: None,
+                poll_after: Some(ms(1000)),
+            };
+            assert_eq!(lobby.see(&seen), Ok(()));
+        }
+        let (first, second) = (
+            guest(0, 2000, Told::Admitted),
+            guest(1000, 5000, Told::Admitted),
+        );
+        let line = [lobby.clone(), first.clone(), second.clone()];
+        assert_eq!((overtaken(&line), judged(&line)), (vec![], 2));
+        let kept_waiting = guest(500, 12_000, Told::Waiting);
+        let found = [Overtaken {
+            who: Who::Guest(ms(510)),
+            by: Who::Guest(ms(1010)),
+        }];
+        assert_eq!(overtaken(&[lobby, first, second, kept_waiting]), found);
     }
 
     #[test]
