@@ -225,7 +225,7 @@ impl Loading {
         for no in called {
             if room.tickets.state(no) == State::Waiting {
                 let called = room.guests.called(no, room.line.is_some());
-                room.tickets.set_state(no, called);
+                room.set_state(no, called);
                 room.guests.queue_back(no);
             }
         }
@@ -334,6 +334,7 @@ impl Room {
             window: self.row.policy.window(),
             active: self.active(),
             guests: self.guests.waiting,
+            guest_line: self.guests.line(self.row.guest_front),
             moved,
             measured_ms,
             changes: Vec::new(),

@@ -41,22 +41,28 @@ struct CheckView {
     /// The first of them, in words.
     #[schema(max_items = 5)]
     examples: Vec<String>,
-    /// What was not looked at.
+    /// What was not looked at, or how much was.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    note: Option<&'static str>,
+    note: Option<String>,
 }
 
 impl From<Check> for CheckView {
     fn from(check: Check) -> Self {
-        let unseen = "not compared with the stream, which an ingress may not read; `onsale audit` \
-                      does that";
+        let unseen = |what| format!("not compared with {what}; `onsale audit` does that");
+        let note = if check.invariant == Invariant::F2 {
+            Some(unseen("the stream, which an ingress may not read"))
+        } else if check.invariant == Invariant::P2 {
+            Some(unseen("the payment gateway's book"))
+        } else {
+            check.note
+        };
         Self {
             id: check.invariant.id(),
             statement: check.invariant.statement(),
             violations: check.violations,
             examples: check.examples,
-            note: (check.invariant == Invariant::F2).then_some(unseen),
+            note,
         }
     }
 }

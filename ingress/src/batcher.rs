@@ -325,6 +325,7 @@ mod tests {
                 ticket_id: TicketId(Uuid::max()),
                 arrival_no: ArrivalNo(u32::MAX),
                 is_guest: true,
+                guest_no: None,
             },
             expires_at: Timestamp::from_micros(i64::MAX),
             holds_max: u32::MAX,

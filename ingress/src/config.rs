@@ -111,7 +111,8 @@ pub struct Http {
           value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub layout_body_timeout_ms: u64,
 
-    /// How long a write may make no progress because the client reads nothing, in milliseconds.
+    /// How long a write may make no progress because the client reads nothing, and what was sent may be
+    /// without word that it came, in milliseconds.
     #[arg(long, env = "ONSALE_WRITE_TIMEOUT_MS", default_value_t = 30_000,
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub write_timeout_ms: u64,

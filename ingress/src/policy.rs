@@ -142,7 +142,8 @@ impl SchedulePatch {
 /// `startsAt` is changed alone, and `cancellation` without rules of the sale. `queue` is changed alone,
 /// too: whoever comes next to the waiting room is let in by it, while those who have a pass keep it, and
 /// nobody gets another place. No waiting room lets people in before the booking opens: to move both
-/// later, begin with `queue`, and with `bookingOpensAt` to move both earlier. Of a cancelled show neither the sale nor the waiting room opens again.
+/// later, begin with `queue`, and with `bookingOpensAt` to move both earlier. Of a cancelled show neither
+/// the sale nor the waiting room opens again.
 #[utoipa::path(patch, path = "/admin/schedules/{scheduleId}", operation_id = "editSchedule",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),

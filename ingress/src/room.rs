@@ -15,6 +15,7 @@
 mod follow;
 mod forecast;
 mod heard;
+mod metrics;
 mod pass;
 #[cfg(test)]
 mod property;
@@ -42,9 +43,9 @@ use async_nats::Subscriber;
 use forecast::Forecasts;
 use futures_util::{StreamExt, stream};
 use heard::Heard as HeardTickets;
-use metrics::{Counter, Gauge, Histogram};
+use metrics::Metrics;
+use onsale_platform::Clock;
 use onsale_platform::db::Pool;
-use onsale_platform::{Clock, metric};
 use onsale_schema::admission::{Broadcast, TicketChange, Ticketed};
 use onsale_schema::draw::Place;
 use onsale_schema::message::decode;
@@ -82,39 +83,6 @@ pub struct Rooms {
     entries: Arc<RwLock<HashMap<ScheduleId, Arc<Entry>>>>,
     reloads: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-}
-
-struct Metrics {
-    rooms: Gauge,
-    age: Gauge,
-    delay: Histogram,
-    reloads: Counter,
-    forecast_error: Histogram,
-    polls: HashMap<TicketStatus, Counter>,
-    refused: Counter,
-    joins_new: Counter,
-    joins_again: Counter,
-}
-
-impl Metrics {
-    fn new() -> Self {
-        let polls = |outcome| metrics::counter!(metric::ROOM_POLLS, "outcome" => outcome);
-        let joins = |outcome| metrics::counter!(metric::ROOM_JOINS, "outcome" => outcome);
-        let statuses = TicketStatus::ALL.into_iter();
-        Self {
-            rooms: metrics::gauge!(metric::ROOMS),
-            age: metrics::gauge!(metric::ROOM_AGE),
-            delay: metrics::histogram!(metric::ROOM_DELAY),
-            reloads: metrics::counter!(metric::ROOM_RELOADS),
-            forecast_error: metrics::histogram!(metric::ROOM_FORECAST_ERROR),
-            polls: statuses
-                .map(|status| (status, polls(status.as_str())))
-                .collect(),
-            refused: polls("refused"),
-            joins_new: joins("new"),
-            joins_again: joins("again"),
-        }
-    }
 }
 
 /// One room, while somebody asks about it.
@@ -340,7 +308,7 @@ impl Rooms {
             None => self.load_and_look(&entry, ticket.arrival_no).await?,
         };
         let look = match ticket.is_guest {
-            true => look.of_guest(),
+            true => look.of_guest(ticket.guest_no),
             false => look,
         };
         Ok((entry, look))
@@ -476,6 +444,7 @@ impl Rooms {
                 if let Err(untold) = reporter.tell(entry.schedule, heard, others).await {
                     let mut heard = entry.heard();
                     untold.into_iter().for_each(|no| heard.put(no));
+                    entry.others_heard.fetch_or(others, Ordering::Relaxed);
                 }
             };
             // Of one that could not be read nothing is known, not even whether it is there.

@@ -1,6 +1,6 @@
 //! The HTTP server: what axum's own lacks. Every connection has a bound on the time to its first
-//! request, on each request's head, on a write or an answer that nobody reads, and on how long it may
-//! be idle;
+//! request, on each request's head, on a write or an answer that nobody reads, on how long the other end
+//! may say nothing of what was sent to it, and on how long it may be idle;
 //! there is a bound on connections, in all and of one address; at shutdown it stops listening, lets
 //! requests under way end, and then ends the rest. A connection on which a request was refused before
 //! it was whole goes on, or the answer says that it ends.
@@ -24,6 +24,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metrics::{Counter, Gauge};
 use onsale_platform::metric;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use stalls::Stalls;
 use std::io;
 use std::net::IpAddr;
@@ -76,7 +78,7 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, settings.write_timeout()) => accepted,
         };
         let (stream, peer, slot) = match accepted {
             Ok(accepted) => accepted,
@@ -114,9 +116,11 @@ pub async fn serve(
     }
 }
 
+/// Takes the next connection. What is sent on it must be taken by the other end within `write_timeout`.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
+    write_timeout: Duration,
 ) -> io::Result<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots)
         .acquire_owned()
@@ -124,6 +128,10 @@ async fn accept(
         .map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    // A host that is gone says nothing, and the kernel would try for a quarter of an hour: that long an
+    // event stream would count as somebody who is there. Other systems have no such bound.
+    #[cfg(target_os = "linux")]
+    SockRef::from(&stream).set_tcp_user_timeout(Some(write_timeout))?;
     Ok((stream, peer.ip(), slot))
 }
 
@@ -242,5 +250,30 @@ impl Shared {
                 () = self.abandon.cancelled() => return,
             }
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
+    /// What was sent is in the kernel, so that no write waits: as when the other host is gone.
+    #[tokio::test]
+    async fn who_takes_nothing_of_what_was_sent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(2048).unwrap();
+        let client = client.connect(listener.local_addr().unwrap());
+        let slots = Arc::new(Semaphore::new(1));
+        let accepted = accept(&listener, &slots, Duration::from_millis(300));
+        let (client, accepted) = tokio::join!(client, accepted);
+        let (mut stream, ..) = accepted.unwrap();
+        stream.write_all(&[7; 64 * 1024]).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0; 1])).await;
+        let error = read.expect("it ends").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(client);
     }
 }

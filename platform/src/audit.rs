@@ -2,6 +2,7 @@
 //! administer. Whoever checks needs to read, and nothing else.
 
 mod checks;
+mod draw;
 mod orders;
 mod queue;
 
@@ -75,7 +76,11 @@ pub async fn prepare(conn: &mut AsyncPgConnection) -> Result<(), Error> {
 pub async fn check_all(conn: &mut AsyncPgConnection, limits: Limits) -> Result<Vec<Check>, Error> {
     let mut all = Vec::with_capacity(Invariant::ALL.len());
     for invariant in Invariant::ALL {
-        all.push(check(conn, *invariant, limits).await?);
+        let mut check = check(conn, *invariant, limits).await?;
+        if *invariant == Invariant::Q2 {
+            draw::Drawn::check(conn).await?.tell(&mut check);
+        }
+        all.push(check);
     }
     Ok(all)
 }

@@ -8,7 +8,7 @@ mod watermark;
 pub use code::{Code, CodeNotValid};
 pub use pass::{NotValid, Pass, Ticketed};
 pub use watermark::{
-    Broadcast, Eta, GUEST_POLL_MS, Line, Lobby, Order, POLL_LAST_MS, POLL_MAX_MS, Sight,
+    Broadcast, Eta, GUEST_POLL_MS, GuestLine, Line, Lobby, Order, POLL_LAST_MS, POLL_MAX_MS, Sight,
     TicketChange, Watermark,
 };
 
@@ -300,6 +300,9 @@ pub struct Ticket {
     /// Whether it is a guest's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_guest: bool,
+    /// Its number among the guests' tickets of the room, from 0, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_no: Option<u32>,
 }
 
 /// Why not.

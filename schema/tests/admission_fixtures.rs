@@ -6,7 +6,7 @@ mod frozen;
 
 use frozen::{at, check, message, reply, uuid};
 use onsale_schema::admission::{
-    Broadcast, Code, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Pass, Policy,
+    Broadcast, Code, GuestLine, HoldChange, HoldState, Kind, Lobby, Order, Outcome, Pass, Policy,
     PolicyChange, Refusal, Ticket, Ticketed, Watermark,
 };
 use onsale_schema::draw::{Digest, Place};
@@ -160,6 +160,7 @@ fn outcomes() {
             status,
             pass_expires_at,
             is_guest: false,
+            guest_no: None,
         })
     };
     let mut outcomes = vec![
@@ -199,6 +200,7 @@ fn outcomes() {
         status: TicketStatus::Waiting,
         pass_expires_at: None,
         is_guest: true,
+        guest_no: None,
     });
     let mut outcomes = vec![guest];
     let refused = [
@@ -210,6 +212,17 @@ fn outcomes() {
     ];
     outcomes.extend(refused.map(Outcome::Refused));
     check("admission-reply-codes", &reply(outcomes));
+    let guest = Outcome::Joined(Ticket {
+        ticket_id: TicketId(uuid(8)),
+        schedule_id: schedule_id(),
+        arrival_no: ArrivalNo(70),
+        is_new: true,
+        status: TicketStatus::Waiting,
+        pass_expires_at: None,
+        is_guest: true,
+        guest_no: Some(7),
+    });
+    check("admission-reply-guest", &reply(vec![guest]));
     let cancelled = Outcome::Refused(Refusal::ShowCancelled);
     check("admission-reply-show-cancelled", &reply(vec![cancelled]));
 }
@@ -235,6 +248,7 @@ fn broadcasts() {
         window: 1200,
         active: 99,
         guests: 0,
+        guest_line: None,
         moved: 600,
         measured_ms: 60_000,
         changes: vec![
@@ -255,6 +269,19 @@ fn broadcasts() {
         sent_at: at(30),
     };
     check("admission-watermark", &broadcast);
+    let guests = Watermark {
+        guests: 20,
+        guest_line: Some(GuestLine {
+            front: 3,
+            arrivals: 30,
+        }),
+        ..room(None)
+    };
+    let broadcast = Broadcast {
+        rooms: vec![guests],
+        sent_at: at(30),
+    };
+    check("admission-watermark-guests", &broadcast);
 }
 
 /// What is said about rooms to the owner of seats, and by it.
@@ -268,6 +295,7 @@ fn passes() {
             ticket_id: TicketId(uuid(8)),
             arrival_no: ArrivalNo(999_999),
             is_guest: false,
+            guest_no: None,
         },
         expires_at: at(600_000),
         holds_max: 10,

@@ -314,7 +314,7 @@ impl Room {
     pub(super) fn set_state(&mut self, no: ArrivalNo, to: State) -> State {
         let before = self.tickets.set_state(no, to);
         if self.guests.is_one(no) {
-            self.guests.turned(before, to);
+            self.guests.turned(no, before, to);
         }
         before
     }
@@ -338,6 +338,7 @@ impl Room {
             status: self.status(no).expect("the ticket is known"),
             pass_expires_at: self.slots.get(no).map(Slot::expires_at),
             is_guest: self.guests.is_one(no),
+            guest_no: self.guests.nth(no),
         }
     }
 }

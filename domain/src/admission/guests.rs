@@ -15,7 +15,7 @@ use super::Room;
 use super::changes::Step;
 use super::tickets::State;
 use super::{Changes, RoomRow};
-use onsale_schema::admission::{Code, CodeNotValid, Outcome, Refusal};
+use onsale_schema::admission::{Code, CodeNotValid, GuestLine, Outcome, Refusal};
 use onsale_schema::status::AccessGrant;
 use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -71,7 +71,8 @@ fn early_until(grant: AccessGrant, until: Timestamp) -> Timestamp {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guests {
     codes: HashMap<AccessCodeId, Known>,
-    tickets: BTreeMap<ArrivalNo, AccessCodeId>,
+    /// By which code each was made, and its number among them.
+    tickets: BTreeMap<ArrivalNo, (AccessCodeId, u32)>,
     /// The accounts that have used each code, and the ticket that it was for.
     users: HashMap<(AccessCodeId, UserId), ArrivalNo>,
     /// So many wait and were not passed over.
@@ -82,6 +83,8 @@ pub(super) struct Guests {
     back: BTreeSet<ArrivalNo>,
     /// Those that were called before their time, and are next at the opening; as above.
     later: BTreeSet<ArrivalNo>,
+    /// Those that are so as their state says.
+    early: BTreeSet<ArrivalNo>,
 }
 
 impl Guests {
@@ -96,7 +99,7 @@ impl Guests {
     /// silent or called before their time.
     pub(super) fn called(&self, no: ArrivalNo, has_order: bool) -> State {
         let code = self.tickets.get(&no);
-        let known = code.and_then(|code| self.codes.get(code));
+        let known = code.and_then(|(code, _)| self.codes.get(code));
         let is_presale = known.is_some_and(|known| known.early_until > Timestamp::EPOCH);
         if has_order || is_presale {
             State::Back
@@ -142,7 +145,8 @@ impl Guests {
 
     /// A ticket was made with a code.
     pub(super) fn add(&mut self, no: ArrivalNo, code_id: AccessCodeId, user: UserId, state: State) {
-        self.tickets.insert(no, code_id);
+        let nth = u32::try_from(self.tickets.len()).expect("a room has fewer tickets");
+        self.tickets.insert(no, (code_id, nth));
         self.waiting += u32::from(is_waiting(state));
         // An account may have several tickets from the time when each was a use.
         let is_use = self.users.insert((code_id, user), no).is_none();
@@ -151,8 +155,8 @@ impl Guests {
 
     /// Takes the last guest away again.
     pub(super) fn take_back(&mut self, no: ArrivalNo, user: UserId) {
-        let code = self.tickets.remove(&no);
-        let code = code.expect("it was a guest");
+        let ticket = self.tickets.remove(&no);
+        let (code, _) = ticket.expect("it was a guest");
         self.waiting -= 1;
         let was_use = self.users.remove(&(code, user));
         assert_eq!(was_use, Some(no), "its code was used by its user");
@@ -161,7 +165,12 @@ impl Guests {
     }
 
     /// A guest's ticket is this far now, and was that far before.
-    pub(super) fn turned(&mut self, before: State, to: State) {
+    pub(super) fn turned(&mut self, no: ArrivalNo, before: State, to: State) {
+        if to == State::Early {
+            self.early.insert(no);
+        } else if before == State::Early {
+            self.early.remove(&no);
+        }
         self.waiting += u32::from(is_waiting(to));
         self.waiting -= u32::from(is_waiting(before));
         if is_waiting(before) && to == State::Admitted {
@@ -169,6 +178,25 @@ impl Guests {
         } else if before == State::Admitted && is_waiting(to) {
             self.let_in -= 1;
         }
+    }
+
+    /// The number of a ticket among those of guests.
+    pub(super) fn nth(&self, no: ArrivalNo) -> Option<u32> {
+        self.tickets.get(&no).map(|(_, nth)| *nth)
+    }
+
+    /// How far this line is, where there is one. Who was set aside for the opening is before all who were
+    /// not called yet. The next owner knows that of everybody as long as there is no order, and of nobody
+    /// afterwards: so this goes on then, and never back.
+    pub(super) fn line(&self, front: ArrivalNo) -> Option<GuestLine> {
+        let arrivals = u32::try_from(self.tickets.len()).expect("a room has fewer tickets");
+        let next = self.tickets.range(front..).next();
+        let next = next.map_or(arrivals, |(_, (_, nth))| *nth);
+        let early = self.early.first().and_then(|no| self.nth(*no));
+        (arrivals > 0).then(|| GuestLine {
+            front: early.map_or(next, |early| early.min(next)),
+            arrivals,
+        })
     }
 
     pub(super) fn let_in(&self) -> u32 {
@@ -212,7 +240,7 @@ impl Guests {
     /// Whether a guest is let in before the room opens: in a presale, as long as its code is good.
     pub(super) fn is_early(&self, no: ArrivalNo, now: Timestamp) -> bool {
         let code = self.tickets.get(&no);
-        let known = code.and_then(|code| self.codes.get(code));
+        let known = code.and_then(|(code, _)| self.codes.get(code));
         known.is_some_and(|known| now < known.early_until)
     }
 }
@@ -262,12 +290,12 @@ mod tests {
         let mut guests = Guests::default();
         let (code, user) = (AccessCodeId(Uuid::nil()), UserId(Uuid::nil()));
         guests.add(ArrivalNo(0), code, user, State::Waiting);
-        guests.turned(State::Waiting, State::Admitted);
-        guests.turned(State::Admitted, State::Expired);
+        guests.turned(ArrivalNo(0), State::Waiting, State::Admitted);
+        guests.turned(ArrivalNo(0), State::Admitted, State::Expired);
         assert_eq!((guests.let_in(), guests.waiting), (1, 0));
-        guests.turned(State::Expired, State::Admitted);
+        guests.turned(ArrivalNo(0), State::Expired, State::Admitted);
         assert_eq!((guests.let_in(), guests.waiting), (1, 0));
-        guests.turned(State::Admitted, State::Waiting);
+        guests.turned(ArrivalNo(0), State::Admitted, State::Waiting);
         assert_eq!((guests.let_in(), guests.waiting), (0, 1));
     }
 }

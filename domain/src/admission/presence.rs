@@ -22,8 +22,8 @@ const REPORT_GAP_MAX_MS: i64 = 3000;
 /// at all was heard counts as no more than one of them.
 const QUIET_PARTS: i64 = 5;
 
-/// Milliseconds during which reports came of somebody who was heard; 49 days of them, after which everybody counts as heard for
-/// a moment.
+/// Milliseconds during which reports came of somebody who was heard; 49 days of them, after which
+/// everybody counts as heard for a moment.
 type Flow = u32;
 /// So far ahead may lie until when somebody counts as heard.
 const AHEAD_MAX: Flow = FIRST_SILENT_MS as Flow;

@@ -355,6 +355,33 @@ fn guests_count_for_how_fast_the_line_is_and_for_how_long_it_takes() {
 }
 
 #[test]
+fn guests_are_told_how_far_their_line_is_and_so_by_the_next_owner() {
+    let mut case = Case::new(|policy| {
+        policy.capacity = 1;
+        policy.opens_at = at_s(OPENS + 60);
+    });
+    case.join(0);
+    let front = |case: &Case| case.room.watermark(case.now).guest_line.map(|it| it.front);
+    assert_eq!(front(&case), None);
+    let all: Vec<_> = (1..5).map(|by| case.invite(by, vip()).guest_no).collect();
+    assert_eq!(all, [0, 1, 2, 3].map(Some));
+    // All are called, and set aside for the opening.
+    case.tick();
+    assert_eq!(front(&case), Some(0));
+    case.leave(1);
+    case.leave(3);
+    assert_eq!(front(&case), Some(1));
+    case.take_over(vip(), &[1, 2, 3, 4]);
+    assert_eq!(front(&case), Some(1));
+    case.pass(63_000);
+    case.tick();
+    assert_eq!((case.admitted(), front(&case)), (vec![2], Some(3)));
+    case.leave(2);
+    case.tick();
+    assert_eq!((case.admitted(), front(&case)), (vec![4], Some(4)));
+}
+
+#[test]
 fn what_was_not_stored_has_used_and_revoked_nothing() {
     let mut case = Case::new(|policy| policy.opens_at = at_s(OPENS + 60));
     case.invite(1, code(1, 2));

@@ -510,7 +510,14 @@ impl Model {
             status: self.status(no),
             pass_expires_at: is_admitted.then(|| entry.expires_at()),
             is_guest: entry.code.is_some(),
+            guest_no: entry.code.is_some().then(|| self.guests_before(no)),
         }
+    }
+
+    /// So many guests have a lower number.
+    pub fn guests_before(&self, no: usize) -> u32 {
+        let guests = self.entries[..no].iter().filter(|it| it.code.is_some());
+        u32::try_from(guests.count()).unwrap()
     }
 
     pub fn status(&self, no: usize) -> TicketStatus {

@@ -9,7 +9,7 @@ use crate::rows::{Rows, SECRET};
 use crate::{Seen, name};
 use onsale_domain::admission::{Changes, Known, NewTicket, Policy, Room, RoomRow, Times};
 use onsale_schema::admission::{
-    HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Watermark,
+    GuestLine, HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Watermark,
 };
 use onsale_schema::draw::Place;
 use onsale_schema::message::Command;
@@ -42,6 +42,8 @@ pub struct World {
     next_id: u128,
     /// Whether no owner dies: who was heard when is known for longer.
     is_calm: bool,
+    /// How far the line of the guests was told to be.
+    guests_front: u32,
     /// Tickets of these remainders by three are not heard for now.
     silent: u32,
 }
@@ -97,6 +99,7 @@ impl World {
             version: 0,
             next_id: 1000,
             is_calm,
+            guests_front: 0,
             silent: 0,
         }
     }
@@ -199,8 +202,9 @@ impl World {
         assert_eq!(row.policy, self.model.policy);
         assert_eq!(row.is_cancelled, self.model.is_cancelled);
         assert_eq!(self.room.active() as usize, self.model.active());
-        let guests = self.room.watermark(self.now).guests;
-        assert_eq!(guests as usize, self.model.guests_waiting());
+        let told = self.room.watermark(self.now);
+        assert_eq!(told.guests as usize, self.model.guests_waiting());
+        self.compare_guests(told.guest_line);
         if let Some(mine) = changes.rooms.get(&self.model.schedule) {
             let told = mine.watermark.as_ref().unwrap();
             self.follow(told);
@@ -221,6 +225,16 @@ impl World {
             assert!(was_passed.is_none_or(|it| it == expected), "{number:?}");
         }
         self.count(changes, seen);
+    }
+
+    /// How far the guests' line is never goes back, and nobody is behind it who was not called.
+    fn compare_guests(&mut self, line: Option<GuestLine>) {
+        let all = self.model.guests_before(self.model.entries.len());
+        assert_eq!(line.map_or(0, |line| line.arrivals), all);
+        let front = line.map_or(0, |line| line.front);
+        assert!(front >= self.guests_front, "it goes back");
+        assert!(front <= self.model.guests_before(self.model.guests_turned));
+        self.guests_front = front;
     }
 
     /// The place is that of the model, and stays. It takes some hashes, so not each is looked at.

@@ -19,6 +19,7 @@ fn pass(n: u128) -> Pass {
             ticket_id: ticket(n),
             arrival_no: ArrivalNo(u32::try_from(n).expect("a small number")),
             is_guest: false,
+            guest_no: None,
         },
         expires_at: at_s(1500),
         holds_max: 2,

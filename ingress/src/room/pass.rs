@@ -94,6 +94,7 @@ mod tests {
                 ticket_id: TicketId(Uuid::from_u128(3)),
                 arrival_no: ArrivalNo(4),
                 is_guest: false,
+                guest_no: None,
             },
             expires_at: Timestamp::from_micros(1_000_000),
             holds_max: 1,

@@ -228,6 +228,7 @@ fn ticketed(user: UserId, ticket: &Ticket) -> Ticketed {
         ticket_id: ticket.ticket_id,
         arrival_no: ticket.arrival_no,
         is_guest: ticket.is_guest,
+        guest_no: ticket.guest_no,
     }
 }
 

@@ -17,12 +17,15 @@ const TICKET_PURPOSE: &[u8] = b"onsale queue ticket";
 const PASS_PURPOSE: &[u8] = b"onsale queue pass";
 const CODE_PURPOSE: &[u8] = b"onsale access code";
 const VERSION: u8 = 1;
-/// The version of a guest's ticket.
+/// The version of a guest's ticket, and of a pass for one.
 const GUEST_VERSION: u8 = 2;
+/// The version of a guest's ticket that says which of the guests' it is.
+const NUMBERED_VERSION: u8 = 3;
 /// What a code grants.
 const VIP: u8 = 0;
 const PRESALE: u8 = 1;
 const TICKET_BYTES: usize = 1 + 3 * 16 + 4;
+const NUMBERED_BYTES: usize = TICKET_BYTES + 4;
 const PASS_BYTES: usize = TICKET_BYTES + 8 + 4;
 const CODE_BYTES: usize = 1 + 2 * 16 + 1 + 4 + 2 * 8;
 
@@ -48,14 +51,30 @@ impl Signer {
     /// The ticket as text for a header.
     #[must_use]
     pub fn sign_ticket(&self, ticket: &Ticketed) -> String {
-        self.tickets.seal(ticket_bytes(ticket))
+        let mut bytes = ticket_bytes(ticket);
+        if let Some(no) = ticket.guest_no.filter(|_| ticket.is_guest) {
+            bytes[0] = NUMBERED_VERSION;
+            bytes.extend_from_slice(&no.to_be_bytes());
+        }
+        self.tickets.seal(bytes)
     }
 
     /// The ticket, if we signed it.
     #[must_use]
     pub fn read_ticket(&self, text: &str) -> Option<Ticketed> {
-        let bytes = self.tickets.open(text, TICKET_BYTES)?;
-        read_ticket(bytes.first_chunk()?)
+        if let Some(bytes) = self.tickets.open(text, TICKET_BYTES) {
+            return read_ticket(bytes.first_chunk()?);
+        }
+        let mut bytes = self.tickets.open(text, NUMBERED_BYTES)?;
+        if bytes[0] != NUMBERED_VERSION {
+            return None;
+        }
+        bytes[0] = GUEST_VERSION;
+        let (ticket, no) = bytes.split_first_chunk()?;
+        Some(Ticketed {
+            guest_no: Some(u32::from_be_bytes(no.try_into().ok()?)),
+            ..read_ticket(ticket)?
+        })
     }
 
     /// The pass as text for a header.
@@ -156,6 +175,7 @@ fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
         ticket_id: TicketId(Uuid::from_bytes(*ticket)),
         arrival_no: ArrivalNo(u32::from_be_bytes(arrival.try_into().ok()?)),
         is_guest,
+        guest_no: None,
     })
 }
 
@@ -182,6 +202,7 @@ mod tests {
             ticket_id: TicketId(Uuid::from_u128(3)),
             arrival_no: ArrivalNo(3_999_999),
             is_guest: false,
+            guest_no: None,
         }
     }
 
@@ -224,6 +245,27 @@ mod tests {
             ..ticket()
         };
         assert_eq!(old.read_ticket(&old.sign_ticket(&guest)), Some(guest));
+        let numbered = Ticketed {
+            guest_no: Some(99_999),
+            ..guest
+        };
+        let text = old.sign_ticket(&numbered);
+        assert!(is_for_headers(&text));
+        assert_eq!(both.read_ticket(&text), Some(numbered));
+        assert_eq!(new.read_ticket(&text), None);
+        for at in 0..text.len() {
+            let mut edited = text.clone().into_bytes();
+            edited[at] = if edited[at] == b'A' { b'B' } else { b'A' };
+            let edited = String::from_utf8(edited).unwrap();
+            assert_eq!(old.read_ticket(&edited), None);
+        }
+        // Which of the guests' it is is no matter of a pass.
+        let pass = Pass {
+            ticket: numbered,
+            ..pass()
+        };
+        let read = old.read_pass(&old.sign_pass(&pass)).unwrap();
+        assert_eq!(read.ticket, guest);
     }
 
     fn is_for_headers(text: &str) -> bool {

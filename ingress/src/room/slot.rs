@@ -212,6 +212,7 @@ mod tests {
             window: 1000,
             active: 0,
             guests: 0,
+            guest_line: None,
             moved: 0,
             measured_ms: 0,
             changes: Vec::new(),

@@ -143,6 +143,7 @@ mod tests {
             status: TicketStatus::Waiting,
             pass_expires_at: None,
             is_guest: false,
+            guest_no: None,
         });
         let placed = Standing {
             place: Some(Place(3)),

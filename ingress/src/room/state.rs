@@ -129,6 +129,7 @@ impl Room {
             self.told = Arc::new(Watermark {
                 moved: before.told.moved,
                 measured_ms: before.told.measured_ms,
+                guest_line: told.guest_line.or(before.told.guest_line),
                 ..told
             });
         }
@@ -146,6 +147,7 @@ impl Room {
             line: self.line.clone(),
             no,
             is_guest: false,
+            guest_no: None,
             status,
             pass_until: self.tickets.passes.get(&no).copied(),
         }
@@ -169,6 +171,8 @@ pub struct Look {
     line: Option<Arc<Line>>,
     no: ArrivalNo,
     is_guest: bool,
+    /// Its number among guests.
+    guest_no: Option<u32>,
     /// How far the ticket is.
     pub status: TicketStatus,
     /// Until when its pass lasts, if it has one.
@@ -176,9 +180,9 @@ pub struct Look {
 }
 
 impl Look {
-    /// The same of a guest's ticket, who has no place and is in no lobby.
+    /// The same of a guest's ticket with that number among them, who has no place and is in no lobby.
     #[must_use]
-    pub fn of_guest(self) -> Self {
+    pub fn of_guest(self, guest_no: Option<u32>) -> Self {
         Self {
             status: match self.status {
                 TicketStatus::Lobby => TicketStatus::Waiting,
@@ -186,6 +190,7 @@ impl Look {
             },
             line: None,
             is_guest: true,
+            guest_no,
             ..self
         }
     }
@@ -218,7 +223,7 @@ impl Look {
     #[must_use]
     pub fn sight(&self, place: Option<Place>, now: Timestamp) -> Sight {
         match self.is_guest {
-            true => self.told.guest_sight(self.no, now),
+            true => self.told.guest_sight(self.guest_no, self.no, now),
             false => self.told.sight(place, self.no, now),
         }
     }

@@ -69,17 +69,24 @@ pub async fn newest(
         status: TicketStatus,
         #[diesel(sql_type = Bool)]
         is_guest: bool,
+        #[diesel(sql_type = Nullable<Integer>)]
+        guest_no: Option<i32>,
     }
     let mut conn = pool.get().await?;
     // There is an index for either part. Who has a live ticket got it last.
     let row: Option<Row> = statement(
-        "(SELECT ticket_id, arrival_no, status, access_code_id IS NOT NULL AS is_guest FROM ticket \
-          WHERE schedule_id = $1 AND user_id = $2 AND status IN ('WAITING', 'ADMITTED')) \
-         UNION ALL \
-         (SELECT ticket_id, arrival_no, status, access_code_id IS NOT NULL AS is_guest FROM ticket \
-          WHERE schedule_id = $1 AND user_id = $2 AND ended_at IS NOT NULL \
-          ORDER BY arrival_no DESC LIMIT 1) \
-         ORDER BY arrival_no DESC LIMIT 1",
+        "SELECT ticket_id, arrival_no, status, access_code_id IS NOT NULL AS is_guest, \
+                CASE WHEN access_code_id IS NOT NULL THEN \
+                    (SELECT count(*)::int FROM ticket AS earlier \
+                     WHERE earlier.schedule_id = $1 AND earlier.access_code_id IS NOT NULL \
+                       AND earlier.arrival_no < newest.arrival_no) END AS guest_no \
+         FROM ((SELECT ticket_id, arrival_no, status, access_code_id FROM ticket \
+                WHERE schedule_id = $1 AND user_id = $2 AND status IN ('WAITING', 'ADMITTED')) \
+               UNION ALL \
+               (SELECT ticket_id, arrival_no, status, access_code_id FROM ticket \
+                WHERE schedule_id = $1 AND user_id = $2 AND ended_at IS NOT NULL \
+                ORDER BY arrival_no DESC LIMIT 1) \
+               ORDER BY arrival_no DESC LIMIT 1) AS newest",
     )
     .bind::<SqlUuid, _>(schedule)
     .bind::<SqlUuid, _>(user)
@@ -93,6 +100,7 @@ pub async fn newest(
             ticket_id: row.ticket_id,
             arrival_no: ArrivalNo(count(row.arrival_no)?),
             is_guest: row.is_guest,
+            guest_no: row.guest_no.map(count).transpose()?,
         };
         Ok((ticketed, Some(row.status).filter(|it| !it.is_live())))
     });
@@ -175,6 +183,8 @@ impl Row {
             window: policy.window(),
             active: u32::try_from(self.passes_us.len()).unwrap_or(u32::MAX),
             guests: count(self.guests)?,
+            // Who was set aside is in no row.
+            guest_line: None,
             // Only the owner measures.
             moved: 0,
             measured_ms: 0,

@@ -24,16 +24,19 @@ pub struct TicketView {
     /// Whether the room lets people in. Null where that is not known yet.
     #[schema(required = true)]
     room: Option<RoomState>,
-    /// It was made with an access code: it is in a line apart, without position and forecast, that is
-    /// let in before the other one, and in a presale also before the room opens.
+    /// It was made with an access code: it is in a line apart that is let in before the other one, and in
+    /// a presale also before the room opens. Its position and what is ahead of it are of that line.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     guest: bool,
-    /// Its number in the line, from 1; it never changes. Null as long as the line has no order.
+    /// Its number in the line, from 1; it never changes. Null as long as the line has no order; that of
+    /// guests is the order in which they joined.
     #[schema(required = true, minimum = 1)]
     position: Option<u32>,
     /// So many numbers before it have not been called; it never grows. At 0 you are next, as far as
-    /// the room lets people in. Null as long as the line has no order, and after the ticket's end.
+    /// the room lets people in. Null as long as the line has no order, and after the ticket's end. Guests
+    /// of a presale are called before others of their line until the room opens, so that their turn may
+    /// come before this is 0.
     #[schema(required = true)]
     ahead: Option<u32>,
     #[schema(inline)]
@@ -112,7 +115,10 @@ impl TicketView {
             status: standing.status,
             room: standing.room,
             guest: ticket.is_guest,
-            position: standing.place.map(|place| place.0 + 1),
+            position: match ticket.is_guest {
+                true => ticket.guest_no.map(|no| no + 1),
+                false => standing.place.map(|place| place.0 + 1),
+            },
             ahead,
             eta: eta.into(),
             poll_after_ms,
@@ -137,6 +143,7 @@ mod tests {
             ticket_id: TicketId(Uuid::from_u128(3)),
             arrival_no: ArrivalNo(4),
             is_guest: false,
+            guest_no: None,
         }
     }
 
@@ -149,6 +156,7 @@ mod tests {
             status,
             pass_expires_at: None,
             is_guest: false,
+            guest_no: None,
         })
     }
 

@@ -18,7 +18,6 @@ use onsale_schema::Timestamp;
 use onsale_schema::invariant::Invariant;
 use onsale_workers::config;
 
-mod draw;
 mod gateway;
 mod report;
 mod stream;
@@ -201,13 +200,12 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
         open_ms: options.open_limit_ms,
         refund_ms: options.refund_limit_ms,
     };
-    let (mut checks, drawn, decided, ours) = conn
+    let (mut checks, decided, ours) = conn
         .build_transaction()
         .read_only()
         .repeatable_read()
         .run(async |conn| {
             let checks = tables::check_all(conn, limits).await?;
-            let drawn = draw::Drawn::check(conn).await?;
             let decided = if with_stream {
                 Some(stream::Decided::load(conn).await?)
             } else {
@@ -218,13 +216,12 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
             } else {
                 None
             };
-            Ok::<_, db::Error>((checks, drawn, decided, ours))
+            Ok::<_, db::Error>((checks, decided, ours))
         })
         .await
         .context("auditing (is the database migrated? `onsale migrate`)")?;
     drop(conn);
 
-    drawn.tell(of(&mut checks, Invariant::Q2));
     let mut not_compared = Vec::new();
     let f2 = of(&mut checks, Invariant::F2);
     match (&options.nats, decided) {

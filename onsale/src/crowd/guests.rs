@@ -2,6 +2,7 @@
 //! one, over HTTP; nothing of a room is written here.
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use onsale_schema::{ScheduleId, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -16,6 +17,15 @@ pub(super) const MAX: u32 = 100_000;
 /// How long before the ingress' time, and how long after it, the code is good, in milliseconds: longer
 /// than clocks differ, and than a crowd lasts.
 const GOOD_MS: (i64, i64) = (60_000, 24 * 3600 * 1000);
+
+/// When guests are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuestKind {
+    /// When the room opens, before all others.
+    Vip,
+    /// Also before, from when the booking opens.
+    Presale,
+}
 
 /// Who administers, and makes the code.
 #[derive(Clone, Debug)]
@@ -37,15 +47,15 @@ impl Admin {
     }
 }
 
-/// One code for so many guests, who come first when the room opens.
+/// One code for so many guests of a kind. No presale begins before the booking does.
 ///
 /// # Errors
 /// When the administrator can't sign in, or the ingress makes none.
 pub(super) async fn code(
     http: &Http,
     admin: &Admin,
-    (schedule, now): (ScheduleId, Timestamp),
-    (guests, run): (usize, i64),
+    (schedule, now, booking_opens_at): (ScheduleId, Timestamp, Timestamp),
+    (guests, kind, run): (usize, GuestKind, i64),
 ) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Made {
@@ -61,11 +71,16 @@ pub(super) async fn code(
         format!("/admin/schedules/{schedule}/access-codes"),
         format!("crowd-{run:x}-guests"),
     );
+    let from = now.plus_ms(-GOOD_MS.0);
+    let (grants, from) = match kind {
+        GuestKind::Vip => ("VIP", from),
+        GuestKind::Presale => ("PRESALE", from.max(booking_opens_at)),
+    };
     let body = json!({
         "label": "Guests of a simulated crowd",
-        "grants": "VIP",
+        "grants": grants,
         "uses": guests,
-        "validFrom": now.plus_ms(-GOOD_MS.0),
+        "validFrom": from,
         "validUntil": now.plus_ms(GOOD_MS.1),
     });
     let ask = Ask::new(Method::POST, &path).by(&token).body(body);

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::target::{self, Target};
 use buyer::{Buyer, World};
 use fair::Witness;
-pub use guests::Admin;
+pub use guests::{Admin, GuestKind};
 use http::{Ask, Http};
 pub use kinds::{Kind, Shares};
 use report::Summary;
@@ -94,6 +94,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(guests::MAX)))]
     pub guests: u32,
 
+    /// What their code grants: to be let in first when the room opens, or before that.
+    #[arg(long, value_enum, default_value_t = GuestKind::Vip, value_name = "KIND")]
+    pub guests_kind: GuestKind,
+
     /// Address of the account that makes the code. Without it, that of the demo's administrator.
     #[arg(
         long,
@@ -154,6 +158,8 @@ pub struct Options {
     pub shares: Shares,
     /// So many of them are guests.
     pub guests: usize,
+    /// When those are let in.
+    pub guests_kind: GuestKind,
     /// Who makes the code that they come with.
     pub admin: Admin,
     /// The most seats that one wants.
@@ -249,6 +255,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
         buyers: args.buyers as usize,
         shares,
         guests: args.guests as usize,
+        guests_kind: args.guests_kind,
         admin: Admin::of(args.admin_email, args.admin_password),
         seats_per_buyer: args.seats_per_buyer.into(),
         arrive_within: Duration::from_secs(args.arrive_within.into()),
@@ -263,6 +270,7 @@ fn options(args: Args) -> anyhow::Result<Options> {
 #[serde(rename_all = "camelCase")]
 struct Date {
     seats_per_user: usize,
+    booking_opens_at: Timestamp,
     queue: Queue,
     server_time: Timestamp,
 }
@@ -287,6 +295,13 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
         date.queue.mode != "OFF",
         "the date has no waiting room: its mode is OFF"
     );
+    ensure!(
+        options.guests == 0
+            || options.guests_kind != GuestKind::Presale
+            || date.booking_opens_at <= date.server_time,
+        "no presale before the booking opens, at {}",
+        date.booking_opens_at
+    );
     show.say(&format!(
         "{} buyers go to {}, seed {}",
         options.buyers, options.schedule, options.seed
@@ -302,8 +317,9 @@ pub async fn play(options: &Options, stop: &CancellationToken) -> anyhow::Result
     let code = match options.guests {
         0 => None,
         guests => {
-            let here = (options.schedule, date.server_time);
-            Some(guests::code(&http, &options.admin, here, (guests, run)).await?)
+            let here = (options.schedule, date.server_time, date.booking_opens_at);
+            let whose = (guests, options.guests_kind, run);
+            Some(guests::code(&http, &options.admin, here, whose).await?)
         }
     };
     let world = Arc::new(World {

@@ -62,7 +62,7 @@ pub async fn not_yet(hall: &mut Hall, date: Uuid) -> String {
 }
 
 /// Makes some.
-async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
+pub async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
     let path = format!("/admin/schedules/{date}/access-codes");
     let key = Uuid::now_v7().to_string();
     let admin = hall.admin();
@@ -72,7 +72,8 @@ async fn made(hall: &mut Hall, date: Uuid, body: &Value) -> Value {
     made.body
 }
 
-async fn join(line: &Line, api: &Api, buyer: &Buyer, code: &str) -> Answer {
+/// Joins with one.
+pub async fn join(line: &Line, api: &Api, buyer: &Buyer, code: &str) -> Answer {
     let body = json!({ "accessCode": code });
     let key = Uuid::now_v7().to_string();
     api.post(buyer, &line.path(), &key, &body).await
@@ -87,10 +88,10 @@ async fn a_presale_is_before_the_opening_and_guests_are_before_the_line() {
     let first = line.ticket(&api, &all[0]).await;
     let second = line.ticket(&api, &all[1]).await;
     let mut guests = Vec::new();
-    for buyer in &all[2..4] {
+    for (buyer, position) in all[2..4].iter().zip(1..) {
         let joined = join(&line, &api, buyer, &vip).await.expect(201).body;
         assert_eq!(joined["guest"], true, "{joined}");
-        assert!(joined["position"].is_null(), "{joined}");
+        assert_eq!(joined["position"], position, "in their own line: {joined}");
         guests.push(text(&joined["ticket"]).to_owned());
     }
     let again = join(&line, &api, &all[2], &vip).await.expect(200);

@@ -92,18 +92,26 @@ async fn a_crowd_is_drawn_let_in_in_order_and_buys_everything() {
     hall.assert_sound().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn guests_of_a_crowd_are_let_in_first_and_buy_before_the_others() {
-    const GUESTS: u64 = 10;
-    const ALL: u64 = 70;
-    const PASSWORD: &str = "a long enough password";
-    let mut hall = Hall::open().await;
-    let date = hall.date(SEATS).await;
-    let policy = json!({ "mode": "DRAW", "opensAt": soon(10), "capacity": 20, "ratePerSecond": 6,
-                         "passSeconds": 20, "presenceSeconds": 15 });
-    amend(&hall, date, policy).await;
-    let email = "manager@example.com";
-    let account = json!({ "email": email, "name": "Manager", "password": PASSWORD });
+/// All are patient and want one seat.
+const BEHAVING: [&str; 12] = [
+    "--impatient",
+    "0",
+    "--silent",
+    "0",
+    "--greedy",
+    "0",
+    "--seats-per-buyer",
+    "1",
+    "--arrive-within",
+    "4",
+    "--seed",
+    "2",
+];
+
+/// An account that administers, as arguments.
+async fn manager(hall: &mut Hall) -> [&'static str; 4] {
+    let (email, password) = ("manager@example.com", "a long enough password");
+    let account = json!({ "email": email, "name": "Manager", "password": password });
     let request = hall.api.request(Method::POST, "/users");
     let request = request
         .header("idempotency-key", "the-manager")
@@ -113,18 +121,49 @@ async fn guests_of_a_crowd_are_let_in_first_and_buy_before_the_others() {
         "UPDATE app_user SET role = 'admin' WHERE email = '{email}'"
     ))
     .await;
+    ["--admin-email", email, "--admin-password", password]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_of_a_presale_buy_in_their_order_before_the_room_opens() {
+    const GUESTS: u64 = 30;
+    let mut hall = Hall::open().await;
+    let date = hall.date(SEATS).await;
+    let policy = json!({ "mode": "DRAW", "opensAt": soon(3600), "capacity": 20,
+                         "ratePerSecond": 4, "passSeconds": 20, "presenceSeconds": 15 });
+    amend(&hall, date, policy).await;
+    let manager = manager(&mut hall).await;
     let guests = GUESTS.to_string();
-    let as_admin = ["--admin-email", email, "--admin-password", PASSWORD];
-    let patient = [
-        "--impatient",
-        "0",
-        "--silent",
-        "0",
-        "--seats-per-buyer",
-        "1",
-    ];
-    let come = ["--arrive-within", "4", "--seed", "2", "--greedy", "0"];
-    let more = [&["--guests", &guests], &as_admin[..], &patient, &come].concat();
+    let kind = ["--guests", &guests, "--guests-kind", "presale"];
+    let more = [&kind[..], &manager, &BEHAVING].concat();
+    let summary = crowd(&hall, date, GUESTS, &more).await;
+    for (pointer, expected) in [
+        ("/guests/joined", GUESTS),
+        ("/guests/admitted", GUESTS),
+        ("/guests/sold", GUESTS),
+        ("/judged", GUESTS),
+        ("/unfair", 0),
+        ("/unexpected", 0),
+    ] {
+        assert_eq!(count(&summary, pointer), expected, "{pointer} of {summary}");
+    }
+    let lobbies = "SELECT count(*) AS n FROM waiting_room WHERE closed_at IS NULL";
+    assert_eq!(hall.number(lobbies).await, 1);
+    hall.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_of_a_crowd_are_let_in_first_and_buy_before_the_others() {
+    const GUESTS: u64 = 10;
+    const ALL: u64 = 70;
+    let mut hall = Hall::open().await;
+    let date = hall.date(SEATS).await;
+    let policy = json!({ "mode": "DRAW", "opensAt": soon(10), "capacity": 20, "ratePerSecond": 6,
+                         "passSeconds": 20, "presenceSeconds": 15 });
+    amend(&hall, date, policy).await;
+    let manager = manager(&mut hall).await;
+    let guests = GUESTS.to_string();
+    let more = [&["--guests", &guests], &manager[..], &BEHAVING].concat();
     let summary = crowd(&hall, date, ALL, &more).await;
 
     // There are more who want seats than seats. Each guest has one: by the rate, nothing is left five

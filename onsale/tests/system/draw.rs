@@ -186,6 +186,29 @@ async fn everybody_can_recompute_a_draw() {
     let told = refused(&verify(&api, date, &["--ticket", &id]).await);
     assert!(told.contains("was not in the lobby"), "{told}");
     hall.assert_sound().await;
+
+    // Whoever administers and asks an ingress is told, too, when somebody was not let in as drawn.
+    let note = format!("{PEOPLE} places of 1 drawn rooms drawn again");
+    let sound = order_audited(&hall).await;
+    assert_eq!(
+        (&sound["violations"], &sound["note"]),
+        (&json!(0), &json!(note))
+    );
+    hall.sql("UPDATE waiting_room SET seed = sha256(seed)")
+        .await;
+    let broken = order_audited(&hall).await;
+    assert!(broken["violations"].as_u64() > Some(0), "{broken}");
+}
+
+/// What an ingress finds of the order in which people were let in.
+async fn order_audited(hall: &Hall) -> Value {
+    let report = hall.api.get(Some(&hall.admin()), "/admin/audit").await;
+    let report = report.expect(200).body;
+    let mut checks = report["checks"].as_array().expect("checks").iter();
+    checks
+        .find(|check| check["id"] == "Q2")
+        .expect("Q2")
+        .clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 mod cost;
 mod cut;
 pub mod full;
+mod guests;
 pub mod line;
+mod reports;
 
 use crate::live_map::stream::Stream;
 use crate::prefer::outcome;
@@ -193,19 +195,10 @@ async fn who_is_silent_is_passed_over_and_next_when_it_returns() {
     };
     let mut line = Line::start(SystemOptions::default(), policy).await;
     let api = line.hall.api.clone();
-    let all = line.hall.buyers(4);
-    let mut tickets = Vec::new();
-    for buyer in &all {
-        tickets.push(line.ticket(&api, buyer).await);
-    }
-    line.becomes(&api, &all[0], &tickets[0], "ADMITTED").await;
+    let (all, tickets) = line.behind_the_first(&api, 4).await;
     // All but the second are heard.
     let heard = [0, 2, 3];
-    let silent = format!(
-        "SELECT count(*) AS n FROM ticket WHERE arrival_no = 1 \
-             AND joined_at < now() - interval '20 seconds' AND schedule_id = '{}'",
-        line.date
-    );
+    let silent = line.since_joined(1, 20);
     while line.hall.number(&silent).await == 0 {
         for no in heard {
             line.poll(&api, &all[no], Some(&tickets[no]))
@@ -342,11 +335,7 @@ async fn a_stream_tells_the_position_and_counts_as_being_there() {
     assert_eq!(told(&mut looked_up, "WAITING").await["position"], 3);
 
     // For longer than the room waits for who is silent, nobody asks.
-    let long = format!(
-        "SELECT count(*) AS n FROM ticket WHERE arrival_no = 2 \
-             AND joined_at < now() - interval '20 seconds' AND schedule_id = '{}'",
-        line.date
-    );
+    let long = line.since_joined(2, 20);
     line.hall.becomes(&long, 1).await;
     line.leave(&api, &c, None).await.expect(204);
     let admitted = told(&mut by_ticket, "ADMITTED").await;

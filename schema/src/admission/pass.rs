@@ -21,6 +21,9 @@ pub struct Ticketed {
     /// Whether it is a guest's, who stands in a line apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_guest: bool,
+    /// Its number among the guests' tickets of the room, from 0, where that is known; no pass says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_no: Option<u32>,
 }
 
 /// What somebody shows who holds seats where there is a waiting room.
@@ -86,6 +89,7 @@ mod tests {
                 ticket_id: TicketId(Uuid::from_u128(3)),
                 arrival_no: ArrivalNo(4),
                 is_guest: false,
+                guest_no: None,
             },
             expires_at: end,
             holds_max: 1,

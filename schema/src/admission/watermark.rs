@@ -46,6 +46,9 @@ pub struct Watermark {
     /// So many guests wait, who are let in before the line; none of those that were passed over.
     #[serde(default, skip_serializing_if = "is_none")]
     pub guests: u32,
+    /// How far their line is; none where nobody has ever come with a code. Only the owner says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_line: Option<GuestLine>,
     /// By so many places the front has moved in the last [`Self::measured_ms`], while people were let
     /// in, and as many more as guests were.
     pub moved: u32,
@@ -58,6 +61,17 @@ pub struct Watermark {
 
 fn is_none(count: &u32) -> bool {
     *count == 0
+}
+
+/// How far the line of the guests is, who have numbers of their own in it, dense and in the order of their
+/// arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestLine {
+    /// Whoever has a lower number has had a turn, and was not set aside for the opening. It never goes
+    /// back, whoever the owner is.
+    pub front: u32,
+    /// So many there are, whatever became of them.
+    pub arrivals: u32,
 }
 
 /// A ticket, its status, and until when its pass lasts if it has one.
@@ -207,22 +221,25 @@ impl Watermark {
         }
     }
 
-    /// What a guest is told that waits. Where in its own line it stands is not known here; the more
-    /// they are, the later each asks again, so that all of them together ask no more often. Before the
+    /// What a guest is told that waits, by its number among them where that is known. The more are before
+    /// it, the later it asks again, so that all of them together ask no more often. Before the
     /// opening only those of a presale are let in, at once while there is room: so as long as there is,
     /// whoever waits is told to ask like those in the lobby.
     #[must_use]
-    pub fn guest_sight(&self, arrival: ArrivalNo, now: Timestamp) -> Sight {
+    pub fn guest_sight(&self, no: Option<u32>, arrival: ArrivalNo, now: Timestamp) -> Sight {
+        let line = no.zip(self.guest_line);
+        let ahead = line.map(|(no, line)| no.saturating_sub(line.front));
+        let waiting = ahead.map_or(self.guests, |ahead| ahead.min(self.guests));
         let opens_ms = u64::try_from(self.policy.opens_at.ms_since(now));
         let has_room = self.active < self.policy.capacity;
         let base = match opens_ms {
             Ok(opens_ms) if has_room => opens_ms + POLL_MIN_MS,
-            Ok(_) | Err(_) => (self.least_ms(self.guests) / POLLS_PER_WAIT).max(GUEST_POLL_MS),
+            Ok(_) | Err(_) => (self.least_ms(waiting) / POLLS_PER_WAIT).max(GUEST_POLL_MS),
         };
         Sight {
-            position: None,
-            ahead: None,
-            eta: None,
+            position: no.map(|no| no + 1),
+            ahead,
+            eta: line.and_then(|(no, line)| self.guest_eta(no, line)),
             poll_after_ms: spread(base.min(self.heard_ms()), arrival),
         }
     }
@@ -232,6 +249,21 @@ impl Watermark {
     /// wait are before it: those with places of their own in between at least.
     #[must_use]
     pub fn eta(&self, ahead: u32) -> Option<Eta> {
+        let (ahead, guests) = (u64::from(ahead), u64::from(self.guests));
+        self.eta_of(ahead.max(guests), ahead + guests)
+    }
+
+    /// The same of a guest's line, of whom some that are before it may have left. At most those who come
+    /// after it are no matter.
+    fn guest_eta(&self, no: u32, line: GuestLine) -> Option<Eta> {
+        let most = self.guests.min(no.saturating_sub(line.front));
+        let behind = line.arrivals.saturating_sub(no);
+        let least = self.guests.saturating_sub(behind).min(most);
+        self.eta_of(least.into(), most.into())
+    }
+
+    /// How long so many turns take at least, and so many at most.
+    fn eta_of(&self, at_least: u64, at_most: u64) -> Option<Eta> {
         let (moved, measured_ms) = (u64::from(self.moved), u64::from(self.measured_ms));
         if moved == 0 || measured_ms == 0 || !self.is_running() {
             return None;
@@ -239,10 +271,9 @@ impl Watermark {
         let (least, most) = ERROR_PERCENT;
         let error = (200 / moved.isqrt()).clamp(least, most);
         let exact = |turns: u64| turns * measured_ms * 100 / moved;
-        let (ahead, guests) = (u64::from(ahead), u64::from(self.guests));
         Some(Eta {
-            low_ms: exact(ahead.max(guests)) / (100 + error),
-            high_ms: exact(ahead + guests) / (100 - error),
+            low_ms: exact(at_least) / (100 + error),
+            high_ms: exact(at_most) / (100 - error),
         })
     }
 
@@ -291,157 +322,4 @@ fn spread(base: u64, arrival: ArrivalNo) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use uuid::Uuid;
-
-    fn watermark(front: u32, moved: u32, measured_ms: u32) -> Watermark {
-        let opens_at = Timestamp::from_micros(1_000_000_000);
-        Watermark {
-            schedule_id: ScheduleId(Uuid::from_u128(1)),
-            from_version: 1,
-            version: 1,
-            at: opens_at,
-            policy: Policy::new(QueueMode::Draw, opens_at),
-            arrivals: 1_000_000,
-            lobby: Some(Lobby {
-                closed_at: opens_at,
-                size: 10,
-                digest: Digest::default(),
-                beacon: None,
-                order: Some(Order::Drawn {
-                    seed: Digest([7; 32]),
-                }),
-            }),
-            front: Place(front),
-            window: 1200,
-            active: 100,
-            guests: 0,
-            moved,
-            measured_ms,
-            changes: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_line_is_the_drawn_lobby_and_then_who_came_later() {
-        let line = Line::behind(watermark(0, 0, 0).lobby.as_ref().unwrap()).unwrap();
-        for end in [0, 3, 10, 12] {
-            let before: Vec<_> = line.before(Place(end)).collect();
-            let each: Vec<_> = (0..end).map(|at| line.arrival(Place(at))).collect();
-            assert_eq!(before, each);
-        }
-        for no in 0..20 {
-            assert_eq!(line.arrival(line.place(ArrivalNo(no))), ArrivalNo(no));
-            assert_eq!(line.place(ArrivalNo(no)).0 < 10, no < 10);
-        }
-        assert_eq!(line.place(ArrivalNo(15)), Place(15));
-    }
-
-    #[test]
-    fn a_wait_is_told_as_a_range_that_narrows_with_what_was_measured() {
-        let now = Timestamp::from_micros(1_100_000_000);
-        let eta = |moved, measured_ms| watermark(100, moved, measured_ms).eta(900);
-        assert_eq!(eta(0, 60_000), None);
-        assert_eq!(eta(600, 0), None);
-        // 10 a second: a minute and a half.
-        assert_eq!(
-            eta(600, 60_000),
-            Some(Eta {
-                low_ms: 78_260,
-                high_ms: 105_882
-            })
-        );
-        assert_eq!(
-            eta(10, 1000),
-            Some(Eta {
-                low_ms: 54_216,
-                high_ms: 264_705
-            })
-        );
-        // Of 600 who are before the line, some may be among those ahead.
-        let mut guests = watermark(100, 600, 60_000);
-        guests.guests = 600;
-        assert_eq!(
-            guests.eta(300),
-            Some(Eta {
-                low_ms: 52_173,
-                high_ms: 105_882
-            })
-        );
-        let mut paused = watermark(100, 600, 60_000);
-        paused.policy.paused = true;
-        assert_eq!(paused.sight(Some(Place(1000)), ArrivalNo(1), now).eta, None);
-    }
-
-    #[test]
-    fn the_more_guests_there_are_the_later_each_asks_again() {
-        let told = |guests: u32| {
-            let mut told = watermark(500, 600, 60_000);
-            (told.guests, told.policy.rate_per_second) = (guests, 10);
-            let now = told.policy.opens_at;
-            told.guest_sight(ArrivalNo(7), now.plus_ms(1)).poll_after_ms
-        };
-        let all: Vec<u32> = [0, 300, 1000, 100_000].map(told).to_vec();
-        assert!(all.is_sorted() && all[0] == all[1], "{all:?}");
-        assert!(all[1] <= 3600 && all[2] >= 8000, "{all:?}");
-        assert!(all[3] <= 18_000, "they have to be heard: {all:?}");
-    }
-
-    #[test]
-    fn a_guest_does_not_ask_every_moment_for_hours_before_the_opening() {
-        let told = |before_s: i64, active| {
-            let mut told = watermark(0, 0, 0);
-            (told.guests, told.active, told.policy.presence_ms) = (5, active, 60_000);
-            let now = told.policy.opens_at.plus_ms(-before_s * 1000);
-            told.guest_sight(ArrivalNo(7), now).poll_after_ms
-        };
-        let lobby = |before_s: i64| {
-            let told = watermark(0, 0, 0);
-            let now = told.policy.opens_at.plus_ms(-before_s * 1000);
-            told.sight(None, ArrivalNo(7), now).poll_after_ms
-        };
-        for before_s in [7200, 60, 10, 1, 0] {
-            assert_eq!(told(before_s, 50), lobby(before_s), "{before_s}");
-        }
-        assert!(told(7200, 50) >= 12_000);
-        // In a presale that is full whoever is next asks as often as ever.
-        let full = told(7200, 100);
-        assert!(full <= 3600 && full == told(-60, 100), "{full}");
-    }
-
-    #[test]
-    fn the_farther_away_the_later_a_client_asks_again() {
-        let now = Timestamp::from_micros(1_100_000_000);
-        let told = |ahead: u32| {
-            let sight =
-                watermark(500, 600, 60_000).sight(Some(Place(500 + ahead)), ArrivalNo(7), now);
-            assert_eq!(sight.ahead, Some(ahead));
-            assert_eq!(sight.position, Some(501 + ahead));
-            sight.poll_after_ms
-        };
-        let all: Vec<u32> = [0, 10, 100, 500, 1000, 5000, 100_000, 999_000]
-            .map(told)
-            .to_vec();
-        assert!(all.is_sorted(), "{all:?}");
-        assert!(all[0] <= 1200 && *all.last().unwrap() >= 48_000, "{all:?}");
-        // Who has to be heard asks in time.
-        assert!(all[4] <= 18_000, "{all:?}");
-        // Before the front: passed over.
-        let passed = watermark(500, 600, 60_000).sight(Some(Place(3)), ArrivalNo(7), now);
-        assert_eq!((passed.ahead, passed.position), (Some(0), Some(4)));
-        for (place, is_wanted) in [(3, true), (1699, true), (1700, false)] {
-            let told = watermark(500, 600, 60_000);
-            assert_eq!(told.wants_report(Some(Place(place))), is_wanted);
-        }
-        assert!(watermark(0, 0, 0).wants_report(None));
-        // In the lobby, an hour before the opening.
-        let early = Timestamp::from_micros(-2_600_000_000);
-        let lobby = watermark(0, 0, 0).sight(None, ArrivalNo(7), early);
-        assert_eq!((lobby.ahead, lobby.position, lobby.eta), (None, None, None));
-        assert!((12_000..=18_000).contains(&lobby.poll_after_ms));
-        // After it, while a beacon is waited for, no more often.
-        let late = watermark(0, 0, 0).sight(None, ArrivalNo(7), now);
-        assert!((12_000..=18_000).contains(&late.poll_after_ms));
-    }
-}
+mod tests;

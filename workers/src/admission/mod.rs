@@ -349,6 +349,7 @@ mod tests {
             window: 1000,
             active: 100,
             guests: 0,
+            guest_line: None,
             moved: 10,
             measured_ms: 1000,
             changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),

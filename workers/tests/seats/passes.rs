@@ -31,6 +31,7 @@ async fn admit(rig: &mut Rig, schedule_id: ScheduleId, no: u32) -> (UserId, Pass
             ticket_id,
             arrival_no: ArrivalNo(no),
             is_guest: false,
+            guest_no: None,
         },
         expires_at: rig.clock.now().plus_ms(60_000),
         holds_max: 2,

@@ -33,6 +33,7 @@ impl World {
                 ticket_id: TicketId(Uuid::from_u128(of * 100 + u128::from(no))),
                 arrival_no: ArrivalNo(no),
                 is_guest: false,
+                guest_no: None,
             },
             expires_at: self.now.plus_ms(age_ms),
             holds_max: u32::try_from(self.rng.range(1, 4)).unwrap(),

@@ -229,6 +229,7 @@ async fn sample(
             ticket_id: row.ticket_id,
             arrival_no: ArrivalNo(u32::try_from(row.arrival_no)?),
             is_guest: false,
+            guest_no: None,
         })
     };
     rows.into_iter().map(ticketed).collect()

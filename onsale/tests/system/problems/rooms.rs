@@ -93,6 +93,7 @@ pub async fn passes(hall: &mut Hall, met: &mut Met) {
             ticket_id: TicketId(uuid::Uuid::now_v7()),
             arrival_no: ArrivalNo(0),
             is_guest: false,
+            guest_no: None,
         },
         expires_at: soon(seconds),
         holds_max,

@@ -48,6 +48,7 @@ async fn tickets(line: &Line) -> Vec<(Buyer, Ticketed)> {
                 ticket_id: ticket.ticket_id,
                 arrival_no: ticket.arrival_no,
                 is_guest: false,
+                guest_no: None,
             };
             all.push((buyer, ticketed));
         }

@@ -59,21 +59,12 @@ async fn clients_that_reach_no_ingress_for_long_are_passed_over_by_nobody() {
     };
     let mut line = Line::start(SystemOptions::default(), policy).await;
     let api = line.hall.api.clone();
-    let all = line.hall.buyers(4);
-    let mut tickets = Vec::new();
-    for buyer in &all {
-        tickets.push(line.ticket(&api, buyer).await);
-    }
-    line.becomes(&api, &all[0], &tickets[0], "ADMITTED").await;
+    let (all, tickets) = line.behind_the_first(&api, 4).await;
     for (buyer, ticket) in all.iter().zip(&tickets).skip(1) {
         line.polled_until_reported(&api, buyer, ticket).await;
     }
     // Nobody asks for longer than somebody may be silent, as the ingress tells the owner each second.
-    let long = format!(
-        "SELECT count(*) AS n FROM ticket WHERE arrival_no = 3 \
-             AND joined_at < now() - interval '25 seconds' AND schedule_id = '{}'",
-        line.date
-    );
+    let long = line.since_joined(3, 25);
     line.hall.becomes(&long, 1).await;
     // The last in line is the first to come back.
     line.polled_until_reported(&api, &all[3], &tickets[3]).await;

@@ -85,6 +85,26 @@ impl Line {
         text(&joined.body["ticket"]).to_owned()
     }
 
+    /// So many who have joined, one after the other, with their signed tickets; the first one is admitted.
+    pub async fn behind_the_first(&self, api: &Api, count: usize) -> (Vec<Buyer>, Vec<String>) {
+        let all = self.hall.buyers(count);
+        let mut tickets = Vec::new();
+        for buyer in &all {
+            tickets.push(self.ticket(api, buyer).await);
+        }
+        self.becomes(api, &all[0], &tickets[0], "ADMITTED").await;
+        (all, tickets)
+    }
+
+    /// Whether the ticket with this number was made so many seconds ago, as a count.
+    pub fn since_joined(&self, arrival_no: u32, seconds: u32) -> String {
+        format!(
+            "SELECT count(*) AS n FROM ticket WHERE arrival_no = {arrival_no} \
+                 AND joined_at < now() - interval '{seconds} seconds' AND schedule_id = '{}'",
+            self.date
+        )
+    }
+
     async fn ask(&self, api: &Api, method: Method, buyer: &Buyer, shown: Option<&str>) -> Answer {
         let mut request = api.request(method, &self.path());
         if let Some(ticket) = shown {

@@ -3,13 +3,14 @@
 //! (`onsale verify-draw`).
 //!
 //! One room after the other is read, in pages and in the audit's snapshot: of a million tickets there are
-//! never more in memory than a page, and their order, 4 bytes each.
+//! never more in memory than a page, and their order, 4 bytes each. What is computed, tenths of a second
+//! for a million, is computed on a thread of its own: an ingress that audits has others to serve.
 
+use super::{Check, EXAMPLES_MAX};
+use crate::db::Error;
 use diesel::sql_types::{BigInt, Binary, Integer, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_platform::audit::{Check, EXAMPLES_MAX};
-use onsale_platform::db;
 use onsale_schema::draw::{Digest, Draw, Place};
 use onsale_schema::{ArrivalNo, ScheduleId};
 
@@ -20,7 +21,7 @@ const FEW: usize = 100;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Drawn {
+pub(super) struct Drawn {
     rooms: usize,
     tickets: u64,
     violations: u64,
@@ -79,7 +80,7 @@ impl Drawn {
     ///
     /// # Errors
     /// When Postgres fails.
-    pub async fn check(conn: &mut AsyncPgConnection) -> Result<Self, db::Error> {
+    pub(super) async fn check(conn: &mut AsyncPgConnection) -> Result<Self, Error> {
         let rooms: Vec<Room> = sql_query(
             "SELECT schedule_id, seed, lobby_size, \
                     (SELECT count(*) FROM ticket AS t \
@@ -90,16 +91,12 @@ impl Drawn {
         .await?;
         let mut found = Self::default();
         for room in rooms {
-            found.check_room(conn, room).await?;
+            found = found.check_room(conn, room).await?;
         }
         Ok(found)
     }
 
-    async fn check_room(
-        &mut self,
-        conn: &mut AsyncPgConnection,
-        room: Room,
-    ) -> Result<(), db::Error> {
+    async fn check_room(mut self, conn: &mut AsyncPgConnection, room: Room) -> Result<Self, Error> {
         let Room {
             schedule_id,
             seed,
@@ -109,13 +106,14 @@ impl Drawn {
         self.rooms += 1;
         let (Ok(seed), Ok(size)) = (seed.try_into(), u32::try_from(lobby_size)) else {
             self.add(|| format!("the draw of schedule {schedule_id} has no seed or no size"));
-            return Ok(());
+            return Ok(self);
         };
         let placed = usize::try_from(placed).unwrap_or(usize::MAX);
         if placed == 0 {
-            return Ok(());
+            return Ok(self);
         }
-        let order = Order::of(Draw::new(Digest(seed), size), placed);
+        let draw = Draw::new(Digest(seed), size);
+        let mut order = apart(move || Order::of(draw, placed)).await?;
         let mut after = -1;
         loop {
             let page: Vec<Placed> = sql_query(
@@ -131,28 +129,36 @@ impl Drawn {
             .load(conn)
             .await?;
             let Some(last) = page.last() else {
-                return Ok(());
+                return Ok(self);
             };
             after = last.arrival_no;
-            for Placed { arrival_no, place } in &page {
-                self.tickets += 1;
-                let drawn = usize::try_from(*place).ok().and_then(|at| order.ticket(at));
-                let is_it = drawn.is_some_and(|no| i64::from(no.0) == i64::from(*arrival_no));
-                if !is_it {
-                    self.add(|| {
-                        format!(
-                            "the ticket with number {arrival_no} of schedule {schedule_id} was let in \
-                             from place {place}, where the draw has {}",
-                            drawn.map_or("none".to_owned(), |no| no.0.to_string())
-                        )
-                    });
-                }
+            (self, order) = apart(move || {
+                self.compare(schedule_id, &order, &page);
+                (self, order)
+            })
+            .await?;
+        }
+    }
+
+    fn compare(&mut self, schedule_id: ScheduleId, order: &Order, page: &[Placed]) {
+        for Placed { arrival_no, place } in page {
+            self.tickets += 1;
+            let drawn = usize::try_from(*place).ok().and_then(|at| order.ticket(at));
+            let is_it = drawn.is_some_and(|no| i64::from(no.0) == i64::from(*arrival_no));
+            if !is_it {
+                self.add(|| {
+                    format!(
+                        "the ticket with number {arrival_no} of schedule {schedule_id} was let in \
+                         from place {place}, where the draw has {}",
+                        drawn.map_or("none".to_owned(), |no| no.0.to_string())
+                    )
+                });
             }
         }
     }
 
     /// Adds what was found to what the queries have.
-    pub fn tell(self, check: &mut Check) {
+    pub(super) fn tell(self, check: &mut Check) {
         check.violations += self.violations;
         let room = EXAMPLES_MAX.saturating_sub(check.examples.len());
         check.examples.extend(self.examples.into_iter().take(room));
@@ -168,4 +174,12 @@ impl Drawn {
             self.examples.push(what());
         }
     }
+}
+
+/// Computes something where it keeps no other task waiting.
+async fn apart<T: Send + 'static>(
+    compute: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let computed = tokio::task::spawn_blocking(compute).await;
+    computed.map_err(|error| Error::Refused(error.to_string()))
 }
