@@ -179,12 +179,14 @@ impl Drop for Load<'_> {
     }
 }
 
-/// What is shown of a room is how it is now, or nearly.
-fn assure(entry: &Entry, now: Timestamp) -> Result<(), Problem> {
+/// What is shown of a room is how it is now, or nearly. Whoever would ask again only after so many
+/// milliseconds is told to do that now, too: an owner that is away must not make everybody ask more often.
+fn assure(entry: &Entry, now: Timestamp, again_ms: u32) -> Result<(), Problem> {
     if entry.is_current(now) {
         Ok(())
     } else {
-        Err(Problem::unavailable().retry_after_s(AGAIN_S))
+        let again_s = again_ms.div_ceil(1000).max(AGAIN_S);
+        Err(Problem::unavailable().retry_after_s(again_s))
     }
 }
 
@@ -219,7 +221,8 @@ impl Rooms {
         } else {
             entry.others_heard.store(true, Ordering::Relaxed);
         }
-        assure(&entry, now)?;
+        let again = standing.sight.as_ref().map(|sight| sight.poll_after_ms);
+        assure(&entry, now, again.unwrap_or_default())?;
         if let Some(eta) = standing.sight.and_then(|sight| sight.eta) {
             entry.forecasts().note(no, eta, now);
         }
@@ -237,7 +240,7 @@ impl Rooms {
     ) -> Result<Standing, Problem> {
         let now = self.clock.now();
         let (entry, look) = self.find(ticket, now).await?;
-        assure(&entry, now)?;
+        assure(&entry, now, 0)?;
         Ok(Standing::of(&look, place, now))
     }
 

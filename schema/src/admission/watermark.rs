@@ -180,6 +180,8 @@ pub const POLL_LAST_MS: u64 = POLL_MAX_MS * 6 / 5;
 /// How often a guest asks, in milliseconds, if it need not ask more often to be heard, and they are few;
 /// and how soon one that has just joined.
 pub const GUEST_POLL_MS: u64 = 3000;
+/// The first polls after the opening are no more than so many a second, as far as all are heard in time.
+const POLLS_AT_OPENING: u64 = 10_000;
 /// A client asks so often while the line comes to it.
 const POLLS_PER_WAIT: u64 = 10;
 /// Who has to be heard asks so often in the time after which it counts as silent.
@@ -303,13 +305,24 @@ impl Watermark {
             (Some(_), Some(eta)) => eta.low_ms / POLLS_PER_WAIT,
             // By the most that the rules allow.
             (Some(ahead), None) => self.least_ms(ahead) / POLLS_PER_WAIT,
-            // Once more soon after the opening. When there is no order after it, it is a beacon that is
+            // Once more soon after the opening, one after the other. When there is no order after it, it is a beacon that is
             // waited for, or the room is off: that may take long.
-            (None, _) => u64::try_from(opens_ms).map_or(heard_ms, |ms| ms + POLL_MIN_MS),
+            (None, _) => u64::try_from(opens_ms)
+                .map_or(heard_ms, |ms| ms + POLL_MIN_MS + self.first_ms(arrival)),
         };
         let is_near = ahead.is_none_or(|ahead| ahead < self.window);
         let longest = if is_near { heard_ms } else { POLL_MAX_MS };
         spread(wait_ms.clamp(POLL_MIN_MS, longest), arrival)
+    }
+}
+
+impl Watermark {
+    /// When somebody of the lobby asks first, in milliseconds from the opening on: the more there are, the
+    /// longer that takes, as far as all are heard in time.
+    fn first_ms(&self, arrival: ArrivalNo) -> u64 {
+        let all_ms = u64::from(self.arrivals) * 1000 / POLLS_AT_OPENING;
+        let share = u64::from(arrival.0.wrapping_mul(0x85eb_ca6b));
+        (all_ms.min(self.heard_ms()) * share) >> 32
     }
 }
 

@@ -8,6 +8,8 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use onsale_domain::admission::{
     Admission, Loading, Room, RoomRow, Slot, SlotHold, StoredCode, StoredTicket,
 };
@@ -36,9 +38,13 @@ impl Rows for Context {
     async fn room(&self, schedule_id: ScheduleId) -> Result<Option<Room>, db::Error> {
         let read = async {
             let (mut conn, _one_of_few) = self.snapshot().await?;
-            let room = read_room(&mut conn, schedule_id).await?;
+            let taking = read_room(&mut conn, schedule_id).await?;
+            // Nothing more is asked: no transaction waits for the order of a long line.
             tx::commit(&mut conn).await?;
-            Ok(room)
+            match taking {
+                Some(taking) => taking.await.map(Some),
+                None => Ok(None),
+            }
         };
         tokio::time::timeout(READ_MAX, read)
             .await
@@ -73,10 +79,13 @@ impl Rows for Context {
     }
 }
 
+/// A room that was read, while another thread takes the last of it in.
+type Taking = BoxFuture<'static, Result<Room, db::Error>>;
+
 async fn read_room(
     conn: &mut AsyncPgConnection,
     schedule_id: ScheduleId,
-) -> Result<Option<Room>, db::Error> {
+) -> Result<Option<Taking>, db::Error> {
     let row: Option<RoomRecord> = statement(
         "SELECT secret, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, \
@@ -89,7 +98,8 @@ async fn read_room(
     .await
     .optional()?;
     let Some(row) = row else {
-        return no_room(conn, schedule_id).await;
+        let room = no_room(conn, schedule_id).await?;
+        return Ok(room.map(|room| ready(Ok(room)).boxed()));
     };
     let secret = Secret(bytes(&row.secret)?);
     let row = row.into_row(schedule_id)?;
@@ -130,7 +140,7 @@ async fn read_tickets(
     conn: &mut AsyncPgConnection,
     mut loading: Loading,
     mut slots: BTreeMap<ArrivalNo, Slot>,
-) -> Result<Room, db::Error> {
+) -> Result<Taking, db::Error> {
     let (schedule_id, arrivals) = (loading.row().schedule_id, loading.row().arrivals);
     let (pages, mut read) = mpsc::channel::<Vec<StoredTicket>>(PAGES_AHEAD);
     let loading = tokio::task::spawn_blocking(move || {
@@ -157,11 +167,12 @@ async fn read_tickets(
         from = from.saturating_add(PAGE);
     }
     drop(pages);
-    match loading.await {
+    let taking = loading.map(|taken| match taken {
         Ok(Ok(room)) => Ok(room),
         Ok(Err(missing)) => Err(wrong(format!("Q1: {missing} tickets are missing"))),
         Err(panic) => Err(wrong(format!("a room can't be loaded: {panic}"))),
-    }
+    });
+    Ok(taking.boxed())
 }
 
 #[derive(QueryableByName)]

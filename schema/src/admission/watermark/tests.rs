@@ -191,3 +191,33 @@ fn the_farther_away_the_later_a_client_asks_again() {
     let late = watermark(0, 0, 0).sight(None, ArrivalNo(7), now);
     assert!((12_000..=18_000).contains(&late.poll_after_ms));
 }
+
+/// Whoever is told to come back after the opening does so one after the other: no second of it brings much
+/// more than any other.
+#[test]
+fn a_lobby_does_not_ask_all_at_once_when_it_opens() {
+    for arrivals in [1, 5000, 20_000, 1_000_000] {
+        let room = Watermark {
+            arrivals,
+            ..watermark(0, 0, 0)
+        };
+        let opens_at = room.policy.opens_at;
+        // They have asked at any time of the last seconds before it.
+        let mut seconds = [0_u64; 60];
+        for no in 0..arrivals {
+            let before_ms = i64::from(no.wrapping_mul(2_654_435_761) % 15_000);
+            let told = room.sight(None, ArrivalNo(no), opens_at.plus_ms(-before_ms));
+            let after_ms = i64::from(told.poll_after_ms) - before_ms;
+            if let Ok(ms) = usize::try_from(after_ms) {
+                seconds[ms / 1000] += 1;
+            }
+        }
+        let most = u64::from(arrivals)
+            .div_ceil(8)
+            .max(POLLS_AT_OPENING * 3 / 2);
+        assert!(seconds.iter().all(|polls| *polls <= most), "{seconds:?}");
+        // And in time.
+        let last = seconds.iter().rposition(|polls| *polls > 0);
+        assert!(last.is_some_and(|last| last < 20), "{seconds:?}");
+    }
+}
