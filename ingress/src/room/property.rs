@@ -79,6 +79,7 @@ impl Truth {
                 guests: 0,
                 moved: 0,
                 measured_ms: 0,
+                is_sale_stopped: false,
                 changes: Vec::new(),
             },
             statuses: vec![TicketStatus::Waiting; TICKETS as usize],

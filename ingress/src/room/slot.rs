@@ -214,6 +214,7 @@ mod tests {
             guests: 0,
             moved: 0,
             measured_ms: 0,
+            is_sale_stopped: false,
             changes: Vec::new(),
         }
     }

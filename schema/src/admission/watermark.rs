@@ -51,6 +51,9 @@ pub struct Watermark {
     pub moved: u32,
     /// Over how long that was measured, in milliseconds; 0 while nobody is let in.
     pub measured_ms: u32,
+    /// The date does not sell, or not any more: nobody is let in as long as that is so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sale_stopped: bool,
     /// Tickets that are something else now. New ones are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<TicketChange>,
@@ -182,7 +185,8 @@ impl Watermark {
     #[must_use]
     pub fn is_running(&self) -> bool {
         let has_order = self.lobby.as_ref().is_some_and(|l| l.order.is_some());
-        has_order && !self.policy.paused && self.policy.mode != QueueMode::Off
+        let is_stopped = self.policy.paused || self.is_sale_stopped;
+        has_order && !is_stopped && self.policy.mode != QueueMode::Off
     }
 
     /// Whether the owner wants to know that a ticket which waits was heard. `place` is none as long as
@@ -317,6 +321,7 @@ mod tests {
             guests: 0,
             moved,
             measured_ms,
+            is_sale_stopped: false,
             changes: Vec::new(),
         }
     }
@@ -370,6 +375,9 @@ mod tests {
         let mut paused = watermark(100, 600, 60_000);
         paused.policy.paused = true;
         assert_eq!(paused.sight(Some(Place(1000)), ArrivalNo(1), now).eta, None);
+        let mut unsold = watermark(100, 600, 60_000);
+        unsold.is_sale_stopped = true;
+        assert_eq!(unsold.eta(900), None);
     }
 
     #[test]
