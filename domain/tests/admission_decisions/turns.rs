@@ -260,7 +260,7 @@ fn nobody_is_let_in_while_the_date_does_not_sell() {
         paused: Some(false),
         ..PolicyChange::default()
     });
-    case.pass(56_999);
+    case.pass(55_999);
     case.tick();
     assert_eq!(case.admitted(), [0, 1, 2, 3]);
     case.join(4);
