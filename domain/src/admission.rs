@@ -14,6 +14,7 @@ mod opening;
 mod policy;
 mod presence;
 mod rate;
+mod selling;
 mod slots;
 mod speed;
 mod tickets;
@@ -25,6 +26,7 @@ pub use guests::StoredCode;
 pub use line::{OPENING_GRACE_MS, STEPS_PER_TICK};
 pub use onsale_schema::admission::{Policy, WINDOW};
 pub use rate::BURST_MS;
+pub use selling::Selling;
 pub use slots::{Admission, LINGER_MS, Slot, SlotHold};
 
 use guests::Guests;
@@ -131,6 +133,8 @@ pub struct Room {
     back: BTreeSet<(Place, ArrivalNo)>,
     guests: Guests,
     speed: Speed,
+    /// How the date sells; in no row of the room.
+    selling: Selling,
     /// Tickets that conflicting inserts have told of, see [`Self::load_known`].
     known: HashMap<TicketId, Known>,
 }
@@ -155,6 +159,7 @@ impl Loading {
             back: BTreeSet::new(),
             guests: Guests::default(),
             speed: Speed::default(),
+            selling: Selling::ALWAYS,
             known: HashMap::new(),
         })
     }
@@ -337,6 +342,7 @@ impl Room {
             guest_line: self.guests.line(self.row.guest_front),
             moved,
             measured_ms,
+            is_sale_stopped: self.is_sale_stopped(at),
             changes: Vec::new(),
         }
     }

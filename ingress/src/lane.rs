@@ -103,7 +103,7 @@ impl Commands for Admission {
         match kind {
             admission::Kind::Leave { .. } => KIND_BYTES,
             admission::Kind::Join { code, .. } => KIND_BYTES * (1 + usize::from(code.is_some())),
-            admission::Kind::RevokeCode { .. } => KIND_BYTES,
+            admission::Kind::RevokeCode { .. } | admission::Kind::Sale { .. } => KIND_BYTES,
             admission::Kind::Policy { .. } => 2 * KIND_BYTES,
             admission::Kind::Seen { tickets, .. } => KIND_BYTES + ARRIVAL_BYTES * tickets.len(),
             admission::Kind::Holds { changes, .. } => KIND_BYTES * (1 + changes.len()),

@@ -82,6 +82,14 @@ pub enum Kind {
         #[serde(with = "serde_bytes")]
         value: Vec<u8>,
     },
+    /// How the schedule sells may be another than before: its row says so. As long as it does not sell,
+    /// nobody is let in.
+    Sale {
+        /// Marked done in the transaction that applies it.
+        notice_id: NoticeId,
+        /// Where.
+        schedule_id: ScheduleId,
+    },
     /// Nobody joins with this code any more.
     RevokeCode {
         /// Where.
@@ -116,6 +124,7 @@ impl Kind {
             | Self::Policy { schedule_id, .. }
             | Self::NameBeacon { schedule_id, .. }
             | Self::RevealBeacon { schedule_id, .. }
+            | Self::Sale { schedule_id, .. }
             | Self::RevokeCode { schedule_id, .. } => *schedule_id,
         }
     }
@@ -131,6 +140,7 @@ impl Kind {
             Self::Policy { .. } => "queue-policy",
             Self::NameBeacon { .. } => "name-beacon",
             Self::RevealBeacon { .. } => "reveal-beacon",
+            Self::Sale { .. } => "sale",
             Self::RevokeCode { .. } => "revoke-code",
         }
     }

@@ -24,7 +24,7 @@ impl Timestamp {
 
     /// From microseconds since the Unix epoch.
     #[must_use]
-    pub fn from_micros(us: i64) -> Self {
+    pub const fn from_micros(us: i64) -> Self {
         Self(us)
     }
 

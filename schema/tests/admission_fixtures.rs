@@ -89,6 +89,13 @@ fn commands() {
             },
         ),
         (
+            "sale",
+            Kind::Sale {
+                notice_id: NoticeId(uuid(9)),
+                schedule_id,
+            },
+        ),
+        (
             "revoke-code",
             Kind::RevokeCode {
                 schedule_id,
@@ -251,6 +258,7 @@ fn broadcasts() {
         guest_line: None,
         moved: 600,
         measured_ms: 60_000,
+        is_sale_stopped: false,
         changes: vec![
             (ArrivalNo(3), TicketStatus::Admitted, Some(at(600_000))),
             (ArrivalNo(70_000), TicketStatus::Left, None),

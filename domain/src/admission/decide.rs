@@ -53,6 +53,11 @@ impl Room {
                 }
                 Outcome::Applied
             }
+            // What it tells of was read before.
+            Kind::Sale { notice_id, .. } => {
+                changes.notices_done.push(*notice_id);
+                Outcome::Applied
+            }
             // Who was told that nothing came of it must not lose its place afterwards.
             Kind::Leave { .. }
             | Kind::Policy { .. }

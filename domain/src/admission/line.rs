@@ -46,7 +46,8 @@ impl Room {
             freed += 1;
         }
         let is_open = self.is_open(now);
-        let is_running = self.row.policy.mode != QueueMode::Off && !self.row.policy.paused;
+        let is_stopped = self.row.policy.paused || self.is_sale_stopped(now);
+        let is_running = self.row.policy.mode != QueueMode::Off && !is_stopped;
         let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
         let is_more = is_calling && self.advance(now, is_open, changes);
         if is_running && is_open {

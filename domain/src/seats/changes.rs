@@ -7,7 +7,7 @@ use onsale_schema::seats::{Facts, MapChange, Policy};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{ArrivalNo, CommandId, NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The net effect of a batch on the rows. A reservation that was made and ended in the same batch
 /// is inserted with its final status; a seat freed and claimed again in one batch is one update.
@@ -27,6 +27,9 @@ pub struct Changes {
     pub gates: Vec<GateUpdate>,
     /// What the owner of a schedule's waiting room has to know of holds that were made with passes.
     pub pass_holds: BTreeMap<ScheduleId, Vec<HoldChange>>,
+    /// Schedules whose waiting room lets people in by how they sell, and has to know that it may be
+    /// another way than before.
+    pub sales_of_rooms: BTreeSet<ScheduleId>,
     /// Blocks and lifts of blocks to insert, in their order.
     pub blocks: Vec<BlockRow>,
     /// New versions of maps, at most one per schedule; appended by [`super::Sale::seal`].
@@ -111,6 +114,7 @@ impl Changes {
             && self.policies.is_empty()
             && self.gates.is_empty()
             && self.pass_holds.is_empty()
+            && self.sales_of_rooms.is_empty()
             && self.blocks.is_empty()
             && self.maps.is_empty()
             && self.facts.is_empty()
@@ -138,6 +142,7 @@ impl Changes {
         self.policies.extend(other.policies);
         self.gates.extend(other.gates);
         self.pass_holds.extend(other.pass_holds);
+        self.sales_of_rooms.extend(other.sales_of_rooms);
         self.passes_over.extend(other.passes_over);
         self.blocks.extend(other.blocks);
         self.maps.extend(other.maps);

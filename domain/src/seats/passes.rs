@@ -170,8 +170,17 @@ impl Sale {
             };
             changes.turn(self.schedule_id, self.gate, after);
             self.gate = after;
+            // Which may have changed since the room was loaded, and was not told of while it was off.
+            self.tell_room_of_sale(changes);
         }
         Outcome::Applied
+    }
+
+    /// Has the owner of the waiting room, where there is one, look how the schedule sells.
+    pub(super) fn tell_room_of_sale(&self, changes: &mut Changes) {
+        if self.gate.pass_required_since.is_some() {
+            changes.sales_of_rooms.insert(self.schedule_id);
+        }
     }
 
     /// Takes no passes of these tickets any more.

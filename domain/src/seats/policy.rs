@@ -35,6 +35,7 @@ impl Sale {
         if policy != self.policy {
             changes.amend(self.schedule_id, self.policy, policy);
             self.policy = policy;
+            self.tell_room_of_sale(changes);
             self.facts.push(Fact::Policy {
                 user_id: command.user,
                 command_id: command.id,

@@ -2,8 +2,9 @@
 
 use crate::Case;
 use crate::common::schedule_id;
+use onsale_domain::admission::Selling;
 use onsale_schema::admission::PolicyChange;
-use onsale_schema::status::TicketStatus;
+use onsale_schema::status::{SaleState, TicketStatus};
 
 fn capacity(capacity: u32) -> PolicyChange {
     PolicyChange {
@@ -194,4 +195,50 @@ fn what_is_broadcast_says_how_fast_the_line_is() {
         "{eta:?}"
     );
     assert_eq!(case.status(0), TicketStatus::Admitted);
+}
+
+#[test]
+fn nobody_is_let_in_while_the_date_does_not_sell() {
+    let mut case = Case::new(|policy| policy.capacity = 1000);
+    let closes_at = case.now.plus_ms(60_000);
+    let selling = |state| Selling {
+        state,
+        booking_closes_at: closes_at,
+    };
+    case.join_all(0..3);
+    for state in [SaleState::Paused, SaleState::Closed] {
+        case.room.sells(selling(state));
+        case.pass(1000);
+        case.tick();
+        assert!(case.admitted().is_empty(), "{state:?}");
+        assert!(case.room.watermark(case.now).is_sale_stopped);
+    }
+    case.room.sells(selling(SaleState::Open));
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2]);
+    assert!(!case.room.watermark(case.now).is_sale_stopped);
+
+    // Whether it sells or not, the operator's own pause stays.
+    case.amend(PolicyChange {
+        paused: Some(true),
+        ..PolicyChange::default()
+    });
+    case.join(3);
+    for state in [SaleState::Paused, SaleState::Open] {
+        case.room.sells(selling(state));
+        case.pass(1000);
+        case.tick();
+        assert_eq!(case.admitted(), [0, 1, 2], "{state:?}");
+    }
+    case.amend(PolicyChange {
+        paused: Some(false),
+        ..PolicyChange::default()
+    });
+    case.pass(55_999);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2, 3]);
+    case.join(4);
+    case.pass(1);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2, 3], "its booking is over");
 }

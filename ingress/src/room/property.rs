@@ -80,6 +80,7 @@ impl Truth {
                 guest_line: None,
                 moved: 0,
                 measured_ms: 0,
+                is_sale_stopped: false,
                 changes: Vec::new(),
             },
             statuses: vec![TicketStatus::Waiting; TICKETS as usize],

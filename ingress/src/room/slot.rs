@@ -215,6 +215,7 @@ mod tests {
             guest_line: None,
             moved: 0,
             measured_ms: 0,
+            is_sale_stopped: false,
             changes: Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! How a ticket is, at one moment.
 
 use super::state::Look;
-use onsale_schema::admission::{Pass, Policy, Sight, Ticketed};
+use onsale_schema::admission::{Pass, Sight, Ticketed, Watermark};
 use onsale_schema::draw::Place;
 use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{Timestamp, admission};
@@ -14,19 +14,21 @@ use utoipa::ToSchema;
 pub enum RoomState {
     /// It does, from its opening on.
     Open,
-    /// Nobody is let in for now, perhaps for good: if the show was cancelled, its date says so.
+    /// Nobody is let in for now: it was paused, or the date does not sell, perhaps for good, as its
+    /// date says.
     Paused,
     /// Nobody has to wait: no pass is needed.
     Off,
 }
 
 impl RoomState {
-    /// By the rules of a room.
+    /// By what its owner tells of it.
     #[must_use]
-    pub fn of(policy: &Policy) -> Self {
-        match policy.mode {
+    pub fn of(told: &Watermark) -> Self {
+        let is_stopped = told.policy.paused || told.is_sale_stopped;
+        match told.policy.mode {
             QueueMode::Off => Self::Off,
-            QueueMode::Fifo | QueueMode::Draw | QueueMode::Open if policy.paused => Self::Paused,
+            QueueMode::Fifo | QueueMode::Draw | QueueMode::Open if is_stopped => Self::Paused,
             QueueMode::Fifo | QueueMode::Draw | QueueMode::Open => Self::Open,
         }
     }
@@ -56,7 +58,7 @@ impl Standing {
         let place = place.or_else(|| look.place());
         Self {
             status: look.status,
-            room: Some(RoomState::of(&look.told.policy)),
+            room: Some(RoomState::of(&look.told)),
             place,
             sight: look.waits().then(|| look.sight(place, now)),
             pass_until: look.pass_until,
@@ -129,6 +131,7 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use onsale_schema::admission::Policy;
     use onsale_schema::{ArrivalNo, ScheduleId, TicketId};
     use uuid::Uuid;
 
@@ -177,14 +180,31 @@ mod tests {
 
     #[test]
     fn a_room_that_is_off_is_not_paused() {
-        let told = |mode, paused| {
+        let told = |mode, paused, is_sale_stopped| {
             let policy = Policy::new(mode, Timestamp::EPOCH);
-            RoomState::of(&Policy { paused, ..policy })
+            RoomState::of(&Watermark {
+                schedule_id: ScheduleId(Uuid::nil()),
+                from_version: 1,
+                version: 1,
+                at: Timestamp::EPOCH,
+                policy: Policy { paused, ..policy },
+                arrivals: 0,
+                lobby: None,
+                front: Place(0),
+                window: policy.window(),
+                active: 0,
+                guests: 0,
+                moved: 0,
+                measured_ms: 0,
+                is_sale_stopped,
+                changes: Vec::new(),
+            })
         };
         for mode in [QueueMode::Fifo, QueueMode::Draw, QueueMode::Open] {
-            assert_eq!(told(mode, false), RoomState::Open);
-            assert_eq!(told(mode, true), RoomState::Paused);
+            assert_eq!(told(mode, false, false), RoomState::Open);
+            assert_eq!(told(mode, true, false), RoomState::Paused);
+            assert_eq!(told(mode, false, true), RoomState::Paused);
         }
-        assert_eq!(told(QueueMode::Off, true), RoomState::Off);
+        assert_eq!(told(QueueMode::Off, true, true), RoomState::Off);
     }
 }

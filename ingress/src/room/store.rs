@@ -25,6 +25,8 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Room, Problem
         "SELECT mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, version, arrivals, closed_at, lobby_size, lobby_digest, beacon, \
                 lobby_order, seed, front, latest, \
+                (SELECT state <> 'OPEN' OR booking_closes_at <= clock_timestamp() FROM sale \
+                 WHERE schedule_id = room.schedule_id) AS is_sale_stopped, \
                 (SELECT count(*)::int FROM ticket \
                  WHERE schedule_id = room.schedule_id AND status = 'WAITING' \
                    AND access_code_id IS NOT NULL) AS guests, \
@@ -145,6 +147,8 @@ struct Row {
     front: i32,
     #[diesel(sql_type = Timestamptz)]
     latest: Timestamp,
+    #[diesel(sql_type = Bool)]
+    is_sale_stopped: bool,
     /// That wait. Whether one was passed over is in no row.
     #[diesel(sql_type = Integer)]
     guests: i32,
@@ -188,6 +192,7 @@ impl Row {
             // Only the owner measures.
             moved: 0,
             measured_ms: 0,
+            is_sale_stopped: self.is_sale_stopped,
             changes: Vec::new(),
         };
         Ok(Room::new(told, self.tickets()?))

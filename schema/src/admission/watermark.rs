@@ -54,6 +54,9 @@ pub struct Watermark {
     pub moved: u32,
     /// Over how long that was measured, in milliseconds; 0 while nobody is let in.
     pub measured_ms: u32,
+    /// The date does not sell, or not any more: nobody is let in as long as that is so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sale_stopped: bool,
     /// Tickets that are something else now. New ones are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<TicketChange>,
@@ -200,7 +203,8 @@ impl Watermark {
     #[must_use]
     pub fn is_running(&self) -> bool {
         let has_order = self.lobby.as_ref().is_some_and(|l| l.order.is_some());
-        has_order && !self.policy.paused && self.policy.mode != QueueMode::Off
+        let is_stopped = self.policy.paused || self.is_sale_stopped;
+        has_order && !is_stopped && self.policy.mode != QueueMode::Off
     }
 
     /// Whether the owner wants to know that a ticket which waits was heard. `place` is none as long as

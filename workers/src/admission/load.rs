@@ -8,22 +8,22 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use futures_util::future::{BoxFuture, ready};
 use onsale_domain::admission::{
-    Admission, Loading, Room, RoomRow, Slot, SlotHold, StoredCode, StoredTicket,
+    Admission, Loading, Room, RoomRow, Selling, Slot, SlotHold, StoredCode, StoredTicket,
 };
 use onsale_platform::sql::statement;
 use onsale_platform::{db, tx};
 use onsale_schema::admission::{Lobby, Order, Policy};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
-use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
+use onsale_schema::status::{AccessGrant, QueueMode, SaleState, TicketStatus};
 use onsale_schema::{
     AccessCodeId, ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
 };
 use rand::RngCore;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -49,6 +49,11 @@ impl Rows for Context {
         tokio::time::timeout(READ_MAX, read)
             .await
             .unwrap_or_else(|_| Err(db::Error::Unavailable("it does not answer".into())))
+    }
+
+    async fn selling(&self, ids: &[ScheduleId]) -> Result<HashMap<ScheduleId, Selling>, db::Error> {
+        let mut conn = self.pool.get().await?;
+        selling(&mut conn, ids).await
     }
 
     async fn tickets(&self, ids: &[TicketId]) -> Result<Vec<Found>, db::Error> {
@@ -97,17 +102,66 @@ async fn read_room(
     .get_result(conn)
     .await
     .optional()?;
-    let Some(row) = row else {
-        let room = no_room(conn, schedule_id).await?;
-        return Ok(room.map(|room| ready(Ok(room)).boxed()));
+    let selling = selling(conn, &[schedule_id]).await?;
+    let Some(selling) = selling.get(&schedule_id).copied() else {
+        return Ok(None);
     };
+    let taking = match row {
+        Some(row) => known_room(conn, schedule_id, row).await?,
+        None => match no_room(conn, schedule_id).await? {
+            Some(room) => ready(Ok(room)).boxed(),
+            None => return Ok(None),
+        },
+    };
+    let sells = move |mut room: Room| {
+        room.sells(selling);
+        room
+    };
+    Ok(Some(taking.map_ok(sells).boxed()))
+}
+
+async fn known_room(
+    conn: &mut AsyncPgConnection,
+    schedule_id: ScheduleId,
+    row: RoomRecord,
+) -> Result<Taking, db::Error> {
     let secret = Secret(bytes(&row.secret)?);
     let row = row.into_row(schedule_id)?;
     let slots = slots(conn, schedule_id).await?;
     let codes = codes(conn, schedule_id).await?;
     let mut loading = Loading::new(row, secret);
     codes.into_iter().for_each(|code| loading.code(code));
-    read_tickets(conn, loading, slots).await.map(Some)
+    read_tickets(conn, loading, slots).await
+}
+
+/// How schedules sell.
+async fn selling(
+    conn: &mut AsyncPgConnection,
+    ids: &[ScheduleId],
+) -> Result<HashMap<ScheduleId, Selling>, db::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        schedule_id: ScheduleId,
+        #[diesel(sql_type = Text)]
+        state: SaleState,
+        #[diesel(sql_type = Timestamptz)]
+        booking_closes_at: Timestamp,
+    }
+    let rows: Vec<Row> = statement(
+        "SELECT schedule_id, state, booking_closes_at FROM sale WHERE schedule_id = ANY($1)",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(conn)
+    .await?;
+    let selling = rows.into_iter().map(|row| {
+        let selling = Selling {
+            state: row.state,
+            booking_closes_at: row.booking_closes_at,
+        };
+        (row.schedule_id, selling)
+    });
+    Ok(selling.collect())
 }
 
 /// What a schedule has whose room nobody has ever said anything about. Its secret is written with

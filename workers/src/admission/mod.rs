@@ -11,7 +11,7 @@ mod store;
 use crate::context::Context;
 use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
 use diesel_async::AsyncPgConnection;
-use onsale_domain::admission::{self, Changes, Known, Room, RoomChanges, TicketUpdate};
+use onsale_domain::admission::{self, Changes, Known, Room, RoomChanges, Selling, TicketUpdate};
 use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome, Refusal, Watermark};
 use onsale_schema::message::{Command, MESSAGE_BYTES_MAX, encode};
@@ -63,6 +63,14 @@ pub trait Rows: Sync {
         &self,
         schedule_id: ScheduleId,
     ) -> impl Future<Output = Result<Option<Room>, db::Error>> + Send;
+    /// How these schedules sell now.
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn selling(
+        &self,
+        ids: &[ScheduleId],
+    ) -> impl Future<Output = Result<HashMap<ScheduleId, Selling>, db::Error>> + Send;
     /// Which of these tickets there are, of whatever schedule.
     ///
     /// # Errors
@@ -85,6 +93,14 @@ impl State {
         thorough: bool,
     ) -> Result<(), db::Error> {
         let schedules = commands.iter().map(|command| command.kind.schedule_id());
+        let doubtful = self.doubtful(commands);
+        if !doubtful.is_empty() {
+            for (schedule_id, selling) in rows.selling(&doubtful).await? {
+                if let Some(loaded) = self.rooms.get_mut(&schedule_id) {
+                    loaded.room.sells(selling);
+                }
+            }
+        }
         let missing: BTreeSet<ScheduleId> = schedules
             .filter(|schedule_id| !self.rooms.contains_key(schedule_id))
             .collect();
@@ -102,6 +118,7 @@ impl State {
             | Kind::Policy { .. }
             | Kind::NameBeacon { .. }
             | Kind::RevealBeacon { .. }
+            | Kind::Sale { .. }
             | Kind::RevokeCode { .. } => false,
         });
         let ids: Vec<TicketId> = joins.map(|command| TicketId(command.id.0)).collect();
@@ -109,6 +126,25 @@ impl State {
             self.tell(commands, rows.tickets(&ids).await?);
         }
         Ok(())
+    }
+
+    /// The rooms that are loaded and of which it has to be read how their dates sell: where these
+    /// commands tell that it has changed, or may turn a room on. Of one that is off nobody tells.
+    fn doubtful(&self, commands: &[&Command<Kind>]) -> Vec<ScheduleId> {
+        let tells = |kind: &Kind| match kind {
+            Kind::Sale { .. } | Kind::Policy { .. } => true,
+            Kind::Join { .. }
+            | Kind::Leave { .. }
+            | Kind::Seen { .. }
+            | Kind::Holds { .. }
+            | Kind::NameBeacon { .. }
+            | Kind::RevealBeacon { .. }
+            | Kind::RevokeCode { .. } => false,
+        };
+        let kinds = commands.iter().map(|command| &command.kind);
+        let schedules = kinds.filter(|kind| tells(kind)).map(Kind::schedule_id);
+        let loaded = schedules.filter(|id| self.rooms.contains_key(id));
+        loaded.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Makes the rooms of these commands know which of them have made a ticket, in whatever room.
@@ -352,6 +388,7 @@ mod tests {
             guest_line: None,
             moved: 10,
             measured_ms: 1000,
+            is_sale_stopped: false,
             changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),
         }
     }

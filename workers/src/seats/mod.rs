@@ -347,7 +347,7 @@ impl PartitionedLane for Seats {
     }
 
     /// Payments wait for holds that last until they are made and for seats of late ones, and waiting
-    /// rooms for word of holds.
+    /// rooms for word of holds and of the sale.
     fn nudges(changes: &Changes, subjects: &Subjects) -> Vec<String> {
         let mut nudges = Vec::new();
         let mut lasting = changes.terms.iter();
@@ -357,7 +357,7 @@ impl PartitionedLane for Seats {
         {
             nudges.push(subjects.orders_nudge());
         }
-        if !changes.pass_holds.is_empty() {
+        if !changes.pass_holds.is_empty() || !changes.sales_of_rooms.is_empty() {
             nudges.push(subjects.outbox_nudge());
         }
         nudges

@@ -49,7 +49,9 @@ pub(super) async fn changes(
         .flat_map(|c| c.notices_done.iter().copied())
         .collect();
     let holds = changes.iter().flat_map(|c| &c.pass_holds);
-    let told: Vec<NewNotice> = holds.flat_map(|(id, holds)| to_room(*id, holds)).collect();
+    let sales = changes.iter().flat_map(|c| &c.sales_of_rooms);
+    let told = holds.flat_map(|(id, holds)| to_room(*id, holds));
+    let told: Vec<NewNotice> = told.chain(sales.map(|id| sale_to_room(*id))).collect();
 
     // Polled in this order, so they are sent in this order: reservations before claims, and sales
     // before both. A layout that is being replaced is waited for there, and after it claims on seats
@@ -122,6 +124,16 @@ fn to_room(schedule_id: ScheduleId, holds: &[HoldChange]) -> impl Iterator<Item 
         };
         NewNotice::to_room(notice_id, kind)
     })
+}
+
+/// Has the owner of a schedule's waiting room look how the schedule sells.
+fn sale_to_room(schedule_id: ScheduleId) -> NewNotice {
+    let notice_id = NoticeId(Uuid::now_v7());
+    let kind = admission::Kind::Sale {
+        notice_id,
+        schedule_id,
+    };
+    NewNotice::to_room(notice_id, kind)
 }
 
 /// The partitions that decided by a layout that was replaced meanwhile.

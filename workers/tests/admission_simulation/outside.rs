@@ -3,7 +3,7 @@
 
 use crate::log::Reader;
 use crate::tables::{PARTITIONS, Sim, WorkerRow};
-use onsale_domain::admission::Room;
+use onsale_domain::admission::{Room, Selling};
 use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome};
 use onsale_schema::message::{Command, Reply, decode};
@@ -13,6 +13,7 @@ use onsale_workers::admission::{Admission, Found, Rows, State};
 use onsale_workers::runtime::core::{Cursor, Fence, Proposal};
 use onsale_workers::runtime::ownership::{Partition, Snapshot, Worker};
 use onsale_workers::runtime::world::{Attempt, Owner, Publish, Registry, Settings, Store, World};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -145,6 +146,13 @@ impl Rows for Outside {
         self.leg().await?;
         let tables = self.sim.tables();
         Ok(tables.rooms.get(&schedule_id).map(|rows| rows.load()))
+    }
+
+    /// What the dates sell is no matter of this simulation.
+    async fn selling(&self, ids: &[ScheduleId]) -> Result<HashMap<ScheduleId, Selling>, db::Error> {
+        self.leg().await?;
+        let selling = ids.iter().map(|id| (*id, Selling::ALWAYS));
+        Ok(selling.collect())
     }
 
     async fn tickets(&self, ids: &[TicketId]) -> Result<Vec<Found>, db::Error> {

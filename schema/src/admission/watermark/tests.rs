@@ -26,6 +26,7 @@ fn watermark(front: u32, moved: u32, measured_ms: u32) -> Watermark {
         guest_line: None,
         moved,
         measured_ms,
+        is_sale_stopped: false,
         changes: Vec::new(),
     }
 }
@@ -79,6 +80,9 @@ fn a_wait_is_told_as_a_range_that_narrows_with_what_was_measured() {
     let mut paused = watermark(100, 600, 60_000);
     paused.policy.paused = true;
     assert_eq!(paused.sight(Some(Place(1000)), ArrivalNo(1), now).eta, None);
+    let mut unsold = watermark(100, 600, 60_000);
+    unsold.is_sale_stopped = true;
+    assert_eq!(unsold.eta(900), None);
 }
 
 #[test]
