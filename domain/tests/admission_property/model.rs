@@ -171,6 +171,7 @@ impl Model {
                 }
                 Outcome::Applied
             }
+            Kind::Sale { .. } => Outcome::Applied,
             _ if is_late => refused(Refusal::CommandExpired),
             Kind::Leave { ticket_id, .. } => {
                 let newest = self.newest(command.user);

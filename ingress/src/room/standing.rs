@@ -194,6 +194,7 @@ mod tests {
                 window: policy.window(),
                 active: 0,
                 guests: 0,
+                guest_line: None,
                 moved: 0,
                 measured_ms: 0,
                 is_sale_stopped,

@@ -7,6 +7,7 @@ pub mod full;
 mod guests;
 pub mod line;
 mod reports;
+mod sale;
 
 use crate::live_map::stream::Stream;
 use crate::prefer::outcome;

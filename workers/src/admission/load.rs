@@ -8,8 +8,8 @@ use diesel::sql_types::{
 };
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use futures_util::{FutureExt, TryFutureExt};
 use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt, TryFutureExt};
 use onsale_domain::admission::{
     Admission, Loading, Room, RoomRow, Selling, Slot, SlotHold, StoredCode, StoredTicket,
 };
