@@ -97,7 +97,7 @@ async fn a_chargeback_is_a_task_until_it_is_written_off_as_it_was() {
     more.expect(200);
     hall.odd_orders(0).await;
     // Nor is it taken for a refund that is owed.
-    let cancelled = hall.cancel(&buyer, order.reservation, "another", Some(&["A-1-3"]));
+    let cancelled = hall.cancel(&buyer, order.reservation, "another-one", Some(&["A-1-3"]));
     cancelled.await.expect(200);
     are(&mut hall, "DONE", 2).await;
     let book = hall.book_by_order().await;

@@ -48,8 +48,6 @@ pub struct Driver<L: PartitionedLane, W: World<L>> {
     progress: Arc<Progress>,
     /// How the stream's clock was wrong in the last batch.
     skew: Option<Skew>,
-    /// Since when the last message waited that was read: what was not read came later.
-    read_since: Timestamp,
     stop: CancellationToken,
 }
 
@@ -79,7 +77,6 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             committer,
             progress,
             skew: None,
-            read_since: Timestamp::EPOCH,
             stop,
         }
     }
@@ -217,20 +214,11 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             return (Batch::Done, false);
         }
         // While this commit takes its time, nothing else is decided.
-        let (pending, since) = (self.log.pending(), self.unread_since(now));
-        self.progress.set(pending.max(1), Some(since));
+        let pending = self.log.pending();
+        self.progress.set(pending.max(1), Some(now));
         let ended = self.commit_tick(proposal).await;
-        self.progress.set(pending, (pending > 0).then_some(since));
+        self.progress.set(pending, (pending > 0).then_some(now));
         (ended, is_more)
-    }
-
-    /// Since when what was not read may wait: it came after the last that was, and after there was
-    /// nothing. Where neither is known, it is as if it came now.
-    fn unread_since(&self, now: Timestamp) -> Timestamp {
-        match self.read_since.max(self.log.quiet_at()) {
-            Timestamp::EPOCH => now,
-            since => since.min(now),
-        }
     }
 
     async fn commit_tick(&mut self, proposal: Proposal<L>) -> Batch {
@@ -275,9 +263,8 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
         let done = self.settle(batch).await;
         let pending = self.log.pending();
         // Behind this batch the next is pending; its age is not known before it is read.
-        self.read_since = batch.last().map_or(self.read_since, since);
-        self.progress
-            .set(pending, (pending > 0).then_some(self.read_since));
+        let last = batch.last().filter(|_| pending > 0);
+        self.progress.set(pending, last.map(since));
         done
     }
 
