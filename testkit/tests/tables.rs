@@ -54,6 +54,7 @@ async fn in_postgres(conn: &mut AsyncPgConnection) -> Tables {
             "timestamptz" => "Timestamptz",
             "_text" => "Array<Text>",
             "_int4" => "Array<Integer>",
+            "_numeric" => "Array<Numeric>",
             "_uuid" => "Array<Uuid>",
             other => panic!("{}.{} is {other}", column.table_name, column.column_name),
         };

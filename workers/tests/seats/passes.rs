@@ -57,7 +57,7 @@ async fn turn(rig: &mut Rig, schedule_id: ScheduleId, pass_required: bool, versi
     .await;
 }
 
-/// What the owner of the room is told, each notice by itself.
+/// What the owner of the room is told of holds, each notice by itself.
 async fn told(rig: &mut Rig) -> Vec<Vec<(u32, ReservationId, HoldState)>> {
     #[derive(QueryableByName)]
     struct Row {
@@ -66,15 +66,17 @@ async fn told(rig: &mut Rig) -> Vec<Vec<(u32, ReservationId, HoldState)>> {
     }
     let sql = "SELECT payload FROM notice WHERE lane = 'admission' ORDER BY created_at";
     let rows: Vec<Row> = sql_query(sql).load(&mut rig.conn).await.expect(sql);
-    let notices = rows.iter().map(|row| {
+    let notices = rows.iter().filter_map(|row| {
         let command: Command<admission::Kind> = decode(&row.payload).expect("a command");
-        let admission::Kind::Holds { changes, .. } = command.kind else {
-            panic!("{command:?}");
+        let changes = match command.kind {
+            admission::Kind::Holds { changes, .. } => changes,
+            // That a room was turned on.
+            admission::Kind::Sale { .. } => return None,
+            other => panic!("{other:?}"),
         };
         let changes = changes.iter();
-        changes
-            .map(|hold| (hold.arrival_no.0, hold.reservation_id, hold.state))
-            .collect()
+        let told = changes.map(|hold| (hold.arrival_no.0, hold.reservation_id, hold.state));
+        Some(told.collect())
     });
     notices.collect()
 }
