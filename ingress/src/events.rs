@@ -213,6 +213,7 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 /// `event: queue` has what `GET …/queue` answers, at once and whenever it changes, at most once a
 /// second. While the stream is open you need not ask yourself. Its `id` is that of the seats before it.
 /// Who joins with an access code meanwhile is told that the ticket is `LEFT`, and then of the guest's.
+/// Who had no ticket when the stream was opened is told of none: open it when you have joined.
 ///
 /// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
 /// its token is used up. So on `error` close it, get a new token, and open a new one with that and the

@@ -85,6 +85,11 @@ impl Rate {
         }
     }
 
+    /// Gives back a request of `key` that is not to count after all.
+    pub fn give_back(&self, key: &impl Hash) {
+        self.buckets.give_back(key);
+    }
+
     /// Tells what is left after a request; nothing after one that was refused.
     pub fn tell(&self, left: Option<Left>, headers: &mut HeaderMap) {
         let left = left.map_or(0, |Left(left)| usize::try_from(left).unwrap_or(usize::MAX));

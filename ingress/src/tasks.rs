@@ -20,8 +20,9 @@ use crate::problem::{Code, FieldError, Problem};
 use crate::submit::{Submission, submit};
 use crate::token::Asked;
 use crate::trace::TraceParent;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use onsale_schema::settlement::{Kind, NOTE_CHARS, Outcome};
 use onsale_schema::status::RefundStatus;
@@ -107,21 +108,12 @@ pub async fn list(
     responses((status = 200, description = "It is on its way", body = AttendedView)))]
 pub async fn retry(
     State(app): State<App>,
-    user: User,
     Id(refund_id): Id<RefundId>,
-    key: IdempotencyKey,
-    prefer: Prefer,
-    trace: TraceParent,
+    wish: Wish,
 ) -> Result<Response, Problem> {
-    let wish = Wish {
-        path: ROUTE_RETRY.replace("{refundId}", &refund_id.to_string()),
-        user,
-        key,
-        prefer,
-        trace,
-    };
+    let path = ROUTE_RETRY.replace("{refundId}", &refund_id.to_string());
     let kind = Kind::RetryRefund { refund_id };
-    wish.submit(&app, &(), kind).await
+    wish.submit(&app, &path, &(), kind).await
 }
 
 /// How a refund was paid back without the gateway.
@@ -149,32 +141,19 @@ struct NewResolution {
     request_body = NewResolution,
     extensions(("x-problems" = json!([Code::RefundStateConflict]))),
     responses((status = 200, description = "It is noted", body = AttendedView)))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "each is a part of the request, and the framework takes them apart"
-)]
 pub async fn resolve(
     State(app): State<App>,
-    user: User,
     Id(refund_id): Id<RefundId>,
-    key: IdempotencyKey,
-    prefer: Prefer,
-    trace: TraceParent,
+    wish: Wish,
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewResolution = body.parse()?;
-    let wish = Wish {
-        path: ROUTE_RESOLUTION.replace("{refundId}", &refund_id.to_string()),
-        user,
-        key,
-        prefer,
-        trace,
-    };
+    let path = ROUTE_RESOLUTION.replace("{refundId}", &refund_id.to_string());
     let kind = Kind::ResolveRefund {
         refund_id,
         note: wanted.note.clone(),
     };
-    wish.say(&app, &wanted, &wanted.note, kind).await
+    wish.say(&app, &path, (&wanted, &wanted.note), kind).await
 }
 
 /// What came of comparing.
@@ -202,32 +181,19 @@ struct NewComparison {
     request_body = NewComparison,
     extensions(("x-problems" = json!([Code::RefundStateConflict]))),
     responses((status = 200, description = "It is noted", body = AttendedView)))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "each is a part of the request, and the framework takes them apart"
-)]
 pub async fn compare(
     State(app): State<App>,
-    user: User,
     Id(refund_id): Id<RefundId>,
-    key: IdempotencyKey,
-    prefer: Prefer,
-    trace: TraceParent,
+    wish: Wish,
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewComparison = body.parse()?;
-    let wish = Wish {
-        path: ROUTE_COMPARISON.replace("{refundId}", &refund_id.to_string()),
-        user,
-        key,
-        prefer,
-        trace,
-    };
+    let path = ROUTE_COMPARISON.replace("{refundId}", &refund_id.to_string());
     let kind = Kind::CompareRefund {
         refund_id,
         note: wanted.note.clone(),
     };
-    wish.say(&app, &wanted, &wanted.note, kind).await
+    wish.say(&app, &path, (&wanted, &wanted.note), kind).await
 }
 
 /// Whether a note says something, in one line.
@@ -243,38 +209,53 @@ fn check_note(note: &str) -> Result<(), Problem> {
 }
 
 /// Somebody wants something done about a refund, or an order.
-struct Wish {
-    path: String,
+pub struct Wish {
     user: User,
     key: IdempotencyKey,
     prefer: Prefer,
     trace: TraceParent,
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Wish {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Ok(prefer) = Prefer::from_request_parts(parts, state).await;
+        let Ok(trace) = TraceParent::from_request_parts(parts, state).await;
+        Ok(Self {
+            user: User::from_request_parts(parts, state).await?,
+            key: IdempotencyKey::from_request_parts(parts, state).await?,
+            prefer,
+            trace,
+        })
+    }
+}
+
 impl Wish {
-    /// Asks for what is said in words.
+    /// Asks for what is said in words: a body, and the note in it.
     async fn say(
         self,
         app: &App,
-        body: &impl Serialize,
-        note: &str,
+        path: &str,
+        (body, note): (&impl Serialize, &str),
         kind: Kind,
     ) -> Result<Response, Problem> {
         check_note(note)?;
-        self.submit(app, body, kind).await
+        self.submit(app, path, body, kind).await
     }
 
     async fn submit(
         self,
         app: &App,
+        path: &str,
         body: &impl Serialize,
         kind: Kind,
     ) -> Result<Response, Problem> {
         let submission = Submission {
-            id: self.key.command(self.user.id, &self.path),
+            id: self.key.command(self.user.id, path),
             user: self.user.id,
             asker: self.user.id,
-            fingerprint: fingerprint(&self.path, body),
+            fingerprint: fingerprint(path, body),
             in_flight: app.gate.admit_payment()?,
             prefer: self.prefer,
             trace: self.trace,

@@ -13,7 +13,9 @@
 //! on standard error. Only what was seen from the beginning is counted: the cancellation of a sale from
 //! before the stream begins takes nothing away.
 //!
-//! It never reads the tables, and needs no right but to read the stream.
+//! It never reads the tables, and needs no right but to read the stream. The file has every reservation that
+//! was not given back, so that what is cancelled later is known, and is written as a whole: enough for some
+//! sales. Who reports for years keeps them in a table, with the place in the stream in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -151,7 +151,7 @@ pub const REFUNDS_OPEN: &str = "onsale_gateway_refunds_open";
 pub const REFUND_OLDEST: &str = "onsale_gateway_refund_oldest_seconds";
 /// Refunds through the gateway that somebody has to compare with what was paid back by other means, by
 /// `kind`: `twice` where the money went back twice, `by-hand` where what was given back in the gateway's own
-/// pages may be those other means.
+/// pages may be those other means, or the refund itself.
 pub const REFUNDS_TO_COMPARE: &str = "onsale_gateway_refunds_to_compare";
 /// Time since orders, refunds and reservations that are on their way, or that somebody has to see to, were
 /// last counted, in seconds: for so long these numbers have been old.
@@ -161,9 +161,9 @@ pub const MONEY_AGE: &str = "onsale_money_counted_age_seconds";
 pub const REFUNDS: &str = "onsale_gateway_refunds_total";
 /// The outcome of a refund that the gateway has made, and somebody has paid back by other means as well.
 pub const REFUND_TWICE: &str = "done-and-resolved";
-/// The outcome of a refund where somebody has given as much back in the gateway's own pages, and somebody
-/// says to have paid as much of the same payment by other means: one and the same, or money that went
-/// back twice.
+/// The outcome of a refund that counts as made since somebody has given as much back in the gateway's own
+/// pages: instead of it, or besides what somebody says to have paid of the same payment by other means. It may be
+/// one and the same, or money that went back twice.
 pub const REFUND_TO_COMPARE: &str = "by-hand-and-resolved";
 
 /// Reservations that were cancelled with their show.

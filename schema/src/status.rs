@@ -266,12 +266,12 @@ text_enum! {
 }
 
 text_enum! {
-    /// Why somebody has to compare what the gateway has given back with what was paid by other means.
+    /// Why somebody has to compare what the gateway has given back with what is owed.
     RefundCompare {
         /// The gateway has made a refund that somebody has paid back by other means as well.
         Twice = "TWICE",
-        /// As much was given back in the gateway's own pages as somebody has paid by other means: that may
-        /// be one and the same.
+        /// As much was given back in the gateway's own pages as somebody has paid by other means, or as the
+        /// refund is: that may be one and the same.
         ByHand = "BY_HAND",
     }
 }

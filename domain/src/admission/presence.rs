@@ -34,6 +34,8 @@ pub(super) struct Presence {
     /// Milliseconds in which reports came that nobody was heard; counted when somebody is, if at all.
     quiet: Flow,
     reported_at: Option<Timestamp>,
+    /// The time-out before, which was longer, in milliseconds, and until when it counts.
+    longer: Option<(i64, Flow)>,
     /// By arrival number.
     heard: Vec<Flow>,
 }
@@ -51,7 +53,25 @@ impl Presence {
             let most = Flow::try_from(presence_ms / QUIET_PARTS).unwrap_or(Flow::MAX);
             let counted = std::mem::take(&mut self.quiet).min(most);
             self.flow = self.flow.wrapping_add(counted);
+            let is_ahead = |until: Flow| (1..=AHEAD_MAX).contains(&until.wrapping_sub(self.flow));
+            self.longer = self.longer.filter(|(_, until)| is_ahead(*until));
         }
+    }
+
+    /// The time-out changes. Of several that were longer the longest counts.
+    pub(super) fn change(&mut self, from_ms: i64, to_ms: i64) {
+        let before_ms = self.patience_ms(from_ms);
+        if to_ms < before_ms {
+            // Nobody is told to wait for longer than that.
+            let until = Flow::try_from(before_ms).map_or(AHEAD_MAX, |ms| ms.min(AHEAD_MAX));
+            self.longer = Some((before_ms, self.flow.wrapping_add(until)));
+        }
+    }
+
+    /// How long somebody may be silent now, by a time-out of so many milliseconds.
+    fn patience_ms(&self, presence_ms: i64) -> i64 {
+        self.longer
+            .map_or(presence_ms, |(longer_ms, _)| presence_ms.max(longer_ms))
     }
 
     /// A ticket was heard, or is new.
@@ -78,7 +98,7 @@ impl Presence {
         let heard = self.heard.get(no.index());
         let silent = heard.map_or(0, |heard| self.flow.wrapping_sub(*heard));
         let is_ahead = silent >= Flow::MAX - AHEAD_MAX;
-        !is_ahead && i64::from(silent) > presence_ms
+        !is_ahead && i64::from(silent) > self.patience_ms(presence_ms)
     }
 }
 
@@ -86,7 +106,7 @@ impl Presence {
 mod tests {
     use super::*;
 
-    const PRESENCE_MS: i64 = 20_000;
+    const TIME_OUT_MS: i64 = 20_000;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_micros(seconds * 1_000_000)
@@ -99,18 +119,18 @@ mod tests {
         presence.hear(quiet);
         presence.hear(heard);
         for second in 0..=10 {
-            presence.report(at(second), true, PRESENCE_MS);
+            presence.report(at(second), true, TIME_OUT_MS);
             presence.hear(heard);
         }
         // Nothing for ten minutes.
-        presence.report(at(610), true, PRESENCE_MS);
+        presence.report(at(610), true, TIME_OUT_MS);
         assert!(!presence.is_silent(heard, 5000) && presence.is_silent(quiet, 5000));
         assert!(!presence.is_silent(quiet, 13_000));
-        presence.report(at(611), true, PRESENCE_MS);
+        presence.report(at(611), true, TIME_OUT_MS);
         assert!(presence.is_silent(quiet, 13_000));
         // A report that is late counts once.
-        presence.report(at(605), true, PRESENCE_MS);
-        presence.report(at(611), true, PRESENCE_MS);
+        presence.report(at(605), true, TIME_OUT_MS);
+        presence.report(at(611), true, TIME_OUT_MS);
         assert!(!presence.is_silent(quiet, 14_000));
     }
 
@@ -139,20 +159,53 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_time_out_counts_when_the_longer_one_is_over() {
+        let [asked, later] = [ArrivalNo(0), ArrivalNo(1)];
+        // Also where the count of time begins anew.
+        for flow in [0, Flow::MAX - 40_000] {
+            let mut presence = Presence {
+                flow,
+                ..Presence::default()
+            };
+            presence.report(at(0), true, 120_000);
+            presence.hear(asked);
+            // And shorter still while the first one counts: that makes nobody silent sooner.
+            presence.change(120_000, 60_000);
+            presence.change(60_000, 15_000);
+            let last = FIRST_SILENT_MS / 1000;
+            for second in 1..last {
+                presence.report(at(second), true, 15_000);
+                assert!(!presence.is_silent(asked, 15_000), "{second}");
+            }
+            presence.hear(later);
+            for second in last..last + 15 {
+                presence.report(at(second), true, 15_000);
+                assert!(presence.is_silent(asked, 15_000), "{second}");
+                assert!(!presence.is_silent(later, 15_000), "{second}");
+            }
+            presence.report(at(last + 15), true, 15_000);
+            assert!(presence.is_silent(later, 15_000));
+            // A longer one counts at once.
+            presence.change(15_000, 60_000);
+            assert!(!presence.is_silent(later, 60_000));
+        }
+    }
+
+    #[test]
     fn a_while_in_which_nobody_was_heard_counts_little_however_long_it_is() {
         let quiet = ArrivalNo(0);
         for (seconds, counted_ms) in [(1, 1000), (3, 3000), (4, 4000), (5, 4000), (3600, 4000)] {
             let mut presence = Presence::default();
             presence.hear(quiet);
-            presence.report(at(0), true, PRESENCE_MS);
+            presence.report(at(0), true, TIME_OUT_MS);
             for second in 1..seconds {
-                presence.report(at(second), false, PRESENCE_MS);
+                presence.report(at(second), false, TIME_OUT_MS);
                 assert!(!presence.is_silent(quiet, 0), "nobody was heard");
             }
-            presence.report(at(seconds), true, PRESENCE_MS);
+            presence.report(at(seconds), true, TIME_OUT_MS);
             let silent = |than| presence.is_silent(quiet, than);
             assert!(silent(counted_ms - 1) && !silent(counted_ms), "{seconds}");
-            presence.report(at(seconds + 1), true, PRESENCE_MS);
+            presence.report(at(seconds + 1), true, TIME_OUT_MS);
             assert!(presence.is_silent(quiet, counted_ms + 999), "it goes on");
         }
     }

@@ -264,6 +264,23 @@ fn a_higher_rate_passes_over_nobody_who_asks_as_told() {
 }
 
 #[test]
+fn a_shorter_time_out_passes_over_nobody_who_asks_as_told() {
+    for (longer, shorter) in [(60_000, 15_000), (120_000, 15_000), (3_600_000, 20_000)] {
+        let mut crowd = Crowd::new(1, 20_000, 0, |policy| {
+            (policy.capacity, policy.rate_per_second) = (10_000, 50);
+            policy.presence_ms = longer;
+        });
+        crowd.seconds(100);
+        crowd.amend(PolicyChange {
+            presence_ms: Some(shorter),
+            ..NONE
+        });
+        crowd.seconds(100);
+        assert!(crowd.admitted >= 9000, "{}", crowd.admitted);
+    }
+}
+
+#[test]
 fn a_room_that_is_opened_to_all_passes_over_nobody_who_asks_as_told() {
     let mut crowd = Crowd::new(1, 30_000, 0, |_| {});
     crowd.seconds(150);
@@ -327,7 +344,7 @@ fn whatever_is_changed_live_nobody_is_passed_over_who_asks_as_told() {
         for _ in 0..6 {
             crowd.seconds(rng.range(1, 40));
             for _ in 0..rng.range(1, 2) {
-                match rng.range(1, 8) {
+                match rng.range(1, 9) {
                     1..=4 => {
                         let rates = [1, 10, 100, 1000, 5000, 10_000];
                         crowd.amend(PolicyChange {
@@ -343,6 +360,10 @@ fn whatever_is_changed_live_nobody_is_passed_over_who_asks_as_told() {
                         let paused = Some(!crowd.room.row().policy.paused);
                         crowd.amend(PolicyChange { paused, ..NONE });
                     }
+                    8 => crowd.amend(PolicyChange {
+                        presence_ms: rng.pick(&[15_000, 40_000, 120_000]).copied(),
+                        ..NONE
+                    }),
                     _ => {
                         let from = u32::try_from(rng.range(0, i64::from(count))).unwrap();
                         crowd.leave(from..(from + 3000).min(count));

@@ -14,7 +14,8 @@ pub struct GatewayWebhooks {
     /// The secrets that notifications of the payment gateway may be signed with (Standard Webhooks),
     /// separated by commas, each `whsec_` and 24 to 64 bytes in base64; up to 8. None is believed
     /// without it. To replace one: add the new one here, have the gateway sign with it, remove the old
-    /// one.
+    /// one. A gateway that signs in another way, as Toss Payments does, needs something between that checks
+    /// its notifications and signs them so.
     #[arg(
         long = "gateway-webhook-secrets",
         env = "ONSALE_GATEWAY_WEBHOOK_SECRETS",

@@ -71,7 +71,8 @@ fn invalid(pointer: &'static str) -> Problem {
 ///
 /// A public source whose word, spoken after the lobby is closed, goes into the seed. Only while the
 /// waiting room has no ticket (`409 beacon-fixed` afterwards); the draw then waits for that word. The
-/// same name again is no mistake.
+/// same name again is no mistake. A date without a waiting room gets one by this, in mode `OFF`, which opens
+/// when booking does as it is set now: say `queue.opensAt` when you set the mode, if booking has moved since.
 #[utoipa::path(put, path = "/admin/schedules/{scheduleId}/queue/beacon", operation_id = "nameBeacon",
     tag = "Administration",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), Prefer),

@@ -110,10 +110,26 @@ impl Buckets {
         self.take_at(key, now_ns)
     }
 
-    fn take_at(&self, key: &impl Hash, now_ns: u64) -> Result<u32, Duration> {
+    /// Gives back a request of `key` that was taken and is not to count. Of a key that was forgotten
+    /// meanwhile the bucket is empty anyway.
+    pub fn give_back(&self, key: &impl Hash) {
+        let (key, set) = self.find(key);
+        let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = set.iter_mut().find(|bucket| bucket.key == key) {
+            bucket.empty_ns = bucket.empty_ns.saturating_sub(self.policy.interval_ns);
+        }
+    }
+
+    /// A key's hash, and the set in which it lives.
+    fn find(&self, key: &impl Hash) -> (u64, &Mutex<[Bucket; WAYS]>) {
         let key = self.hasher.hash_one(key);
         let at = usize::try_from(key).unwrap_or(usize::MAX) & (self.sets.len() - 1);
-        let mut set = self.sets[at].lock().unwrap_or_else(PoisonError::into_inner);
+        (key, &self.sets[at])
+    }
+
+    fn take_at(&self, key: &impl Hash, now_ns: u64) -> Result<u32, Duration> {
+        let (key, set) = self.find(key);
+        let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
         let known = set.iter().position(|bucket| bucket.key == key);
         let place = known.unwrap_or_else(|| {
             let emptiest = (0..WAYS).min_by_key(|&at| set[at].empty_ns).unwrap_or(0);
@@ -153,6 +169,23 @@ mod tests {
         // Who waits gets it all back, and no more.
         assert_eq!(take(10_000), Ok(2));
         assert_eq!(buckets.take_at(&"other", SECOND), Ok(2));
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again() {
+        let buckets = Buckets::new(policy(10, 2), 8);
+        let take = || buckets.take_at(&"key", SECOND);
+        for _ in 0..100 {
+            assert_eq!(take(), Ok(1));
+            buckets.give_back(&"key");
+        }
+        assert_eq!([take(), take()], [Ok(1), Ok(0)]);
+        assert!(take().is_err());
+        buckets.give_back(&"key");
+        assert_eq!(take(), Ok(0));
+        // A key that nobody knows has all that there is, and no more.
+        buckets.give_back(&"other");
+        assert_eq!(buckets.take_at(&"other", SECOND), Ok(1));
     }
 
     #[test]

@@ -20,8 +20,8 @@ use utoipa::ToSchema;
 ///   money went back twice. See that one of both comes back, or is written off, and say so
 ///   (`…/comparison`).
 /// - `REFUND_TO_COMPARE`: As much was given back in the gateway's own pages as somebody says to have paid
-///   by other means, or as a refund that nobody has told of: it was taken for that. If that is one and the same, say so (`…/comparison`); if not, see first that each
-///   refund of the payment was paid once.
+///   by other means, or as a refund that nobody has told of: it was taken for that. If that is one and the
+///   same, say so (`…/comparison`); if not, see first that each refund of the payment was paid once.
 /// - `ORDER_ODD`: The gateway has captured money that is not what was ordered, or has given some of it back
 ///   without us. Put it right in the gateway's own pages, as a rule by giving all of it back; the order is
 ///   looked up again every ten minutes, and the task ends by itself. What went back of a sold order and is to

@@ -3,12 +3,10 @@
 use super::Wish;
 use crate::answer::{self, Answer};
 use crate::app::App;
-use crate::auth::User;
 use crate::extract::{Id, JsonBody};
 use crate::idempotency::IdempotencyKey;
 use crate::prefer::Prefer;
 use crate::problem::{Code, Problem};
-use crate::trace::TraceParent;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -50,33 +48,20 @@ struct NewWriteOff {
     request_body = NewWriteOff,
     extensions(("x-problems" = json!([Code::OrderStateConflict, Code::AmountMismatch]))),
     responses((status = 200, description = "It is noted", body = WrittenOffView)))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "each is a part of the request, and the framework takes them apart"
-)]
 pub async fn write_off(
     State(app): State<App>,
-    user: User,
     Id(order_id): Id<PaymentOrderId>,
-    key: IdempotencyKey,
-    prefer: Prefer,
-    trace: TraceParent,
+    wish: Wish,
     body: JsonBody,
 ) -> Result<Response, Problem> {
     let wanted: NewWriteOff = body.parse()?;
-    let wish = Wish {
-        path: ROUTE.replace("{orderId}", &order_id.to_string()),
-        user,
-        key,
-        prefer,
-        trace,
-    };
+    let path = ROUTE.replace("{orderId}", &order_id.to_string());
     let kind = Kind::WriteOff {
         order_id,
         amounts: wanted.amounts.clone(),
         note: wanted.note.clone(),
     };
-    wish.say(&app, &wanted, &wanted.note, kind).await
+    wish.say(&app, &path, (&wanted, &wanted.note), kind).await
 }
 
 /// What is written off of an order.

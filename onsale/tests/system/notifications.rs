@@ -236,6 +236,41 @@ async fn money_of_an_order_that_nobody_knows_is_a_dead_letter() {
     hall.assert_reconciled().await;
 }
 
+/// The gateway has few addresses, and a word for each payment; whoever guesses has one as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_an_address_counts_what_is_not_signed() {
+    let options = with_gateway()
+        .setting("ONSALE_RATE_ADDRESS_PER_S", 1)
+        .setting("ONSALE_RATE_ADDRESS_BURST", 5);
+    let hall = Hall::open_with(options).await;
+    let unknown = Uuid::now_v7();
+    for number in 0..50 {
+        let event = format!("event-{number}");
+        let told = Notification {
+            status: "IN_PROGRESS",
+            ..Notification::of(&event, unknown)
+        };
+        let answer = notify(&hall.api, &told).await.expect(204);
+        assert!(!answer.headers.contains_key("ratelimit"));
+    }
+    let guessed = Notification {
+        secrets: &[STRANGE_SECRET],
+        ..Notification::of("guessed", unknown)
+    };
+    let mut refused = 0;
+    let limited = loop {
+        let answer = notify(&hall.api, &guessed).await;
+        if answer.status != 401 {
+            break answer;
+        }
+        refused += 1;
+        assert!(refused < 1000, "nothing limits who guesses");
+    };
+    assert!(refused >= 5, "{refused}");
+    limited.expect_problem(429, "rate-limited");
+    hall.assert_sound().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_replaced_without_a_notification_lost() {
     let both = format!("{NEXT_SECRET},{}", system::WEBHOOK_SECRET);

@@ -123,11 +123,22 @@ impl Line {
 
     /// Asks until the ticket has this status.
     pub async fn becomes(&self, api: &Api, buyer: &Buyer, ticket: &str, wanted: &str) -> Value {
+        self.shows(api, buyer, ticket, ("status", wanted)).await
+    }
+
+    /// Asks until a field of the answer is this; whatever is answered until then.
+    pub async fn shows(
+        &self,
+        api: &Api,
+        buyer: &Buyer,
+        ticket: &str,
+        (field, wanted): (&str, &str),
+    ) -> Value {
         let mut told = Value::Null;
         let asked = async {
             loop {
-                told = self.poll(api, buyer, Some(ticket)).await.expect(200).body;
-                if status(&told) == wanted {
+                told = self.poll(api, buyer, Some(ticket)).await.body;
+                if told[field] == wanted {
                     return;
                 }
                 tokio::time::sleep(AGAIN).await;

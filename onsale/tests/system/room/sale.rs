@@ -3,14 +3,9 @@
 use super::by_arrival;
 use super::line::{Line, status};
 use crate::catalogue::patch;
-use crate::hall::PATIENCE;
 use onsale_schema::admission::PolicyChange;
-use onsale_testkit::{Api, Buyer, SystemOptions};
+use onsale_testkit::SystemOptions;
 use serde_json::json;
-use std::time::Duration;
-
-/// How often a client of these tests asks.
-const AGAIN: Duration = Duration::from_millis(100);
 
 impl Line {
     /// Has the date sell, or not.
@@ -26,23 +21,6 @@ impl Line {
         .await;
         assert_eq!(done.expect(200).body["saleState"], state);
     }
-
-    /// Asks until the room is shown like this.
-    async fn room_becomes(&self, api: &Api, buyer: &Buyer, ticket: &str, wanted: &str) {
-        let mut told = serde_json::Value::Null;
-        let asked = async {
-            loop {
-                let answer = self.poll(api, buyer, Some(ticket)).await;
-                told = answer.body;
-                if told["room"] == wanted {
-                    return;
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        let in_time = tokio::time::timeout(PATIENCE, asked).await;
-        assert!(in_time.is_ok(), "{told}, not {wanted}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,13 +32,13 @@ async fn nobody_is_let_in_while_the_date_does_not_sell() {
     line.becomes(&api, &first, &early, "ADMITTED").await;
     for state in ["PAUSED", "CLOSED"] {
         line.sells(state).await;
-        line.room_becomes(&api, &first, &early, "PAUSED").await;
+        line.shows(&api, &first, &early, ("room", "PAUSED")).await;
         line.sells("OPEN").await;
-        line.room_becomes(&api, &first, &early, "OPEN").await;
+        line.shows(&api, &first, &early, ("room", "OPEN")).await;
     }
 
     line.sells("PAUSED").await;
-    line.room_becomes(&api, &first, &early, "PAUSED").await;
+    line.shows(&api, &first, &early, ("room", "PAUSED")).await;
     let late = line.ticket(&api, &second).await;
     line.polled_until_reported(&api, &second, &late).await;
     // Whoever takes the room over knows that, too.
@@ -69,7 +47,7 @@ async fn nobody_is_let_in_while_the_date_does_not_sell() {
         .restart()
         .await
         .expect("a worker");
-    line.room_becomes(&api, &second, &late, "PAUSED").await;
+    line.shows(&api, &second, &late, ("room", "PAUSED")).await;
     line.polled_until_reported(&api, &second, &late).await;
     let waits = line.poll(&api, &second, Some(&late)).await.expect(200);
     assert_eq!(status(&waits.body), "WAITING", "{}", waits.body);
