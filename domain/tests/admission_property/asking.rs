@@ -263,20 +263,21 @@ fn a_higher_rate_passes_over_nobody_who_asks_as_told() {
     }
 }
 
+/// Who was far away when the time-out became shorter, and is soon near.
 #[test]
 fn a_shorter_time_out_passes_over_nobody_who_asks_as_told() {
     for (longer, shorter) in [(60_000, 15_000), (120_000, 15_000), (3_600_000, 20_000)] {
-        let mut crowd = Crowd::new(1, 20_000, 0, |policy| {
-            (policy.capacity, policy.rate_per_second) = (10_000, 50);
+        let mut crowd = Crowd::new(1, 5000, 0, |policy| {
+            (policy.capacity, policy.rate_per_second) = (10_000, 5);
             policy.presence_ms = longer;
         });
-        crowd.seconds(100);
+        crowd.seconds(150);
         crowd.amend(PolicyChange {
             presence_ms: Some(shorter),
-            ..NONE
+            ..rate(100)
         });
-        crowd.seconds(100);
-        assert!(crowd.admitted >= 9000, "{}", crowd.admitted);
+        crowd.seconds(90);
+        assert_eq!(crowd.admitted, 5000);
     }
 }
 
