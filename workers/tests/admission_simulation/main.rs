@@ -16,6 +16,7 @@ mod rng;
 #[path = "../../../domain/tests/admission_property/rows.rs"]
 mod rows;
 mod tables;
+mod walk;
 
 use crowd::Crowd;
 use onsale_workers::admission::Admission;
