@@ -30,15 +30,15 @@ pub use selling::Selling;
 pub use slots::{Admission, LINGER_MS, Slot, SlotHold};
 
 use guests::Guests;
-use onsale_schema::admission::{Line, Lobby, Watermark};
+use onsale_schema::admission::{Kind, Line, Lobby, Watermark};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::TicketStatus;
-use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{AccessCodeId, ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
 use presence::Presence;
 use slots::Slots;
 use speed::Speed;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use tickets::{State, Tickets};
 
 /// What the row of a room says, but for its secret, which never changes.
@@ -137,6 +137,8 @@ pub struct Room {
     selling: Selling,
     /// Tickets that conflicting inserts have told of, see [`Self::load_known`].
     known: HashMap<TicketId, Known>,
+    /// Notices that are not open, see [`Self::load_told`].
+    told: HashSet<NoticeId>,
 }
 
 /// A room that is being loaded, so that its tickets need not be in memory all at once.
@@ -161,6 +163,7 @@ impl Loading {
             speed: Speed::default(),
             selling: Selling::ALWAYS,
             known: HashMap::new(),
+            told: HashSet::new(),
         })
     }
 
@@ -238,6 +241,26 @@ impl Loading {
     }
 }
 
+/// The notice of a command that says what the owner of the seats has written in other rows. It must be known
+/// before it is decided whether that is open. Once it is done, what it says is in the row of the ticket; and
+/// where it is not there, Postgres was restored to an older state: holds that were made since are not, by the
+/// rows, though the stream tells of them again.
+#[must_use]
+pub fn true_while_open(kind: &Kind) -> Option<NoticeId> {
+    match kind {
+        Kind::Holds { notice_id, .. } => Some(*notice_id),
+        // That of a sale only has its row read.
+        Kind::Sale { .. }
+        | Kind::Join { .. }
+        | Kind::Leave { .. }
+        | Kind::Seen { .. }
+        | Kind::Policy { .. }
+        | Kind::NameBeacon { .. }
+        | Kind::RevealBeacon { .. }
+        | Kind::RevokeCode { .. } => None,
+    }
+}
+
 /// A ticket that a command has made before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -269,9 +292,15 @@ impl Room {
         self.known.insert(ticket_id, known);
     }
 
+    /// Adds that a notice of [`true_while_open`] is done, or is no more: nothing comes of it again.
+    pub fn load_told(&mut self, notice_id: NoticeId) {
+        self.told.insert(notice_id);
+    }
+
     /// Forgets what was told of commands; another retry of them is told of again.
     pub fn prune(&mut self) {
         self.known.clear();
+        self.told.clear();
     }
 
     /// What its row says after the last seal.

@@ -9,6 +9,7 @@ pub mod counting;
 pub mod expiry;
 pub mod gateway;
 pub mod ledger;
+pub mod notices;
 pub mod outbox;
 pub mod process;
 pub mod runtime;

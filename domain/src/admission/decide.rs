@@ -47,9 +47,12 @@ impl Room {
                 changes: holds,
                 ..
             } => {
+                let is_again = changes.notices_done.contains(notice_id);
                 changes.notices_done.push(*notice_id);
-                for hold in holds {
-                    self.told(hold, now, changes);
+                if !self.told.remove(notice_id) && !is_again {
+                    for hold in holds {
+                        self.hold(hold, now, changes);
+                    }
                 }
                 Outcome::Applied
             }
@@ -251,7 +254,7 @@ impl Room {
     }
 
     /// What became of a hold. Who has no pass any more has nothing to keep or to lose.
-    fn told(&mut self, hold: &HoldChange, now: Timestamp, changes: &mut Changes) {
+    fn hold(&mut self, hold: &HoldChange, now: Timestamp, changes: &mut Changes) {
         let no = hold.arrival_no;
         let is_it = self.tickets.is(no, hold.ticket_id);
         let Some(slot) = self.slots.get(no).filter(|_| is_it) else {

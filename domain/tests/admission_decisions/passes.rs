@@ -1,9 +1,10 @@
 //! How long a pass lasts, and what frees its slot.
 
 use crate::Case;
-use onsale_domain::admission::LINGER_MS;
+use crate::common::{notice_id, reservation_id, schedule_id};
+use onsale_domain::admission::{LINGER_MS, true_while_open};
 use onsale_schema::ArrivalNo;
-use onsale_schema::admission::HoldState;
+use onsale_schema::admission::{HoldChange, HoldState, Kind, Outcome};
 use onsale_schema::status::TicketStatus;
 
 fn admitted() -> (Case, onsale_schema::admission::Ticket) {
@@ -85,4 +86,29 @@ fn who_has_paid_is_done_and_who_leaves_is_gone() {
     };
     case.hold(&other, 9, HoldState::Paid);
     assert_eq!(case.admitted(), [2, 3]);
+}
+
+/// After a restore of Postgres the stream says again what the rows do not know.
+#[test]
+fn word_of_a_hold_counts_while_its_notice_is_open() {
+    let (mut case, ticket) = admitted();
+    let paid = Kind::Holds {
+        notice_id: notice_id(7),
+        schedule_id: schedule_id(1),
+        changes: vec![HoldChange {
+            ticket_id: ticket.ticket_id,
+            arrival_no: ticket.arrival_no,
+            reservation_id: reservation_id(1),
+            state: HoldState::Paid,
+        }],
+    };
+    assert_eq!(true_while_open(&paid), Some(notice_id(7)));
+    case.room.load_told(notice_id(7));
+    assert_eq!(case.send(0, paid.clone()), Outcome::Applied);
+    assert_eq!(case.last.notices_done, [notice_id(7)]);
+    assert!(case.last.rooms.is_empty(), "nothing is written");
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    assert_eq!(case.send(0, paid), Outcome::Applied);
+    assert_eq!(case.all(TicketStatus::Done), [0]);
 }

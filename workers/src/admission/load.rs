@@ -3,6 +3,7 @@
 
 use super::{Found, Rows};
 use crate::context::Context;
+use crate::notices;
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -20,10 +21,10 @@ use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::{AccessGrant, QueueMode, SaleState, TicketStatus};
 use onsale_schema::{
-    AccessCodeId, ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+    AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
 };
 use rand::RngCore;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -54,6 +55,10 @@ impl Rows for Context {
     async fn selling(&self, ids: &[ScheduleId]) -> Result<HashMap<ScheduleId, Selling>, db::Error> {
         let mut conn = self.pool.get().await?;
         selling(&mut conn, ids).await
+    }
+
+    async fn open_notices(&self, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db::Error> {
+        notices::open(&self.pool, ids).await
     }
 
     async fn tickets(&self, ids: &[TicketId]) -> Result<Vec<Found>, db::Error> {

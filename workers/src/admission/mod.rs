@@ -16,8 +16,8 @@ use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome, Refusal, Watermark};
 use onsale_schema::message::{Command, MESSAGE_BYTES_MAX, encode};
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{ArrivalNo, Lane, PartitionNo, ScheduleId, TicketId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use onsale_schema::{ArrivalNo, Lane, NoticeId, PartitionNo, ScheduleId, TicketId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 
 /// A room that nobody asked about for this long is dropped from memory, in milliseconds.
@@ -71,6 +71,14 @@ pub trait Rows: Sync {
         &self,
         ids: &[ScheduleId],
     ) -> impl Future<Output = Result<HashMap<ScheduleId, Selling>, db::Error>> + Send;
+    /// Which of these notices are there and not done.
+    ///
+    /// # Errors
+    /// When that can't be read now.
+    fn open_notices(
+        &self,
+        ids: &[NoticeId],
+    ) -> impl Future<Output = Result<HashSet<NoticeId>, db::Error>> + Send;
     /// Which of these tickets there are, of whatever schedule.
     ///
     /// # Errors
@@ -125,6 +133,11 @@ impl State {
         if !ids.is_empty() {
             self.tell(commands, rows.tickets(&ids).await?);
         }
+        let kinds = commands.iter().map(|command| &command.kind);
+        let notices: Vec<NoticeId> = kinds.filter_map(admission::true_while_open).collect();
+        if !notices.is_empty() {
+            self.tell_done(commands, &rows.open_notices(&notices).await?);
+        }
         Ok(())
     }
 
@@ -164,6 +177,18 @@ impl State {
             };
             if let Some(loaded) = self.rooms.get_mut(&here) {
                 loaded.room.load_known(id, known);
+            }
+        }
+    }
+
+    /// Makes the rooms of these commands know which of them are of notices that are not open.
+    fn tell_done(&mut self, commands: &[&Command<Kind>], open: &HashSet<NoticeId>) {
+        for command in commands {
+            if let Some(notice) = admission::true_while_open(&command.kind)
+                && !open.contains(&notice)
+                && let Some(loaded) = self.rooms.get_mut(&command.kind.schedule_id())
+            {
+                loaded.room.load_told(notice);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Accepted, Rows, blocks};
 use crate::context::Context;
+use crate::notices;
 use diesel::sql_types::{
     Array, BigInt, Bool, Float, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -223,18 +224,7 @@ impl Rows for Context {
     }
 
     async fn open_notices(&self, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db::Error> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = SqlUuid)]
-            notice_id: NoticeId,
-        }
-        let mut conn = self.pool.get().await?;
-        let rows: Vec<Row> =
-            statement("SELECT notice_id FROM notice WHERE notice_id = ANY($1) AND done_at IS NULL")
-                .bind::<Array<SqlUuid>, _>(ids)
-                .load(&mut conn)
-                .await?;
-        Ok(rows.into_iter().map(|row| row.notice_id).collect())
+        notices::open(&self.pool, ids).await
     }
 
     async fn accepted(&self, ids: &[CommandId]) -> Result<Vec<Accepted>, db::Error> {

@@ -213,6 +213,25 @@ async fn words_of_holds_are_marked_done_and_a_payment_frees_the_slot() {
         .collect();
     rig.told(schedule_id, |told| told.active == 1).await;
 
+    // The stream tells of a payment that is not, since Postgres was restored.
+    let change = |state| HoldChange {
+        ticket_id: tickets[0].ticket_id,
+        arrival_no: tickets[0].arrival_no,
+        reservation_id: ReservationId(Uuid::from_u128(1)),
+        state,
+    };
+    let restored = rig.command(
+        UserId(Uuid::nil()),
+        Kind::Holds {
+            notice_id: NoticeId(Uuid::now_v7()),
+            schedule_id,
+            changes: vec![change(HoldState::Paid)],
+        },
+    );
+    assert_eq!(rig.ask(restored).await, Outcome::Applied);
+    let admitted = "SELECT count(*) AS n FROM ticket WHERE arrival_no = 0 AND status = 'ADMITTED'";
+    assert_eq!(rig.number(admitted).await, 1);
+
     for (state, expected) in [
         (
             HoldState::Until(rig.clock.now().plus_ms(3_600_000)),
@@ -231,12 +250,7 @@ async fn words_of_holds_are_marked_done_and_a_payment_frees_the_slot() {
             Kind::Holds {
                 notice_id,
                 schedule_id,
-                changes: vec![HoldChange {
-                    ticket_id: tickets[0].ticket_id,
-                    arrival_no: tickets[0].arrival_no,
-                    reservation_id: ReservationId(Uuid::from_u128(1)),
-                    state,
-                }],
+                changes: vec![change(state)],
             },
         );
         assert_eq!(rig.ask(told).await, Outcome::Applied);

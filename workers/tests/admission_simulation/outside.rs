@@ -8,12 +8,12 @@ use onsale_platform::db;
 use onsale_schema::admission::{Broadcast, Kind, Outcome};
 use onsale_schema::message::{Command, Reply, decode};
 use onsale_schema::subjects::Subjects;
-use onsale_schema::{PartitionNo, ScheduleId, TicketId, Timestamp, WorkerId};
+use onsale_schema::{NoticeId, PartitionNo, ScheduleId, TicketId, Timestamp, WorkerId};
 use onsale_workers::admission::{Admission, Found, Rows, State};
 use onsale_workers::runtime::core::{Cursor, Fence, Proposal};
 use onsale_workers::runtime::ownership::{Partition, Snapshot, Worker};
 use onsale_workers::runtime::world::{Attempt, Owner, Publish, Registry, Settings, Store, World};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -153,6 +153,11 @@ impl Rows for Outside {
         self.leg().await?;
         let selling = ids.iter().map(|id| (*id, Selling::ALWAYS));
         Ok(selling.collect())
+    }
+
+    async fn open_notices(&self, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db::Error> {
+        self.leg().await?;
+        Ok(self.sim.tables().open_notices(ids))
     }
 
     async fn tickets(&self, ids: &[TicketId]) -> Result<Vec<Found>, db::Error> {

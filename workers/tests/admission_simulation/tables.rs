@@ -423,6 +423,12 @@ impl Tables {
         seen
     }
 
+    /// Whoever is told of holds has written a notice before.
+    pub fn open_notices(&self, ids: &[NoticeId]) -> HashSet<NoticeId> {
+        let open = ids.iter().filter(|id| !self.done.contains(id));
+        open.copied().collect()
+    }
+
     pub fn find(&self, ids: &[TicketId]) -> Vec<(TicketId, ScheduleId, ArrivalNo)> {
         let found = ids.iter().filter_map(|id| {
             let (room, no) = self.tickets.get(id)?;
