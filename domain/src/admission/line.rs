@@ -33,20 +33,23 @@ struct Called {
 impl Room {
     /// What time alone changes, a bounded number of steps; whether there are more. `now` is the
     /// owner's clock; all commands from before `heard_until` are decided, which may be long ago: who
-    /// joined in time must be in the lobby, however late that is decided.
+    /// joined in time must be in the lobby, however late that is decided, and word of a hold that keeps a pass
+    /// may not be read yet.
     pub fn tick(&mut self, now: Timestamp, heard_until: Timestamp, changes: &mut Changes) -> bool {
         let now = now.max(self.row.latest);
-        let is_time = now.min(heard_until) >= self.row.policy.opens_at.plus_ms(OPENING_GRACE_MS);
+        let heard_until = now.min(heard_until);
+        let is_time = heard_until >= self.row.policy.opens_at.plus_ms(OPENING_GRACE_MS);
         self.open(is_time, now, changes);
         let mut freed = 0;
         while freed < STEPS_PER_TICK
-            && let Some(no) = self.slots.due(now)
+            && let Some(no) = self.slots.due(heard_until)
         {
             self.end(no, State::Expired, now, changes);
             freed += 1;
         }
         let is_open = self.is_open(now);
         let is_stopped = self.row.policy.paused || self.is_sale_stopped(now);
+        let is_stopped = is_stopped || self.is_before_booking(now);
         let is_running = self.row.policy.mode != QueueMode::Off && !is_stopped;
         let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
         let is_more = is_calling && self.advance(now, is_open, changes);

@@ -10,19 +10,22 @@ use onsale_schema::status::SaleState;
 pub struct Selling {
     /// Whether it sells at all.
     pub state: SaleState,
+    /// First moment of the booking window.
+    pub booking_opens_at: Timestamp,
     /// First moment after the booking window.
     pub booking_closes_at: Timestamp,
 }
 
 impl Selling {
-    /// Without an end.
+    /// Without a beginning or an end.
     pub const ALWAYS: Self = Self {
         state: SaleState::Open,
+        booking_opens_at: Timestamp::EPOCH,
         booking_closes_at: Timestamp::from_micros(i64::MAX),
     };
 
-    /// Whether it does not sell, or not any more. That it does not sell yet is no matter here: a room
-    /// opens when its operator says, which is not before the booking does.
+    /// Whether it does not sell, or not any more. That it does not sell yet is another thing: nobody is
+    /// told that a line is stopped which has not begun.
     fn is_stopped(&self, now: Timestamp) -> bool {
         match self.state {
             SaleState::Open => now >= self.booking_closes_at,
@@ -41,5 +44,11 @@ impl Room {
     /// Whether nobody is let in for now because the date does not sell.
     pub(super) fn is_sale_stopped(&self, now: Timestamp) -> bool {
         self.selling.is_stopped(now)
+    }
+
+    /// Whether nobody is let in yet because nobody can hold a seat yet: the booking was moved, and guests of a
+    /// presale are here already.
+    pub(super) fn is_before_booking(&self, now: Timestamp) -> bool {
+        now < self.selling.booking_opens_at
     }
 }

@@ -5,9 +5,10 @@ use onsale_schema::draw::Place;
 use onsale_schema::{ArrivalNo, ReservationId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A pass that has ended keeps its slot for so long, in milliseconds: word of a hold that was made
-/// with it in its last moment is on its way.
-pub const LINGER_MS: i64 = 2000;
+/// A pass that has ended keeps its slot for so long, in milliseconds: a hold that was asked for in its last
+/// moment may be decided until its deadline has passed, 5 seconds later as a rule, and then word of it is on
+/// its way.
+pub const LINGER_MS: i64 = 8000;
 
 /// How somebody was let in, so that anybody can tell later whether it was right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

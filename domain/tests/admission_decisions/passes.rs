@@ -34,6 +34,22 @@ fn a_pass_ends_and_frees_its_slot() {
     assert_ne!(last.ticket_id, ticket.ticket_id);
 }
 
+/// Its owner has taken over, or lags: word of a hold may not be read yet.
+#[test]
+fn a_slot_is_kept_until_all_that_was_said_of_its_pass_is_heard() {
+    let (mut case, ticket) = admitted();
+    let ended = case.now.plus_ms(60_000);
+    case.heard = Some(ended.plus_ms(LINGER_MS - 1));
+    case.pass(600_000);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1]);
+    case.hold(&ticket, 1, HoldState::Until(case.now.plus_ms(300_000)));
+    case.heard = None;
+    case.tick();
+    assert_eq!(case.all(TicketStatus::Expired), [1]);
+    assert_eq!(case.admitted(), [0, 2]);
+}
+
 #[test]
 fn a_hold_keeps_a_pass_until_it_is_over() {
     let (mut case, ticket) = admitted();

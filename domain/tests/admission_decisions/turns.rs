@@ -197,6 +197,25 @@ fn what_is_broadcast_says_how_fast_the_line_is() {
     assert_eq!(case.status(0), TicketStatus::Admitted);
 }
 
+/// Neither guests of a presale nor a line: the booking was moved behind the opening.
+#[test]
+fn nobody_is_let_in_before_the_booking_opens() {
+    let mut case = Case::new(|policy| policy.capacity = 1000);
+    case.join_all(0..3);
+    case.room.sells(Selling {
+        booking_opens_at: case.now.plus_ms(10_000),
+        ..Selling::ALWAYS
+    });
+    case.pass(9999);
+    case.tick();
+    assert!(case.admitted().is_empty());
+    let told = case.room.watermark(case.now);
+    assert!(!told.is_sale_stopped, "it has not begun");
+    case.pass(1);
+    case.tick();
+    assert_eq!(case.admitted(), [0, 1, 2]);
+}
+
 #[test]
 fn nobody_is_let_in_while_the_date_does_not_sell() {
     let mut case = Case::new(|policy| policy.capacity = 1000);
@@ -204,6 +223,7 @@ fn nobody_is_let_in_while_the_date_does_not_sell() {
     let selling = |state| Selling {
         state,
         booking_closes_at: closes_at,
+        ..Selling::ALWAYS
     };
     case.join_all(0..3);
     for state in [SaleState::Paused, SaleState::Closed] {

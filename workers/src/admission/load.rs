@@ -151,10 +151,13 @@ async fn selling(
         #[diesel(sql_type = Text)]
         state: SaleState,
         #[diesel(sql_type = Timestamptz)]
+        booking_opens_at: Timestamp,
+        #[diesel(sql_type = Timestamptz)]
         booking_closes_at: Timestamp,
     }
     let rows: Vec<Row> = statement(
-        "SELECT schedule_id, state, booking_closes_at FROM sale WHERE schedule_id = ANY($1)",
+        "SELECT schedule_id, state, booking_opens_at, booking_closes_at FROM sale \
+         WHERE schedule_id = ANY($1)",
     )
     .bind::<Array<SqlUuid>, _>(ids)
     .load(conn)
@@ -162,6 +165,7 @@ async fn selling(
     let selling = rows.into_iter().map(|row| {
         let selling = Selling {
             state: row.state,
+            booking_opens_at: row.booking_opens_at,
             booking_closes_at: row.booking_closes_at,
         };
         (row.schedule_id, selling)

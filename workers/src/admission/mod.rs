@@ -305,7 +305,10 @@ impl PartitionedLane for Admission {
         let rooms = state.rooms.values().map(|loaded| &loaded.room);
         // Of a schedule that never had a room there is nothing to tell.
         let there = rooms.filter(|room| room.row().version > 0);
-        told_all(there.map(|room| room.watermark(now)), now)
+        told_all(
+            there.map(|room| room.watermark(now.max(room.row().latest))),
+            now,
+        )
     }
 
     fn dead_lettered() -> Outcome {
