@@ -4,14 +4,20 @@
     verify_draw.py https://HOST/api/v1/schedules/SCHEDULE/queue/draw [ticketId]
 
 Prints the tickets in the drawn order, or one ticket's place, from 1. A million tickets take about a minute."""
-import hashlib, json, sys, urllib.request
+import hashlib, json, sys, time, urllib.request
 from uuid import UUID
 
 def sha(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
 def get(url):
-    return json.load(urllib.request.urlopen(url, timeout=60))
+    for wait in 1, 2, 4, 8, 16, None:  # a page is refused while too many others are read
+        try:
+            return json.load(urllib.request.urlopen(url, timeout=60))
+        except urllib.error.HTTPError as error:
+            if error.code not in (429, 503) or wait is None:
+                raise
+            time.sleep(wait)
 
 draw, tickets, page = get(sys.argv[1]), [], 0
 if "secret" not in draw:

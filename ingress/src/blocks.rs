@@ -21,7 +21,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use onsale_schema::seats::{BLOCK_SEATS_MAX, Kind, Outcome, REASON_CHARS};
-use onsale_schema::{BlockId, CommandId, ScheduleId, SeatNo, Timestamp, UserId, partition};
+use onsale_schema::{BlockId, CommandId, Lane, ScheduleId, SeatNo, Timestamp, UserId, partition};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -225,7 +225,7 @@ impl Asking {
             user: self.user.id,
             asker: self.user.id,
             fingerprint: fingerprint(&route(schedule), &self.wanted),
-            in_flight: app.gate.admit_schedule(schedule, partition)?,
+            in_flight: app.gate.admit_operator(Lane::Seats, schedule),
             prefer: self.prefer,
             trace: self.trace.clone(),
             kind: Kind::Block {
@@ -409,7 +409,7 @@ pub async fn lift(
         user: user.id,
         asker: user.id,
         fingerprint: fingerprint(ROUTE_ONE, &(block, &seats, &query.reason)),
-        in_flight: app.gate.admit_schedule(schedule, partition)?,
+        in_flight: app.gate.admit_operator(Lane::Seats, schedule),
         prefer,
         trace,
         kind: Kind::Unblock {

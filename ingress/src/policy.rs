@@ -22,7 +22,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use onsale_schema::seats::{Kind, Outcome, PolicyChange};
 use onsale_schema::status::SaleState;
-use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
+use onsale_schema::{CommandId, Lane, ScheduleId, Timestamp, partition};
 use queue::{Asking, QueuePatch};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -192,7 +192,7 @@ pub async fn edit(
         return answer::ok(&catalogue::detail(&app, &row).await?);
     }
     let partition = partition::of_schedule(schedule, app.partitions);
-    let in_flight = app.gate.admit_schedule(schedule, partition)?;
+    let in_flight = app.gate.admit_operator(Lane::Seats, schedule);
     // Values, not steps: to set them twice is harmless, so each request is a command of its own.
     let once = ids::new_v7(app.clock.now());
     let submission = Submission {

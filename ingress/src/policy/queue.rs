@@ -22,7 +22,7 @@ use onsale_schema::admission::{
     RATE_PER_SECOND,
 };
 use onsale_schema::status::QueueMode;
-use onsale_schema::{CommandId, ScheduleId, Timestamp, partition};
+use onsale_schema::{CommandId, Lane, ScheduleId, Timestamp, partition};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use utoipa::ToSchema;
@@ -154,7 +154,7 @@ pub(crate) async fn command(
 ) -> Result<Response, Problem> {
     let schedule = kind.schedule_id();
     let partition = partition::of_schedule(schedule, app.partitions);
-    let in_flight = app.gate.admit_room(schedule, partition)?;
+    let in_flight = app.gate.admit_operator(Lane::Admission, schedule);
     let once = ids::new_v7(app.clock.now());
     let Asking {
         user,

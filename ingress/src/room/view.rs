@@ -33,7 +33,9 @@ pub struct TicketView {
     /// guests is the order in which they joined.
     #[schema(required = true, minimum = 1)]
     position: Option<u32>,
-    /// So many numbers before it have not been called; it never grows. At 0 you are next, as far as
+    /// So many numbers before it have not been called; it never grows. Each ingress goes forward; behind a load
+    /// balancer the next one that you ask may be some seconds behind, so keep the lower one, and once you are
+    /// `ADMITTED` don't take `WAITING` for news. At 0 you are next, as far as
     /// the room lets people in. Null as long as the line has no order, and after the ticket's end. Guests
     /// of a presale are called before others of their line until the room opens, so that their turn may
     /// come before this is 0.
