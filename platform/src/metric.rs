@@ -108,6 +108,8 @@ pub const OUTBOX_AGE: &str = "onsale_outbox_counted_age_seconds";
 pub const OUTBOX_PUBLISHED: &str = "onsale_outbox_published_total";
 /// Facts that no stream takes.
 pub const FACTS_REFUSED: &str = "onsale_facts_refused_total";
+/// Facts that were published once more since the events stream had lost some.
+pub const FACTS_PUT_BACK: &str = "onsale_facts_put_back_total";
 /// Webhook subscribers, by `kind` (`active`, `dead`).
 pub const WEBHOOKS: &str = "onsale_webhooks";
 /// Attempts to deliver a fact to a webhook subscriber, by `outcome` (`delivered`, `failed`).
@@ -208,6 +210,7 @@ pub fn begin() {
             counter!(CLAMPED, "lane" => lane, "reason" => reason).increment(0);
         }
     }
+    counter!(FACTS_PUT_BACK).increment(0);
     for kind in GATEWAY_KINDS {
         for outcome in [KEY_REFUSED, REJECTED] {
             counter!(GATEWAY_REQUESTS, "kind" => kind, "outcome" => outcome).increment(0);
@@ -338,6 +341,10 @@ pub fn describe() {
     describe_counter!(
         FACTS_REFUSED,
         "Facts that are too large for the stream and were set aside"
+    );
+    describe_counter!(
+        FACTS_PUT_BACK,
+        "Facts that were published once more since the events stream had lost some"
     );
     describe_counter!(GATEWAY_REQUESTS, "Requests to the payment gateway");
     describe_counter!(ORDERS, "Steps of payment orders");

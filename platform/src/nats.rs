@@ -140,6 +140,7 @@ pub const LINK_CHECK: Duration = Duration::from_millis(100);
 
 /// The connection that a client has now. What is on its way on it, and the acknowledgements of
 /// that, are lost with it: nobody need wait for them any longer.
+#[derive(Clone)]
 pub struct Link {
     client: Client,
     connects: u64,
@@ -153,6 +154,13 @@ impl Link {
             client: client.clone(),
             connects: connects(client),
         }
+    }
+
+    /// Whether this is the connection that the client has.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.connects == connects(&self.client)
+            && self.client.connection_state() == State::Connected
     }
 
     /// Whether the connection was lost since it was looked at last; from then on it is the next

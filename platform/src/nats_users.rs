@@ -106,7 +106,11 @@ pub fn rights(user: User, subjects: &Subjects) -> Rights {
                 publish.push(api("STREAM.CREATE", &stream));
                 publish.extend(reading(&stream));
             }
-            publish.push(api("STREAM.CREATE", &subjects.events_stream()));
+            publish.extend([
+                api("STREAM.CREATE", &subjects.events_stream()),
+                // Whether it has lost anything.
+                api("STREAM.INFO", &subjects.events_stream()),
+            ]);
             for queue in [Lane::Ledger, Lane::Settlement] {
                 publish.push(format!("$JS.ACK.{}.>", subjects.stream(queue)));
             }

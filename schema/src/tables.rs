@@ -46,7 +46,10 @@ diesel::table! {
     }
 }
 diesel::table! {
-    fact_feed (singleton) { singleton -> Bool, last_no -> BigInt, purged_no -> BigInt, }
+    fact_feed (singleton) {
+        singleton -> Bool, last_no -> BigInt, purged_no -> BigInt,
+        stream_created -> Nullable<Text>, stream_seq -> BigInt,
+    }
 }
 diesel::table! {
     webhook (webhook_id) {

@@ -124,7 +124,10 @@ const PUBLISH: &[(&str, &[User])] = {
         ("$JS.API.STREAM.UPDATE.{n}LEDGER", &[Operator]),
         ("$JS.API.STREAM.UPDATE.MINE", &[]),
         ("$JS.API.STREAM.INFO.{n}SEATS", &[Workers, Operator]),
-        ("$JS.API.STREAM.INFO.{n}EVENTS", &[Operator, Consumer]),
+        (
+            "$JS.API.STREAM.INFO.{n}EVENTS",
+            &[Workers, Operator, Consumer],
+        ),
         ("$JS.API.STREAM.MSG.GET.{n}EVENTS", &[Operator, Consumer]),
         ("$JS.API.STREAM.UPDATE.{n}EVENTS", &[Operator]),
         ("$JS.API.STREAM.PURGE.{n}SEATS", &[]),

@@ -6,6 +6,7 @@
 //! first one failed, the stream would have it behind the second, and it would count for nobody. Each
 //! aggregate is a [`chain`], and all chains go at the same time.
 
+use super::events::Care;
 use super::pace::{Found, Pace};
 use super::rest::{Aggregate, Resting};
 use super::system::{self, Outgoing, publish_one, remake};
@@ -17,7 +18,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use futures_util::future::join_all;
 use onsale_platform::sql::statement;
-use onsale_platform::{db, metric};
+use onsale_platform::{db, metric, nats};
 use onsale_schema::facts;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -33,9 +34,11 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Why a look failed; always transient.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
+    /// Of Postgres.
     #[error(transparent)]
     Db(#[from] db::Error),
+    /// Of NATS.
     #[error(transparent)]
     Nats(#[from] system::Error),
 }
@@ -44,10 +47,10 @@ enum Error {
 pub async fn run(ctx: &Context, numbered: &Notify) -> Infallible {
     let mut patience = Patience::new("outbox facts");
     let mut pace = Pace::new(None);
-    let mut resting = Resting::default();
+    let (mut resting, mut care) = (Resting::default(), Care::default());
     loop {
         let started = Instant::now();
-        match look(ctx, &mut resting).await {
+        match look(ctx, &mut resting, &mut care).await {
             Ok(found) => {
                 if found != Found::Nothing {
                     numbered.notify_one();
@@ -60,8 +63,9 @@ pub async fn run(ctx: &Context, numbered: &Notify) -> Infallible {
     }
 }
 
-async fn look(ctx: &Context, resting: &mut Resting) -> Result<Found, Error> {
+async fn look(ctx: &Context, resting: &mut Resting, care: &mut Care) -> Result<Found, Error> {
     let started = Instant::now();
+    let link = care.assure(ctx).await?;
     let open = fact_list_open(ctx, resting.left_out(started)).await?;
     if open.is_empty() {
         return Ok(Found::Nothing);
@@ -70,7 +74,7 @@ async fn look(ctx: &Context, resting: &mut Resting) -> Result<Found, Error> {
     let until = started + LOOK_MAX;
     let chains: Vec<_> = chains(open)
         .into_iter()
-        .map(|facts| chain(ctx, facts, until))
+        .map(|facts| chain((ctx, &link), facts, Some(until)))
         .collect();
     let (mut done, mut failed, mut is_gone) = (Vec::with_capacity(count), None, false);
     for link in join_all(chains).await {
@@ -86,6 +90,7 @@ async fn look(ctx: &Context, resting: &mut Resting) -> Result<Found, Error> {
     }
     if is_gone {
         remake(ctx).await;
+        care.distrust();
     }
     tell(&done);
     fact_set_published(ctx, &done).await?;
@@ -97,18 +102,18 @@ async fn look(ctx: &Context, resting: &mut Resting) -> Result<Found, Error> {
         Some(error) => return Err(error.into()),
         None => {}
     }
-    Ok(match count == SEND_MAX || done.len() < count {
+    Ok(match count >= SEND_MAX || done.len() < count {
         true => Found::More,
         false => Found::Some,
     })
 }
 
 fn tell(done: &[Done]) {
-    let refused = done.iter().filter(|one| one.refused.is_some());
+    let refused = done.iter().filter(|one| one.stored.is_err());
     for one in refused.clone() {
         tracing::error!(
             id = one.fact.id(),
-            error = one.refused.as_deref(),
+            error = one.refused(),
             "a fact can't be on the stream, which has a gap in its place"
         );
     }
@@ -120,7 +125,7 @@ fn tell(done: &[Done]) {
 
 /// A fact that is to be published.
 #[derive(Clone, Debug, PartialEq, QueryableByName)]
-struct Fact {
+pub(super) struct Fact {
     #[diesel(sql_type = Text)]
     topic: String,
     #[diesel(sql_type = SqlUuid)]
@@ -132,6 +137,11 @@ struct Fact {
 }
 
 impl Fact {
+    /// Each aggregate's in the order of their numbers.
+    pub(super) fn in_order(a: &Self, b: &Self) -> std::cmp::Ordering {
+        (&a.topic, a.aggregate_id, a.seq).cmp(&(&b.topic, b.aggregate_id, b.seq))
+    }
+
     fn aggregate(&self) -> Aggregate {
         (self.topic.clone(), self.aggregate_id)
     }
@@ -152,34 +162,45 @@ impl Fact {
 }
 
 /// Where facts are published to.
-trait Stream: Sync {
-    /// Returns when the fact is stored.
-    fn store(&self, fact: &Fact) -> impl Future<Output = Result<(), system::Error>> + Send;
+pub(super) trait Stream: Copy + Sync {
+    /// Returns when the fact is stored; where.
+    fn store(self, fact: &Fact) -> impl Future<Output = Result<u64, system::Error>> + Send;
 }
 
-impl Stream for Context {
-    async fn store(&self, fact: &Fact) -> Result<(), system::Error> {
-        publish_one(self, fact.outgoing(self)).await
+impl Stream for (&Context, &nats::Link) {
+    async fn store(self, fact: &Fact) -> Result<u64, system::Error> {
+        let (ctx, link) = self;
+        publish_one(ctx, link, fact.outgoing(ctx)).await
     }
 }
 
 /// Nothing more is to be done for a fact than to number it.
 #[derive(Debug, PartialEq)]
-struct Done {
+pub(super) struct Done {
     fact: Fact,
-    /// Why it can't be on the stream.
-    refused: Option<String>,
+    /// Its place on the stream, or why it can't be there.
+    stored: Result<u64, String>,
+}
+
+impl Done {
+    pub(super) fn place(&self) -> Option<u64> {
+        self.stored.as_ref().ok().copied()
+    }
+
+    fn refused(&self) -> Option<&str> {
+        self.stored.as_ref().err().map(String::as_str)
+    }
 }
 
 /// What became of a chain.
 #[derive(Debug)]
-struct Sent {
-    done: Vec<Done>,
-    failed: Option<(Aggregate, system::Error)>,
+pub(super) struct Sent {
+    pub(super) done: Vec<Done>,
+    pub(super) failed: Option<(Aggregate, system::Error)>,
 }
 
 /// The facts of each aggregate, in order. They come sorted.
-fn chains(facts: Vec<Fact>) -> Vec<Vec<Fact>> {
+pub(super) fn chains(facts: Vec<Fact>) -> Vec<Vec<Fact>> {
     let mut chains: Vec<Vec<Fact>> = Vec::new();
     for fact in facts {
         match chains.last_mut() {
@@ -191,29 +212,30 @@ fn chains(facts: Vec<Fact>) -> Vec<Vec<Fact>> {
 }
 
 /// Publishes the facts of an aggregate one after the other, until one is not known to be stored. One
-/// that can never be is passed by: its readers see a gap, and those behind it are not held up.
-async fn chain(stream: &impl Stream, facts: Vec<Fact>, until: Instant) -> Sent {
+/// that can never be is passed by: its readers see a gap, and those behind it are not held up. Nothing
+/// more is sent after `until`, if there is one.
+pub(super) async fn chain(stream: impl Stream, facts: Vec<Fact>, until: Option<Instant>) -> Sent {
     let mut done = Vec::with_capacity(facts.len());
     for fact in facts {
-        if !done.is_empty() && Instant::now() >= until {
+        if !done.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
             break;
         }
-        let refused = match stream.store(&fact).await {
-            Ok(()) => None,
-            Err(system::Error::TooLarge(reason)) => Some(reason),
+        let stored = match stream.store(&fact).await {
+            Ok(place) => Ok(place),
+            Err(system::Error::TooLarge(reason)) => Err(reason),
             Err(error @ (system::Error::Lost(_) | system::Error::NoStream)) => {
                 let failed = Some((fact.aggregate(), error));
                 return Sent { done, failed };
             }
         };
-        done.push(Done { fact, refused });
+        done.push(Done { fact, stored });
     }
     Sent { done, failed: None }
 }
 
-/// The oldest open facts, but those of these aggregates. Sequence and time of an aggregate's facts are
-/// both taken under its lock, so the order of time is the order of sequences; where a clock stepped,
-/// the sequence decides.
+/// The oldest open facts, but those of these aggregates; of each aggregate those, too, that are open and come
+/// before one of them. Sequence and time of an aggregate's facts are both taken under its lock, so the order of
+/// time is the order of sequences; where a clock stepped, the sequence decides.
 async fn fact_list_open(
     ctx: &Context,
     left_out: impl Iterator<Item = &Aggregate>,
@@ -222,17 +244,28 @@ async fn fact_list_open(
         left_out.map(|(topic, id)| (&topic[..], *id)).unzip();
     let mut conn = ctx.pool.get().await?;
     let mut rows: Vec<Fact> = statement(
-        "SELECT topic, aggregate_id, seq, payload FROM outbox o WHERE published_at IS NULL \
-           AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::uuid[]) AS x(topic, aggregate_id) \
-                           WHERE x.topic = o.topic AND x.aggregate_id = o.aggregate_id) \
-         ORDER BY created_at LIMIT $1",
+        "WITH oldest AS ( \
+             SELECT topic, aggregate_id, seq FROM outbox o WHERE published_at IS NULL \
+               AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::uuid[]) AS x(topic, aggregate_id) \
+                               WHERE x.topic = o.topic AND x.aggregate_id = o.aggregate_id) \
+             ORDER BY created_at LIMIT $1), \
+         span AS (SELECT topic, aggregate_id, min(seq) AS first, max(seq) AS last \
+                  FROM oldest GROUP BY topic, aggregate_id) \
+         SELECT o.topic, o.aggregate_id, o.seq, o.payload \
+         FROM span CROSS JOIN LATERAL ( \
+             SELECT max(b.seq) AS seq FROM outbox b \
+             WHERE b.topic = span.topic AND b.aggregate_id = span.aggregate_id \
+               AND b.seq < span.first AND b.published_at IS NOT NULL) AS gone \
+         JOIN outbox o ON o.topic = span.topic AND o.aggregate_id = span.aggregate_id \
+           AND (gone.seq IS NULL OR o.seq > gone.seq) AND o.seq <= span.last \
+           AND o.published_at IS NULL",
     )
     .bind::<BigInt, _>(SEND_MAX as i64)
     .bind::<Array<Text>, _>(topics)
     .bind::<Array<SqlUuid>, _>(ids)
     .load(&mut conn)
     .await?;
-    rows.sort_by(|a, b| (&a.topic, a.aggregate_id, a.seq).cmp(&(&b.topic, b.aggregate_id, b.seq)));
+    rows.sort_by(Fact::in_order);
     Ok(rows)
 }
 
@@ -242,9 +275,15 @@ async fn fact_set_published(ctx: &Context, done: &[Done]) -> Result<(), db::Erro
     if done.is_empty() {
         return Ok(());
     }
+    let place = done
+        .iter()
+        .filter_map(Done::place)
+        .max()
+        .unwrap_or_default();
     let mut conn = ctx.pool.get().await?;
     statement(
-        "WITH counter AS (UPDATE fact_feed SET last_no = last_no + cardinality($1::text[]) \
+        "WITH counter AS (UPDATE fact_feed SET last_no = last_no + cardinality($1::text[]), \
+                              stream_seq = greatest(stream_seq, $5) \
                           RETURNING last_no - cardinality($1::text[]) AS before) \
          UPDATE outbox o SET published_at = clock_timestamp(), refused = x.refused, \
                              feed_no = counter.before + x.place \
@@ -256,11 +295,8 @@ async fn fact_set_published(ctx: &Context, done: &[Done]) -> Result<(), db::Erro
     .bind::<Array<Text>, _>(done.iter().map(|d| &d.fact.topic[..]).collect::<Vec<_>>())
     .bind::<Array<SqlUuid>, _>(done.iter().map(|d| d.fact.aggregate_id).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(done.iter().map(|d| d.fact.seq).collect::<Vec<_>>())
-    .bind::<Array<Nullable<Text>>, _>(
-        done.iter()
-            .map(|d| d.refused.as_deref())
-            .collect::<Vec<_>>(),
-    )
+    .bind::<Array<Nullable<Text>>, _>(done.iter().map(Done::refused).collect::<Vec<_>>())
+    .bind::<BigInt, _>(i64::try_from(place).unwrap_or(i64::MAX))
     .execute(&mut conn)
     .await?;
     Ok(())
@@ -283,13 +319,14 @@ mod tests {
     /// A stream that says of each fact whether it takes it.
     struct Picky<F>(F, Mutex<Vec<Fact>>);
 
-    impl<F: Fn(&Fact) -> Result<(), system::Error> + Sync> Stream for Picky<F> {
-        async fn store(&self, fact: &Fact) -> Result<(), system::Error> {
+    impl<F: Fn(&Fact) -> Result<(), system::Error> + Sync> Stream for &Picky<F> {
+        async fn store(self, fact: &Fact) -> Result<u64, system::Error> {
             // All chains get their turn at the same time.
             tokio::task::yield_now().await;
             (self.0)(fact)?;
-            self.1.lock().unwrap().push(fact.clone());
-            Ok(())
+            let mut stream = self.1.lock().unwrap();
+            stream.push(fact.clone());
+            Ok(stream.len() as u64)
         }
     }
 
@@ -301,7 +338,7 @@ mod tests {
     ) -> (Vec<Fact>, Vec<Done>, usize) {
         let stream = Picky(says, Mutex::default());
         let chains = chains(facts).into_iter();
-        let all = join_all(chains.map(|facts| chain(&stream, facts, until))).await;
+        let all = join_all(chains.map(|facts| chain(&stream, facts, Some(until)))).await;
         let failed = all.iter().filter(|one| one.failed.is_some()).count();
         let done = all.into_iter().flat_map(|one| one.done).collect();
         (stream.1.into_inner().unwrap(), done, failed)
@@ -338,7 +375,7 @@ mod tests {
         assert_eq!((stream.len(), failed), (3, 0));
         let refused: Vec<&Fact> = done
             .iter()
-            .filter(|one| one.refused.as_deref() == Some("too large"))
+            .filter(|one| one.refused() == Some("too large"))
             .map(|one| &one.fact)
             .collect();
         assert_eq!((done.len(), refused), (4, vec![&facts[1]]));

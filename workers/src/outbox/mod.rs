@@ -2,7 +2,7 @@
 //!
 //! [`notices`] are word from one worker to another, published until their receiver marks them done
 //! in the transaction that applies them. [`facts`] are for other systems, published at least once,
-//! in order per aggregate. Both take what is *open*, never what is "greater than the last", because
+//! in order per aggregate; what their stream loses is put back ([`events`]). Both take what is *open*, never what is "greater than the last", because
 //! transactions become visible in another order than they began. What was published has a number in
 //! the order in which it became visible; [`webhooks`] go by that.
 //!
@@ -10,6 +10,7 @@
 //! over, also from one that has lost NATS. Two at once would be harmless: receivers know every id.
 //! What is open is counted by every replica ([`watch`]): it matters most where nobody publishes.
 
+pub mod events;
 pub mod facts;
 pub mod notices;
 pub mod pace;

@@ -116,15 +116,23 @@ pub async fn publish(ctx: &Context, messages: Vec<Outgoing>) -> Vec<Result<(), E
     }
 }
 
-/// Publishes one and waits until it is stored, as long as the connection lasts.
+/// Publishes one and waits until it is stored, as long as this connection lasts; returns its place.
 ///
 /// # Errors
 /// When it is not, or not known to be.
-pub async fn publish_one(ctx: &Context, message: Outgoing) -> Result<(), Error> {
-    let link = nats::Link::of(&ctx.nats);
+pub async fn publish_one(
+    ctx: &Context,
+    link: &nats::Link,
+    message: Outgoing,
+) -> Result<u64, Error> {
+    if !link.is_same() {
+        return Err(lost());
+    }
     tokio::select! {
-        stored = async { send(ctx, message).await?.await.map(drop).map_err(Error::from) } => stored,
-        () = link.lost() => Err(lost()),
+        stored = async { send(ctx, message).await?.await.map_err(Error::from) } => {
+            stored.map(|ack| ack.sequence)
+        }
+        () = link.clone().lost() => Err(lost()),
     }
 }
 

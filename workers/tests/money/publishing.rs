@@ -116,49 +116,143 @@ async fn a_payment_is_told_to_the_owner_of_its_seats_until_that_is_done() {
     }
 }
 
+/// Facts of two aggregates, with numbers from and to; each was written so many milliseconds after the one before.
+fn facts(from: i64, to: i64, apart_ms: i64) -> String {
+    format!(
+        "INSERT INTO outbox (topic, aggregate_id, seq, payload, created_at)
+         SELECT 'seats', a, n, convert_to(n::text, 'UTF8'),
+                now() - interval '1 hour' + {apart_ms} * n * interval '1 ms'
+         FROM generate_series({from}, {to}) n,
+              (VALUES ('{}'::uuid), ('{}'::uuid)) v(a) ORDER BY n",
+        Uuid::from_u128(1),
+        Uuid::from_u128(2)
+    )
+}
+
+const OPEN: &str = "SELECT count(*) AS n FROM outbox WHERE published_at IS NULL";
+
+/// The numbers of an aggregate's facts as they are on the events stream.
+async fn on_stream(rig: &Rig, aggregate: u128) -> Vec<i64> {
+    let stream = rig.jetstream.get_stream(rig.subjects.events_stream());
+    let stream = stream.await.unwrap();
+    let config = async_nats::jetstream::consumer::pull::OrderedConfig {
+        filter_subject: (rig.subjects).seat_events(ScheduleId(Uuid::from_u128(aggregate))),
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let count = usize::try_from(consumer.cached_info().num_pending).unwrap();
+    let messages = consumer.messages().await.unwrap().take(count);
+    let numbers = messages.map(|message| {
+        let payload = message.unwrap().payload.to_vec();
+        String::from_utf8(payload).unwrap().parse::<i64>().unwrap()
+    });
+    numbers.collect().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_are_published_in_order_and_once_by_whoever_leads() {
     let mut rig = Rig::new().await;
     let leader = rig.worker(Role::Outbox).await;
     let follower = rig.worker(Role::Outbox).await;
-    let insert = |from: i64, to: i64| {
-        format!(
-            "INSERT INTO outbox (topic, aggregate_id, seq, payload)
-             SELECT 'seats', a, n, convert_to(n::text, 'UTF8')
-             FROM generate_series({from}, {to}) n,
-                  (VALUES ('{}'::uuid), ('{}'::uuid)) v(a) ORDER BY n",
-            Uuid::from_u128(1),
-            Uuid::from_u128(2)
-        )
-    };
-    let open = "SELECT count(*) AS n FROM outbox WHERE published_at IS NULL";
     // More than one look takes.
-    rig.sql(&insert(1, 400)).await;
-    rig.until(open, 0).await;
+    rig.sql(&facts(1, 400, 1)).await;
+    rig.until(OPEN, 0).await;
     drop(leader);
-    rig.sql(&insert(401, 500)).await;
-    rig.until(open, 0).await;
+    rig.sql(&facts(401, 500, 1)).await;
+    rig.until(OPEN, 0).await;
     follower.stop().await;
-
-    let mut stream = rig
-        .jetstream
-        .get_stream(rig.subjects.events_stream())
-        .await
-        .unwrap();
-    assert_eq!(stream.info().await.unwrap().state.messages, 1000);
     for aggregate in [1, 2] {
-        let aggregate = ScheduleId(Uuid::from_u128(aggregate));
-        let config = async_nats::jetstream::consumer::pull::OrderedConfig {
-            filter_subject: rig.subjects.seat_events(aggregate),
-            ..Default::default()
-        };
-        let consumer = stream.create_consumer(config).await.unwrap();
-        let mut messages = consumer.messages().await.unwrap();
-        for n in 1..=500 {
-            let message = messages.next().await.unwrap().unwrap();
-            assert_eq!(message.payload, n.to_string());
-        }
+        let all: Vec<i64> = (1..=500).collect();
+        assert_eq!(on_stream(&rig, aggregate).await, all);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_are_in_order_also_where_a_clock_went_back() {
+    let mut rig = Rig::new().await;
+    // The last ones seem to be the oldest, and are more than one look takes.
+    rig.sql(&facts(1, 400, -1)).await;
+    let worker = rig.worker(Role::Outbox).await;
+    rig.until(OPEN, 0).await;
+    worker.stop().await;
+    for aggregate in [1, 2] {
+        let all: Vec<i64> = (1..=400).collect();
+        assert_eq!(on_stream(&rig, aggregate).await, all);
+    }
+}
+
+/// What a consumer knows that skips what is not higher than the last, and finds nothing missing.
+fn counted(numbers: &[i64]) -> i64 {
+    numbers.iter().fold(0, |last, &number| {
+        assert!(number <= last + 1, "{number} comes before {}", last + 1);
+        last.max(number)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_events_stream_has_lost_is_there_again_before_anything_new() {
+    let mut rig = Rig::new().await;
+    let worker = rig.worker(Role::Outbox).await;
+    rig.sql(&facts(1, 300, 1)).await;
+    rig.until(OPEN, 0).await;
+    let name = rig.subjects.events_stream();
+    rig.jetstream.delete_stream(&name).await.unwrap();
+    rig.sql(&facts(301, 310, 1)).await;
+    rig.until(OPEN, 0).await;
+    for aggregate in [1, 2] {
+        assert_eq!(counted(&on_stream(&rig, aggregate).await), 310);
+    }
+    worker.stop().await;
+
+    // It ends before what was published, as one whose server lost power, and forgets the ids of what it lost.
+    let mut stream = rig.jetstream.get_stream(&name).await.unwrap();
+    let info = stream.info().await.unwrap().clone();
+    let last = info.state.last_sequence;
+    let forgetful = async_nats::jetstream::stream::Config {
+        duplicate_window: Duration::from_millis(100),
+        ..info.config
+    };
+    rig.jetstream.update_stream(forgetful).await.unwrap();
+    tokio::time::timeout(PATIENCE, async { while !is_forgotten(&rig).await {} })
+        .await
+        .expect("ids are forgotten");
+    stream.info().await.unwrap();
+    let end = stream.cached_info().state.last_sequence;
+    for place in last - 50..=end {
+        stream.delete_message(place).await.unwrap();
+    }
+    for aggregate in [1, 2] {
+        assert!(counted(&on_stream(&rig, aggregate).await) < 310);
+    }
+    let ahead = format!("UPDATE fact_feed SET stream_seq = {}", end + 1);
+    rig.sql(&ahead).await;
+    rig.sql(&facts(311, 311, 1)).await;
+    let worker = rig.worker(Role::Outbox).await;
+    rig.until(OPEN, 0).await;
+    for aggregate in [1, 2] {
+        assert_eq!(counted(&on_stream(&rig, aggregate).await), 311);
+    }
+    // Once is enough.
+    let held = stream.info().await.unwrap().state.messages;
+    rig.sql(&facts(312, 312, 1)).await;
+    rig.until(OPEN, 0).await;
+    let state = stream.info().await.unwrap().state.clone();
+    assert_eq!(state.messages, held + 2);
+    let noted = "SELECT stream_seq AS n FROM fact_feed";
+    rig.until(noted, i64::try_from(state.last_sequence).unwrap())
+        .await;
+    worker.stop().await;
+}
+
+/// Whether the stream takes an id again that it has had.
+async fn is_forgotten(rig: &Rig) -> bool {
+    let aggregate = Uuid::from_u128(1);
+    let message = async_nats::jetstream::message::PublishMessage::build()
+        .payload("310".into())
+        .message_id(onsale_schema::facts::id("seats", aggregate, 310));
+    let subject = rig.subjects.seat_events(ScheduleId(aggregate));
+    let sent = rig.jetstream.send_publish(subject, message).await.unwrap();
+    !sent.await.unwrap().duplicate
 }
 
 #[tokio::test(flavor = "multi_thread")]
