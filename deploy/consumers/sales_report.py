@@ -124,14 +124,18 @@ def learn_of_seats(db, schedule, fact):
             "DELETE FROM seat WHERE reservation = ? AND is_sold = 0", (fact["reservationId"],)
         )
     elif kind == "Cancelled":
-        cancelled = sum(
-            db.execute(
-                "DELETE FROM seat WHERE reservation = ? AND seat = ? AND is_sold = 1",
-                (fact["reservationId"], int(seat)),
-            ).rowcount
+        # Only what was paid for is cancelled; that it was sold may be told afterwards.
+        given_up = [
+            (fact["reservationId"], int(seat), is_sold)
             for seat in fact["seats"]
-        )
-        add(db, schedule, seats_sold=-cancelled, seats_cancelled=cancelled)
+            for is_sold in (0, 1)
+        ]
+        gone = {0: 0, 1: 0}
+        for key in given_up:
+            gone[key[2]] += db.execute(
+                "DELETE FROM seat WHERE reservation = ? AND seat = ? AND is_sold = ?", key
+            ).rowcount
+        add(db, schedule, seats_sold=-gone[1], seats_cancelled=gone[0] + gone[1])
 
 
 def learn_of_money(db, schedule, fact):

@@ -153,3 +153,18 @@ fn each_refusal_in_the_order_of_the_checks() {
         Outcome::Refused(Refusal::OrderConflict { status })
     );
 }
+
+/// The latest of an order counts, also of one batch.
+#[test]
+fn of_two_in_one_batch_the_second_one_is_later() {
+    let mut settlement = with(OrderStatus::Paid);
+    let moments = [(1, 300), (2, 200), (3, 100)].map(|(n, won)| {
+        let (outcome, _) = decide(&mut settlement, &write_off(n, &[won]), 10);
+        match outcome {
+            Outcome::WrittenOff(done) => done.at,
+            outcome => panic!("{outcome:?}"),
+        }
+    });
+    assert_eq!(moments[0], at_s(10));
+    assert!(moments.is_sorted_by(|a, b| a < b), "{moments:?}");
+}

@@ -74,7 +74,8 @@ struct SchedulePatch {
     #[schema(nullable = false, minimum = 0, maximum = 600)]
     release_jitter_seconds: Option<i64>,
     /// Until when buyers may cancel, and what it costs, from now on; all of it anew. No rule of the
-    /// sale either.
+    /// sale either. It counts for what was sold before, too, as a new `startsAt` does, from which the times are
+    /// reckoned: whoever bought by other rules is yours to keep your word to.
     #[serde(
         default,
         deserialize_with = "not_null",

@@ -190,9 +190,10 @@ impl Sales {
                 let before = reservation.seats.len();
                 reservation.seats.retain(|seat| !given_up.contains(seat));
                 let cancelled = before - reservation.seats.len();
+                // Only what was paid for is cancelled; that it was sold may be told afterwards.
+                self.seats_cancelled += cancelled;
                 if reservation.is_sold {
                     self.seats_sold -= cancelled;
-                    self.seats_cancelled += cancelled;
                 }
             }
             _ => {}
@@ -307,6 +308,47 @@ async fn follow(
         }
         if report.stream_sequence != before {
             report.write(path)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_cancelled_before_it_is_told_to_be_sold_is_not_sold() {
+        let (mut sales, mut reservations) = (Sales::default(), BTreeMap::new());
+        let cancelled = json!({ "type": "Cancelled", "reservationId": "r", "seats": [1] });
+        for (fact, sold, given_up) in [
+            (
+                json!({ "type": "Held", "hold": { "reservationId": "r", "seats": [1, 2, 3] } }),
+                0,
+                0,
+            ),
+            (cancelled, 0, 1),
+            (json!({ "type": "Sold", "reservationId": "r" }), 2, 1),
+            (
+                json!({ "type": "Cancelled", "reservationId": "r", "seats": [2] }),
+                1,
+                2,
+            ),
+            // Held before the stream began.
+            (
+                json!({ "type": "Cancelled", "reservationId": "other", "seats": [7] }),
+                1,
+                2,
+            ),
+        ] {
+            sales
+                .learn_of_seats(&mut reservations, &fact)
+                .expect("a fact");
+            assert_eq!(
+                (sales.seats_sold, sales.seats_cancelled),
+                (sold, given_up),
+                "{fact}"
+            );
         }
     }
 }

@@ -32,12 +32,22 @@ pub struct NewWriteOff {
 #[derive(Clone, Debug, Default)]
 pub struct WriteOffs {
     done: HashMap<CommandId, (Fingerprint, WrittenOff)>,
+    /// When each order had something written off last.
+    latest: HashMap<PaymentOrderId, Timestamp>,
 }
 
 impl WriteOffs {
     /// Adds what a command wrote off before.
     pub fn load(&mut self, command: CommandId, fingerprint: Fingerprint, done: WrittenOff) {
+        let latest = self.latest.entry(done.order_id).or_insert(done.at);
+        *latest = done.at.max(*latest);
         self.done.insert(command, (fingerprint, done));
+    }
+
+    /// The moment of the next one of an order: the latest one counts, also of one batch.
+    fn moment(&self, order_id: PaymentOrderId, now: Timestamp) -> Timestamp {
+        let latest = self.latest.get(&order_id);
+        latest.map_or(now, |latest| now.max(Timestamp(latest.0 + 1)))
     }
 }
 
@@ -67,10 +77,11 @@ impl Settlement {
         if let Err(refusal) = self.may_write_off(command, wanted, now) {
             return Outcome::Refused(refusal);
         }
+        let at = self.write_offs.moment(wanted.order_id, now);
         let done = WrittenOff {
             order_id: wanted.order_id,
             amounts: wanted.amounts.to_vec(),
-            at: now,
+            at,
         };
         (self.write_offs).load(command.id, command.fingerprint, done.clone());
         changes.write_offs.push(NewWriteOff {
@@ -80,7 +91,7 @@ impl Settlement {
             amounts: wanted.amounts.to_vec(),
             user_id: command.user,
             note: wanted.note.to_owned(),
-            at: now,
+            at,
         });
         Outcome::WrittenOff(done)
     }

@@ -465,5 +465,23 @@ async fn a_subscriber_that_is_killed_counts_nothing_twice() {
         assert_eq!(whole["gaps"], gaps, "{whole}");
     }
     until_it_agrees(&mut hall, &dates, report).await;
+
+    // What is cancelled before it is told to be sold is not sold.
+    let (late, held) = (Uuid::now_v7(), Uuid::now_v7());
+    let hold = json!({ "reservationId": held, "seats": [1, 2] });
+    let told = [
+        json!({ "type": "Held", "hold": hold }),
+        json!({ "type": "Cancelled", "reservationId": held, "seats": [1] }),
+        json!({ "type": "Sold", "reservationId": held }),
+    ];
+    for (number, fact) in (1..).zip(told) {
+        let mut one: Delivery = seen[0].delivery();
+        one.topic = "seats".to_owned();
+        (one.aggregate_id, one.aggregate_seq) = (late, number);
+        one.data = json!({ "facts": [fact] });
+        let body = serde_json::to_vec(&one).expect("JSON");
+        assert_eq!(post(port, secret, now_s, "some-id", &body).await, 204);
+    }
+    assert_eq!(report(late).await, Some([1, 1, 0, 0, 0]));
     subscriber.stop(Signal::SIGKILL, PATIENCE).await;
 }
