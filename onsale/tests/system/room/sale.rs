@@ -14,7 +14,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 impl Line {
     /// Has the date sell, or not.
-    async fn sells(&self, state: &str) {
+    pub async fn sells(&self, state: &str) {
         let path = format!("/admin/schedules/{}", self.date);
         let admin = self.hall.admin();
         let done = patch(
