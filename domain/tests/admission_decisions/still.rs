@@ -58,7 +58,11 @@ fn a_line_at_the_lowest_rate_does_not_stand_still() {
 #[test]
 fn who_can_t_be_let_in_does_not_stand_still() {
     let none = PolicyChange::default();
-    let amended = |change| move |case: &mut Case| drop(case.amend(change));
+    let amended = |change| {
+        move |case: &mut Case| {
+            case.amend(change);
+        }
+    };
     let sells = |state, closes_at| {
         move |case: &mut Case| {
             case.room.sells(Selling {
@@ -69,7 +73,12 @@ fn who_can_t_be_let_in_does_not_stand_still() {
     };
     let later = at_s(OPENS + 1000);
     let whys: [(&str, Box<dyn Fn(&mut Case)>); 8] = [
-        ("it is full", Box::new(|case| drop(case.tick()))),
+        (
+            "it is full",
+            Box::new(|case| {
+                case.tick();
+            }),
+        ),
         (
             "nobody may have a pass",
             Box::new(amended(PolicyChange {
