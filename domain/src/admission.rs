@@ -17,6 +17,7 @@ mod rate;
 mod selling;
 mod slots;
 mod speed;
+mod still;
 mod tickets;
 mod undo;
 
@@ -28,6 +29,7 @@ pub use onsale_schema::admission::{Policy, WINDOW};
 pub use rate::BURST_MS;
 pub use selling::Selling;
 pub use slots::{Admission, LINGER_MS, Slot, SlotHold};
+pub use still::Counts;
 
 use guests::Guests;
 use onsale_schema::admission::{Kind, Line, Lobby, Watermark};
@@ -39,6 +41,7 @@ use presence::Presence;
 use slots::Slots;
 use speed::Speed;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use still::Still;
 use tickets::{State, Tickets};
 
 /// What the row of a room says, but for its secret, which never changes.
@@ -133,6 +136,7 @@ pub struct Room {
     back: BTreeSet<(Place, ArrivalNo)>,
     guests: Guests,
     speed: Speed,
+    still: Still,
     /// How the date sells; in no row of the room.
     selling: Selling,
     /// Tickets that conflicting inserts have told of, see [`Self::load_known`].
@@ -161,6 +165,7 @@ impl Loading {
             back: BTreeSet::new(),
             guests: Guests::default(),
             speed: Speed::default(),
+            still: Still::default(),
             selling: Selling::ALWAYS,
             known: HashMap::new(),
             told: HashSet::new(),
@@ -369,9 +374,11 @@ impl Room {
             active: self.active(),
             guests: self.guests.waiting,
             guest_line: self.guests.line(self.row.guest_front),
+            passed: Some(self.tickets.count(State::Passed)),
             moved,
             measured_ms,
             is_sale_stopped: self.is_sale_stopped(at),
+            is_cancelled: self.row.is_cancelled,
             changes: Vec::new(),
         }
     }

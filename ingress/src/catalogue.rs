@@ -22,7 +22,7 @@ use onsale_schema::cancellation::Rules;
 use onsale_schema::status::{QueueMode, SaleState};
 use onsale_schema::{ConcertId, Money, ScheduleId, Timestamp};
 use quick_cache::sync::Cache;
-use room::QueueView;
+pub(crate) use room::QueueView;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};

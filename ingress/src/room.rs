@@ -16,6 +16,7 @@ mod follow;
 mod forecast;
 mod heard;
 mod metrics;
+mod overview;
 mod pass;
 #[cfg(test)]
 mod property;
@@ -29,6 +30,7 @@ mod store;
 mod view;
 
 pub use follow::Follower;
+pub use overview::{__path_watch, watch};
 pub use pass::{QUEUE_PASS, QueuePass};
 pub use report::Reporter;
 pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
@@ -50,7 +52,7 @@ use onsale_schema::admission::{Broadcast, TicketChange, Ticketed};
 use onsale_schema::draw::Place;
 use onsale_schema::message::decode;
 use onsale_schema::status::TicketStatus;
-use onsale_schema::{ArrivalNo, ScheduleId, Timestamp};
+use onsale_schema::{ScheduleId, Timestamp};
 use slot::{Heard, Slot};
 use state::Look;
 use std::collections::HashMap;
@@ -116,9 +118,10 @@ impl Entry {
         change(&mut self.slot.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn look(&self, no: ArrivalNo) -> Option<Look> {
+    /// What the room says, if it is in memory, and when it was known to be so.
+    fn ask<T>(&self, ask: impl FnOnce(&state::Room, Timestamp) -> T) -> Option<T> {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
-        slot.room().map(|room| room.look(no))
+        Some(ask(slot.room()?, slot.known_at()?))
     }
 
     fn heard(&self) -> MutexGuard<'_, HeardTickets> {
@@ -305,11 +308,8 @@ impl Rooms {
 
     async fn find(&self, ticket: &Ticketed, now: Timestamp) -> Result<(Arc<Entry>, Look), Problem> {
         let entry = self.entry(ticket.schedule_id);
-        entry.asked_at_us.store(now.micros(), Ordering::Relaxed);
-        let look = match entry.look(ticket.arrival_no) {
-            Some(look) => look,
-            None => self.load_and_look(&entry, ticket.arrival_no).await?,
-        };
+        let look = |room: &state::Room, _| room.look(ticket.arrival_no);
+        let look = self.ask(&entry, now, look).await?;
         let look = match ticket.is_guest {
             true => look.of_guest(ticket.guest_no),
             false => look,
@@ -317,13 +317,23 @@ impl Rooms {
         Ok((entry, look))
     }
 
-    async fn load_and_look(&self, entry: &Arc<Entry>, no: ArrivalNo) -> Result<Look, Problem> {
+    /// What a room says, which is read first if it is not in memory.
+    async fn ask<T>(
+        &self,
+        entry: &Entry,
+        now: Timestamp,
+        ask: impl Fn(&state::Room, Timestamp) -> T,
+    ) -> Result<T, Problem> {
+        entry.asked_at_us.store(now.micros(), Ordering::Relaxed);
+        if let Some(said) = entry.ask(&ask) {
+            return Ok(said);
+        }
         let _turn = entry.load.lock().await;
-        if let Some(look) = entry.look(no) {
-            return Ok(look);
+        if let Some(said) = entry.ask(&ask) {
+            return Ok(said);
         }
         self.load(entry).await?;
-        entry.look(no).ok_or_else(Problem::internal)
+        entry.ask(ask).ok_or_else(Problem::internal)
     }
 
     /// The entry is there before its snapshot is taken, so that what is told meanwhile is kept for it.

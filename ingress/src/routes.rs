@@ -67,6 +67,7 @@ fn admin(group: Group) -> Group {
         .routes(routes!(edit::concert_edit))
         .routes(routes!(new_schedule::schedule_create))
         .routes(routes!(policy::edit))
+        .routes(routes!(room::watch))
         .routes(routes!(draw::beacon::name))
         .routes(routes!(draw::beacon::reveal))
         .routes(routes!(access_codes::create, access_codes::list))

@@ -93,6 +93,20 @@ pub const AHEAD: &str = "ahead";
 /// Of a clock that is behind ours.
 pub const BEHIND: &str = "behind";
 
+/// People who wait in the rooms that this worker has loaded, by `kind`: `line`, `guests` and `passed`, who
+/// were passed over as silent, and not heard since, in either line.
+pub const ADMISSION_WAITING: &str = "onsale_admission_waiting";
+/// People with a pass, of those rooms.
+pub const ADMISSION_ACTIVE: &str = "onsale_admission_active";
+/// How many may have a pass in those rooms that let in by that.
+pub const ADMISSION_CAPACITY: &str = "onsale_admission_capacity";
+/// People who were let in from waiting rooms, durable.
+pub const ADMISSIONS: &str = "onsale_admissions_total";
+/// For how long one of those rooms has let nobody have a turn though people wait there, a place is free,
+/// and nothing holds them up, in seconds; of the one of which that is longest. Hardly more than a second
+/// while all is well.
+pub const ADMISSION_STALLED: &str = "onsale_admission_stalled_seconds";
+
 /// Expire commands published by the sweeper.
 pub const EXPIRY_PUBLISHED: &str = "onsale_expiry_published_total";
 /// Time by which holds lapsed late, in seconds.
@@ -320,6 +334,18 @@ pub fn describe() {
     describe_counter!(TAKEOVERS, "Partitions taken");
     describe_counter!(TAIL_LOST, "Streams that lost their tail");
     describe_counter!(CLAMPED, "Messages from a stream's clock that is wrong");
+    describe_gauge!(ADMISSION_WAITING, "People who wait in waiting rooms");
+    describe_gauge!(ADMISSION_ACTIVE, "People with a pass of a waiting room");
+    describe_gauge!(
+        ADMISSION_CAPACITY,
+        "How many may have a pass in waiting rooms"
+    );
+    describe_counter!(ADMISSIONS, "People who were let in from waiting rooms");
+    describe_gauge!(
+        ADMISSION_STALLED,
+        Unit::Seconds,
+        "Time for which a line stands still that should move"
+    );
     describe_counter!(EXPIRY_PUBLISHED, "Expire commands published by the sweeper");
     describe_histogram!(
         EXPIRY_DELAY,

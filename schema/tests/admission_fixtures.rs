@@ -256,9 +256,11 @@ fn broadcasts() {
         active: 99,
         guests: 0,
         guest_line: None,
+        passed: None,
         moved: 600,
         measured_ms: 60_000,
         is_sale_stopped: false,
+        is_cancelled: false,
         changes: vec![
             (ArrivalNo(3), TicketStatus::Admitted, Some(at(600_000))),
             (ArrivalNo(70_000), TicketStatus::Left, None),
@@ -290,6 +292,17 @@ fn broadcasts() {
         sent_at: at(30),
     };
     check("admission-watermark-guests", &broadcast);
+    let cancelled = Watermark {
+        passed: Some(7),
+        is_sale_stopped: true,
+        is_cancelled: true,
+        ..room(None)
+    };
+    let broadcast = Broadcast {
+        rooms: vec![cancelled],
+        sent_at: at(30),
+    };
+    check("admission-watermark-cancelled", &broadcast);
 }
 
 /// What is said about rooms to the owner of seats, and by it.

@@ -97,6 +97,12 @@ pub struct TicketUpdate {
 }
 
 impl TicketUpdate {
+    /// Whether the ticket is let in.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.from == TicketStatus::Waiting && self.to == TicketStatus::Admitted
+    }
+
     /// Whether the ticket ended before a pass that was made for it does: the owner of the seats must
     /// be told.
     #[must_use]

@@ -231,10 +231,14 @@ impl Guests {
         Some((*no, true))
     }
 
+    /// Whether somebody was not called yet.
+    pub(super) fn are_uncalled(&self, front: ArrivalNo) -> bool {
+        self.tickets.range(front..).next().is_some()
+    }
+
     /// Whether somebody waits to be called.
     pub(super) fn are_waiting(&self, row: &RoomRow) -> bool {
-        !(self.back.is_empty() && self.later.is_empty())
-            || self.tickets.range(row.guest_front..).next().is_some()
+        !(self.back.is_empty() && self.later.is_empty()) || self.are_uncalled(row.guest_front)
     }
 
     /// Whether a guest is let in before the room opens: in a presale, as long as its code is good.

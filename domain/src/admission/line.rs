@@ -37,6 +37,7 @@ impl Room {
     /// may not be read yet.
     pub fn tick(&mut self, now: Timestamp, heard_until: Timestamp, changes: &mut Changes) -> bool {
         let now = now.max(self.row.latest);
+        self.see_still(now);
         let heard_until = now.min(heard_until);
         let is_time = heard_until >= self.row.policy.opens_at.plus_ms(OPENING_GRACE_MS);
         self.open(is_time, now, changes);
@@ -48,9 +49,7 @@ impl Room {
             freed += 1;
         }
         let is_open = self.is_open(now);
-        let is_stopped = self.row.policy.paused || self.is_sale_stopped(now);
-        let is_stopped = is_stopped || self.is_before_booking(now);
-        let is_running = self.row.policy.mode != QueueMode::Off && !is_stopped;
+        let is_running = self.is_running(now);
         let is_calling = is_running && (is_open || self.guests.are_waiting(&self.row));
         let is_more = is_calling && self.advance(now, is_open, changes);
         if is_running && is_open {
@@ -62,8 +61,14 @@ impl Room {
         is_more || freed == STEPS_PER_TICK
     }
 
+    /// Whether anybody is let in, as far as the rules say.
+    pub(super) fn is_running(&self, now: Timestamp) -> bool {
+        let is_stopped = self.row.policy.paused || self.is_sale_stopped(now);
+        self.row.policy.mode != QueueMode::Off && !is_stopped && !self.is_before_booking(now)
+    }
+
     /// Whether others than guests are let in, as far as it is time.
-    fn is_open(&self, now: Timestamp) -> bool {
+    pub(super) fn is_open(&self, now: Timestamp) -> bool {
         self.line.is_some() && now >= self.row.policy.opens_at
     }
 

@@ -124,6 +124,12 @@ impl Slots {
         before
     }
 
+    /// So many are to be freed by now and are not.
+    pub(super) fn overdue(&self, now: Timestamp) -> u32 {
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        u32::try_from(due.count()).unwrap_or(u32::MAX)
+    }
+
     /// Whose slot is to be freed first, if that is due.
     pub(super) fn due(&self, now: Timestamp) -> Option<ArrivalNo> {
         let first = self.due.first().filter(|(at, _)| *at <= now);

@@ -22,6 +22,9 @@ pub(super) enum State {
     Done,
 }
 
+/// How many states there are.
+const STATES: usize = State::Done as usize + 1;
+
 impl State {
     /// What a row says; none that says LOBBY.
     pub(super) fn of(status: TicketStatus) -> Option<Self> {
@@ -55,6 +58,8 @@ pub(super) struct Tickets {
     /// The first 32 bits of each fingerprint: enough to notice that a key was used for something else.
     prints: Vec<u32>,
     states: Vec<State>,
+    /// How many are in each state.
+    counts: [u32; STATES],
     /// Which of its user's each is, from 1.
     nths: Vec<u8>,
     newest: Newest,
@@ -79,6 +84,7 @@ impl Tickets {
         self.users.push(user);
         self.prints.push(short(fingerprint));
         self.states.push(state);
+        self.counts[state as usize] += 1;
         self.newest.put(&self.users, no);
         no
     }
@@ -93,7 +99,9 @@ impl Tickets {
         self.ids.pop();
         self.users.pop();
         self.prints.pop();
-        self.states.pop();
+        if let Some(state) = self.states.pop() {
+            self.counts[state as usize] -= 1;
+        }
         self.nths.pop();
     }
 
@@ -107,7 +115,15 @@ impl Tickets {
 
     /// Changes how far a ticket is; returns how far it was.
     pub(super) fn set_state(&mut self, no: ArrivalNo, state: State) -> State {
-        std::mem::replace(&mut self.states[no.index()], state)
+        let before = std::mem::replace(&mut self.states[no.index()], state);
+        self.counts[before as usize] -= 1;
+        self.counts[state as usize] += 1;
+        before
+    }
+
+    /// How many are in a state.
+    pub(super) fn count(&self, state: State) -> u32 {
+        self.counts[state as usize]
     }
 
     pub(super) fn id(&self, no: ArrivalNo) -> TicketId {

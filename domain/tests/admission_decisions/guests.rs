@@ -21,7 +21,7 @@ fn code(no: u128, uses: u32) -> Code {
 }
 
 /// For who is not let in before the opening; good long after it.
-fn vip() -> Code {
+pub fn vip() -> Code {
     Code {
         grant: AccessGrant::Vip,
         until: at_s(OPENS + 100),
@@ -48,7 +48,7 @@ fn refused(why: Refusal) -> Outcome {
 }
 
 impl Case {
-    fn invite(&mut self, by: u128, code: Code) -> Ticket {
+    pub fn invite(&mut self, by: u128, code: Code) -> Ticket {
         match self.send(by, with(code)) {
             Outcome::Joined(ticket) => ticket,
             outcome => panic!("{outcome:?}"),

@@ -7,6 +7,7 @@ mod common;
 mod guests;
 mod lobby;
 mod passes;
+mod still;
 mod told;
 mod turns;
 

@@ -7,7 +7,7 @@ use crate::guests::codes;
 use crate::model::Model;
 use crate::rows::{Rows, SECRET};
 use crate::{Seen, name};
-use onsale_domain::admission::{Changes, Known, NewTicket, Policy, Room, RoomRow, Times};
+use onsale_domain::admission::{BURST_MS, Changes, Known, NewTicket, Policy, Room, RoomRow, Times};
 use onsale_schema::admission::{
     GuestLine, HoldChange, HoldState, Kind, Order, Outcome, PolicyChange, Watermark,
 };
@@ -44,9 +44,14 @@ pub struct World {
     is_calm: bool,
     /// How far the line of the guests was told to be.
     guests_front: u32,
+    /// When the last tick was that was stored.
+    ticked_at: Timestamp,
     /// Tickets of these remainders by three are not heard for now.
     silent: u32,
 }
+
+/// The clocks of these histories are apart by no more, in milliseconds.
+const CLOCKS_MS: i64 = 60;
 
 const MODES: [QueueMode; 8] = [
     QueueMode::Draw,
@@ -100,6 +105,7 @@ impl World {
             next_id: 1000,
             is_calm,
             guests_front: 0,
+            ticked_at: now,
             silent: 0,
         }
     }
@@ -151,6 +157,7 @@ impl World {
                     *seen.entry(name(outcome)).or_default() += 1;
                 }
                 self.compare(&changes, seen);
+                self.compare_still(steps);
                 return;
             };
             *seen.entry("missed").or_default() += 1;
@@ -225,6 +232,28 @@ impl World {
             assert!(was_passed.is_none_or(|it| it == expected), "{number:?}");
         }
         self.count(changes, seen);
+    }
+
+    /// No line stands still for longer than the lowest rate lets somebody wait, from tick to tick.
+    fn compare_still(&mut self, steps: &[Step]) {
+        let since = self.room.still_since();
+        let still_ms = since.map_or(0, |since| self.now.ms_since(since));
+        let untold_ms = self.now.ms_since(self.ticked_at).max(0);
+        assert!(
+            still_ms <= BURST_MS + untold_ms + CLOCKS_MS,
+            "{still_ms} ms"
+        );
+        for step in steps {
+            if let Step::Tick(at) = step {
+                self.ticked_at = *at;
+            }
+        }
+        let counts = self.room.counts();
+        let waiting = counts.line + counts.guests + counts.passed;
+        let all = (0..self.model.entries.len()).map(|no| self.model.status(no));
+        let waits = |it: &TicketStatus| matches!(it, TicketStatus::Lobby | TicketStatus::Waiting);
+        assert_eq!(waiting as usize, all.filter(waits).count());
+        assert_eq!(counts.guests as usize, self.model.guests_waiting());
     }
 
     /// How far the guests' line is never goes back, and nobody is behind it who was not called.

@@ -102,10 +102,10 @@ impl ScheduleRow {
 }
 
 /// How the waiting room of a date lets people in.
-#[derive(Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Queue)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct QueueView {
+pub(crate) struct QueueView {
     mode: QueueMode,
     /// Whether nobody is let in for now.
     paused: bool,

@@ -195,9 +195,11 @@ mod tests {
                 active: 0,
                 guests: 0,
                 guest_line: None,
+                passed: None,
                 moved: 0,
                 measured_ms: 0,
                 is_sale_stopped,
+                is_cancelled: false,
                 changes: Vec::new(),
             })
         };

@@ -18,6 +18,38 @@ pub struct Tickets {
     statuses: Vec<TicketStatus>,
     /// Until when passes last.
     passes: HashMap<ArrivalNo, Timestamp>,
+    counts: Counts,
+}
+
+/// How many tickets have become what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// With a pass.
+    pub admitted: u32,
+    /// Whose pass has ended.
+    pub expired: u32,
+    /// Whose owner has left.
+    pub left: u32,
+    /// That were bought with.
+    pub done: u32,
+}
+
+impl Counts {
+    /// So many do not wait, or not any more.
+    #[must_use]
+    pub fn turned(&self) -> u32 {
+        self.admitted + self.expired + self.left + self.done
+    }
+
+    fn of(&mut self, status: TicketStatus) -> Option<&mut u32> {
+        match status {
+            TicketStatus::Lobby | TicketStatus::Waiting => None,
+            TicketStatus::Admitted => Some(&mut self.admitted),
+            TicketStatus::Expired => Some(&mut self.expired),
+            TicketStatus::Left => Some(&mut self.left),
+            TicketStatus::Done => Some(&mut self.done),
+        }
+    }
 }
 
 impl Tickets {
@@ -26,7 +58,13 @@ impl Tickets {
         if self.statuses.len() <= no.index() {
             self.statuses.resize(no.index() + 1, TicketStatus::Waiting);
         }
-        self.statuses[no.index()] = status;
+        let before = std::mem::replace(&mut self.statuses[no.index()], status);
+        if let Some(count) = self.counts.of(before) {
+            *count -= 1;
+        }
+        if let Some(count) = self.counts.of(status) {
+            *count += 1;
+        }
         match pass_until.filter(|_| status == TicketStatus::Admitted) {
             Some(until) => self.passes.insert(no, until),
             None => self.passes.remove(&no),
@@ -77,6 +115,18 @@ impl Room {
     #[must_use]
     pub fn version(&self) -> i64 {
         self.told.version
+    }
+
+    /// What its owner told last, without changes.
+    #[must_use]
+    pub fn told(&self) -> &Watermark {
+        &self.told
+    }
+
+    /// How many tickets have become what.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.tickets.counts
     }
 
     /// Takes in what the owner tells.
@@ -130,6 +180,7 @@ impl Room {
                 moved: before.told.moved,
                 measured_ms: before.told.measured_ms,
                 guest_line: told.guest_line.or(before.told.guest_line),
+                passed: told.passed.or(before.told.passed),
                 ..told
             });
         }

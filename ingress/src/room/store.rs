@@ -24,7 +24,7 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Room, Problem
     let row: Option<Row> = statement(
         "SELECT mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, version, arrivals, closed_at, lobby_size, lobby_digest, beacon, \
-                lobby_order, seed, front, latest, \
+                lobby_order, seed, front, latest, cancelled, \
                 (SELECT state <> 'OPEN' OR booking_closes_at <= clock_timestamp() FROM sale \
                  WHERE schedule_id = room.schedule_id) AS is_sale_stopped, \
                 (SELECT count(*)::int FROM ticket \
@@ -148,6 +148,8 @@ struct Row {
     #[diesel(sql_type = Timestamptz)]
     latest: Timestamp,
     #[diesel(sql_type = Bool)]
+    cancelled: bool,
+    #[diesel(sql_type = Bool)]
     is_sale_stopped: bool,
     /// That wait. Whether one was passed over is in no row.
     #[diesel(sql_type = Integer)]
@@ -187,12 +189,14 @@ impl Row {
             window: policy.window(),
             active: u32::try_from(self.passes_us.len()).unwrap_or(u32::MAX),
             guests: count(self.guests)?,
-            // Who was set aside is in no row.
+            // Who was set aside is in no row, nor who was passed over.
             guest_line: None,
+            passed: None,
             // Only the owner measures.
             moved: 0,
             measured_ms: 0,
             is_sale_stopped: self.is_sale_stopped,
+            is_cancelled: self.cancelled,
             changes: Vec::new(),
         };
         Ok(Room::new(told, self.tickets()?))

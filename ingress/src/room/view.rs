@@ -64,7 +64,7 @@ pub struct TicketView {
 /// How long it takes until it is admitted, by how fast the line has been of late.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct EtaView {
+pub(super) struct EtaView {
     /// Whether that is known.
     known: bool,
     /// Hardly less than this; null if it is not known.

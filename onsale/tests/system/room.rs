@@ -6,6 +6,7 @@ mod cut;
 pub mod full;
 mod guests;
 pub mod line;
+mod overview;
 mod reports;
 mod sale;
 

@@ -49,6 +49,10 @@ pub struct Watermark {
     /// How far their line is; none where nobody has ever come with a code. Only the owner says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_line: Option<GuestLine>,
+    /// So many of those that wait, in either line, were passed over and not heard since. Only the owner
+    /// says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<u32>,
     /// By so many places the front has moved in the last [`Self::measured_ms`], while people were let
     /// in, and as many more as guests were.
     pub moved: u32,
@@ -57,6 +61,9 @@ pub struct Watermark {
     /// The date does not sell, or not any more: nobody is let in as long as that is so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_sale_stopped: bool,
+    /// The show is cancelled, so that the room is paused for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cancelled: bool,
     /// Tickets that are something else now. New ones are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<TicketChange>,

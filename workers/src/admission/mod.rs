@@ -7,6 +7,7 @@
 
 mod load;
 mod store;
+mod watched;
 
 use crate::context::Context;
 use crate::runtime::lane::{PartitionedLane, Persistent, Stored, Times};
@@ -41,6 +42,7 @@ pub struct State {
     /// Tickets made since the last seal. A key that is used for two rooms of the partition in one
     /// batch has no row yet that would tell the second room of the first.
     made: HashMap<TicketId, ScheduleId>,
+    watched: watched::Share,
 }
 
 struct Loaded {
@@ -311,6 +313,20 @@ impl PartitionedLane for Admission {
         )
     }
 
+    fn count(changes: &Changes) {
+        let updates = changes
+            .rooms
+            .values()
+            .flat_map(|room| room.updates.values());
+        let admitted = updates.filter(|update| update.admits()).count();
+        watched::admitted(admitted as u64);
+    }
+
+    fn watch(state: &State, now: Timestamp) {
+        let rooms = state.rooms.values().map(|loaded| &loaded.room);
+        state.watched.tell(rooms, now);
+    }
+
     fn dead_lettered() -> Outcome {
         Outcome::DeadLettered
     }
@@ -414,9 +430,11 @@ mod tests {
             active: 100,
             guests: 0,
             guest_line: None,
+            passed: None,
             moved: 10,
             measured_ms: 1000,
             is_sale_stopped: false,
+            is_cancelled: false,
             changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),
         }
     }

@@ -28,6 +28,7 @@ pub async fn committed<L: PartitionedLane>(
         world.publish(subject, Vec::new()).await;
     }
     count(L::LANE, &proposal.labels);
+    L::count(&proposal.changes);
     if !proposal.dead.is_empty() {
         metrics::counter!(metric::DEAD_LETTERS, "lane" => L::LANE.as_str())
             .increment(proposal.dead.len() as u64);

@@ -242,6 +242,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
 
     async fn beat(&mut self, beats: u32) {
         let now = self.world.now();
+        L::watch(&self.core.state, now);
         for payload in L::beat(&self.core.state, now) {
             let subject = L::broadcasts_to(self.world.subjects(), self.core.partition());
             self.world.publish(subject, payload).await;

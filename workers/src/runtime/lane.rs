@@ -97,6 +97,12 @@ pub trait PartitionedLane: Send + Sync + Sized + 'static {
     /// A beat about everything that is loaded, so that a lost broadcast is noticed.
     fn beat(state: &Self::State, now: Timestamp) -> Vec<Vec<u8>>;
 
+    /// Counts what was committed, if more is to be counted than commands.
+    fn count(_changes: &Self::Changes) {}
+
+    /// Tells, with each beat, how what is loaded is, if that is watched.
+    fn watch(_state: &Self::State, _now: Timestamp) {}
+
     /// The outcome of a command that could not be processed.
     fn dead_lettered() -> Self::Outcome;
 

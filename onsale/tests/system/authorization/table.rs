@@ -101,6 +101,11 @@ pub const TABLE: &[(&str, &str, For)] = &[
         For::Admin,
     ),
     (
+        "GET",
+        "/api/v1/admin/schedules/{scheduleId}/queue",
+        For::Admin,
+    ),
+    (
         "PUT",
         "/api/v1/admin/schedules/{scheduleId}/queue/beacon",
         For::Admin,

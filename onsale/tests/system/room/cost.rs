@@ -1,4 +1,5 @@
-//! What it costs to ask how far one is: nothing of Postgres, also at an ingress that was just started.
+//! What it costs to ask how far one is, or how the whole room is: nothing of Postgres, also at an ingress
+//! that was just started.
 
 use super::line::{LONG_AGO, Line, outcomes};
 use super::signer;
@@ -19,8 +20,10 @@ use tokio::task::JoinSet;
 const TICKETS: usize = 2000;
 const MESSAGE: usize = 250;
 /// Few enough to be asked before an ingress shows nothing any more of what it can't hear of.
-const POLLS: usize = 4000;
+const POLLS: usize = 2000;
 const POLLERS: usize = 8;
+/// Of so many polls each poller makes, one is followed by a look at the whole room.
+const POLLS_PER_LOOK: usize = 5;
 /// What an ingress asks for by itself is asked a few times a second, and told generously.
 const ASKED_PER_S_MAX: u64 = 8;
 
@@ -67,13 +70,15 @@ async fn sessions_end(hall: &mut Hall, sql: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poll_costs_no_query_at_any_ingress_however_new() {
+async fn a_poll_and_a_look_at_the_room_cost_no_query_at_any_ingress_however_new() {
     let options = SystemOptions::default().ingresses(2);
     let policy = PolicyChange {
         mode: Some(QueueMode::Draw),
         opens_at: Some(LONG_AGO),
         capacity: Some(100),
         rate_per_second: Some(1000),
+        // The longer, the longer it is shown what was known last.
+        presence_ms: Some(90_000),
         ..PolicyChange::default()
     };
     let mut line = Line::start(options, policy).await;
@@ -116,6 +121,7 @@ async fn a_poll_costs_no_query_at_any_ingress_however_new() {
     let mut pollers = JoinSet::new();
     for poller in 0..POLLERS {
         let (apis, tickets, path) = (apis.clone(), tickets.clone(), line.path());
+        let admin = line.hall.admin();
         pollers.spawn(async move {
             let signer = signer();
             let mut statuses = BTreeMap::new();
@@ -128,6 +134,12 @@ async fn a_poll_costs_no_query_at_any_ingress_however_new() {
                 let told = api.send(request).await.expect(200).body;
                 let status = super::status(&told).to_owned();
                 *statuses.entry(status).or_insert(0) += 1;
+                if poll / POLLERS % POLLS_PER_LOOK == 0 {
+                    let told = api.get(Some(&admin), &format!("/admin{path}")).await;
+                    let told = told.expect(200).body;
+                    let counts = ["arrivals", "waiting", "active"].map(|name| told[name].as_u64());
+                    assert_eq!(counts, [2000, 1900, 100].map(Some), "{told}");
+                }
             }
             statuses
         });
@@ -146,7 +158,9 @@ async fn a_poll_costs_no_query_at_any_ingress_however_new() {
     assert_eq!(statuses["ADMITTED"], POLLS * 100 / TICKETS);
     assert_eq!(statuses["WAITING"], POLLS * (TICKETS - 100) / TICKETS);
     let most = 100 + 2 * took.as_secs() * ASKED_PER_S_MAX;
-    assert!(most < POLLS as u64 / 10, "{took:?} is too long to tell");
+    // One query for each look would be more, and one for each poll many times as much.
+    let looks = (POLLS / POLLS_PER_LOOK) as u64;
+    assert!(most < looks, "{took:?} is too long to tell");
     let asked = u64::try_from(asked).expect("a count");
     assert!(asked < most, "{asked} transactions in {took:?}");
 }

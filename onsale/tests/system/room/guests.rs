@@ -9,7 +9,7 @@ use onsale_testkit::api::text;
 use serde_json::{Value, json};
 
 /// A code that lets in nobody before the opening.
-async fn vip(line: &mut Line) -> String {
+pub async fn vip(line: &mut Line) -> String {
     let (from, until) = LONG_TIME;
     let body = json!({ "label": "VIP", "grants": "VIP", "uses": 10, "validFrom": from,
                        "validUntil": until });

@@ -9,7 +9,7 @@ use serde_json::json;
 
 impl Line {
     /// Has the date sell, or not.
-    async fn sells(&self, state: &str) {
+    pub async fn sells(&self, state: &str) {
         let path = format!("/admin/schedules/{}", self.date);
         let admin = self.hall.admin();
         let done = patch(

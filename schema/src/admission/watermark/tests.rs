@@ -24,9 +24,11 @@ fn watermark(front: u32, moved: u32, measured_ms: u32) -> Watermark {
         active: 100,
         guests: 0,
         guest_line: None,
+        passed: None,
         moved,
         measured_ms,
         is_sale_stopped: false,
+        is_cancelled: false,
         changes: Vec::new(),
     }
 }
