@@ -101,7 +101,7 @@ async fn walk(sim: Arc<Sim>) {
     sim.until("it goes on", |sim| sim.front(long) == PEOPLE)
         .await;
     stop.cancel();
-    worker.join_next().await.map(ended_well);
+    ended_well(worker.join_next().await.expect("it was started"));
     sim.check_whole();
 }
 

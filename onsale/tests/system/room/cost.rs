@@ -134,7 +134,7 @@ async fn a_poll_and_a_look_at_the_room_cost_no_query_at_any_ingress_however_new(
                 let told = api.send(request).await.expect(200).body;
                 let status = super::status(&told).to_owned();
                 *statuses.entry(status).or_insert(0) += 1;
-                if poll / POLLERS % POLLS_PER_LOOK == 0 {
+                if (poll / POLLERS).is_multiple_of(POLLS_PER_LOOK) {
                     let told = api.get(Some(&admin), &format!("/admin{path}")).await;
                     let told = told.expect(200).body;
                     let counts = ["arrivals", "waiting", "active"].map(|name| told[name].as_u64());
