@@ -64,11 +64,11 @@ struct ShowView {
     done: i64,
     /// What went back for them, or is on its way.
     refunded: Money,
-    /// Refunds through the gateway that are on their way, of whatever was paid for the date: also of a
-    /// payment that came in when nothing was sold any more, and of what a buyer had cancelled before.
+    /// Refunds of the date through the gateway that are on their way: also of a payment that came in when
+    /// nothing was sold any more, and of what a buyer had cancelled before.
     #[schema(minimum = 0)]
     pending: i64,
-    /// The same that the gateway did not take; somebody has to see to them.
+    /// Refunds of the date that the gateway did not take; somebody has to see to them.
     #[schema(minimum = 0)]
     failed: i64,
     /// Reservations that could not be cancelled: tried again now and then, somebody has to see to
