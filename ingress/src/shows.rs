@@ -36,9 +36,9 @@ struct NewShowCancellation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum Progress {
-    /// Something may be sold still.
+    /// Something may be sold still, or a payment is on its way.
     Running,
-    /// Nothing is sold, and nothing can be any more.
+    /// Nothing is sold, nothing can be any more, and no payment is on its way; refunds may be.
     Finished,
 }
 
@@ -64,10 +64,11 @@ struct ShowView {
     done: i64,
     /// What went back for them, or is on its way.
     refunded: Money,
-    /// Refunds through the gateway that are on their way.
+    /// Refunds of the date through the gateway that are on their way: also of a payment that came in when
+    /// nothing was sold any more, and of what a buyer had cancelled before.
     #[schema(minimum = 0)]
     pending: i64,
-    /// Refunds that the gateway did not take; somebody has to see to them.
+    /// Refunds of the date that the gateway did not take; somebody has to see to them.
     #[schema(minimum = 0)]
     failed: i64,
     /// Reservations that could not be cancelled: tried again now and then, somebody has to see to

@@ -11,6 +11,33 @@ use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Untyped};
 use std::marker::PhantomData;
 
+/// The money of a date that is on its way, as a table of one row for a constant SQL text; how the date's
+/// id is called there is given. Whoever says whether all of it has come to rest means the same by it.
+///
+/// - `is_paying`: whether some may still be captured, or is and has come to nothing yet;
+/// - `pending`: refunds through the gateway that are on their way, whatever they are for;
+/// - `failed`: those that the gateway did not take, which are somebody's to see to.
+#[macro_export]
+macro_rules! money_on_its_way {
+    ($schedule:literal) => {
+        concat!(
+            "(SELECT EXISTS (SELECT FROM payment_order AS o \
+                             WHERE o.schedule_id = ",
+            $schedule,
+            " AND o.status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', 'REHOLDING')) \
+                         AS is_paying, \
+                     (SELECT count(*) FROM refund AS f JOIN payment_order AS o USING (order_id) \
+                      WHERE o.schedule_id = ",
+            $schedule,
+            " AND f.status IN ('PENDING', 'RESOLVING')) AS pending, \
+                     (SELECT count(*) FROM refund AS f JOIN payment_order AS o USING (order_id) \
+                      WHERE o.schedule_id = ",
+            $schedule,
+            " AND f.status = 'STUCK') AS failed)"
+        )
+    };
+}
+
 /// A constant SQL text with `$1`, `$2`, … for what is bound to it, in order.
 #[must_use]
 pub fn statement(sql: &'static str) -> Statement {

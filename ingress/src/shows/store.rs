@@ -5,6 +5,7 @@ use diesel::sql_types::{BigInt, Nullable, Numeric, Text, Timestamptz, Uuid as Sq
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName};
 use diesel_async::RunQueryDsl;
 use onsale_platform::db::{Error, Pool};
+use onsale_platform::money_on_its_way;
 use onsale_platform::sql::statement;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::tables::show_cancellation::dsl;
@@ -57,6 +58,7 @@ pub struct Row {
     pub reason: String,
     #[diesel(sql_type = Timestamptz)]
     pub started_at: Timestamp,
+    /// None as long as a payment for it is on its way, too: one may come to light after the end.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub finished_at: Option<Timestamp>,
     #[diesel(sql_type = BigInt)]
@@ -66,7 +68,7 @@ pub struct Row {
     /// Reservations that are still paid.
     #[diesel(sql_type = BigInt)]
     pub sold: i64,
-    /// Refunds on their way.
+    /// Refunds of the date on their way.
     #[diesel(sql_type = BigInt)]
     pub pending: i64,
     /// Refunds that the gateway did not take.
@@ -80,21 +82,19 @@ pub struct Row {
 /// A show that is cancelled, in one snapshot.
 pub async fn show_find(pool: &Pool, schedule: ScheduleId) -> Result<Option<Row>, Error> {
     let mut conn = pool.get().await?;
-    let row = statement(
+    let row = statement(concat!(
         "SELECT s.schedule_id, s.command_id, s.fingerprint, s.user_id, s.reason, s.started_at, \
-                s.finished_at, s.done, s.refunded, \
+                CASE WHEN NOT money.is_paying THEN s.finished_at END AS finished_at, \
+                s.done, s.refunded, \
                 (SELECT count(*) FROM reservation AS r \
                  WHERE r.schedule_id = s.schedule_id AND r.status = 'PAID') AS sold, \
-                coalesce(back.pending, 0) AS pending, coalesce(back.failed, 0) AS failed, \
+                money.pending, money.failed, \
                 (SELECT count(*) FROM show_aside AS a \
                  WHERE a.schedule_id = s.schedule_id) AS set_aside \
-         FROM show_cancellation AS s CROSS JOIN LATERAL ( \
-             SELECT count(*) FILTER (WHERE refund.status IN ('PENDING', 'RESOLVING')) AS pending, \
-                    count(*) FILTER (WHERE refund.status = 'STUCK') AS failed \
-             FROM cancellation AS c JOIN refund ON refund.key = c.cancellation_id \
-             WHERE c.schedule_id = s.schedule_id AND c.of_show) AS back \
-         WHERE s.schedule_id = $1",
-    )
+         FROM show_cancellation AS s CROSS JOIN LATERAL ",
+        money_on_its_way!("s.schedule_id"),
+        " AS money WHERE s.schedule_id = $1"
+    ))
     .bind::<SqlUuid, _>(schedule)
     .get_result(&mut conn)
     .await

@@ -1,7 +1,10 @@
 //! The half of P2 that needs the payment gateway: its book, held against ours.
 //!
-//! Our rows come from the audit's snapshot, and the book is read after it: what the gateway has
-//! written meanwhile is not held against us, nor what an order or a refund is still on its way to.
+//! Our rows of the window come from the audit's snapshot, and the book is read after it: what the gateway
+//! has written meanwhile is not held against us, nor what an order or a refund is still on its way to.
+//! Older orders that the book names are read after it ([`orders`]), and so is, once more, each order that
+//! differs: it may have moved on meanwhile. What such a row says beyond the book may be younger than it,
+//! so that the payment is looked up before anything is said of it.
 //!
 //! Only a window of the book is read, from a time on. All that it says must be in our rows of that time,
 //! however old the order is; what our rows say must be in it where it can't be older than the window. Of
@@ -9,13 +12,13 @@
 //! the window alone can't tell, the gateway is asked for: the payment as a whole ([`doubts`]). So is each
 //! order that is odd: how much of it is where, and that it is never taken for right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
-use diesel::sql_types::{Bool, Integer, Nullable, Numeric, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Integer, Nullable, Timestamptz};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use onsale_platform::db;
+use onsale_platform::{audit, db};
 use onsale_schema::{Money, PaymentOrderId, Timestamp};
 use onsale_workers::config;
 use onsale_workers::gateway::toss::Toss;
@@ -23,8 +26,10 @@ use onsale_workers::gateway::{Error, Gateway, Movement, OrderId, Transaction};
 
 use super::Comparison;
 use doubts::{Doubt, Why};
+use orders::Order;
 
 mod doubts;
+mod orders;
 
 /// So far back the book is read unless somebody names a time, in days.
 const SINCE_DAYS: i32 = 31;
@@ -37,136 +42,18 @@ const CLOCKS_MS: i64 = 5_000;
 const MARGIN: &str = "interval '1 minute'";
 /// Pages of the book that are read, of a hundred entries each: minutes, and a million entries.
 const PAGES_MAX: usize = 10_000;
+/// Orders of ours that a window of it may have: as many as it has entries at most.
+const ORDERS_MAX: usize = 100 * PAGES_MAX;
 /// Payments that are looked up one by one.
 const LOOK_UPS_MAX: usize = 1000;
-
-/// An order as the snapshot has it; also one that nobody has confirmed, as the gateway may have captured
-/// it all the same.
-#[derive(Clone, Debug, QueryableByName)]
-pub struct Order {
-    /// Which.
-    #[diesel(sql_type = SqlUuid)]
-    pub order_id: PaymentOrderId,
-    /// What it is for.
-    #[diesel(sql_type = Numeric)]
-    pub amount: Money,
-    /// What we know to be captured.
-    #[diesel(sql_type = Numeric)]
-    pub captured: Money,
-    /// Whether we knew that already before the window: then its capture is not in it.
-    #[diesel(sql_type = Bool)]
-    pub is_captured_before: bool,
-    /// What we know to be given back by the gateway, and may be in the window: of what is older we had
-    /// heard before it. What somebody has paid back by other means is not in its book: should the
-    /// gateway have done it, too, then that is a difference.
-    #[diesel(sql_type = Numeric)]
-    pub refunded: Money,
-    /// What of it was asked for in the window: whatever the gateway has written of that is in it.
-    #[diesel(sql_type = Numeric)]
-    pub refunded_since: Money,
-    /// What we know to be given back by the gateway at any time.
-    #[diesel(sql_type = Numeric)]
-    pub refunded_ever: Money,
-    /// What is written off: it went back apart from our refunds, at any time.
-    #[diesel(sql_type = Numeric)]
-    pub written_off: Money,
-    /// What is on its way back, or should be.
-    #[diesel(sql_type = Numeric)]
-    pub refunding: Money,
-    /// Whether its capture is on its way, as it was ordered.
-    #[diesel(sql_type = Bool)]
-    pub is_open: bool,
-    /// Whether all that the gateway has written of it is in the window.
-    #[diesel(sql_type = Bool)]
-    pub is_whole: bool,
-    /// Whether we know that the gateway's payment is not what was ordered.
-    #[diesel(sql_type = Bool)]
-    pub is_odd: bool,
-}
-
-impl Order {
-    /// What must be captured in the window.
-    fn captured_since(&self) -> Money {
-        match self.is_whole {
-            true => self.captured,
-            false => Money::ZERO,
-        }
-    }
-
-    /// What we know that may be captured in the window.
-    fn captured_at_most(&self) -> Money {
-        match self.is_captured_before {
-            true => Money::ZERO,
-            false => self.captured,
-        }
-    }
-
-    /// Whether a book that says this of an order that nothing was captured of, as we know, is right: what
-    /// was captured, whatever that was, was given back. An order that has ended without us is as good as
-    /// one that the gateway never heard of.
-    fn is_as_good_as_nothing(&self, theirs: &Booked) -> bool {
-        self.captured == Money::ZERO && theirs.is_undone()
-    }
-
-    /// The same for a book that says all of the order, since ever.
-    fn whole(&self) -> Self {
-        Self {
-            is_captured_before: false,
-            refunded: self.refunded_ever + self.written_off,
-            refunded_since: self.refunded_ever + self.written_off,
-            is_whole: true,
-            ..self.clone()
-        }
-    }
-
-    /// What a book says else of what was captured.
-    fn capture_difference(&self, theirs: &Booked) -> Option<String> {
-        // What is open or late may be in the book alone; nothing may be in our rows alone.
-        let captured = self.captured_at_most();
-        let ahead = theirs.captured - captured;
-        let differs = theirs.captured < self.captured_since()
-            || theirs.captured > self.amount
-            || ahead > Money::ZERO && !self.is_open && ahead > theirs.captured_late;
-        differs.then(|| {
-            format!(
-                "the gateway captured {} of order {}, our rows say {captured} for that time{}",
-                theirs.captured,
-                self.order_id,
-                self.oddly()
-            )
-        })
-    }
-
-    /// What a book says else of what was given back.
-    fn refund_difference(&self, theirs: &Booked) -> Option<String> {
-        let ahead = theirs.refunded - self.refunded;
-        let differs =
-            theirs.refunded < self.refunded_since || ahead > self.refunding + theirs.refunded_late;
-        differs.then(|| {
-            format!(
-                "the gateway gave {} of order {} back, our rows say {} for that time and {} on its \
-                 way{}",
-                theirs.refunded,
-                self.order_id,
-                self.refunded,
-                self.refunding,
-                self.oddly()
-            )
-        })
-    }
-
-    fn oddly(&self) -> &'static str {
-        match self.is_odd {
-            true => "; it is known to be odd, and somebody's to see to (GET /admin/tasks)",
-            false => "",
-        }
-    }
-}
 
 /// What the snapshot knows of the gateway.
 #[derive(Clone, Debug)]
 pub struct Ours {
+    /// What the window of the book must say something of, and what is odd.
     orders: Vec<Order>,
+    /// How many orders are older than the window, most of which are not among these.
+    older: u64,
     since: Timestamp,
     at: Timestamp,
 }
@@ -197,49 +84,58 @@ impl Ours {
         .bind::<Integer, _>(SINCE_DAYS)
         .get_result(conn)
         .await?;
-        let orders = sql_query(format!(
-            "SELECT o.order_id, o.amount, o.captured, \
-                    o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
-                        AS is_captured_before, \
-                    r.refunded, r.refunded_since, r.refunded_ever, r.refunding, \
-                    coalesce((SELECT (SELECT sum(amount) FROM unnest(w.amounts) AS amount) \
-                              FROM write_off AS w WHERE w.order_id = o.order_id \
-                              ORDER BY w.at DESC, w.command_id DESC LIMIT 1), 0) AS written_off, \
-                    o.status IN ('CAPTURING', 'UNKNOWN') AND o.odd_at IS NULL AS is_open, \
-                    o.created_at >= $1 + {MARGIN} AS is_whole, \
-                    o.odd_at IS NOT NULL AS is_odd \
-             FROM payment_order AS o, LATERAL ( \
-                 SELECT min(created_at) AS first_at, \
-                        coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
-                                                       AND done_at >= $1 - {MARGIN}), 0) \
-                            AS refunded, \
-                        coalesce(sum(amount) FILTER (WHERE status = 'DONE' \
-                                                       AND created_at >= $1 + {MARGIN}), 0) \
-                            AS refunded_since, \
-                        coalesce(sum(amount) FILTER (WHERE status = 'DONE'), 0) AS refunded_ever, \
-                        coalesce(sum(amount) FILTER (WHERE status IN ('PENDING', 'STUCK', \
-                                                                      'RESOLVING')), 0) \
-                            AS refunding \
-                 FROM refund WHERE order_id = o.order_id AND method = 'GATEWAY') AS r"
-        ))
-        .bind::<Timestamptz, _>(times.since)
-        .load(conn)
-        .await?;
         Ok(Self {
-            orders,
+            // One more than may be: then there are too many.
+            orders: orders::of_window(conn, times.since, ORDERS_MAX + 1).await?,
+            older: orders::count_older(conn, times.since).await?,
             since: times.since,
             at: times.at,
         })
     }
 
-    /// Reads the gateway's book and holds it against this.
+    /// Reads the gateway's book and holds it against this, and against what the database has of older
+    /// orders that it names.
     ///
     /// # Errors
-    /// When the gateway can't be asked, or has written too much since.
-    pub async fn compare(&self, settings: &config::Gateway) -> anyhow::Result<Comparison> {
+    /// When the gateway or the database can't be asked, or either has too much since.
+    pub async fn compare(
+        mut self,
+        settings: &config::Gateway,
+        database_url: &str,
+    ) -> anyhow::Result<Comparison> {
         let gateway = Toss::of_settings(settings)
             .context("the payment gateway's certificate authorities")?
             .context("no payment gateway is set")?;
+        if self.orders.len() > ORDERS_MAX {
+            bail!(
+                "there are too many orders of ours since {}, more than {ORDERS_MAX}: name a later \
+                 --gateway-since",
+                self.since
+            );
+        }
+        let book = self.read_book(&gateway).await?;
+        let what = self.what(book.len());
+        let mut held = Held::of(&book, self.at);
+        drop(book);
+        for order in &self.orders {
+            held.hold(order, Read::BeforeTheBook);
+        }
+        let named = self.read_again(database_url, &held.unheld()).await?;
+        for order in &named {
+            held.hold(order, Read::AfterTheBook);
+        }
+        held.hold_nothing();
+        self.look_up(&gateway, &mut held).await?;
+        self.orders.extend(named);
+        self.confirm(&gateway, database_url, &mut held).await?;
+        let differences = held.differences.into_iter();
+        Ok(Comparison {
+            differences: differences.map(|difference| difference.says).collect(),
+            what,
+        })
+    }
+
+    async fn read_book(&self, gateway: &Toss) -> anyhow::Result<Vec<Transaction>> {
         let until = self.at.plus_ms(60_000);
         let mut book: Vec<Transaction> = Vec::new();
         let mut after = None;
@@ -251,10 +147,7 @@ impl Ours {
             book.extend(page.transactions);
             after = page.next;
             if after.is_none() {
-                let (mut comparison, doubts) = self.compare_with(&book);
-                let settled = self.look_up(&gateway, doubts).await?;
-                comparison.differences.extend(settled);
-                return Ok(comparison);
+                return Ok(book);
             }
         }
         let last = book.last().map_or(self.since, |entry| entry.at);
@@ -265,8 +158,26 @@ impl Ours {
         )
     }
 
-    /// What the payments say of which the book's window alone does not tell.
-    async fn look_up(&self, gateway: &Toss, doubts: Vec<Doubt>) -> anyhow::Result<Vec<String>> {
+    /// What the database has of some orders by now.
+    async fn read_again(
+        &self,
+        database_url: &str,
+        ids: &[PaymentOrderId],
+    ) -> anyhow::Result<Vec<Order>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = async {
+            let mut conn = db::connect(database_url).await?;
+            audit::prepare(&mut conn).await?;
+            anyhow::Ok(orders::with_ids(&mut conn, self.since, ids).await?)
+        };
+        read.await.context("reading our orders again")
+    }
+
+    /// Adds what the payments say of which the book's window alone does not tell.
+    async fn look_up(&self, gateway: &Toss, held: &mut Held) -> anyhow::Result<()> {
+        let doubts = std::mem::take(&mut held.doubts);
         if doubts.len() > LOOK_UPS_MAX {
             bail!(
                 "there are too many payments, {}, of which it does not tell since {}: name an earlier \
@@ -275,9 +186,9 @@ impl Ours {
                 self.since
             );
         }
-        let mut differences = Vec::new();
         for doubt in doubts {
-            let order_id = OrderId::from(doubt.order_id.0);
+            let id = doubt.order_id;
+            let order_id = OrderId::from(id.0);
             let payment = match gateway.find_by_order(&order_id).await {
                 Ok(payment) => Some(payment),
                 Err(Error::NotFound) => None,
@@ -285,24 +196,42 @@ impl Ours {
                     return Err(error).with_context(|| format!("looking order {order_id} up"));
                 }
             };
-            differences.extend(doubt.settle(payment.as_ref(), self.at));
+            held.differ(id, doubt.settle(payment.as_ref(), self.at));
         }
-        Ok(differences)
+        Ok(())
     }
 
-    fn compare_with(&self, book: &[Transaction]) -> (Comparison, Vec<Doubt>) {
-        let entries = book.len();
-        let older = self.orders.iter().filter(|order| !order.is_whole).count();
-        let what = match older {
+    /// Leaves only what still differs when the orders are read once more: of one that has moved on since it
+    /// was read, what is said is what the book and the payment say of it now.
+    async fn confirm(
+        &self,
+        gateway: &Toss,
+        database_url: &str,
+        held: &mut Held,
+    ) -> anyhow::Result<()> {
+        let differ: BTreeSet<PaymentOrderId> = held.differing().collect();
+        let were = self.orders.iter();
+        let were: BTreeMap<PaymentOrderId, &Order> = were
+            .filter(|order| differ.contains(&order.order_id))
+            .map(|order| (order.order_id, order))
+            .collect();
+        let ids: Vec<PaymentOrderId> = differ.into_iter().collect();
+        let mut moved = self.read_again(database_url, &ids).await?;
+        moved.retain(|order| were.get(&order.order_id) != Some(&order));
+        held.hold_again(&moved);
+        self.look_up(gateway, held).await
+    }
+
+    /// What is compared, for a person.
+    fn what(&self, entries: usize) -> String {
+        match self.older {
             0 => format!("compared with {entries} entries of the gateway's book"),
-            _ => format!(
+            older => format!(
                 "compared in part, with {entries} entries of the gateway's book since {}: what is \
                  older, of {older} orders, was not read (--gateway-since)",
                 self.since
             ),
-        };
-        let (differences, doubts) = differences(&self.orders, book, self.at);
-        (Comparison { differences, what }, doubts)
+        }
     }
 }
 
@@ -333,45 +262,99 @@ impl Booked {
     }
 }
 
-/// What a book and the orders of a snapshot that was taken at `at` don't say of each other, and what only
-/// the payments can tell.
-fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<String>, Vec<Doubt>) {
-    let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
-    let mut booked: BTreeMap<PaymentOrderId, Booked> = BTreeMap::new();
-    let (mut differences, mut doubts) = (Vec::new(), Vec::new());
-    for entry in book {
-        let Some(id) = entry.order_id.uuid().map(PaymentOrderId) else {
-            differences.push(format!(
-                "the gateway's entry {} is for {}, which is no order of ours",
-                entry.transaction_key, entry.order_id
-            ));
-            continue;
-        };
-        let of = booked.entry(id).or_default();
-        let (sum, late) = match entry.movement {
-            Movement::Capture => (&mut of.captured, &mut of.captured_late),
-            Movement::Refund => (&mut of.refunded, &mut of.refunded_late),
-        };
-        *sum = *sum + entry.amount;
-        if is_late(entry) {
-            *late = *late + entry.amount;
+/// When an order was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// All that it says must be in the book.
+    BeforeTheBook,
+    /// It may say what is younger than the book.
+    AfterTheBook,
+}
+
+/// Something that one side does not say of the other.
+#[derive(Clone, Debug)]
+struct Difference {
+    /// Of which order; none if it is none of ours.
+    order_id: Option<PaymentOrderId>,
+    /// What, for a person.
+    says: String,
+}
+
+/// A book, and what has come of holding orders against it.
+#[derive(Debug)]
+struct Held {
+    booked: BTreeMap<PaymentOrderId, Booked>,
+    /// Of these the book says something, and no order was held against that yet.
+    unheld: BTreeSet<PaymentOrderId>,
+    differences: Vec<Difference>,
+    /// What only the payments can tell.
+    doubts: Vec<Doubt>,
+}
+
+impl Held {
+    /// Of a book, as for a snapshot that was taken at `at`.
+    fn of(book: &[Transaction], at: Timestamp) -> Self {
+        let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
+        let mut booked: BTreeMap<PaymentOrderId, Booked> = BTreeMap::new();
+        let mut differences = Vec::new();
+        for entry in book {
+            let Some(id) = entry.order_id.uuid().map(PaymentOrderId) else {
+                let says = format!(
+                    "the gateway's entry {} is for {}, which is no order of ours",
+                    entry.transaction_key, entry.order_id
+                );
+                let order_id = None;
+                differences.push(Difference { order_id, says });
+                continue;
+            };
+            let of = booked.entry(id).or_default();
+            let (sum, late) = match entry.movement {
+                Movement::Capture => (&mut of.captured, &mut of.captured_late),
+                Movement::Refund => (&mut of.refunded, &mut of.refunded_late),
+            };
+            *sum = *sum + entry.amount;
+            if is_late(entry) {
+                *late = *late + entry.amount;
+            }
+        }
+        Self {
+            unheld: booked.keys().copied().collect(),
+            booked,
+            differences,
+            doubts: Vec::new(),
         }
     }
-    for order in orders {
-        let theirs = booked.remove(&order.order_id);
-        let told = differences.len();
-        let mut doubt = |why| {
-            doubts.push(Doubt {
-                order_id: order.order_id,
-                why,
-            });
-        };
+
+    fn unheld(&self) -> Vec<PaymentOrderId> {
+        self.unheld.iter().copied().collect()
+    }
+
+    /// The orders that differ.
+    fn differing(&self) -> impl Iterator<Item = PaymentOrderId> {
+        let differences = self.differences.iter();
+        differences.filter_map(|difference| difference.order_id)
+    }
+
+    fn differ(&mut self, id: PaymentOrderId, what: impl IntoIterator<Item = String>) {
+        let differences = what.into_iter().map(|says| Difference {
+            order_id: Some(id),
+            says,
+        });
+        self.differences.extend(differences);
+    }
+
+    /// Holds an order against what the book says of it.
+    fn hold(&mut self, order: &Order, read: Read) {
+        let id = order.order_id;
+        self.unheld.remove(&id);
+        let theirs = self.booked.get(&id).copied();
+        let mut doubt = |why| self.doubts.push(Doubt { order_id: id, why });
         if order.written_off.is_positive() {
             // When that went back, nobody has said.
             if order.is_whole || order.is_odd || order.refunded.is_positive() || theirs.is_some() {
                 doubt(Why::Whole(order.clone()));
             }
-            continue;
+            return;
         }
         let theirs = theirs.unwrap_or_default();
         if order.is_as_good_as_nothing(&theirs) {
@@ -379,13 +362,22 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<St
             if order.is_odd {
                 doubt(Why::Whole(order.clone()));
             }
-            continue;
+            return;
         }
         if order.captured == Money::ZERO && !order.is_whole && theirs.is_refunded_alone() {
             doubt(Why::Undone(theirs));
-            continue;
+            return;
         }
-        differences.extend(order.capture_difference(&theirs));
+        // What was captured more than once was so whenever the order was read.
+        if read == Read::AfterTheBook
+            && order.is_ahead_of(&theirs)
+            && theirs.captured <= order.amount
+        {
+            doubt(Why::Whole(order.clone()));
+            return;
+        }
+        let captured = order.capture_difference(&theirs);
+        let is_odd_alone = order.is_odd && captured.is_none();
         match order.refund_difference(&theirs) {
             // It may have been given back by hand before the window, and be asked for in it.
             Some(difference) if !order.is_whole && theirs.refunded < order.refunded_since => {
@@ -393,28 +385,47 @@ fn differences(orders: &[Order], book: &[Transaction], at: Timestamp) -> (Vec<St
                     true => Why::Whole(order.clone()),
                     false => Why::Missing(order.clone(), difference),
                 });
+                self.differ(id, captured);
             }
-            Some(difference) => differences.push(difference),
-            None if order.is_odd && differences.len() == told => doubt(Why::Whole(order.clone())),
-            None => {}
+            Some(difference) => self.differ(id, captured.into_iter().chain([difference])),
+            None if is_odd_alone => doubt(Why::Whole(order.clone())),
+            None => self.differ(id, captured),
         }
     }
-    for (order_id, theirs) in booked {
-        // Orders that nobody has confirmed are purged in the end; one of these may have ended without us, too.
-        if theirs.is_undone() || theirs.is_late() {
-            continue;
+
+    /// The same for what the book says of orders that we don't know.
+    fn hold_nothing(&mut self) {
+        for id in std::mem::take(&mut self.unheld) {
+            let theirs = self.booked[&id];
+            // Orders that nobody has confirmed are purged in the end; one of these may have ended without
+            // us, too.
+            if theirs.is_undone() || theirs.is_late() {
+                continue;
+            }
+            if theirs.is_refunded_alone() {
+                let why = Why::Undone(theirs);
+                self.doubts.push(Doubt { order_id: id, why });
+                continue;
+            }
+            let says = format!(
+                "the gateway captured {} and gave {} back of order {id}, which we don't know",
+                theirs.captured, theirs.refunded
+            );
+            self.differ(id, [says]);
         }
-        if theirs.is_refunded_alone() {
-            let why = Why::Undone(theirs);
-            doubts.push(Doubt { order_id, why });
-            continue;
-        }
-        differences.push(format!(
-            "the gateway captured {} and gave {} back of order {order_id}, which we don't know",
-            theirs.captured, theirs.refunded
-        ));
     }
-    (differences, doubts)
+
+    /// Takes back what was said of orders that have moved on since they were read, and holds them again.
+    fn hold_again(&mut self, moved: &[Order]) {
+        let ids: BTreeSet<PaymentOrderId> = moved.iter().map(|order| order.order_id).collect();
+        self.differences.retain(|difference| {
+            let id = difference.order_id;
+            id.is_none_or(|id| !ids.contains(&id))
+        });
+        for order in moved {
+            self.hold(order, Read::AfterTheBook);
+        }
+    }
 }
 
 #[cfg(test)]

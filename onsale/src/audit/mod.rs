@@ -69,7 +69,9 @@ pub struct Args {
     /// ago, as `2h` or `90d`. Without it since 31 days ago, or since our oldest order if that is later.
     /// What is in the book must be in our rows of that time, however old the order is, unless it was
     /// captured without us and given back in full; what our rows have from before is not looked for in
-    /// it, and the table says so.
+    /// it, and the table says so. Of older orders only those are read that the book names, that had a
+    /// refund made in that time or that are odd. An earlier time compares more: a million orders and a
+    /// million entries at most, all of them in memory.
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     pub gateway_since: Option<Timestamp>,
 
@@ -234,7 +236,7 @@ pub async fn audit(options: &Options) -> anyhow::Result<Report> {
     let p2 = of(&mut checks, Invariant::P2);
     match (&options.gateway, ours) {
         (Some(gateway), Some(ours)) => {
-            let compared = ours.compare(gateway).await;
+            let compared = ours.compare(gateway, &options.database_url).await;
             not_compared.extend(add(p2, "the gateway's book", compared));
         }
         _ => p2.note = Some("not compared with the gateway's book: no gateway was named".into()),

@@ -22,7 +22,7 @@ use crate::rig::{healthy, report};
 const NOBODY: &str = "http://127.0.0.1:9";
 
 /// Settings for a gateway.
-fn settings(url: &str) -> config::Gateway {
+pub fn settings(url: &str) -> config::Gateway {
     let arguments = [
         "test",
         "--database-url",
@@ -162,7 +162,7 @@ fn payment(order: u128, entries: &[(u128, i64, &str)]) -> Value {
 
 /// Entries of a book as a gateway keeps it on the disk: of which order, what (above zero it was captured,
 /// below it was given back) and when; and the payments that they are of.
-fn write_book(dir: &Path, entries: &[(u128, i64, &str)]) {
+pub fn write_book(dir: &Path, entries: &[(u128, i64, &str)]) {
     let orders: BTreeSet<u128> = entries.iter().map(|entry| entry.0).collect();
     let payments = orders.into_iter().map(|order| {
         let payment = payment(order, entries);

@@ -7,6 +7,7 @@
 
 mod book;
 mod cases;
+mod meanwhile;
 mod planted;
 mod rig;
 mod stream;

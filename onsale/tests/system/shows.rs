@@ -7,9 +7,11 @@ use crate::catalogue::patch;
 use crate::hall::{Hall, PARTITIONS, PATIENCE};
 use crate::orders::captured_unheard;
 use crate::shop::{PRICE, with_gateway};
+use crate::tasks::{are, tasks};
 use onsale_platform::clock::host_now;
 use onsale_platform::metric;
 use onsale_schema::{Lane, ScheduleId, UserId, admission, partition};
+use onsale_testkit::api::id;
 use onsale_testkit::{Buyer, SystemOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -182,6 +184,52 @@ async fn what_was_captured_amid_the_cancellation_of_its_show_is_given_back() {
     hall.map_becomes(date, "AA").await;
     assert_eq!(hall.book().await, [PRICE, -PRICE]);
     hall.assert_reconciled().await;
+}
+
+/// It goes back without a cancellation of its own, and is money on its way all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_captured_amid_the_cancellation_of_its_show_counts_until_it_is_back() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let admin = hall.admin();
+    let (date, buyer, order) = captured_unheard(&mut hall).await;
+    cancel_show(&hall, date, "the-show-key", "Storm")
+        .await
+        .expect(202);
+    hall.becomes("SELECT count(*) AS n FROM sale WHERE cancelled", 1)
+        .await;
+    hall.switch(json!({ "error": 0, "refundDecline": "all" }))
+        .await;
+    hall.order_becomes(&buyer, &order, "REFUNDING").await;
+    are(&mut hall, "STUCK", 1).await;
+    let on_its_way = |shown: Value| (shown["pending"].clone(), shown["failed"].clone());
+    let shown = finished(&hall, date).await;
+    assert_eq!(on_its_way(shown), (json!(0), json!(1)));
+
+    hall.switch(json!({ "refundDecline": 0, "refundFailure": "all" }))
+        .await;
+    let open = tasks(&hall, &admin, "").await;
+    let refund = id(&open["items"][0]["refundId"]);
+    crate::tasks::retry(&hall, &admin, refund, "once-more-please")
+        .await
+        .expect(200);
+    let shown = progress(&hall, date).await;
+    assert_eq!(shown["state"], "FINISHED");
+    assert_eq!(on_its_way(shown), (json!(1), json!(0)));
+
+    hall.gateway(Method::DELETE, "/switches", None).await;
+    hall.order_becomes(&buyer, &order, "REFUNDED").await;
+    let shown = progress(&hall, date).await;
+    assert_eq!(on_its_way(shown), (json!(0), json!(0)));
+    hall.assert_reconciled().await;
+
+    // A payment that comes to light after the end is on its way as well.
+    let as_if = |status| format!("UPDATE payment_order SET status = '{status}', next_at = NULL");
+    hall.sql(&as_if("UNKNOWN")).await;
+    let shown = progress(&hall, date).await;
+    assert_eq!(shown["state"], "RUNNING");
+    assert!(shown["finishedAt"].is_null(), "{shown}");
+    hall.sql(&as_if("REFUNDED")).await;
+    assert_eq!(progress(&hall, date).await["state"], "FINISHED");
 }
 
 /// Who waits for a show that is cancelled is told so by its room, which lets nobody in any more.

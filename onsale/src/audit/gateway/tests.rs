@@ -39,10 +39,20 @@ fn entry(n: u128, amount: i64, age_ms: i64) -> Transaction {
     }
 }
 
+/// What comes of holding a snapshot's orders against a book.
+fn held(orders: &[Order], book: &[Transaction]) -> (Vec<Difference>, Vec<Doubt>) {
+    let mut held = Held::of(book, AT);
+    for order in orders {
+        held.hold(order, Read::BeforeTheBook);
+    }
+    held.hold_nothing();
+    (held.differences, held.doubts)
+}
+
 /// What differs where no payment has to be looked up.
 #[track_caller]
 fn differences(orders: &[Order], book: &[Transaction]) -> usize {
-    let (differences, doubts) = super::differences(orders, book, AT);
+    let (differences, doubts) = held(orders, book);
     assert!(doubts.is_empty(), "{doubts:?}");
     differences.len()
 }
@@ -75,7 +85,7 @@ fn payment(n: u128, captured: (i64, i64), given: &[(i64, i64)]) -> Payment {
 /// What differs when exactly one payment is looked up, and the gateway says this of it.
 #[track_caller]
 fn looked_up(orders: &[Order], book: &[Transaction], payment: Option<&Payment>) -> usize {
-    let (differences, mut doubts) = super::differences(orders, book, AT);
+    let (differences, mut doubts) = held(orders, book);
     let doubt = doubts.pop().expect("a payment is looked up");
     assert!(doubts.is_empty(), "{doubts:?}");
     differences.len() + doubt.settle(payment, AT).len()
@@ -354,10 +364,9 @@ fn an_odd_order_is_right_only_when_it_was_put_right() {
     assert_eq!(looked_up(std::slice::from_ref(&unpaid), &[], None), 0);
     assert_eq!(looked_up(&[paid], &[], None), 1);
     // What the window says already is said once.
-    let (found, doubts) =
-        super::differences(&[odd(order(1, 0, 0, 0, false))], &[entry(1, 700, old)], AT);
+    let (found, doubts) = held(&[odd(order(1, 0, 0, 0, false))], &[entry(1, 700, old)]);
     assert_eq!((found.len(), doubts.len()), (1, 0));
-    assert!(found[0].contains("odd"), "{found:?}");
+    assert!(found[0].says.contains("odd"), "{found:?}");
     let back = payment(1, (700, month), &[(200, old)]);
     let given = [entry(1, -200, old)];
     assert_eq!(looked_up(&[unpaid], &given, Some(&back)), 1);
@@ -365,22 +374,82 @@ fn an_odd_order_is_right_only_when_it_was_put_right() {
 
 #[test]
 fn it_says_what_was_compared() {
-    let ours = |orders: &[Order]| Ours {
-        orders: orders.to_vec(),
+    let ours = |older| Ours {
+        orders: Vec::new(),
+        older,
         since: AT.plus_ms(-60_000),
         at: AT,
     };
-    let (whole, _) = ours(&[order(1, 0, 0, 0, false)]).compare_with(&[]);
-    assert_eq!(whole.what, "compared with 0 entries of the gateway's book");
-    let (partly, _) = ours(&[older(1, 500, 0, 0), order(2, 0, 0, 0, false)]).compare_with(&[]);
-    assert_eq!(partly.differences, Vec::<String>::new());
-    let said = partly.what;
+    assert_eq!(
+        ours(0).what(0),
+        "compared with 0 entries of the gateway's book"
+    );
+    let said = ours(1).what(0);
     assert!(
         said.starts_with("compared in part, with 0 entries"),
         "{said}"
     );
     assert!(said.contains("since 2023-11-14T22:12:20.000Z"), "{said}");
     assert!(said.contains("of 1 orders"), "{said}");
+}
+
+/// Between the book and the row that is read after it, an order may have moved on.
+#[test]
+fn what_a_row_says_beyond_an_older_book_is_looked_up() {
+    let old = 60_000;
+    let after = |order: &Order, book: &[Transaction], payment: &Payment| {
+        let mut held = Held::of(book, AT);
+        held.hold(order, Read::AfterTheBook);
+        held.hold_nothing();
+        let doubts = std::mem::take(&mut held.doubts).into_iter();
+        let looked_up = doubts.len();
+        let settled = doubts.flat_map(|doubt| doubt.settle(Some(payment), AT));
+        (looked_up, settled.count() + held.differences.len())
+    };
+    let (young, given) = (order(1, 500, 0, 0, false), order(1, 500, 200, 0, false));
+    let since = older(1, 500, 200, 200);
+    let captured = [entry(1, 500, old)];
+    let twice = [entry(1, 500, old), entry(1, 500, old)];
+    let whole = payment(1, (500, old), &[]);
+    let back = payment(1, (500, old), &[(200, old)]);
+    let never = payment(1, (0, old), &[]);
+    for (what, order, book, payment, expected) in [
+        ("nothing new", &young, &captured[..], &never, (0, 0)),
+        ("captured since", &young, &[], &whole, (1, 0)),
+        ("captured never", &young, &[], &never, (1, 1)),
+        ("given back since", &given, &captured, &back, (1, 0)),
+        ("given back never", &given, &captured, &whole, (1, 1)),
+        ("of an older order", &since, &[], &back, (1, 0)),
+        ("of an older one never", &since, &[], &whole, (1, 1)),
+        // What the book says beyond the row, the row should know by now.
+        ("more than the row", &young, &twice, &whole, (0, 1)),
+        ("as well as less", &given, &twice, &back, (0, 2)),
+    ] {
+        assert_eq!(after(order, book, payment), expected, "{what}");
+    }
+}
+
+/// What was found by a row that has changed since is nothing any more, that of others is.
+#[test]
+fn only_who_has_moved_on_is_held_again() {
+    let old = 60_000;
+    let book = [entry(1, 500, old), entry(2, 500, old), entry(3, 500, old)];
+    let mut held = Held::of(&book, AT);
+    for n in [1, 2] {
+        held.hold(&order(n, 0, 0, 0, false), Read::BeforeTheBook);
+    }
+    held.hold_nothing();
+    let differ = |held: &Held| {
+        held.differing()
+            .map(|id| id.0.as_u128())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(differ(&held), [1, 2, 3]);
+    held.hold_again(&[order(1, 500, 0, 0, false)]);
+    assert_eq!(differ(&held), [2, 3]);
+    held.hold_again(&[order(2, 400, 0, 0, false), order(3, 500, 0, 0, false)]);
+    assert_eq!(differ(&held), [2]);
+    assert!(held.doubts.is_empty(), "{held:?}");
 }
 
 /// Whenever it went back, it is looked up, and must be just that.

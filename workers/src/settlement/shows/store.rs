@@ -7,6 +7,7 @@ use diesel::sql_types::{
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db::{Error, Pool};
+use onsale_platform::money_on_its_way;
 use onsale_platform::sql::statement;
 use onsale_schema::{Money, ReservationId, ScheduleId, Timestamp, UserId};
 use uuid::Uuid;
@@ -128,7 +129,7 @@ pub async fn left_find(
     holds_max: i64,
 ) -> Result<LeftRow, Error> {
     let mut conn = pool.get().await?;
-    let left = statement(
+    let left = statement(concat!(
         "WITH held AS MATERIALIZED (SELECT reservation_id, user_id FROM reservation \
                                     WHERE schedule_id = $1 AND status = 'HELD' \
                                       AND ends_as IS NULL LIMIT $2) \
@@ -139,11 +140,11 @@ pub async fn left_find(
                  FROM held) AS holders, \
                 EXISTS (SELECT FROM waiting_room WHERE schedule_id = $1 \
                           AND NOT cancelled) AS has_room, \
-                EXISTS (SELECT FROM payment_order WHERE schedule_id = $1 \
-                          AND status IN ('SECURING', 'CAPTURING', 'UNKNOWN', 'CAPTURED', \
-                                         'REHOLDING')) AS is_paying \
-         FROM sale WHERE schedule_id = $1",
-    )
+                money.is_paying \
+         FROM sale CROSS JOIN ",
+        money_on_its_way!("$1"),
+        " AS money WHERE schedule_id = $1"
+    ))
     .bind::<SqlUuid, _>(schedule)
     .bind::<BigInt, _>(holds_max)
     .get_result(&mut conn)
