@@ -27,7 +27,10 @@ impl Room {
         policy.paused |= is_cancelled;
         if (policy, is_cancelled) != (self.row.policy, self.row.is_cancelled) {
             changes.of(&self.row);
-            (self.presence).change(self.row.policy.presence_ms, policy.presence_ms);
+            // Nobody has been told anything where nobody is.
+            if self.is_busy() {
+                (self.presence).change(self.row.policy.presence_ms, policy.presence_ms);
+            }
             self.row.policy = policy;
             self.row.is_cancelled = is_cancelled;
             self.row.latest = now;
