@@ -34,7 +34,7 @@ use onsale_schema::admission::{Line, Lobby, Watermark};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::TicketStatus;
-use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{AccessCodeId, ArrivalNo, Generation, ScheduleId, TicketId, Timestamp, UserId};
 use presence::Presence;
 use slots::Slots;
 use speed::Speed;
@@ -68,6 +68,8 @@ pub struct RoomRow {
     pub admissions: u32,
     /// Up to when the rate is used up, see [`BURST_MS`].
     pub rate_used: Timestamp,
+    /// Within which all this is counted; it is the same for all rooms, and no commit of one changes it.
+    pub generation: Generation,
     /// The latest time that is written. What is written later is never earlier, also when a tick's
     /// clock ran ahead of the stream's, and the next owner knows it as well.
     pub latest: Timestamp,
@@ -90,6 +92,7 @@ impl RoomRow {
             guest_front: ArrivalNo(0),
             admissions: 0,
             rate_used: Timestamp::EPOCH,
+            generation: Generation::default(),
             latest: Timestamp::EPOCH,
         }
     }
@@ -343,6 +346,7 @@ impl Room {
             moved,
             measured_ms,
             is_sale_stopped: self.is_sale_stopped(at),
+            generation: self.row.generation,
             changes: Vec::new(),
         }
     }

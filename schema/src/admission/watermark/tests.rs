@@ -27,6 +27,7 @@ fn watermark(front: u32, moved: u32, measured_ms: u32) -> Watermark {
         moved,
         measured_ms,
         is_sale_stopped: false,
+        generation: Generation::default(),
         changes: Vec::new(),
     }
 }
