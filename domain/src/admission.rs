@@ -36,7 +36,9 @@ use onsale_schema::admission::{Kind, Line, Lobby, Watermark};
 use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::TicketStatus;
-use onsale_schema::{AccessCodeId, ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{
+    AccessCodeId, ArrivalNo, Generation, NoticeId, ScheduleId, TicketId, Timestamp, UserId,
+};
 use presence::Presence;
 use slots::Slots;
 use speed::Speed;
@@ -71,6 +73,8 @@ pub struct RoomRow {
     pub admissions: u32,
     /// Up to when the rate is used up, see [`BURST_MS`].
     pub rate_used: Timestamp,
+    /// Within which all this is counted; it is the same for all rooms, and no commit of one changes it.
+    pub generation: Generation,
     /// The latest time that is written. What is written later is never earlier, also when a tick's
     /// clock ran ahead of the stream's, and the next owner knows it as well.
     pub latest: Timestamp,
@@ -93,6 +97,7 @@ impl RoomRow {
             guest_front: ArrivalNo(0),
             admissions: 0,
             rate_used: Timestamp::EPOCH,
+            generation: Generation::default(),
             latest: Timestamp::EPOCH,
         }
     }
@@ -379,6 +384,7 @@ impl Room {
             measured_ms,
             is_sale_stopped: self.is_sale_stopped(at),
             is_cancelled: self.row.is_cancelled,
+            generation: self.row.generation,
             changes: Vec::new(),
         }
     }

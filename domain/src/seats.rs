@@ -35,8 +35,8 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::{Fact, Facts, Hold, MapChange};
 use onsale_schema::status::{ClaimState, ReservationStatus};
 use onsale_schema::{
-    CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo, TicketId,
-    Timestamp, UserId,
+    CommandId, Generation, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
+    TicketId, Timestamp, UserId,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
@@ -212,6 +212,8 @@ pub struct Sale {
     /// What decides when seats are released, see [`release_delay_ms`].
     release_seed: Uuid,
     gate: Gate,
+    /// Within which the passes are that hold seats.
+    generation: Generation,
     entries: Entries,
     /// Notices that were found done, see [`Self::load_told`].
     told: HashSet<NoticeId>,
@@ -251,6 +253,7 @@ impl Sale {
             doubtful: Vec::new(),
             release_seed: Uuid::nil(),
             gate: Gate::default(),
+            generation: Generation::default(),
             entries: Entries::default(),
             told: HashSet::new(),
             facts: Vec::new(),

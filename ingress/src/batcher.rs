@@ -292,8 +292,8 @@ mod tests {
         AccessGrant, ChargeMethod, PaymentMethod, ReservationStatus, SaleState,
     };
     use onsale_schema::{
-        AccessCodeId, ArrivalNo, BlockId, CancellationId, CommandId, Money, NoticeId, PaymentId,
-        ReservationId, ScheduleId, SeatNo, TicketId, UserId, ledger, seats, settlement,
+        AccessCodeId, ArrivalNo, BlockId, CancellationId, CommandId, Generation, Money, NoticeId,
+        PaymentId, ReservationId, ScheduleId, SeatNo, TicketId, UserId, ledger, seats, settlement,
     };
     use uuid::Uuid;
 
@@ -326,6 +326,7 @@ mod tests {
                 arrival_no: ArrivalNo(u32::MAX),
                 is_guest: true,
                 guest_no: None,
+                generation: Generation(i64::MAX),
             },
             expires_at: Timestamp::from_micros(i64::MAX),
             holds_max: u32::MAX,

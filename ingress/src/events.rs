@@ -238,8 +238,10 @@ pub async fn follow(
     if shown.is_some() && query.token.is_none() {
         return Err(Problem::new(Code::TokenMissing));
     }
-    let shown = shown.map(|text| room::read(&app, schedule, text));
-    let shown = shown.transpose()?;
+    let shown = match shown {
+        Some(text) => Some(room::current(&app, room::read(&app, schedule, text)?).await?),
+        None => None,
+    };
     let layout_no = seat_map::layout_no(&app, schedule).await?;
     let last = last(&headers, query.last_event_id.as_deref());
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;

@@ -34,7 +34,7 @@ pub use overview::{__path_watch, watch};
 pub use pass::{QUEUE_PASS, QueuePass};
 pub use report::Reporter;
 pub use routes::{__path_get, __path_join, __path_leave, QUEUE_TICKET, get, join, joined, leave};
-pub(crate) use routes::{own, read};
+pub(crate) use routes::{current, own, read};
 pub use signed::Signer;
 pub use standing::{RoomState, Standing};
 pub use store::newest;
@@ -209,14 +209,22 @@ impl Rooms {
         }
     }
 
-    /// How a ticket is. Its client was heard. `place` is what is known of its place from before.
+    /// How a ticket is. Its client was heard. `place` is what is known of its place from before. None for a
+    /// ticket that was signed before a restore: what is in memory by its number may be somebody else's.
     ///
     /// # Errors
     /// `dependency-unavailable` while the room is not in memory and can't be read, or was not heard of
     /// for too long.
-    pub async fn look(&self, ticket: &Ticketed, place: Option<Place>) -> Result<Standing, Problem> {
+    pub async fn look(
+        &self,
+        ticket: &Ticketed,
+        place: Option<Place>,
+    ) -> Result<Option<Standing>, Problem> {
         let now = self.clock.now();
         let (entry, look) = self.find(ticket, now).await?;
+        if look.told.generation != ticket.generation {
+            return Ok(None);
+        }
         let no = ticket.arrival_no;
         let standing = Standing::of(&look, place, now);
         if look.wants_report(standing.place) {
@@ -229,7 +237,7 @@ impl Rooms {
         if let Some(eta) = standing.sight.and_then(|sight| sight.eta) {
             entry.forecasts().note(no, eta, now);
         }
-        Ok(standing)
+        Ok(Some(standing))
     }
 
     /// The same between two looks, by which nobody is heard.
@@ -240,11 +248,14 @@ impl Rooms {
         &self,
         ticket: &Ticketed,
         place: Option<Place>,
-    ) -> Result<Standing, Problem> {
+    ) -> Result<Option<Standing>, Problem> {
         let now = self.clock.now();
         let (entry, look) = self.find(ticket, now).await?;
+        if look.told.generation != ticket.generation {
+            return Ok(None);
+        }
         assure(&entry, now, 0)?;
-        Ok(Standing::of(&look, place, now))
+        Ok(Some(Standing::of(&look, place, now)))
     }
 
     /// The newest ticket of the owner of this one, and how it ended if it did: one read.
@@ -262,9 +273,10 @@ impl Rooms {
     ///
     /// # Errors
     /// As there.
-    pub async fn poll(&self, ticket: &Ticketed) -> Result<Standing, Problem> {
+    pub async fn poll(&self, ticket: &Ticketed) -> Result<Option<Standing>, Problem> {
         let standing = self.look(ticket, None).await?;
-        if let Some(polls) = self.metrics.polls.get(&standing.status) {
+        let polls = standing.and_then(|it| self.metrics.polls.get(&it.status));
+        if let Some(polls) = polls {
             polls.increment(1);
         }
         Ok(standing)

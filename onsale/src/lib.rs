@@ -2,6 +2,7 @@
 //!
 //! One file per command; [`running`] is how the commands find the system that `onsale up` runs.
 
+pub mod at_rest;
 pub mod audit;
 pub mod bench;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod nats_users;
 pub mod openapi;
 pub mod partitions;
 pub mod repartition;
+pub mod restored;
 pub mod running;
 pub mod seed;
 pub mod target;

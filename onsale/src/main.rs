@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use onsale::{
     audit, bench, config, crowd, demo, doctor, down, events, gateway, migrate, nats_users, openapi,
-    partitions, repartition, seed, up, verify_draw,
+    partitions, repartition, restored, seed, up, verify_draw,
 };
 use onsale_platform::settings::without_credentials;
 
@@ -41,6 +41,7 @@ enum Command {
     Openapi(openapi::Args),
     Partitions(partitions::Args),
     Repartition(repartition::Args),
+    Restored(restored::Args),
     VerifyDraw(verify_draw::Args),
     Crowd(Box<crowd::Args>),
     Bench(bench::Args),
@@ -69,6 +70,7 @@ async fn main() -> ExitCode {
         Command::Openapi(args) => openapi::run(&args),
         Command::Partitions(args) => partitions::run(args).await,
         Command::Repartition(args) => repartition::run(args).await,
+        Command::Restored(args) => restored::run(args).await,
         Command::VerifyDraw(args) => verify_draw::run(args).await,
         Command::Crowd(args) => crowd::run(*args).await,
         Command::Bench(args) => bench::run(args).await,

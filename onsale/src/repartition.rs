@@ -12,9 +12,9 @@ use diesel::sql_types::{Array, BigInt, Integer, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
-use onsale_platform::rights::Role;
 use onsale_schema::Lane;
 
+use crate::at_rest;
 use crate::partitions;
 use crate::target::Target;
 
@@ -73,12 +73,6 @@ struct Count {
     n: i64,
 }
 
-#[derive(QueryableByName)]
-struct Database {
-    #[diesel(sql_type = Text)]
-    name: String,
-}
-
 /// Changes the count; returns the one before. `waiting` is told what is still open, each second.
 ///
 /// # Errors
@@ -104,12 +98,7 @@ pub async fn change(
         left -= 1;
     }
     conn.transaction::<i64, anyhow::Error, _>(async |conn| {
-        // A process that starts now waits for this before it agrees on the count; one that has
-        // agreed has a session.
-        sql_query("SELECT pg_advisory_xact_lock(7091, 4)")
-            .execute(conn)
-            .await?;
-        let started = sessions(conn).await?;
+        let started = at_rest::sessions_with_nobody_starting(conn).await?;
         ensure!(
             started == 0,
             "nothing was changed: a process has started and holds {started} sessions"
@@ -148,7 +137,7 @@ async fn open(
     let notices: Count = sql_query("SELECT count(*) AS n FROM notice WHERE done_at IS NULL")
         .get_result(conn)
         .await?;
-    let sessions = sessions(conn).await?;
+    let sessions = at_rest::sessions(conn).await?;
     Ok(match (undecided, notices.n, sessions) {
         (0, 0, 0) => None,
         (0, 0, sessions) => Some(format!(
@@ -159,23 +148,4 @@ async fn open(
              the ingresses and leave the workers running"
         )),
     })
-}
-
-/// How many sessions ingresses and workers hold.
-async fn sessions(conn: &mut AsyncPgConnection) -> anyhow::Result<i64> {
-    let database: Database = sql_query("SELECT current_database()::text AS name")
-        .get_result(conn)
-        .await?;
-    let roles = [Role::Ingress, Role::Workers].map(|role| role.name(&database.name));
-    // Every process keeps at least one session, by which it measures its clock. Of another role's
-    // sessions only the role is shown to everybody.
-    let sessions: Count = sql_query(
-        "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() \
-         AND (application_name = 'onsale' OR usename::text = ANY ($1)) \
-         AND pid <> pg_backend_pid()",
-    )
-    .bind::<Array<Text>, _>(roles.to_vec())
-    .get_result(conn)
-    .await?;
-    Ok(sessions.n)
 }

@@ -86,7 +86,7 @@ async fn from_an_empty_database_to_an_audited_demo() {
 #[test]
 fn without_a_system_each_says_what_to_do() {
     let scratch = onsale_testkit::Scratch::new("commands").unwrap();
-    for command in ["migrate", "seed", "audit", "demo", "crowd"] {
+    for command in ["migrate", "seed", "audit", "demo", "crowd", "restored"] {
         let output = Command::new(env!("CARGO_BIN_EXE_onsale"))
             .arg(command)
             .args(["--data-dir".as_ref(), scratch.path().as_os_str()])

@@ -8,11 +8,13 @@ mod watermark;
 pub use code::{Code, CodeNotValid};
 pub use pass::{NotValid, Pass, Ticketed};
 pub use watermark::{
-    Broadcast, Eta, GUEST_POLL_MS, GuestLine, Line, Lobby, Order, POLL_LAST_MS, POLL_MAX_MS, Sight,
-    TicketChange, Watermark,
+    Broadcast, Eta, GUEST_POLL_MS, GuestLine, Line, Lobby, Moment, Order, POLL_LAST_MS,
+    POLL_MAX_MS, Sight, TicketChange, Watermark,
 };
 
-use crate::ids::{AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId};
+use crate::ids::{
+    AccessCodeId, ArrivalNo, Generation, NoticeId, ReservationId, ScheduleId, TicketId,
+};
 use crate::status::{QueueMode, TicketStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -313,6 +315,9 @@ pub struct Ticket {
     /// Its number among the guests' tickets of the room, from 0, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_no: Option<u32>,
+    /// Within which its number is its own.
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub generation: Generation,
 }
 
 /// Why not.

@@ -243,6 +243,46 @@ impl ToSql<sql_types::Integer, Pg> for ArrivalNo {
     }
 }
 
+/// Between which restores of Postgres from a backup something was told. Numbers that its rows count are given
+/// again after one; so a number means what it did only within a generation. 0 before the first restore,
+/// then the time of the last one in microseconds: no generation comes twice, whichever backup was restored.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    AsExpression,
+    FromSqlRow,
+)]
+#[diesel(sql_type = sql_types::BigInt)]
+#[serde(transparent)]
+pub struct Generation(pub i64);
+
+impl Generation {
+    /// Whether nothing was ever restored.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromSql<sql_types::BigInt, Pg> for Generation {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        <i64 as FromSql<sql_types::BigInt, Pg>>::from_sql(value).map(Self)
+    }
+}
+impl ToSql<sql_types::BigInt, Pg> for Generation {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        <i64 as ToSql<sql_types::BigInt, Pg>>::to_sql(&self.0, &mut out.reborrow())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

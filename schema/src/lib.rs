@@ -27,7 +27,7 @@ pub mod time;
 
 pub use ids::{
     AccessCodeId, AccountId, ArrivalNo, BlockId, CancellationId, CommandId, ConcertId,
-    DeadLetterId, IngressId, MessageId, NoticeId, PaymentId, PaymentOrderId, RefundId,
+    DeadLetterId, Generation, IngressId, MessageId, NoticeId, PaymentId, PaymentOrderId, RefundId,
     ReservationId, ScheduleId, SeatNo, SessionId, TicketId, TransferId, UserId, WebhookId,
     WorkerId,
 };

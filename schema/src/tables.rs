@@ -2,7 +2,9 @@
 #![allow(missing_docs, reason = "the migrations document the columns")]
 
 diesel::table! {
-    system (singleton) { singleton -> Bool, partitions -> Integer, created_at -> Timestamptz, }
+    system (singleton) {
+        singleton -> Bool, partitions -> Integer, created_at -> Timestamptz, generation -> BigInt,
+    }
 }
 diesel::table! {
     worker (worker_id) {

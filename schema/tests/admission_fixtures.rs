@@ -12,8 +12,8 @@ use onsale_schema::admission::{
 use onsale_schema::draw::{Digest, Place};
 use onsale_schema::status::{AccessGrant, QueueMode, TicketStatus};
 use onsale_schema::{
-    AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, SeatNo, TicketId, Timestamp,
-    UserId, seats,
+    AccessCodeId, ArrivalNo, Generation, NoticeId, ReservationId, ScheduleId, SeatNo, TicketId,
+    Timestamp, UserId, seats,
 };
 
 fn schedule_id() -> ScheduleId {
@@ -31,6 +31,11 @@ fn policy() -> Policy {
         presence_ms: 60_000,
         holds_per_pass: 10,
     }
+}
+
+/// Since a restore.
+fn restored() -> Generation {
+    Generation(at(0).micros())
 }
 
 #[test]
@@ -168,6 +173,7 @@ fn outcomes() {
             pass_expires_at,
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         })
     };
     let mut outcomes = vec![
@@ -208,6 +214,7 @@ fn outcomes() {
         pass_expires_at: None,
         is_guest: true,
         guest_no: None,
+        generation: Generation::default(),
     });
     let mut outcomes = vec![guest];
     let refused = [
@@ -228,8 +235,21 @@ fn outcomes() {
         pass_expires_at: None,
         is_guest: true,
         guest_no: Some(7),
+        generation: Generation::default(),
     });
     check("admission-reply-guest", &reply(vec![guest]));
+    let joined = Outcome::Joined(Ticket {
+        ticket_id: TicketId(uuid(8)),
+        schedule_id: schedule_id(),
+        arrival_no: ArrivalNo(70),
+        is_new: true,
+        status: TicketStatus::Waiting,
+        pass_expires_at: None,
+        is_guest: false,
+        guest_no: None,
+        generation: restored(),
+    });
+    check("admission-reply-restored", &reply(vec![joined]));
     let cancelled = Outcome::Refused(Refusal::ShowCancelled);
     check("admission-reply-show-cancelled", &reply(vec![cancelled]));
 }
@@ -261,6 +281,7 @@ fn broadcasts() {
         measured_ms: 60_000,
         is_sale_stopped: false,
         is_cancelled: false,
+        generation: Generation::default(),
         changes: vec![
             (ArrivalNo(3), TicketStatus::Admitted, Some(at(600_000))),
             (ArrivalNo(70_000), TicketStatus::Left, None),
@@ -303,6 +324,15 @@ fn broadcasts() {
         sent_at: at(30),
     };
     check("admission-watermark-cancelled", &broadcast);
+    let restored = Watermark {
+        generation: restored(),
+        ..room(None)
+    };
+    let broadcast = Broadcast {
+        rooms: vec![restored],
+        sent_at: at(30),
+    };
+    check("admission-watermark-restored", &broadcast);
 }
 
 /// What is said about rooms to the owner of seats, and by it.
@@ -317,6 +347,7 @@ fn passes() {
             arrival_no: ArrivalNo(999_999),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         },
         expires_at: at(600_000),
         holds_max: 10,
@@ -346,6 +377,22 @@ fn passes() {
         pass: guests,
     };
     check("seats-hold-guests-pass", &message(hold));
+    let later = pass.map(|pass| Pass {
+        ticket: Ticketed {
+            generation: restored(),
+            ..pass.ticket
+        },
+        ..pass
+    });
+    let hold = seats::Kind::Hold {
+        reservation_id,
+        schedule_id,
+        seats: vec![SeatNo(3)],
+        places: vec![],
+        layout_no: Some(2),
+        pass: later,
+    };
+    check("seats-hold-restored-pass", &message(hold));
     let best = seats::Kind::HoldBest {
         reservation_id,
         schedule_id,

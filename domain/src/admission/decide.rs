@@ -347,6 +347,7 @@ impl Room {
             pass_expires_at: self.slots.get(no).map(Slot::expires_at),
             is_guest: self.guests.is_one(no),
             guest_no: self.guests.nth(no),
+            generation: self.row.generation,
         }
     }
 }

@@ -9,7 +9,7 @@
 use super::{Changes, Reservation, Sale};
 use onsale_schema::admission::{HoldChange, HoldState, NotValid, Pass};
 use onsale_schema::seats::{Outcome, Refusal};
-use onsale_schema::{ArrivalNo, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{ArrivalNo, Generation, NoticeId, ScheduleId, TicketId, Timestamp, UserId};
 use std::collections::{HashMap, HashSet, hash_map};
 
 /// Whether a hold takes a pass, as the row of the schedule says.
@@ -95,6 +95,13 @@ impl Sale {
         Self { gate, ..self }
     }
 
+    /// Within a generation: a pass of another one is for a ticket that may be lost, and its number somebody
+    /// else's. Who has the ticket still gets a new pass from its room.
+    #[must_use]
+    pub fn with_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
+    }
+
     /// Adds how many holds were made with a ticket, by all rows there are: also by those that are not
     /// loaded any more.
     pub fn load_entries(&mut self, ticket_id: TicketId, holds: u32) {
@@ -139,7 +146,8 @@ impl Sale {
                 NotValid::Expired => Refusal::PassExpired,
                 NotValid::UsedUp => Refusal::PassUsedUp,
             })?;
-        if self.entries.over.contains_key(&pass.ticket.arrival_no) {
+        let is_of_now = pass.ticket.generation == self.generation;
+        if !is_of_now || self.entries.over.contains_key(&pass.ticket.arrival_no) {
             return Err(Refusal::PassExpired);
         }
         Ok(Some(Entry {

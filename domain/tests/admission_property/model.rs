@@ -10,7 +10,7 @@ use onsale_schema::draw::{Digest, Draw, Secret};
 use onsale_schema::message::{Command, Fingerprint};
 use onsale_schema::status::{QueueMode, TicketStatus};
 use onsale_schema::{
-    AccessCodeId, ArrivalNo, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+    AccessCodeId, ArrivalNo, Generation, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
 };
 use std::collections::BTreeSet;
 
@@ -512,6 +512,7 @@ impl Model {
             pass_expires_at: is_admitted.then(|| entry.expires_at()),
             is_guest: entry.code.is_some(),
             guest_no: entry.code.is_some().then(|| self.guests_before(no)),
+            generation: Generation::default(),
         }
     }
 

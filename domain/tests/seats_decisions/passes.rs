@@ -3,7 +3,7 @@
 use super::*;
 use onsale_domain::seats::{Entry, Gate, GateUpdate};
 use onsale_schema::admission::{HoldChange, HoldState, Pass, Ticketed};
-use onsale_schema::{ArrivalNo, TicketId};
+use onsale_schema::{ArrivalNo, Generation, TicketId};
 use uuid::Uuid;
 
 fn ticket(n: u128) -> TicketId {
@@ -20,6 +20,7 @@ fn pass(n: u128) -> Pass {
             arrival_no: ArrivalNo(u32::try_from(n).expect("a small number")),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         },
         expires_at: at_s(1500),
         holds_max: 2,
@@ -63,6 +64,27 @@ fn told(changes: &Changes) -> Vec<(u128, HoldState)> {
 }
 
 #[test]
+fn a_pass_of_before_a_restore_holds_nothing_and_retries_are_answered() {
+    let good = pass(1);
+    let mut before = guarded(policy());
+    let first = with(hold(1, &[0]), Some(good));
+    let (held, _) = decide(&mut before, &first, 1100);
+    assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+    let mut restored = before.with_generation(Generation(7));
+    let another = |pass| with(hold(2, &[1]), Some(pass));
+    let old = pass(2);
+    assert_eq!(
+        refusal(&mut restored, &another(old), 1100),
+        Refusal::PassExpired
+    );
+    assert_eq!(decide(&mut restored, &first, 1200).0, held);
+    let mut new = old;
+    new.ticket.generation = Generation(7);
+    let (held, _) = decide(&mut restored, &another(new), 1200);
+    assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+}
+
+#[test]
 fn a_hold_takes_a_pass_of_its_user_and_date_that_is_good() {
     let mut sale = guarded(policy());
     let good = pass(1);
@@ -78,6 +100,12 @@ fn a_hold_takes_a_pass_of_its_user_and_date_that_is_good() {
             foreign(|pass| pass.ticket.schedule_id = schedule_id(2)),
             1100,
             Refusal::PassInvalid,
+        ),
+        (
+            // Of after a restore that this owner knows nothing of.
+            foreign(|pass| pass.ticket.generation = Generation(1)),
+            1100,
+            Refusal::PassExpired,
         ),
         (Some(good), 1500, Refusal::PassExpired),
         (Some(good), 2000, Refusal::SaleClosed),

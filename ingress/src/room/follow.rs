@@ -67,6 +67,20 @@ impl Follower {
         }
     }
 
+    /// The ticket was signed before a restore: goes on with the one that its owner has by the rows, if that is
+    /// there.
+    async fn go_on_restored(&mut self) {
+        match self.rooms.newest(&self.ticket).await {
+            Ok(Some((ticket, _))) => {
+                (self.ticket, self.place, self.told) = (ticket, None, None);
+                self.poll_at = Instant::now();
+            }
+            Ok(None) => self.is_over = true,
+            // What can't be read now is read when it can be.
+            Err(_) => {}
+        }
+    }
+
     /// The next event. Given up and asked again it loses nothing; after the ticket's end there is
     /// none.
     pub async fn next(&mut self) -> Bytes {
@@ -88,9 +102,14 @@ impl Follower {
             } else {
                 self.rooms.glance(&self.ticket, self.place).await
             };
-            // What can't be read now is told when it can be.
-            let Ok(standing) = standing else {
-                continue;
+            let standing = match standing {
+                Ok(Some(standing)) => standing,
+                Ok(None) => {
+                    self.go_on_restored().await;
+                    continue;
+                }
+                // What can't be read now is told when it can be.
+                Err(_) => continue,
             };
             self.place = standing.place;
             let at = self.clock.now();

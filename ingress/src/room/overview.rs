@@ -207,7 +207,7 @@ mod tests {
     use onsale_schema::admission::Policy;
     use onsale_schema::draw::{Digest, Place};
     use onsale_schema::status::{QueueMode, TicketStatus};
-    use onsale_schema::{ArrivalNo, Timestamp};
+    use onsale_schema::{ArrivalNo, Generation, Timestamp};
     use serde_json::{Value, json};
     use uuid::Uuid;
 
@@ -246,6 +246,7 @@ mod tests {
             measured_ms: 30_000,
             is_sale_stopped: false,
             is_cancelled: false,
+            generation: Generation::default(),
             changes: Vec::new(),
         }
     }

@@ -80,7 +80,7 @@ impl<S: Send + Sync> FromRequestParts<S> for QueuePass {
 mod tests {
     use super::*;
     use onsale_schema::admission::Ticketed;
-    use onsale_schema::{ArrivalNo, TicketId};
+    use onsale_schema::{ArrivalNo, Generation, TicketId};
     use uuid::Uuid;
 
     #[test]
@@ -95,6 +95,7 @@ mod tests {
                 arrival_no: ArrivalNo(4),
                 is_guest: false,
                 guest_no: None,
+                generation: Generation::default(),
             },
             expires_at: Timestamp::from_micros(1_000_000),
             holds_max: 1,

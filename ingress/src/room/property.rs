@@ -1,13 +1,14 @@
 //! Whatever is lost, late, told twice or told by an owner that is none any more: what an ingress shows
 //! is a room that was true, never an older one than before, and in the end the latest. So nobody's
-//! place changes, what is ahead of it never grows, and no status goes back.
+//! place changes, what is ahead of it never grows, and no status goes back; but for a restore from a backup,
+//! after which all is as it was once.
 
 use super::slot::{Heard, Slot};
 use super::state::{Room, Tickets};
-use onsale_schema::admission::{Lobby, Order, Policy, TicketChange, Watermark};
+use onsale_schema::admission::{Lobby, Moment, Order, Policy, TicketChange, Watermark};
 use onsale_schema::draw::{Digest, Place};
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, ScheduleId, Timestamp};
+use onsale_schema::{ArrivalNo, Generation, ScheduleId, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use uuid::Uuid;
@@ -22,6 +23,8 @@ const LOBBY: u32 = 8;
 enum Step {
     /// The owner commits, and tells it: the line moves on by so many places, and these tickets go on.
     Commit(u32, Vec<Index>),
+    /// Postgres is restored to an earlier state, which counts on from there in a generation of its own.
+    Restore(Index),
     /// An owner tells how far it is: perhaps one that has been deposed.
     Beat(Index),
     /// One of the words on their way arrives, the first of them, or any.
@@ -43,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
     let tickets = proptest::collection::vec(index(), 0..4);
     prop_oneof![
         8 => (0..3_u32, tickets).prop_map(|(on, tickets)| Step::Commit(on, tickets)),
+        1 => index().prop_map(Step::Restore),
         2 => index().prop_map(Step::Beat),
         8 => Just(Step::Arrive(None)),
         2 => index().prop_map(|at| Step::Arrive(Some(at))),
@@ -83,6 +87,7 @@ impl Truth {
                 measured_ms: 0,
                 is_sale_stopped: false,
                 is_cancelled: false,
+                generation: Generation::default(),
                 changes: Vec::new(),
             },
             statuses: vec![TicketStatus::Waiting; TICKETS as usize],
@@ -104,6 +109,14 @@ impl Truth {
         next.told.front = Place((self.told.front.0 + on).min(TICKETS));
         next.told.changes = tickets.iter().map(|at| next.go_on(at)).collect();
         next
+    }
+
+    /// The same, restored after this generation.
+    fn restored_after(&self, generation: Generation) -> Self {
+        let mut restored = self.clone();
+        restored.told = self.beat();
+        restored.told.generation = Generation(generation.0 + 1);
+        restored
     }
 
     fn go_on(&mut self, at: &Index) -> TicketChange {
@@ -161,7 +174,7 @@ struct World {
     loading_since: Option<usize>,
     /// Somebody is to read the room again.
     is_reload_due: bool,
-    before: Option<(i64, Shown)>,
+    before: Option<(Moment, Shown)>,
 }
 
 impl World {
@@ -182,6 +195,11 @@ impl World {
                 let next = self.truth.last().unwrap().next(*on, tickets);
                 self.air.push(next.told.clone());
                 self.truth.push(next);
+            }
+            Step::Restore(at) => {
+                let generation = self.truth.last().unwrap().told.generation;
+                let restored = at.get(&self.truth).restored_after(generation);
+                self.truth.push(restored);
             }
             Step::Beat(at) => {
                 let beat = at.get(&self.truth).beat();
@@ -244,11 +262,16 @@ impl World {
             assert!(self.before.is_none(), "what was shown is there");
             return;
         };
-        let now = (room.version(), shown(room));
-        let index = usize::try_from(room.version() - 1).unwrap();
-        assert_eq!(now.1, shown(&self.truth[index].snapshot()));
-        if let Some((version, before)) = self.before.replace(now.clone()) {
-            assert!(now.0 >= version, "{} after {version}", now.0);
+        let now = (room.moment(), shown(room));
+        let mut truth = self.truth.iter();
+        let truth = truth.find(|truth| truth.told.moment() == now.0).unwrap();
+        assert_eq!(now.1, shown(&truth.snapshot()));
+        let before = self.before.replace(now.clone());
+        if let Some((moment, before)) = before {
+            assert!(now.0 >= moment, "{:?} after {moment:?}", now.0);
+            if now.0.0 > moment.0 {
+                return;
+            }
             for (new, old) in now.1.iter().zip(&before) {
                 assert!(new.0 >= old.0, "{new:?} after {old:?}");
                 assert!(old.1.is_none() || new.1 == old.1, "{new:?} after {old:?}");
@@ -277,7 +300,7 @@ impl World {
         }
         self.check();
         let room = self.slot.room().expect("it was read");
-        assert_eq!(room.version(), self.truth.last().unwrap().told.version);
+        assert_eq!(room.moment(), self.truth.last().unwrap().told.moment());
     }
 }
 

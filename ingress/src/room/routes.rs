@@ -73,6 +73,23 @@ pub(crate) fn own(app: &App, ticket: Ticketed, user: UserId) -> Result<Ticketed,
     is_own.then_some(ticket).ok_or_else(|| not_valid(app))
 }
 
+/// The ticket, or the newest of its owner where it was signed before a restore.
+///
+/// # Errors
+/// `queue-ticket-invalid` when that restore has lost it.
+pub(crate) async fn current(app: &App, ticket: Ticketed) -> Result<Ticketed, Problem> {
+    match app.rooms.glance(&ticket, None).await {
+        Ok(None) => {
+            let found = newest(&app.pool, ticket.schedule_id, ticket.user_id).await?;
+            found
+                .map(|(ticket, _)| ticket)
+                .ok_or_else(|| not_valid(app))
+        }
+        // What is not known now is told when it is.
+        Ok(Some(_)) | Err(_) => Ok(ticket),
+    }
+}
+
 fn not_valid(app: &App) -> Problem {
     app.rooms.count_refused();
     Problem::new(Code::QueueTicketInvalid)
@@ -202,9 +219,9 @@ pub async fn joined(app: &App, user: UserId, outcome: &Outcome) -> Result<Answer
     app.rooms.count_join(ticket.is_new);
     let ticketed = ticketed(user, ticket);
     let standing = match app.rooms.look(&ticketed, None).await {
-        Ok(standing) => standing.after(ticket.status, ticket.pass_expires_at),
+        Ok(Some(standing)) => standing.after(ticket.status, ticket.pass_expires_at),
         // It is in line, whatever else is not known.
-        Err(_) => Standing::told(ticket),
+        Ok(None) | Err(_) => Standing::told(ticket),
     };
     // Whoever comes with a presale is let in at once where there is room.
     let standing = match ticket.is_guest && ticket.is_new {
@@ -229,6 +246,7 @@ fn ticketed(user: UserId, ticket: &Ticket) -> Ticketed {
         arrival_no: ticket.arrival_no,
         is_guest: ticket.is_guest,
         guest_no: ticket.guest_no,
+        generation: ticket.generation,
     }
 }
 
@@ -242,7 +260,8 @@ fn misanswered() -> Problem {
 /// Ask again after `pollAfterMs`, with the ticket that you were given: whoever is silent for too long
 /// is passed over when its turn comes, and is next when it asks again. Once it is `ADMITTED`, there is
 /// a `pass`; asking again gets one that lasts as long as the holds that were made with it. A
-/// `dependency-unavailable` changes nothing: nobody loses its place by it.
+/// `dependency-unavailable` changes nothing: nobody loses its place by it. Who shows a ticket and is told
+/// `not-found` has none any more: it was lost with the service's database, so join again.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/queue", operation_id = "getQueueTicket",
     tag = "Waiting room",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), QueueTicket),
@@ -254,17 +273,18 @@ pub async fn get(
     Id(schedule): Id<ScheduleId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (ticket, standing) = match shown(&app, user.id, schedule, &headers)? {
-        Some(ticket) => (ticket, app.rooms.poll(&ticket).await?),
-        None => {
-            let found = newest(&app.pool, schedule, user.id).await?;
-            let (ticket, ended) = found.ok_or_else(|| Problem::new(Code::NotFound))?;
-            let standing = app.rooms.poll(&ticket).await?;
-            // The row may be ahead of what was told here.
-            let standing = ended.map_or(standing, |status| standing.after(status, None));
-            (ticket, standing)
-        }
-    };
+    if let Some(ticket) = shown(&app, user.id, schedule, &headers)?
+        && let Some(standing) = app.rooms.poll(&ticket).await?
+    {
+        return answer::ok(&view(&app, &ticket, &standing));
+    }
+    let found = newest(&app.pool, schedule, user.id).await?;
+    let (ticket, ended) = found.ok_or_else(|| Problem::new(Code::NotFound))?;
+    // An ingress that has not heard of a restore yet does in a moment.
+    let standing = app.rooms.poll(&ticket).await?;
+    let standing = standing.ok_or_else(Problem::unavailable)?;
+    // The row may be ahead of what was told here.
+    let standing = ended.map_or(standing, |status| standing.after(status, None));
     answer::ok(&view(&app, &ticket, &standing))
 }
 

@@ -10,7 +10,7 @@ use crate::config::Secrets;
 use crate::token::Seal;
 use onsale_schema::admission::{Code, Pass, Ticketed};
 use onsale_schema::status::AccessGrant;
-use onsale_schema::{AccessCodeId, ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{AccessCodeId, ArrivalNo, Generation, ScheduleId, TicketId, Timestamp, UserId};
 use uuid::Uuid;
 
 const TICKET_PURPOSE: &[u8] = b"onsale queue ticket";
@@ -21,6 +21,10 @@ const VERSION: u8 = 1;
 const GUEST_VERSION: u8 = 2;
 /// The version of a guest's ticket that says which of the guests' it is.
 const NUMBERED_VERSION: u8 = 3;
+/// So much higher is the version of whatever says of which generation it is, at its end: all but those of
+/// the first.
+const RESTORED: u8 = 3;
+const GENERATION_BYTES: usize = 8;
 /// What a code grants.
 const VIP: u8 = 0;
 const PRESALE: u8 = 1;
@@ -56,16 +60,16 @@ impl Signer {
             bytes[0] = NUMBERED_VERSION;
             bytes.extend_from_slice(&no.to_be_bytes());
         }
-        self.tickets.seal(bytes)
+        self.tickets.seal(with_generation(bytes, ticket.generation))
     }
 
     /// The ticket, if we signed it.
     #[must_use]
     pub fn read_ticket(&self, text: &str) -> Option<Ticketed> {
-        if let Some(bytes) = self.tickets.open(text, TICKET_BYTES) {
-            return read_ticket(bytes.first_chunk()?);
+        if let Some((bytes, generation)) = open(&self.tickets, text, TICKET_BYTES) {
+            return read_ticket(bytes.first_chunk()?, generation);
         }
-        let mut bytes = self.tickets.open(text, NUMBERED_BYTES)?;
+        let (mut bytes, generation) = open(&self.tickets, text, NUMBERED_BYTES)?;
         if bytes[0] != NUMBERED_VERSION {
             return None;
         }
@@ -73,7 +77,7 @@ impl Signer {
         let (ticket, no) = bytes.split_first_chunk()?;
         Some(Ticketed {
             guest_no: Some(u32::from_be_bytes(no.try_into().ok()?)),
-            ..read_ticket(ticket)?
+            ..read_ticket(ticket, generation)?
         })
     }
 
@@ -84,17 +88,18 @@ impl Signer {
         bytes.extend_from_slice(&pass.expires_at.micros().to_be_bytes());
         bytes.extend_from_slice(&pass.holds_max.to_be_bytes());
         debug_assert_eq!(bytes.len(), PASS_BYTES);
-        self.passes.seal(bytes)
+        let generation = pass.ticket.generation;
+        self.passes.seal(with_generation(bytes, generation))
     }
 
     /// The pass, if we signed it; it may be old, or somebody else's.
     #[must_use]
     pub fn read_pass(&self, text: &str) -> Option<Pass> {
-        let bytes = self.passes.open(text, PASS_BYTES)?;
+        let (bytes, generation) = open(&self.passes, text, PASS_BYTES)?;
         let (ticket, rest) = bytes.split_first_chunk()?;
         let (expires_at, holds_max) = rest.split_first_chunk()?;
         Some(Pass {
-            ticket: read_ticket(ticket)?,
+            ticket: read_ticket(ticket, generation)?,
             expires_at: Timestamp::from_micros(i64::from_be_bytes(*expires_at)),
             holds_max: u32::from_be_bytes(holds_max.try_into().ok()?),
         })
@@ -144,9 +149,30 @@ impl Signer {
     }
 }
 
+/// With the generation at its end, but for the first: so those look as they did before there was another.
+fn with_generation(mut bytes: Vec<u8>, generation: Generation) -> Vec<u8> {
+    if !generation.is_first() {
+        bytes[0] += RESTORED;
+        bytes.extend_from_slice(&generation.0.to_be_bytes());
+    }
+    bytes
+}
+
+/// What was sealed, of that length without its generation, and that.
+fn open(seal: &Seal, text: &str, body_bytes: usize) -> Option<(Vec<u8>, Generation)> {
+    if let Some(bytes) = seal.open(text, body_bytes) {
+        return Some((bytes, Generation::default()));
+    }
+    let mut bytes = seal.open(text, body_bytes + GENERATION_BYTES)?;
+    let generation = Generation(i64::from_be_bytes(*bytes.last_chunk()?));
+    bytes.truncate(body_bytes);
+    bytes[0] = bytes[0].checked_sub(RESTORED)?;
+    (!generation.is_first()).then_some((bytes, generation))
+}
+
 fn ticket_bytes(ticket: &Ticketed) -> Vec<u8> {
-    // Room for a pass and the mark.
-    let mut bytes = Vec::with_capacity(PASS_BYTES + 16);
+    // Room for a pass of a later generation and the mark.
+    let mut bytes = Vec::with_capacity(PASS_BYTES + GENERATION_BYTES + 16);
     bytes.push(match ticket.is_guest {
         true => GUEST_VERSION,
         false => VERSION,
@@ -159,7 +185,7 @@ fn ticket_bytes(ticket: &Ticketed) -> Vec<u8> {
     bytes
 }
 
-fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
+fn read_ticket(bytes: &[u8; TICKET_BYTES], generation: Generation) -> Option<Ticketed> {
     let (&version, rest) = bytes.split_first()?;
     let is_guest = match version {
         VERSION => false,
@@ -176,6 +202,7 @@ fn read_ticket(bytes: &[u8; TICKET_BYTES]) -> Option<Ticketed> {
         arrival_no: ArrivalNo(u32::from_be_bytes(arrival.try_into().ok()?)),
         is_guest,
         guest_no: None,
+        generation,
     })
 }
 
@@ -184,6 +211,14 @@ mod tests {
     use super::*;
     use crate::token::{Asked, CommandToken};
     use onsale_schema::MessageId;
+
+    /// The ticket, a guest's and the pass of these tests, as they were before there were generations.
+    const PLAIN: &str = "AQAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAACAAAAAAAAAAAAAAAAAAAAAwA9CP-eiVMi1689D_gTXkOz\
+                         NdHi";
+    const NUMBERED: &str = "AwAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAACAAAAAAAAAAAAAAAAAAAAAwA9CP8AAAAHPqda-Tn6\
+                            ublkyfDfciXfAg";
+    const PASS: &str = "AQAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAACAAAAAAAAAAAAAAAAAAAAAwA9CP8ABgokGB5AAQAAAArQ\
+                        DCqnmnVgqVAhF7AGTPc7";
 
     /// By secrets of one digit each.
     fn secrets(digits: &str) -> Secrets {
@@ -203,6 +238,7 @@ mod tests {
             arrival_no: ArrivalNo(3_999_999),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         }
     }
 
@@ -282,6 +318,75 @@ mod tests {
         assert!(texts.iter().all(|text| is_for_headers(text)));
         assert_eq!(signer("a").read_ticket(&texts[0]), Some(ticket()));
         assert_eq!(signer("a").read_pass(&texts[1]), Some(pass()));
+    }
+
+    /// As they were signed before there were generations, to the letter.
+    #[test]
+    fn what_was_signed_before_any_restore_is_good_as_it_was() {
+        let numbered = Ticketed {
+            is_guest: true,
+            guest_no: Some(7),
+            ..ticket()
+        };
+        let signer = signer("a");
+        for (text, expected) in [
+            (signer.sign_ticket(&ticket()), PLAIN),
+            (signer.sign_ticket(&numbered), NUMBERED),
+            (signer.sign_pass(&pass()), PASS),
+        ] {
+            assert_eq!(text, expected);
+        }
+        assert_eq!(signer.read_ticket(PLAIN), Some(ticket()));
+        assert_eq!(signer.read_ticket(NUMBERED), Some(numbered));
+        assert_eq!(signer.read_pass(PASS), Some(pass()));
+    }
+
+    #[test]
+    fn what_is_signed_since_a_restore_says_so() {
+        let signer = signer("a");
+        let guest = Ticketed {
+            is_guest: true,
+            ..ticket()
+        };
+        let numbered = Ticketed {
+            guest_no: Some(7),
+            ..guest
+        };
+        for ticket in [ticket(), guest, numbered] {
+            let mut texts = Vec::new();
+            for generation in [0, 1, 1_800_000_000_000_000, i64::MAX, -1] {
+                let generation = Generation(generation);
+                let ticket = Ticketed {
+                    generation,
+                    ..ticket
+                };
+                let text = signer.sign_ticket(&ticket);
+                assert!(is_for_headers(&text));
+                assert_eq!(signer.read_ticket(&text), Some(ticket));
+                assert_eq!(signer.read_pass(&text), None);
+                // Nothing at its end can be left away or changed.
+                let cut = &text[..text.len() - 11];
+                assert_eq!(signer.read_ticket(cut), None);
+                let pass = Pass {
+                    ticket: Ticketed {
+                        guest_no: None,
+                        ..ticket
+                    },
+                    ..pass()
+                };
+                let shown = signer.sign_pass(&pass);
+                assert_eq!(signer.read_pass(&shown), Some(pass));
+                texts.extend([text, shown]);
+            }
+            texts.sort();
+            texts.dedup();
+            assert_eq!(texts.len(), 10);
+        }
+        // The first has one form only.
+        let mut bytes = ticket_bytes(&ticket());
+        bytes[0] += RESTORED;
+        bytes.extend_from_slice(&0_i64.to_be_bytes());
+        assert_eq!(signer.read_ticket(&signer.tickets.seal(bytes)), None);
     }
 
     #[test]

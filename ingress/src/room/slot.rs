@@ -2,12 +2,13 @@
 //! every order of broadcasts, losses and snapshots can be tried.
 //!
 //! What is shown never goes back: a snapshot or a word that is older than it is not taken. But for one
-//! case: rows that were restored from a backup are older than what was shown, and true. Then the owner
-//! tells of the older version again and again, and nobody of the one that is known.
+//! case: rows that were restored from a backup are older than what was shown, and true. They are of a new
+//! generation, which counts as later whatever its versions are. Where nobody has said that they were
+//! restored, the owner tells of the older version again and again, and nobody of the one that is known.
 
 use super::state::{Applied, Room};
 use onsale_schema::Timestamp;
-use onsale_schema::admission::Watermark;
+use onsale_schema::admission::{Moment, Watermark};
 
 /// Words of the owner that are kept while a snapshot is on its way; with more it is taken again.
 const KEPT_MAX: usize = 1024;
@@ -39,7 +40,7 @@ pub struct Slot {
     known_at: Option<Timestamp>,
     /// Since when beats tell of an older version, and of which they told last; none after one of the
     /// version that is known.
-    older: Option<(Timestamp, i64)>,
+    older: Option<(Timestamp, Moment)>,
 }
 
 /// What became of a word.
@@ -70,8 +71,8 @@ impl Slot {
         let applied = room.take_in(told);
         match applied {
             Applied::Known => {
-                if told.is_beat() && told.version < room.version() {
-                    self.hear_older(told.version, now)
+                if told.is_beat() && told.moment() < room.moment() {
+                    self.hear_older(told.moment(), now)
                 } else {
                     Heard::Nothing
                 }
@@ -101,9 +102,9 @@ impl Slot {
     }
 
     /// An owner tells of an older version than the one that is known.
-    fn hear_older(&mut self, version: i64, now: Timestamp) -> Heard {
+    fn hear_older(&mut self, moment: Moment, now: Timestamp) -> Heard {
         let since = self.older.map_or(now, |(since, _)| since);
-        self.older = Some((since, version));
+        self.older = Some((since, moment));
         if self.is_restored(now) && self.wants_reload() {
             Heard::Gap
         } else {
@@ -163,10 +164,12 @@ impl Slot {
             return;
         };
         match &self.room {
-            Some(old) if old.version() <= room.version() => room.follows(old),
+            // Nothing of before it goes on.
+            Some(old) if old.generation() < room.generation() => {}
+            Some(old) if old.moment() <= room.moment() => room.follows(old),
             Some(_) => {
-                let told = self.older.map_or(i64::MAX, |(_, version)| version);
-                if !self.is_restored(asked_at) || room.version() < told {
+                let is_behind = |(_, told): (Timestamp, Moment)| room.moment() < told;
+                if !self.is_restored(asked_at) || self.older.is_none_or(is_behind) {
                     // Not from where the owners write.
                     self.is_stale = true;
                     return;
@@ -189,10 +192,10 @@ impl Slot {
 mod tests {
     use super::super::state::Tickets;
     use super::*;
-    use onsale_schema::ScheduleId;
     use onsale_schema::admission::Policy;
     use onsale_schema::draw::Place;
     use onsale_schema::status::QueueMode;
+    use onsale_schema::{Generation, ScheduleId};
 
     fn at(s: i64) -> Timestamp {
         Timestamp::EPOCH.plus_ms(s * 1000)
@@ -218,6 +221,7 @@ mod tests {
             measured_ms: 0,
             is_sale_stopped: false,
             is_cancelled: false,
+            generation: Generation::default(),
             changes: Vec::new(),
         }
     }
@@ -229,7 +233,7 @@ mod tests {
     }
 
     fn version(slot: &Slot) -> i64 {
-        slot.room().unwrap().version()
+        slot.room().unwrap().moment().1
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Standing {
 mod tests {
     use super::*;
     use onsale_schema::admission::Policy;
-    use onsale_schema::{ArrivalNo, ScheduleId, TicketId};
+    use onsale_schema::{ArrivalNo, Generation, ScheduleId, TicketId};
     use uuid::Uuid;
 
     #[test]
@@ -147,6 +147,7 @@ mod tests {
             pass_expires_at: None,
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         });
         let placed = Standing {
             place: Some(Place(3)),
@@ -200,6 +201,7 @@ mod tests {
                 measured_ms: 0,
                 is_sale_stopped,
                 is_cancelled: false,
+                generation: Generation::default(),
                 changes: Vec::new(),
             })
         };

@@ -4,10 +4,10 @@
 //! A byte per ticket, so that a million that have ended are no matter; more is known of those with a
 //! pass only.
 
-use onsale_schema::admission::{Line, Sight, TicketChange, Watermark};
+use onsale_schema::admission::{Line, Moment, Sight, TicketChange, Watermark};
 use onsale_schema::draw::Place;
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, Timestamp};
+use onsale_schema::{ArrivalNo, Generation, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -111,10 +111,16 @@ impl Room {
         }
     }
 
-    /// Which version it is.
+    /// Of which moment it is.
     #[must_use]
-    pub fn version(&self) -> i64 {
-        self.told.version
+    pub fn moment(&self) -> Moment {
+        self.told.moment()
+    }
+
+    /// Within which the numbers of its tickets are theirs.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.told.generation
     }
 
     /// What its owner told last, without changes.
@@ -132,17 +138,18 @@ impl Room {
     /// Takes in what the owner tells.
     pub fn take_in(&mut self, told: &Watermark) -> Applied {
         let is_beat = told.is_beat();
-        if told.version < self.version() {
+        if told.moment() < self.moment() {
             return Applied::Known;
         }
-        if told.version == self.version() {
+        if told.moment() == self.moment() {
             if !is_beat || told.at < self.told.at {
                 return Applied::Known;
             }
             self.show(told);
             return Applied::Beat;
         }
-        if is_beat || told.from_version != self.version() {
+        let follows = (told.generation, told.from_version) == self.moment();
+        if is_beat || !follows {
             return Applied::Gap;
         }
         self.show(told);

@@ -12,7 +12,7 @@ use onsale_platform::sql::statement;
 use onsale_schema::admission::{Lobby, Order, Policy, Ticketed, Watermark};
 use onsale_schema::draw::{Digest, Place};
 use onsale_schema::status::{QueueMode, TicketStatus};
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{ArrivalNo, Generation, ScheduleId, TicketId, Timestamp, UserId};
 
 /// Reads a room and all its tickets that are not simply in line, in one statement, which sees one
 /// moment. Whatever a million tickets have become, it is some bytes for each.
@@ -27,6 +27,7 @@ pub async fn snapshot(pool: &Pool, schedule: ScheduleId) -> Result<Room, Problem
                 lobby_order, seed, front, latest, cancelled, \
                 (SELECT state <> 'OPEN' OR booking_closes_at <= clock_timestamp() FROM sale \
                  WHERE schedule_id = room.schedule_id) AS is_sale_stopped, \
+                coalesce((SELECT generation FROM system), 0) AS generation, \
                 (SELECT count(*)::int FROM ticket \
                  WHERE schedule_id = room.schedule_id AND status = 'WAITING' \
                    AND access_code_id IS NOT NULL) AS guests, \
@@ -73,6 +74,8 @@ pub async fn newest(
         is_guest: bool,
         #[diesel(sql_type = Nullable<Integer>)]
         guest_no: Option<i32>,
+        #[diesel(sql_type = BigInt)]
+        generation: Generation,
     }
     let mut conn = pool.get().await?;
     // There is an index for either part. Who has a live ticket got it last.
@@ -81,7 +84,8 @@ pub async fn newest(
                 CASE WHEN access_code_id IS NOT NULL THEN \
                     (SELECT count(*)::int FROM ticket AS earlier \
                      WHERE earlier.schedule_id = $1 AND earlier.access_code_id IS NOT NULL \
-                       AND earlier.arrival_no < newest.arrival_no) END AS guest_no \
+                       AND earlier.arrival_no < newest.arrival_no) END AS guest_no, \
+                coalesce((SELECT generation FROM system), 0) AS generation \
          FROM ((SELECT ticket_id, arrival_no, status, access_code_id FROM ticket \
                 WHERE schedule_id = $1 AND user_id = $2 AND status IN ('WAITING', 'ADMITTED')) \
                UNION ALL \
@@ -103,6 +107,7 @@ pub async fn newest(
             arrival_no: ArrivalNo(count(row.arrival_no)?),
             is_guest: row.is_guest,
             guest_no: row.guest_no.map(count).transpose()?,
+            generation: row.generation,
         };
         Ok((ticketed, Some(row.status).filter(|it| !it.is_live())))
     });
@@ -151,6 +156,8 @@ struct Row {
     cancelled: bool,
     #[diesel(sql_type = Bool)]
     is_sale_stopped: bool,
+    #[diesel(sql_type = BigInt)]
+    generation: Generation,
     /// That wait. Whether one was passed over is in no row.
     #[diesel(sql_type = Integer)]
     guests: i32,
@@ -197,6 +204,7 @@ impl Row {
             measured_ms: 0,
             is_sale_stopped: self.is_sale_stopped,
             is_cancelled: self.cancelled,
+            generation: self.generation,
             changes: Vec::new(),
         };
         Ok(Room::new(told, self.tickets()?))

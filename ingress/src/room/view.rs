@@ -135,7 +135,7 @@ impl TicketView {
 mod tests {
     use super::*;
     use onsale_schema::admission::Ticket;
-    use onsale_schema::{ArrivalNo, ScheduleId, UserId};
+    use onsale_schema::{ArrivalNo, Generation, ScheduleId, UserId};
     use uuid::Uuid;
 
     fn ticket() -> Ticketed {
@@ -146,6 +146,7 @@ mod tests {
             arrival_no: ArrivalNo(4),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         }
     }
 
@@ -159,6 +160,7 @@ mod tests {
             pass_expires_at: None,
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         })
     }
 

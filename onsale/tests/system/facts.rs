@@ -32,7 +32,7 @@ fn events(hall: &Hall, args: &[&str]) -> Command {
 }
 
 /// What is printed, a value a line.
-async fn printed(hall: &Hall, args: &[&str]) -> Vec<Value> {
+pub async fn printed(hall: &Hall, args: &[&str]) -> Vec<Value> {
     let output: Output = events(hall, args).output().await.expect("it runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
@@ -41,7 +41,7 @@ async fn printed(hall: &Hall, args: &[&str]) -> Vec<Value> {
     lines.collect::<Result<_, _>>().expect("JSON lines")
 }
 
-fn ids(lines: &[Value]) -> Vec<&str> {
+pub fn ids(lines: &[Value]) -> Vec<&str> {
     lines
         .iter()
         .map(|line| line["id"].as_str().expect("an id"))

@@ -38,6 +38,7 @@ mod race;
 mod ready_orders;
 mod receiver;
 mod refunded_once;
+mod restored;
 mod room;
 mod servers;
 mod shop;

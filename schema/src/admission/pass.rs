@@ -2,7 +2,7 @@
 //! ingresses, who sign and check, and the owners of seats, who check again. Signing is the ingress'
 //! business; there is no field that opens a room to who has no ticket.
 
-use crate::ids::{ArrivalNo, ScheduleId, TicketId, UserId};
+use crate::ids::{ArrivalNo, Generation, ScheduleId, TicketId, UserId};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,10 @@ pub struct Ticketed {
     /// Its number among the guests' tickets of the room, from 0, where that is known; no pass says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_no: Option<u32>,
+    /// Within which its number is its own. In another one it may be somebody else's, and whether the
+    /// ticket is there says its row alone.
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub generation: Generation,
 }
 
 /// What somebody shows who holds seats where there is a waiting room.
@@ -90,6 +94,7 @@ mod tests {
                 arrival_no: ArrivalNo(4),
                 is_guest: false,
                 guest_no: None,
+                generation: Generation::default(),
             },
             expires_at: end,
             holds_max: 1,

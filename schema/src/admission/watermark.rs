@@ -3,7 +3,7 @@
 
 use super::Policy;
 use crate::draw::{Digest, Draw, Place};
-use crate::ids::{ArrivalNo, ScheduleId};
+use crate::ids::{ArrivalNo, Generation, ScheduleId};
 use crate::status::{QueueMode, TicketStatus};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,9 @@ pub struct Watermark {
     /// The show is cancelled, so that the room is paused for good.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_cancelled: bool,
+    /// Within which its versions and the numbers of its tickets are counted.
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub generation: Generation,
     /// Tickets that are something else now. New ones are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<TicketChange>,
@@ -83,6 +86,9 @@ pub struct GuestLine {
     /// So many there are, whatever became of them.
     pub arrivals: u32,
 }
+
+/// A generation, and a version within it.
+pub type Moment = (Generation, i64);
 
 /// A ticket, its status, and until when its pass lasts if it has one.
 pub type TicketChange = (ArrivalNo, TicketStatus, Option<Timestamp>);
@@ -204,6 +210,12 @@ impl Watermark {
     #[must_use]
     pub fn is_beat(&self) -> bool {
         self.from_version == self.version
+    }
+
+    /// Which moment of the room it is of: a later one is greater.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        (self.generation, self.version)
     }
 
     /// Whether people are let in now, as far as the rules say.

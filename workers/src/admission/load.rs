@@ -21,7 +21,8 @@ use onsale_schema::draw::{Digest, Place, Secret};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::status::{AccessGrant, QueueMode, SaleState, TicketStatus};
 use onsale_schema::{
-    AccessCodeId, ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+    AccessCodeId, ArrivalNo, Generation, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp,
+    UserId,
 };
 use rand::RngCore;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -100,7 +101,8 @@ async fn read_room(
         "SELECT secret, mode, paused, opens_at, capacity, rate_per_second, pass_ms, presence_ms, \
                 holds_per_pass, beacon_name, version, arrivals, digest, closed_at, lobby_size, \
                 lobby_digest, beacon, lobby_order, seed, front, admissions, rate_used, latest, \
-                guest_front, cancelled \
+                guest_front, cancelled, \
+                coalesce((SELECT generation FROM system), 0) AS generation \
          FROM waiting_room WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -183,17 +185,26 @@ async fn no_room(
     struct Sale {
         #[diesel(sql_type = Timestamptz)]
         booking_opens_at: Timestamp,
+        #[diesel(sql_type = BigInt)]
+        generation: Generation,
     }
-    let sale: Option<Sale> = statement("SELECT booking_opens_at FROM sale WHERE schedule_id = $1")
-        .bind::<SqlUuid, _>(schedule_id)
-        .get_result(conn)
-        .await
-        .optional()?;
+    let sale: Option<Sale> = statement(
+        "SELECT booking_opens_at, coalesce((SELECT generation FROM system), 0) AS generation \
+         FROM sale WHERE schedule_id = $1",
+    )
+    .bind::<SqlUuid, _>(schedule_id)
+    .get_result(conn)
+    .await
+    .optional()?;
     Ok(sale.map(|sale| {
         let mut secret = [0; 32];
         rand::rng().fill_bytes(&mut secret);
         let policy = Policy::new(QueueMode::Off, sale.booking_opens_at);
-        Room::load(RoomRow::new(schedule_id, policy), Secret(secret), [])
+        let row = RoomRow {
+            generation: sale.generation,
+            ..RoomRow::new(schedule_id, policy)
+        };
+        Room::load(row, Secret(secret), [])
     }))
 }
 
@@ -442,6 +453,8 @@ struct RoomRecord {
     guest_front: i32,
     #[diesel(sql_type = Bool)]
     cancelled: bool,
+    #[diesel(sql_type = BigInt)]
+    generation: Generation,
 }
 
 impl RoomRecord {
@@ -486,6 +499,7 @@ impl RoomRecord {
             guest_front: ArrivalNo(count(self.guest_front)?),
             admissions: count(self.admissions)?,
             rate_used: self.rate_used,
+            generation: self.generation,
             latest: self.latest,
         })
     }

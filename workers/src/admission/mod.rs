@@ -409,6 +409,7 @@ fn refusal_label(refusal: Refusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use onsale_schema::Generation;
     use onsale_schema::admission::Policy;
     use onsale_schema::draw::Place;
     use onsale_schema::message::decode;
@@ -435,6 +436,7 @@ mod tests {
             measured_ms: 1000,
             is_sale_stopped: false,
             is_cancelled: false,
+            generation: Generation::default(),
             changes: (0..changes).map(|no| admitted(3_000_000 + no)).collect(),
         }
     }

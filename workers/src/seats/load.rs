@@ -16,8 +16,8 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::seats::Hold;
 use onsale_schema::status::{ClaimState, ReservationStatus, SaleState};
 use onsale_schema::{
-    ArrivalNo, CommandId, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId, SeatNo,
-    TicketId, Timestamp, UserId,
+    ArrivalNo, CommandId, Generation, Money, NoticeId, PaymentOrderId, ReservationId, ScheduleId,
+    SeatNo, TicketId, Timestamp, UserId,
 };
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -52,6 +52,8 @@ struct SaleRow {
     layout_no: i64,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pass_required_since: Option<Timestamp>,
+    #[diesel(sql_type = BigInt)]
+    generation: Generation,
     #[diesel(sql_type = BigInt)]
     room_version: i64,
 }
@@ -255,7 +257,8 @@ async fn read_sale(
     let row: Option<SaleRow> = statement(
         "SELECT state, booking_opens_at, booking_closes_at, hold_ms, seats_per_user, \
                 extensions_max, hold_total_ms, prevents_orphans, release_jitter_ms, cancelled, \
-                release_seed, map_version, layout_no, pass_required_since, room_version \
+                release_seed, map_version, layout_no, pass_required_since, room_version, \
+                coalesce((SELECT generation FROM system), 0) AS generation \
          FROM sale WHERE schedule_id = $1",
     )
     .bind::<SqlUuid, _>(schedule_id)
@@ -300,10 +303,12 @@ async fn read_sale(
     };
     let layout = Layout::new(row.layout_no, seats.iter().map(SeatRow::spot));
     let sale = Sale::new(schedule_id, policy, layout, row.map_version);
-    let mut sale = sale.with_release_seed(row.release_seed).with_gate(Gate {
+    let gate = Gate {
         pass_required_since: row.pass_required_since,
         room_version: row.room_version,
-    });
+    };
+    let sale = sale.with_release_seed(row.release_seed).with_gate(gate);
+    let mut sale = sale.with_generation(row.generation);
     for row in reservations {
         sale.load_reservation(row.into_reservation());
     }

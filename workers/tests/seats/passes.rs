@@ -10,7 +10,9 @@ use diesel_async::RunQueryDsl;
 use onsale_schema::admission::{self, HoldState, Pass, Ticketed};
 use onsale_schema::message::{Command, decode};
 use onsale_schema::seats::{Kind, Outcome, Refusal};
-use onsale_schema::{ArrivalNo, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId};
+use onsale_schema::{
+    ArrivalNo, Generation, NoticeId, ReservationId, ScheduleId, TicketId, Timestamp, UserId,
+};
 use uuid::Uuid;
 
 /// Somebody who was let in, whose pass is good for two holds.
@@ -32,6 +34,7 @@ async fn admit(rig: &mut Rig, schedule_id: ScheduleId, no: u32) -> (UserId, Pass
             arrival_no: ArrivalNo(no),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         },
         expires_at: rig.clock.now().plus_ms(60_000),
         holds_max: 2,

@@ -5,7 +5,7 @@ use crate::common::{schedule_id, user};
 use onsale_schema::admission::{Pass, Ticketed};
 use onsale_schema::message::Command;
 use onsale_schema::seats::Kind;
-use onsale_schema::{ArrivalNo, NoticeId, TicketId, UserId};
+use onsale_schema::{ArrivalNo, Generation, NoticeId, TicketId, UserId};
 use uuid::Uuid;
 
 impl World {
@@ -34,6 +34,7 @@ impl World {
                 arrival_no: ArrivalNo(no),
                 is_guest: false,
                 guest_no: None,
+                generation: Generation::default(),
             },
             expires_at: self.now.plus_ms(age_ms),
             holds_max: u32::try_from(self.rng.range(1, 4)).unwrap(),

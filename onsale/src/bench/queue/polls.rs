@@ -10,7 +10,7 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_ingress::room::Signer;
 use onsale_schema::admission::Ticketed;
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, UserId};
+use onsale_schema::{ArrivalNo, Generation, ScheduleId, TicketId, UserId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -230,6 +230,7 @@ async fn sample(
             arrival_no: ArrivalNo(u32::try_from(row.arrival_no)?),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         })
     };
     rows.into_iter().map(ticketed).collect()

@@ -5,7 +5,7 @@ use crate::hall::{Hall, soon};
 use onsale_ingress::room::Signer;
 use onsale_schema::admission::{Pass, TICKETS_PER_USER, Ticketed};
 use onsale_schema::seats::Kind;
-use onsale_schema::{ArrivalNo, ScheduleId, TicketId, UserId};
+use onsale_schema::{ArrivalNo, Generation, ScheduleId, TicketId, UserId};
 use onsale_testkit::system::TOKEN_SECRET;
 use reqwest::Method;
 use serde_json::json;
@@ -94,6 +94,7 @@ pub async fn passes(hall: &mut Hall, met: &mut Met) {
             arrival_no: ArrivalNo(0),
             is_guest: false,
             guest_no: None,
+            generation: Generation::default(),
         },
         expires_at: soon(seconds),
         holds_max,

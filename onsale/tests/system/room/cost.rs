@@ -52,6 +52,7 @@ async fn tickets(line: &Line) -> Vec<(Buyer, Ticketed)> {
                 arrival_no: ticket.arrival_no,
                 is_guest: false,
                 guest_no: None,
+                generation: ticket.generation,
             };
             all.push((buyer, ticketed));
         }

@@ -29,6 +29,7 @@ fn watermark(front: u32, moved: u32, measured_ms: u32) -> Watermark {
         measured_ms,
         is_sale_stopped: false,
         is_cancelled: false,
+        generation: Generation::default(),
         changes: Vec::new(),
     }
 }

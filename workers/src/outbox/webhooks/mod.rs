@@ -6,9 +6,9 @@
 //! other messages, and facts would be lost without a word. In Postgres a fact, its number and the
 //! cursor are one database, restored together, and a repeated publication is the same row: so a
 //! subscriber's sequence has no duplicates and no gaps that are not real. The number is given under a
-//! lock, after the publication ([`super::facts`]), so that nothing appears behind a cursor. Only a
-//! restore from a backup that is older than what was told gives ids and sequences anew that subscribers
-//! know: they take these facts for repetitions (`deploy/README.md`).
+//! lock, after the publication ([`super::facts`]), so that nothing appears behind a cursor. A restore from
+//! a backup that is older than what was told sets them back: then `onsale restored` moves them on, so that no
+//! subscriber takes what is new for a repetition (`deploy/README.md`).
 //!
 //! Cursor and sequence are written after a delivery: a crash between the two delivers again, the same
 //! fact under the same id and sequence. They are written only over the values that were read, so that
