@@ -1,18 +1,19 @@
-//! The ledger against a naive model: whatever is charged and paid, in whatever batches, again, late,
-//! with keys that were used, or over the limits, each answer is the one that a plain retelling of the
+//! The ledger against a naive model: whatever is charged, paid and refunded, in whatever batches, again,
+//! late, with keys that were used, or over the limits, each answer is the one that a plain retelling of the
 //! rules gives, and what is written is what the retelling has in its books.
 
 mod common;
 
 use common::{
-    Rng, at_s, command_id, fingerprint, for_seeds, is_replay, reservation_id, transfer_id, user,
+    Rng, at_s, cancellation_id, command_id, fingerprint, for_seeds, is_replay, reservation_id,
+    transfer_id, user,
 };
-use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits, NewTransfer, Price};
-use onsale_schema::ledger::{Kind, Outcome, Refusal};
+use onsale_domain::ledger::{Accounts, Cards, Cause, Changes, Limits, NewTransfer, Price, Refund};
+use onsale_schema::ledger::{CASH_ACCOUNT, Kind, Outcome, Refusal, SALES_ACCOUNT};
 use onsale_schema::message::Command;
 use onsale_schema::status::ChargeMethod;
 use onsale_schema::{AccountId, Money, TransferId};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 const CHARGE_MAX: i64 = 500;
@@ -36,16 +37,29 @@ enum Asked {
         reservation: u128,
         amount: i64,
     },
+    Refund {
+        reservation: u128,
+        cancellation: u128,
+        amount: i64,
+    },
 }
 
 impl Asked {
     fn random(rng: &mut Rng) -> Self {
         let mut small = |low, high| u128::try_from(rng.range(low, high)).expect("not negative");
         let (command, body, reservation) = (small(1, 40), small(1, 10), small(1001, 1020));
+        let cancellation = small(2001, 2040);
         if rng.percent(35) {
             return Self::Pay {
                 reservation,
                 amount: rng.range(1, 700),
+            };
+        }
+        if rng.percent(30) {
+            return Self::Refund {
+                reservation,
+                cancellation,
+                amount: rng.range(1, 500),
             };
         }
         // The same number asks for the same, unless its key is used for something else.
@@ -63,7 +77,9 @@ impl Asked {
     }
 
     fn user_no(self) -> u128 {
-        let (Self::Charge { command: n, .. } | Self::Pay { reservation: n, .. }) = self;
+        let (Self::Charge { command: n, .. }
+        | Self::Pay { reservation: n, .. }
+        | Self::Refund { reservation: n, .. }) = self;
         n % u128::try_from(USERS).expect("few") + 1
     }
 }
@@ -78,6 +94,7 @@ enum Told {
     OverCap,
     Paid,
     TooPoor,
+    Refunded,
 }
 
 /// Sums, kept by hand.
@@ -86,12 +103,42 @@ struct Model {
     balances: BTreeMap<u128, i64>,
     /// By command: the body and what was answered.
     charges: BTreeMap<u128, (u128, Told)>,
-    paid: BTreeSet<u128>,
-    /// From whom or to whom points went, by cause.
-    moved: BTreeMap<Cause, (u128, i64)>,
+    /// By reservation: what is left of the price.
+    paid: BTreeMap<u128, i64>,
+    /// From whom or to whom points went, and which account is the other side, by cause.
+    moved: BTreeMap<Cause, (u128, i64, AccountId)>,
 }
 
 impl Model {
+    /// Whether settlement asks the ledger for that: it pays a reservation once, and gives back, once for
+    /// each cancellation, what is left of its price.
+    fn is_due(&self, asked: Asked) -> bool {
+        match asked {
+            Asked::Charge { .. } => true,
+            Asked::Pay { reservation, .. } => !self.paid.contains_key(&reservation),
+            Asked::Refund {
+                reservation,
+                cancellation,
+                amount,
+            } => {
+                let cause = Cause::cancellation(cancellation_id(cancellation));
+                let left = self.paid.get(&reservation);
+                left.is_some_and(|left| *left >= amount) && !self.moved.contains_key(&cause)
+            }
+        }
+    }
+
+    /// What of a user's points came back, which no cap binds.
+    fn refunded(&self, user_no: u128) -> i64 {
+        let moved = self.moved.values();
+        moved
+            .filter(|(whose, amount, side)| {
+                *whose == user_no && *amount > 0 && *side == SALES_ACCOUNT
+            })
+            .map(|(_, amount, _)| amount)
+            .sum()
+    }
+
     fn ask(&mut self, asked: Asked, transfer: TransferId) -> Told {
         let user_no = asked.user_no();
         let balance = self.balances.entry(user_no).or_default();
@@ -118,7 +165,7 @@ impl Model {
                 };
                 self.charges.insert(command, (body, told));
                 let cause = Cause::charge(command_id(command));
-                self.moved.insert(cause, (user_no, amount));
+                self.moved.insert(cause, (user_no, amount, CASH_ACCOUNT));
                 told
             }
             Asked::Pay { amount, .. } if *balance < amount => Told::TooPoor,
@@ -127,10 +174,21 @@ impl Model {
                 amount,
             } => {
                 *balance -= amount;
-                self.paid.insert(reservation);
+                self.paid.insert(reservation, amount);
                 let cause = Cause::payment(reservation_id(reservation));
-                self.moved.insert(cause, (user_no, -amount));
+                self.moved.insert(cause, (user_no, -amount, SALES_ACCOUNT));
                 Told::Paid
+            }
+            Asked::Refund {
+                reservation,
+                cancellation,
+                amount,
+            } => {
+                *balance += amount;
+                *self.paid.entry(reservation).or_default() -= amount;
+                let cause = Cause::cancellation(cancellation_id(cancellation));
+                self.moved.insert(cause, (user_no, amount, SALES_ACCOUNT));
+                Told::Refunded
             }
         }
     }
@@ -156,7 +214,7 @@ impl Tables {
             .iter()
             .filter_map(|asked| match asked {
                 Asked::Charge { command, .. } => Some(*command),
-                Asked::Pay { .. } => None,
+                Asked::Pay { .. } | Asked::Refund { .. } => None,
             })
             .collect();
         for command in commands {
@@ -179,22 +237,25 @@ impl Tables {
     fn assert_are(&self, model: &Model) {
         assert_eq!(self.transfers.len(), model.moved.len(), "L2");
         for transfer in &self.transfers {
-            let (user_no, amount) = model.moved[&transfer.cause];
+            let (user_no, amount, other) = model.moved[&transfer.cause];
             let account = AccountId::of_user(user(user_no));
-            let side = if amount > 0 {
-                transfer.credit
+            let sides = if amount > 0 {
+                (transfer.credit, transfer.debit)
             } else {
-                transfer.debit
+                (transfer.debit, transfer.credit)
             };
-            assert_eq!((side, transfer.amount.to_won()), (account, amount.abs()));
+            assert_eq!(sides, (account, other));
+            assert_eq!(transfer.amount.to_won(), amount.abs());
         }
         for (user_no, balance) in &model.balances {
             let account = AccountId::of_user(user(*user_no));
             let kept = self.balances.get(&account).copied().unwrap_or_default();
-            let moved = model.moved.values().filter(|(whose, _)| whose == user_no);
+            let moved = model.moved.values().filter(|(whose, ..)| whose == user_no);
             assert_eq!(kept.to_won(), *balance, "L1");
-            assert_eq!(moved.map(|(_, amount)| amount).sum::<i64>(), *balance, "L1");
-            assert!((0..=BALANCE_CAP).contains(balance), "L1");
+            let sum: i64 = moved.map(|(_, amount, _)| amount).sum();
+            assert_eq!(sum, *balance, "L1");
+            let most = BALANCE_CAP + model.refunded(*user_no);
+            assert!((0..=most).contains(balance), "L1");
         }
     }
 }
@@ -266,12 +327,28 @@ fn ask(accounts: &mut Accounts, asked: Asked, id: TransferId, changes: &mut Chan
                 Err(_) => Told::TooPoor,
             }
         }
+        Asked::Refund {
+            cancellation,
+            amount,
+            ..
+        } => {
+            let refund = Refund {
+                transfer_id: id,
+                cancellation_id: cancellation_id(cancellation),
+                payee: user,
+                amount: Money::won(amount),
+                fingerprint: fingerprint(1),
+                at: at_s(1),
+            };
+            accounts.refund(refund, changes);
+            Told::Refunded
+        }
     }
 }
 
 #[test]
 fn every_answer_is_that_of_a_naive_model() {
-    let seen = RefCell::new(HashSet::new());
+    let (seen, is_lifted) = (RefCell::new(HashSet::new()), Cell::new(false));
     for_seeds(1000, |seed| {
         let mut rng = Rng::new(seed);
         let (mut model, mut tables) = (Model::default(), Tables::default());
@@ -280,9 +357,7 @@ fn every_answer_is_that_of_a_naive_model() {
             let mut accounts = tables.load(&batch);
             let mut changes = Changes::default();
             for asked in batch {
-                // Settlement pays a reservation once; it does not ask the ledger again.
-                if matches!(asked, Asked::Pay { reservation, .. } if model.paid.contains(&reservation))
-                {
+                if !model.is_due(asked) {
                     continue;
                 }
                 let id = transfer_id(rng.uuid().as_u128());
@@ -290,16 +365,22 @@ fn every_answer_is_that_of_a_naive_model() {
                 let expected = model.ask(asked, id);
                 let told = ask(&mut accounts, asked, id, &mut changes);
                 assert_eq!(told, expected, "{asked:?}");
-                let is_new = matches!(told, Told::Paid)
+                let is_new = matches!(told, Told::Paid | Told::Refunded)
                     || matches!(told, Told::Charged { transfer, .. } if transfer == id);
                 assert_eq!(changes != before, is_new, "{asked:?}: {told:?}");
                 seen.borrow_mut().insert(std::mem::discriminant(&told));
+                let is_over = model.balances[&asked.user_no()] > BALANCE_CAP;
+                is_lifted.set(is_lifted.get() || is_over);
             }
             tables.commit(changes);
             tables.assert_are(&model);
         }
     });
     if !is_replay() {
-        assert_eq!(seen.borrow().len(), 7, "every answer was given");
+        assert_eq!(seen.borrow().len(), 8, "every answer was given");
+        assert!(
+            is_lifted.get(),
+            "a refund has lifted a balance over the cap"
+        );
     }
 }

@@ -205,7 +205,7 @@ fn a_quick_run_of_money_measures_every_case_and_finds_every_transfer() {
         assert_eq!(case["connections"], connections);
         let ratio = number(&report["ratios"], &format!("{name}-{connections}"));
         assert!(ratio > 0.0);
-        for design in ["pipeline", "row-lock"] {
+        for design in ["pipeline", "row-lock", "lean-cte"] {
             let median = &case["designs"][design]["median"];
             assert_eq!(median["statuses"]["201"], 2_000, "{design}: {median}");
             assert_eq!(median["refusalsPerS"], 0.0);

@@ -18,6 +18,7 @@ use rand::seq::SliceRandom;
 use uuid::Uuid;
 
 use super::contest::{Contested, Field};
+use super::direct::Rival;
 use super::load::Script;
 use super::run::{Design, Track};
 use super::verify;
@@ -33,6 +34,17 @@ pub const REQUESTS_PER_USER: usize = 5;
 const SEATS_PER_USER: i32 = 100_000;
 pub const PRICE_WON: i64 = 99_000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// What the plain echo of the stack did when the yardstick and the row lock were measured before, on
+/// 2 cores with Postgres 18 (answers per second).
+pub const ECHO_THEN: f64 = 74_000.0;
+/// What the yardstick did then, at 64 connections that all win.
+pub const YARDSTICK_THEN: f64 = 10_500.0;
+/// "Far below": less than this part of the share of the echo that the yardstick had then.
+const SHARE_MIN: f64 = 0.6;
+/// The least part of the yardstick's rate for the best rival, which does more in the same single
+/// statement.
+const CTE_MIN: f64 = 0.4;
 
 /// What everybody wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -70,6 +82,7 @@ impl Contested for Case {
     async fn field(
         self,
         track: &mut Track,
+        _design: Design,
         size: Size,
         seed: u64,
         addr: SocketAddr,
@@ -88,13 +101,21 @@ impl Contested for Case {
         Ok(rows.complaint(answered))
     }
 
-    /// On 2 cores with Postgres 18. There is no such figure for hot seats and 64 connections.
-    fn yardstick_then(self, connections: usize) -> Option<f64> {
-        match (self, connections) {
-            (Self::AllWin, 64) => Some(10_500.0),
-            (Self::AllWin, 256) => Some(10_200.0),
-            (Self::Hot, 256) => Some(21_600.0),
-            (Self::AllWin | Self::Hot, _) => None,
+    /// Of what it did then. There is no such figure for hot seats and 64 connections.
+    fn yardstick_least(self, connections: usize) -> Option<f64> {
+        let then = match (self, connections) {
+            (Self::AllWin, 64) => YARDSTICK_THEN,
+            (Self::AllWin, 256) => 10_200.0,
+            (Self::Hot, 256) => 21_600.0,
+            (Self::AllWin | Self::Hot, _) => return None,
+        };
+        Some(SHARE_MIN * then / ECHO_THEN)
+    }
+
+    fn rival_least(self, rival: Rival) -> Option<f64> {
+        match rival {
+            Rival::Cte => Some(CTE_MIN),
+            Rival::RowLock | Rival::LeanCte => None,
         }
     }
 

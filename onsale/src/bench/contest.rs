@@ -40,10 +40,12 @@ pub trait Contested: Copy + Ord + fmt::Display {
     /// How many of so many requests must win.
     fn wins(self, requests: usize) -> u64;
 
-    /// Makes a field for a server at `addr`: everything new, so that no run knows another's rows.
+    /// Makes a field for a server at `addr`, which decides in this way: everything new, so that no
+    /// run knows another's rows.
     async fn field(
         self,
         track: &mut Track,
+        design: Design,
         size: Size,
         seed: u64,
         addr: SocketAddr,
@@ -57,8 +59,13 @@ pub trait Contested: Copy + Ord + fmt::Display {
         answered: u64,
     ) -> anyhow::Result<Option<String>>;
 
-    /// What the yardstick did when it was measured before, in answers per second, if it was.
-    fn yardstick_then(self, connections: usize) -> Option<f64>;
+    /// The least part of the echo's rate that the yardstick must have, if that is known: with less,
+    /// something is wrong with the machine or the harness, and no baseline was at its best.
+    fn yardstick_least(self, connections: usize) -> Option<f64>;
+
+    /// The least part of the yardstick's rate that a rival must have beside it, if that is known: it
+    /// does more work, but a ratio to one that is slower than this flatters the pipeline.
+    fn rival_least(self, rival: Rival) -> Option<f64>;
 
     /// The case whose rate the pipeline's in this one is to be seen beside, if there is one.
     fn beside(self) -> Option<Self>;

@@ -12,16 +12,6 @@ use super::direct::Rival;
 use super::run::{Design, Fault, Run, median};
 use crate::audit;
 
-/// What the plain echo of the stack did when the yardsticks were measured before, on 2 cores with
-/// Postgres 18 (answers per second). A yardstick must have a like share of the echo now, or something
-/// is wrong with the machine or the harness, and no baseline was at its best.
-const ECHO_THEN: f64 = 74_000.0;
-/// "Far below": less than this part of that share.
-const SHARE_MIN: f64 = 0.6;
-/// The least part of the yardstick's rate that the best rival must have beside it: it does more work
-/// in the same single statement, but a ratio to one that is slower than this flatters the pipeline.
-const CTE_MIN: f64 = 0.4;
-
 /// One case at one number of connections.
 #[derive(Debug)]
 pub struct Group<C> {
@@ -99,8 +89,8 @@ impl<C: Contested> Group<C> {
 
     /// Whether the yardstick was as fast as it must be on this machine.
     fn yardstick_too_slow(&self, echo: Option<f64>) -> Option<Fault> {
-        let (then, echo) = (self.case.yardstick_then(self.connections)?, echo?);
-        let least = SHARE_MIN * then * echo / ECHO_THEN;
+        let echo = echo?;
+        let least = self.case.yardstick_least(self.connections)? * echo;
         let now = self.rate(Design::Direct(Rival::LeanCte));
         (now < least).then(|| Fault {
             kind: "speed",
@@ -111,20 +101,26 @@ impl<C: Contested> Group<C> {
         })
     }
 
-    /// Whether the rival that makes the ratio was as fast as it must be beside the yardstick.
-    fn cte_too_slow(&self) -> Option<Fault> {
-        if !self.pools.contains_key(&Rival::Cte) {
-            return None;
-        }
-        let least = CTE_MIN * self.rate(Design::Direct(Rival::LeanCte));
-        let now = self.rate(Design::Direct(Rival::Cte));
+    /// Whether a rival was as fast as it must be beside the yardstick.
+    fn rival_too_slow(&self, rival: Rival) -> Option<Fault> {
+        let share = self.case.rival_least(rival)?;
+        let least = share * self.rate(Design::Direct(Rival::LeanCte));
+        let now = self.rate(Design::Direct(rival));
         (now < least).then(|| Fault {
             kind: "speed",
             why: format!(
-                "the rival cte answered {now:.0} a second, but should answer at least {least:.0}, \
-                 which is {CTE_MIN} of what the yardstick answers"
+                "the rival {} answered {now:.0} a second, but should answer at least {least:.0}, \
+                 which is {share:.2} of what the yardstick answers",
+                rival.name()
             ),
         })
+    }
+
+    /// Which baselines were too slow for the ratio to count.
+    fn too_slow(&self, echo: Option<f64>) -> impl Iterator<Item = Fault> {
+        let rivals = self.pools.keys();
+        let slow = rivals.filter_map(|rival| self.rival_too_slow(*rival));
+        self.yardstick_too_slow(echo).into_iter().chain(slow)
     }
 
     fn json(&self) -> Value {
@@ -173,12 +169,7 @@ impl<C: Contested> Report<C> {
                 );
             }
             let echo = self.echo.get(&group.connections).copied();
-            let slow = [group.yardstick_too_slow(echo), group.cte_too_slow()];
-            all.extend(
-                slow.into_iter()
-                    .flatten()
-                    .map(|fault| (group.name(), fault)),
-            );
+            all.extend(group.too_slow(echo).map(|fault| (group.name(), fault)));
         }
         if !self.audit.ok() {
             let fault = Fault {
@@ -433,11 +424,12 @@ impl<C: Contested> fmt::Display for Report<C> {
 mod tests {
     use super::super::case::Case;
     use super::super::load::Tally;
+    use super::super::money;
     use super::super::run::Course;
     use super::*;
 
     /// A run that answered so many in its one second.
-    fn run(design: Design, answers: u32) -> Run<Case> {
+    fn run<C>(case: C, design: Design, answers: u32) -> Run<C> {
         let mut tally = Tally {
             elapsed: Duration::from_secs(1),
             ..Tally::default()
@@ -448,7 +440,7 @@ mod tests {
         Run {
             course: Course {
                 design,
-                case: Case::Hot,
+                case,
                 connections: 64,
                 size: Size {
                     requests: 1,
@@ -466,35 +458,60 @@ mod tests {
         }
     }
 
+    /// One run of each of these designs.
+    fn group<C: Contested>(case: C, rates: &[(Rival, u32)]) -> Group<C> {
+        let runs = rates.iter();
+        Group {
+            case,
+            connections: 64,
+            pools: rates.iter().map(|(rival, _)| (*rival, 8)).collect(),
+            runs: runs
+                .map(|(rival, rate)| run(case, Design::Direct(*rival), *rate))
+                .collect(),
+        }
+    }
+
+    fn slow<C: Contested>(group: &Group<C>, echo: f64) -> usize {
+        group.too_slow(Some(echo)).count()
+    }
+
     #[test]
     fn a_rival_far_below_the_yardstick_voids_the_group() {
-        let group = |cte| Group {
-            case: Case::Hot,
-            connections: 64,
-            pools: [(Rival::Cte, 8), (Rival::LeanCte, 8)].into(),
-            runs: vec![
-                run(Design::Direct(Rival::Cte), cte),
-                run(Design::Direct(Rival::LeanCte), 1000),
-            ],
-        };
-        assert_eq!(group(400).cte_too_slow(), None);
-        assert!(group(399).cte_too_slow().is_some());
-        let mut without = group(1);
-        without.pools.remove(&Rival::Cte);
-        assert_eq!(without.cte_too_slow(), None);
+        let of = |rates: &[_]| slow(&group(Case::Hot, rates), 7400.0);
+        assert_eq!(of(&[(Rival::Cte, 400), (Rival::LeanCte, 1000)]), 0);
+        assert_eq!(of(&[(Rival::Cte, 399), (Rival::LeanCte, 1000)]), 1);
+        assert_eq!(of(&[(Rival::LeanCte, 1000)]), 0);
     }
 
     #[test]
     fn the_yardstick_is_held_to_its_share_of_the_echo() {
-        let group = |connections| Group {
-            case: Case::AllWin,
-            connections,
-            pools: [(Rival::LeanCte, 8)].into(),
-            runs: vec![run(Design::Direct(Rival::LeanCte), 630)],
-        };
+        let mut group = group(Case::AllWin, &[(Rival::LeanCte, 630)]);
         // A tenth of the machine: 0.6 of 1,050 is its least.
-        assert_eq!(group(64).yardstick_too_slow(Some(7400.0)), None);
-        assert!(group(64).yardstick_too_slow(Some(7500.0)).is_some());
-        assert_eq!(group(65).yardstick_too_slow(Some(7500.0)), None);
+        assert_eq!(slow(&group, 7400.0), 0);
+        assert_eq!(slow(&group, 7500.0), 1);
+        group.connections = 65;
+        assert_eq!(slow(&group, 7500.0), 0);
+    }
+
+    #[test]
+    fn money_is_void_when_the_yardstick_or_the_row_lock_is_far_below_its_share() {
+        use money::Case::{Charges, HotAccount, Payments};
+        for (case, row_lock, yardstick, faults) in [
+            // Half of 1,050 where the echo does a tenth of what it did, and half of 46 in 105 of that.
+            (Payments, 116, 526, 0),
+            (Charges, 116, 526, 0),
+            (Payments, 300, 524, 1),
+            (Charges, 300, 524, 1),
+            (Payments, 219, 1000, 1),
+            (Charges, 219, 1000, 1),
+            (Payments, 1, 524, 2),
+            // One account is no matter of the echo: each waits for the commit of another.
+            (HotAccount, 3, 10, 0),
+            (HotAccount, 2, 10, 1),
+        ] {
+            let rates = [(Rival::RowLock, row_lock), (Rival::LeanCte, yardstick)];
+            let found = slow(&group(case, &rates), 7400.0);
+            assert_eq!(found, faults, "{case}: {row_lock}, {yardstick}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::case::PARTITIONS;
 use super::cpu::Watched;
-use super::direct::{Rival, lean};
+use super::direct::{Rival, lean, lean_money};
 use super::process::{Process, Spec, sibling};
 
 const DATABASE: &str = "bench";
@@ -101,6 +101,7 @@ impl Rig {
             .await
             .context("connecting to Postgres")?;
         conn.batch_execute(lean::TABLES).await?;
+        conn.batch_execute(lean_money::TABLES).await?;
         drop(conn);
 
         let secret = hex(&rand::random::<[u8; 32]>());

@@ -34,6 +34,8 @@ const TABLES: &[&str] = &[
     "notice",
     "lean_reservation",
     "lean_seat_claim",
+    "lean_account",
+    "lean_transfer",
 ];
 /// Longer than any run takes that is of interest.
 const PLAY_LIMIT: Duration = Duration::from_secs(60);
@@ -168,7 +170,7 @@ impl Track {
             ground,
             warm_up,
             counted,
-        } = case.field(self, size, seed, addr).await?;
+        } = case.field(self, design, size, seed, addr).await?;
         rig::tidy(&mut self.conn, TABLES).await?;
 
         let generator = Generator::connect(addr, connections).context("connecting")?;

@@ -64,6 +64,18 @@ impl Hall {
         self.becomes(&due, 0).await;
     }
 
+    /// As if whoever has asked for seats again were away when the answer comes.
+    pub async fn park_reholding(&mut self) {
+        self.sql(
+            "CREATE FUNCTION park() RETURNS trigger LANGUAGE plpgsql AS \
+             $$BEGIN NEW.next_at := now() + interval '1 hour'; RETURN NEW; END$$; \
+             CREATE TRIGGER park BEFORE UPDATE ON payment_order FOR EACH ROW \
+             WHEN (OLD.status <> 'REHOLDING' AND NEW.status = 'REHOLDING') \
+             EXECUTE FUNCTION park()",
+        )
+        .await;
+    }
+
     /// An odd order ends in this status when all of what was captured, the only thing in the book, is
     /// given back.
     async fn ends_when_given_back(&mut self, buyer: &Buyer, captured: &Order, status: &str) {
@@ -242,14 +254,7 @@ async fn what_is_sold_and_given_back_at_the_gateway_is_told_until_its_sale_is_ca
 async fn what_goes_back_before_the_sale_is_told_after_it() {
     let mut hall = Hall::open_with(with_gateway()).await;
     let (date, buyer, order) = captured_too_late(&mut hall).await;
-    // As if whoever asks for the seats again were away.
-    hall.sql(
-        "CREATE FUNCTION park() RETURNS trigger LANGUAGE plpgsql AS \
-         $$BEGIN NEW.next_at := now() + interval '1 hour'; RETURN NEW; END$$; \
-         CREATE TRIGGER park BEFORE UPDATE ON payment_order FOR EACH ROW \
-         WHEN (OLD.status <> 'REHOLDING' AND NEW.status = 'REHOLDING') EXECUTE FUNCTION park()",
-    )
-    .await;
+    hall.park_reholding().await;
     hall.gateway(Method::DELETE, "/switches", None).await;
     hall.order_becomes(&buyer, &order, "REHOLDING").await;
     hall.give_back(&order, order.amount).await;

@@ -6,6 +6,7 @@ use diesel_async::AsyncPgConnection;
 use onsale::seed::Policy;
 use onsale_platform::metric;
 use onsale_schema::Lane;
+use onsale_schema::ledger::SALES_ACCOUNT;
 use onsale_testkit::{Answer, Api, Buyer, SystemOptions};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -25,16 +26,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// So many more transfers show that all goes on.
 const ON: i64 = 60;
 
-/// What a client was told, with 201.
+/// What a client was told that it has done.
 #[derive(Default)]
 struct Told {
     /// Transfers of its charges.
     charges: Vec<Uuid>,
     /// Its payments.
     payments: Vec<Uuid>,
+    /// Reservations that it paid and cancelled.
+    cancelled: Vec<Uuid>,
 }
 
-/// Charges, holds and pays over and over. Whatever gets no answer is asked again with the same key,
+/// Charges, holds and pays over and over, and cancels every other time: it buys the next seat by what
+/// comes back then. Whatever gets no answer is asked again with the same key,
 /// until it has one.
 struct Client {
     api: Api,
@@ -48,32 +52,41 @@ impl Client {
     async fn run(self) -> Told {
         let mut told = Told::default();
         while !self.stop.load(Ordering::Relaxed) {
-            let amount = json!({ "amount": PRICE_WON, "currency": "KRW" });
-            let charge = json!({ "amount": amount, "method": "CARD" });
-            let charged = self.done("/users/me/points/charges", &charge).await;
-            told.charges
-                .push(onsale_testkit::api::id(&charged.body["transferId"]));
+            if told.payments.len() == told.charges.len() + told.cancelled.len() {
+                let amount = json!({ "amount": PRICE_WON, "currency": "KRW" });
+                let charge = json!({ "amount": amount, "method": "CARD" });
+                let charged = self.done("/users/me/points/charges", &charge, 201).await;
+                told.charges
+                    .push(onsale_testkit::api::id(&charged.body["transferId"]));
+            }
             let seat = self.next_seat.fetch_add(1, Ordering::Relaxed);
             assert!(seat < SEATS, "there are seats for as long as it takes");
             let label = format!("A-{}-{}", seat / 100 + 1, seat % 100 + 1);
             let hold = json!({ "scheduleId": self.date, "seats": [label] });
-            let held = self.done("/reservations", &hold).await;
-            let pay = json!({ "reservationId": reservation(&held.body), "method": "POINTS" });
-            let paid = self.done("/payments", &pay).await;
+            let held = self.done("/reservations", &hold, 201).await;
+            let id = reservation(&held.body);
+            let pay = json!({ "reservationId": id, "method": "POINTS" });
+            let paid = self.done("/payments", &pay, 201).await;
             told.payments
                 .push(onsale_testkit::api::id(&paid.body["paymentId"]));
+            if told.payments.len().is_multiple_of(2) {
+                let path = format!("/reservations/{id}/cancellation");
+                let cancelled = self.done(&path, &json!({}), 200).await;
+                assert_eq!(cancelled.body["refund"]["status"], "DONE", "{cancelled:?}");
+                told.cancelled.push(id);
+            }
         }
         told
     }
 
-    /// Asks until the answer is 201.
-    async fn done(&self, path: &str, body: &Value) -> Answer {
+    /// Asks until the answer has this status.
+    async fn done(&self, path: &str, body: &Value, status: u16) -> Answer {
         let key = Uuid::now_v7().to_string();
         let asked = async {
             loop {
                 let answer = self.api.post(&self.buyer, path, &key, body).await;
                 match (answer.status.as_u16(), answer.code()) {
-                    (201, _) => return answer,
+                    (done, _) if done == status => return answer,
                     (202 | 503, _) | (410, "command-expired") => {
                         tokio::time::sleep(AGAIN).await;
                     }
@@ -88,7 +101,8 @@ impl Client {
 }
 
 /// In one snapshot: the accounts whose balance is not credits less debits, and what all accounts have
-/// together.
+/// together, each by another book: of the users by what is kept, of the sales by the payments and what
+/// went back of them, and of where charges come from by the transfers.
 async fn books(conn: &mut AsyncPgConnection) -> (i64, i64) {
     let sql = "WITH moved AS ( \
                    SELECT credit AS account_id, amount FROM transfer \
@@ -98,7 +112,12 @@ async fn books(conn: &mut AsyncPgConnection) -> (i64, i64) {
                    FROM account LEFT JOIN moved USING (account_id) GROUP BY account_id, balance \
                ) ";
     let wrong = format!("{sql} SELECT count(*) AS n FROM sums WHERE balance <> sum");
-    let total = format!("{sql} SELECT coalesce(sum(sum), 0)::bigint AS n FROM sums");
+    let total = format!(
+        "{sql} SELECT (coalesce(sum(coalesce(balance, sum)), 0) \
+                       + (SELECT coalesce(sum(amount - refunded), 0) FROM payment \
+                          WHERE status <> 'FAILED'))::bigint AS n \
+         FROM sums WHERE account_id <> '{SALES_ACCOUNT}'"
+    );
     let mut snapshot = conn.build_transaction().read_only().repeatable_read();
     let read = snapshot.run(async |conn| {
         let wrong = crate::hall::number(conn, &wrong).await;
@@ -202,16 +221,18 @@ async fn ledger_workers_share_the_load_and_each_may_die_while_the_books_stay_bal
     for of_client in clients.join_all().await {
         told.charges.extend(of_client.charges);
         told.payments.extend(of_client.payments);
+        told.cancelled.extend(of_client.cancelled);
     }
     let looks: usize = watching.join_all().await.into_iter().sum();
     let (charges, payments) = (told.charges.len(), told.payments.len());
-    println!("{charges} charges, {payments} payments, {looks} snapshots");
-    assert!(looks > 10, "{looks}");
+    let refunds = told.cancelled.len();
+    println!("{charges} charges, {payments} payments, {refunds} refunds, {looks} snapshots");
+    assert!(looks > 10 && refunds > 10, "{looks}, {refunds}");
     assert_booked(&mut hall, &told).await;
     hall.assert_sound().await;
 }
 
-/// Every 201 is one transfer, and there are no others.
+/// Everything that was done is one transfer, and there are no others.
 async fn assert_booked(hall: &mut Hall, told: &Told) {
     let distinct = |ids: &[Uuid]| {
         let distinct: BTreeSet<Uuid> = ids.iter().copied().collect();
@@ -221,6 +242,7 @@ async fn assert_booked(hall: &mut Hall, told: &Told) {
     };
     let (charged, charges) = distinct(&told.charges);
     let (paid, payments) = distinct(&told.payments);
+    let (refunded, cancelled) = distinct(&told.cancelled);
     let counts = [
         (
             format!("SELECT count(*) AS n FROM transfer WHERE transfer_id IN ({charges})"),
@@ -232,6 +254,18 @@ async fn assert_booked(hall: &mut Hall, told: &Told) {
                  WHERE payment_id IN ({payments}) AND t.amount = {PRICE_WON}"
             ),
             paid,
+        ),
+        (
+            format!(
+                "SELECT count(*) AS n FROM transfer t \
+                        JOIN cancellation c ON c.cancellation_id = t.cause \
+                 WHERE c.reservation_id IN ({cancelled}) AND t.amount = {PRICE_WON}"
+            ),
+            refunded,
+        ),
+        (
+            "SELECT count(*) AS n FROM transfer WHERE kind = 'REFUND'".to_owned(),
+            refunded,
         ),
         (
             "SELECT count(*) AS n FROM transfer WHERE kind = 'CHARGE'".to_owned(),

@@ -9,6 +9,7 @@
 mod cte;
 mod holds;
 pub mod lean;
+pub mod lean_money;
 mod money;
 mod row_lock;
 
@@ -63,7 +64,8 @@ impl Rival {
     }
 }
 
-/// Serves holds by one of the direct designs, charges and payments by row locks: a rival for `onsale bench`.
+/// Serves holds by one of the direct designs, charges and payments by row locks or the yardstick: a
+/// rival for `onsale bench`.
 #[derive(ClapArgs, Clone)]
 pub struct Args {
     /// How a request is decided.

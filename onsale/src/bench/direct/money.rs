@@ -2,6 +2,8 @@
 //! or the reservation and the account, so that others who want them wait, and then looks and writes,
 //! all by one statement.
 //!
+//! The yardstick has the same handlers, and a bare statement in place of all that.
+//!
 //! It is spared what only the pipeline needs: outcome rows, failed attempts, and the notice to the
 //! owner of the seats, whose claims it marks as sold itself.
 
@@ -16,8 +18,9 @@ use onsale_ingress::extract::JsonBody;
 use onsale_ingress::idempotency::{IdempotencyKey, fingerprint};
 use onsale_ingress::problem::Problem;
 use onsale_ingress::{ids, payments, points};
+use onsale_platform::db::{self, Pool};
 use onsale_platform::sql::statement;
-use onsale_platform::{db, tx};
+use onsale_platform::tx;
 use onsale_schema::ledger::{self, CARD_ACCOUNT, CASH_ACCOUNT, SALES_ACCOUNT};
 use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::{self, Payment};
@@ -29,7 +32,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
 
-use super::Direct;
+use super::{Direct, Rival, lean_money};
+use crate::bench::case::PRICE_WON;
 
 /// As the pipeline has them by default, in won.
 const CHARGE_MAX: i64 = 1_000_000;
@@ -154,15 +158,30 @@ pub async fn charge(
             ChargeMethod::Cash => CASH_ACCOUNT,
         },
     });
-    let decided: Result<_, db::Error> = tx::run(&direct.pool, move |conn| {
-        let charge = Arc::clone(&charge);
-        async move { charge.decide(conn).await }.boxed()
-    })
-    .await;
+    let decided: Result<_, db::Error> = match direct.rival {
+        Rival::LeanCte => charge.lean(&direct.pool).await,
+        Rival::Cte | Rival::RowLock => {
+            tx::run(&direct.pool, move |conn| {
+                let charge = Arc::clone(&charge);
+                async move { charge.decide(conn).await }.boxed()
+            })
+            .await
+        }
+    };
     Ok(points::charged(&decided?)?.at_once()?.into_response())
 }
 
 impl Charge {
+    /// Without an account there is nothing to charge.
+    async fn lean(&self, pool: &Pool) -> Result<ledger::Outcome, db::Error> {
+        let moved = lean_money::moved(pool, self.transfer_id, self.account, self.amount).await?;
+        let refused = ledger::Outcome::Refused(ledger::Refusal::AmountInvalid);
+        Ok(moved.map_or(refused, |balance| ledger::Outcome::Charged {
+            transfer_id: self.transfer_id,
+            balance,
+        }))
+    }
+
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<ledger::Outcome, db::Error> {
         let lock = || statement(ACCOUNT_LOCK).bind::<SqlUuid, _>(self.account);
         if lock().execute(conn).await? == 0 {
@@ -252,15 +271,37 @@ pub async fn pay(
         payment_id: PaymentId(new_id()),
         transfer_id: TransferId(new_id()),
     });
-    let decided: Result<_, db::Error> = tx::run(&direct.pool, move |conn| {
-        let pay = Arc::clone(&pay);
-        async move { pay.decide(conn).await }.boxed()
-    })
-    .await;
+    let decided: Result<_, db::Error> = match direct.rival {
+        Rival::LeanCte => pay.lean(&direct.pool, direct.clock.now()).await,
+        Rival::Cte | Rival::RowLock => {
+            tx::run(&direct.pool, move |conn| {
+                let pay = Arc::clone(&pay);
+                async move { pay.decide(conn).await }.boxed()
+            })
+            .await
+        }
+    };
     Ok(payments::paid(&decided?)?.at_once()?.into_response())
 }
 
 impl Pay {
+    /// It knows no reservation, only what each costs.
+    async fn lean(&self, pool: &Pool, now: Timestamp) -> Result<settlement::Outcome, db::Error> {
+        use settlement::{Outcome, Refusal};
+        let (account, amount) = (AccountId::of_user(self.user_id), Money::won(PRICE_WON));
+        let moved =
+            lean_money::moved(pool, self.transfer_id, account, Money::ZERO - amount).await?;
+        let refused = Outcome::Refused(Refusal::InsufficientPoints);
+        Ok(moved.map_or(refused, |_| {
+            Outcome::Paid(Payment {
+                payment_id: self.payment_id,
+                reservation_id: self.reservation_id,
+                amount,
+                paid_at: now,
+            })
+        }))
+    }
+
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<settlement::Outcome, db::Error> {
         let lock = statement(PAY_LOCK)
             .bind::<SqlUuid, _>(self.reservation_id)

@@ -7,10 +7,14 @@ use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use onsale_ingress::{payments, points};
 use onsale_schema::{Lane, ReservationId, ScheduleId, UserId};
+use uuid::Uuid;
 
 use super::rows;
-use crate::bench::case::{self, Member, PRICE_WON, REQUESTS_PER_USER, Size, post};
+use crate::bench::case::{
+    self, ECHO_THEN, Member, PRICE_WON, REQUESTS_PER_USER, Size, YARDSTICK_THEN, post,
+};
 use crate::bench::contest::{Contested, Field};
+use crate::bench::direct::Rival;
 use crate::bench::load::{Generator, Script};
 use crate::bench::rig;
 use crate::bench::run::{Design, Track, play};
@@ -21,6 +25,14 @@ const CHARGE_WON: i64 = 1;
 const FUNDS_WON: i64 = PRICE_WON * REQUESTS_PER_USER as i64;
 /// Connections that prepare.
 const PREPARERS: usize = 256;
+/// It has accounts of its own, and knows no reservations.
+const YARDSTICK: Design = Design::Direct(Rival::LeanCte);
+/// What the row lock did with holds, when the echo and the yardstick were measured before.
+const ROW_LOCK_THEN: f64 = 4_600.0;
+/// "Far below": less than this part of a share that was measured of holds. A charge or a payment is
+/// like a hold to either baseline, two rows by one statement, or a transaction of four round trips;
+/// but it was not measured for itself, so this is less than what holds are held to.
+const SHARE_MIN: f64 = 0.5;
 
 /// What everybody wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -50,6 +62,8 @@ pub enum Ground {
     Accounts(Vec<UserId>),
     /// Dates of which all seats were held, and nothing paid.
     Dates(Vec<ScheduleId>),
+    /// Accounts of the yardstick, with what was on each of them before the run.
+    Lean { users: Vec<UserId>, won: i64 },
 }
 
 impl Contested for Case {
@@ -70,15 +84,17 @@ impl Contested for Case {
     async fn field(
         self,
         track: &mut Track,
+        design: Design,
         size: Size,
         seed: u64,
         addr: SocketAddr,
     ) -> anyhow::Result<Field<Ground>> {
         let all = size.requests + size.warm_up;
+        let accounts = all.div_ceil(REQUESTS_PER_USER);
         match self {
-            Self::Charges => charges(track, all.div_ceil(REQUESTS_PER_USER), size, addr).await,
-            Self::HotAccount => charges(track, 1, size, addr).await,
-            Self::Payments => payments(track, size, seed, addr).await,
+            Self::Charges => charges(track, design, accounts, size, addr).await,
+            Self::HotAccount => charges(track, design, 1, size, addr).await,
+            Self::Payments => payments(track, design, size, seed, addr).await,
         }
     }
 
@@ -93,11 +109,26 @@ impl Contested for Case {
         Ok(match ground {
             Ground::Accounts(users) => rows::Charged::count(conn, users).await?.complaint(answered),
             Ground::Dates(dates) => rows::Paid::count(conn, dates).await?.complaint(answered),
+            Ground::Lean { users, won } => {
+                let moved = rows::Moved::count(conn, users, *won).await?;
+                moved.complaint(answered)
+            }
         })
     }
 
-    fn yardstick_then(self, _connections: usize) -> Option<f64> {
-        None
+    /// On one account each waits for the commit of another: how fast that is, no echo tells.
+    fn yardstick_least(self, _connections: usize) -> Option<f64> {
+        match self {
+            Self::Charges | Self::Payments => Some(SHARE_MIN * YARDSTICK_THEN / ECHO_THEN),
+            Self::HotAccount => None,
+        }
+    }
+
+    fn rival_least(self, rival: Rival) -> Option<f64> {
+        match rival {
+            Rival::RowLock => Some(SHARE_MIN * ROW_LOCK_THEN / YARDSTICK_THEN),
+            Rival::Cte | Rival::LeanCte => None,
+        }
     }
 
     fn beside(self) -> Option<Self> {
@@ -111,6 +142,7 @@ impl Contested for Case {
 /// Charges on so many accounts, in turns.
 async fn charges(
     track: &mut Track,
+    design: Design,
     accounts: usize,
     size: Size,
     addr: SocketAddr,
@@ -120,11 +152,27 @@ async fn charges(
     let script = |name: &str, requests: usize| {
         charge_script(addr, &users, requests, CHARGE_WON, &format!("{name}-{run}"))
     };
+    let ground = if design == YARDSTICK {
+        lean_accounts(track, &users, 0).await?
+    } else {
+        Ground::Accounts(ids(&users))
+    };
     Ok(Field {
         warm_up: script("warm", size.warm_up),
         counted: script("charge", size.requests),
-        ground: Ground::Accounts(users.iter().map(|user| user.user_id).collect()),
+        ground,
     })
+}
+
+fn ids(users: &[Member]) -> Vec<UserId> {
+    users.iter().map(|user| user.user_id).collect()
+}
+
+/// Opens the yardstick's accounts of these users, with so much on each.
+async fn lean_accounts(track: &mut Track, users: &[Member], won: i64) -> anyhow::Result<Ground> {
+    let users = ids(users);
+    rows::lean_open(&mut track.conn, &users, won).await?;
+    Ok(Ground::Lean { users, won })
 }
 
 /// So many charges by these users, in turns.
@@ -146,21 +194,47 @@ fn charge_script(
     script
 }
 
-/// Payments of reservations that were held, by users who have charged, as it is done in earnest.
+/// Payments by users who can pay them.
 async fn payments(
     track: &mut Track,
+    design: Design,
     size: Size,
     seed: u64,
     addr: SocketAddr,
 ) -> anyhow::Result<Field<Ground>> {
+    let all = size.requests + size.warm_up;
+    let (users, payable, ground) = if design == YARDSTICK {
+        unheld(track, all).await?
+    } else {
+        held(track, all, seed).await?
+    };
+    let run = track.grounds.next_run();
+    let (first, rest) = payable
+        .split_at_checked(size.warm_up)
+        .context("every hold has its row")?;
+    let script = |name: &str, rows: &[rows::Held]| {
+        payment_script(addr, &users, rows, &format!("{name}-{run}"))
+    };
+    Ok(Field {
+        warm_up: script("warm", first),
+        counted: script("pay", rest),
+        ground,
+    })
+}
+
+/// Who pays, what, and what that leaves to be looked at.
+type Payable = (Vec<Member>, Vec<rows::Held>, Ground);
+
+/// So many reservations that were held, by users who have charged, as it is done in earnest.
+async fn held(track: &mut Track, all: usize, seed: u64) -> anyhow::Result<Payable> {
     let pipeline = track.rig.pipeline();
-    let held = Size {
-        requests: size.requests + size.warm_up,
+    let size = Size {
+        requests: all,
         warm_up: 0,
     };
     let grounds = &mut track.grounds;
     let (holds, users) = grounds
-        .field(case::Case::AllWin, held, seed, pipeline)
+        .field(case::Case::AllWin, size, seed, pipeline)
         .await?;
     let run = track.grounds.next_run();
     let funds = charge_script(
@@ -187,17 +261,19 @@ async fn payments(
         "the facts of the holds are not published"
     );
     let rows = rows::held(&mut track.conn, &holds.ground).await?;
-    let (first, rest) = rows
-        .split_at_checked(size.warm_up)
-        .context("every hold has its row")?;
-    let script = |name: &str, rows: &[rows::Held]| {
-        payment_script(addr, &users, rows, &format!("{name}-{run}"))
-    };
-    Ok(Field {
-        warm_up: script("warm", first),
-        counted: script("pay", rest),
-        ground: Ground::Dates(holds.ground),
-    })
+    Ok((users, rows, Ground::Dates(holds.ground)))
+}
+
+/// So many reservations by name only, of users with points enough: the yardstick looks for neither.
+async fn unheld(track: &mut Track, all: usize) -> anyhow::Result<Payable> {
+    let users = track.grounds.users(all.div_ceil(REQUESTS_PER_USER)).await?;
+    let named = (0..all).map(|number| rows::Held {
+        reservation_id: ReservationId(Uuid::now_v7()),
+        user_id: users[number % users.len()].user_id,
+    });
+    let named = named.collect();
+    let ground = lean_accounts(track, &users, FUNDS_WON).await?;
+    Ok((users, named, ground))
 }
 
 fn payment_script(addr: SocketAddr, users: &[Member], rows: &[rows::Held], key: &str) -> Script {

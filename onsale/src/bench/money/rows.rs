@@ -153,6 +153,74 @@ impl Paid {
     }
 }
 
+/// Opens accounts of the yardstick, with so much on each.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn lean_open(
+    conn: &mut AsyncPgConnection,
+    users: &[UserId],
+    won: i64,
+) -> Result<(), db::Error> {
+    sql_query("INSERT INTO lean_account SELECT id, $2 FROM unnest($1) AS users (id)")
+        .bind::<Array<SqlUuid>, _>(users)
+        .bind::<BigInt, _>(won)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// What Postgres has of the yardstick's accounts of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+pub struct Moved {
+    /// Rows of what was charged or paid.
+    #[diesel(sql_type = BigInt)]
+    pub transfers: i64,
+    /// Accounts whose balance is not what was on them and their transfers, or is below zero.
+    #[diesel(sql_type = BigInt)]
+    pub unbalanced: i64,
+}
+
+impl Moved {
+    /// Counts them, of accounts with so much on each before the run.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn count(
+        conn: &mut AsyncPgConnection,
+        users: &[UserId],
+        won: i64,
+    ) -> Result<Self, db::Error> {
+        let counts = sql_query(
+            "WITH sums AS (
+                 SELECT account_id, count(*) AS transfers, sum(amount) AS amount
+                 FROM lean_transfer WHERE account_id = ANY ($1) GROUP BY account_id
+             )
+             SELECT (SELECT coalesce(sum(transfers), 0)::bigint FROM sums) AS transfers,
+                    (SELECT count(*) FROM unnest($1) AS users (account_id)
+                          LEFT JOIN lean_account USING (account_id)
+                          LEFT JOIN sums USING (account_id)
+                     WHERE balance IS DISTINCT FROM $2 + coalesce(amount, 0)
+                        OR balance < 0) AS unbalanced",
+        )
+        .bind::<Array<SqlUuid>, _>(users)
+        .bind::<BigInt, _>(won)
+        .get_result(conn)
+        .await?;
+        Ok(counts)
+    }
+
+    /// What is wrong when so many charges or payments were answered with 201.
+    #[must_use]
+    pub fn complaint(self, answered: i64) -> Option<String> {
+        let right = Self {
+            transfers: answered,
+            unbalanced: 0,
+        };
+        differs(answered, self, right)
+    }
+}
+
 /// What is there, if it is not what ought to be there.
 fn differs<T: PartialEq + std::fmt::Debug>(answered: i64, found: T, right: T) -> Option<String> {
     (found != right)
@@ -184,6 +252,12 @@ mod tests {
             sold: 2,
         };
         assert_eq!(paid.complaint(2), None);
+        let moved = Moved {
+            transfers: 2,
+            unbalanced: 0,
+        };
+        assert_eq!(moved.complaint(2), None);
+        assert!(moved.complaint(3).is_some());
         let short = Paid {
             captured: 1,
             ..paid
