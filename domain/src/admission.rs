@@ -200,7 +200,8 @@ impl Loading {
         let no = room
             .tickets
             .push(ticket.ticket_id, ticket.user_id, ticket.fingerprint, state);
-        room.presence.hear(no);
+        // It may have been told to ask again in a while, and by other rules.
+        room.presence.begin(no, room.row.policy.presence_ms);
         if let Some(code) = ticket.access_code_id {
             room.guests.add(no, code, ticket.user_id, state);
         }

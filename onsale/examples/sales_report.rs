@@ -48,6 +48,11 @@ struct Report {
     stream_sequence: u64,
     /// Facts that are missing or can't be read.
     gaps: u64,
+    /// Up to here the stream is read once more, as a number was missing: what it had lost and got again may be
+    /// at a place that was read before.
+    again_until: u64,
+    /// The last message that could not be read: each is said once, however often it is read.
+    unread_until: u64,
     dates: BTreeMap<String, Sales>,
     /// By topic and aggregate, the last facts that are in here: their numbers have no gaps and never
     /// begin anew.
@@ -100,7 +105,7 @@ impl Report {
     fn begin(&mut self, now: &stream::Info) {
         if !self.is_of(now) {
             self.stream_created = now.created.to_string();
-            self.stream_sequence = 0;
+            (self.stream_sequence, self.again_until, self.unread_until) = (0, 0, 0);
         }
     }
 
@@ -118,29 +123,41 @@ impl Report {
 
     /// Counts a message, unless it was counted before. One that can't be read is passed by: to fail
     /// would be to fail again at each start.
-    fn count(&mut self, message: &Message) -> anyhow::Result<()> {
+    fn count(&mut self, message: &Message) -> anyhow::Result<Learned> {
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-        if let Err(error) = self.learn(message) {
-            self.gap(&format!(
-                "message {} can't be read: {error:#}",
-                info.stream_sequence
-            ));
+        let place = info.stream_sequence;
+        match self.learn(message, place) {
+            Ok(Learned::Counted) => {}
+            Ok(Learned::Missing) => {
+                (self.stream_sequence, self.again_until) = (0, place);
+                return Ok(Learned::Missing);
+            }
+            Err(_) if place <= self.unread_until => {}
+            Err(error) => {
+                self.unread_until = place;
+                self.gap(&format!("message {place} can't be read: {error:#}"));
+            }
         }
-        self.stream_sequence = info.stream_sequence;
-        Ok(())
+        self.stream_sequence = place;
+        Ok(Learned::Counted)
     }
 
-    fn learn(&mut self, message: &Message) -> anyhow::Result<()> {
+    fn learn(&mut self, message: &Message, place: u64) -> anyhow::Result<Learned> {
         let headers = message.headers.as_ref().context("no headers")?;
         let id = headers.get(async_nats::header::NATS_MESSAGE_ID);
         let id = id.context("no message id")?.as_str();
         let (topic, aggregate, seq) = facts::parts_of(id).context("another message id")?;
-        let seen = self.seen.entry(format!("{topic} {aggregate}")).or_default();
-        let last = std::mem::replace(seen, seq.max(*seen));
+        let counter = format!("{topic} {aggregate}");
+        let last = self.seen.get(&counter).copied().unwrap_or_default();
         if seq <= last {
-            return Ok(());
+            return Ok(Learned::Counted);
         }
-        if last > 0 && seq > last + 1 {
+        let is_missing = last > 0 && seq > last + 1;
+        if is_missing && place > self.again_until {
+            return Ok(Learned::Missing);
+        }
+        self.seen.insert(counter, seq);
+        if is_missing {
             self.gap(&format!(
                 "{topic} {aggregate}: facts are missing before {seq}"
             ));
@@ -156,8 +173,18 @@ impl Report {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(Learned::Counted)
     }
+}
+
+/// What was learned of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Learned {
+    /// It is in the report, or says nothing about sales.
+    Counted,
+    /// There is a fact before it that this has not seen: the stream is to be read from its beginning, up to
+    /// here.
+    Missing,
 }
 
 impl Sales {
@@ -268,7 +295,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// Counts for as long as the stream is the same one: also one that is made anew while this runs begins
 /// to count at 1, and would be read from the middle. One that loses its end and has grown past this place
-/// before anybody looks is not noticed; what is missing then is counted as a gap.
+/// before anybody looks is noticed by a number that is missing.
 async fn follow(
     jetstream: &jetstream::Context,
     subjects: &Subjects,
@@ -291,12 +318,17 @@ async fn follow(
     loop {
         let before = report.stream_sequence;
         if let Ok(next) = tokio::time::timeout(LOOK_EVERY, messages.next()).await {
-            report.count(&next.context("the stream has ended")??)?;
+            let mut learned = report.count(&next.context("the stream has ended")??)?;
             for _ in 1..WRITE_EVERY {
                 match messages.next().now_or_never() {
-                    Some(Some(message)) => report.count(&message?)?,
-                    Some(None) | None => break,
+                    Some(Some(message)) if learned == Learned::Counted => {
+                        learned = report.count(&message?)?;
+                    }
+                    Some(_) | None => break,
                 }
+            }
+            if learned == Learned::Missing {
+                return report.write(path);
             }
         }
         // Before it is written: what came from another stream is not where this one is.

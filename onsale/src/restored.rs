@@ -120,8 +120,8 @@ impl std::fmt::Display for Done {
         if let Some((backup, since)) = self.unknown {
             writeln!(
                 f,
-                "NOT ALL IS KNOWN: the events stream begins at {since}, the backup ends at {backup}; facts \
-                 that were told in between may have numbers that are given again"
+                "NOT ALL IS KNOWN: the events stream was made or begins at {since}, the backup ends at {backup}; \
+                 facts that were told in between may have numbers that are given again"
             )?;
         }
         Ok(())
@@ -241,7 +241,9 @@ async fn change(conn: &mut AsyncPgConnection, told: Told) -> anyhow::Result<Done
              (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
          RETURNING generation, (SELECT count(*) FROM waiting_room) AS rooms, \
              greatest(created_at, (SELECT max(decided_at) FROM partition), \
-                      (SELECT max(created_at) FROM outbox)) AS backup_at",
+                      (SELECT created_at FROM outbox WHERE feed_no IS NOT NULL \
+                       ORDER BY feed_no DESC LIMIT 1), \
+                      (SELECT max(created_at) FROM outbox WHERE published_at IS NULL)) AS backup_at",
     )
     .get_result(conn)
     .await
@@ -285,17 +287,17 @@ async fn change(conn: &mut AsyncPgConnection, told: Told) -> anyhow::Result<Done
     })
 }
 
-/// One number is left out: by that whoever counts sees that facts are missing, and it may be that of a fact
-/// which was too large for the stream.
-const RAISE_SEATS: &str = "UPDATE sale SET map_version = told.last + 1 \
+/// A hundred thousand numbers are left out: by that whoever counts sees that facts are missing, and they may be
+/// those of facts that were too large for the stream, or that it has lost with its end.
+const RAISE_SEATS: &str = "UPDATE sale SET map_version = told.last + 100000 \
     FROM unnest($1::uuid[], $2::bigint[]) AS told (id, last) \
     WHERE schedule_id = told.id AND map_version < told.last RETURNING schedule_id";
 /// The same where nothing was paid before the backup.
 const RAISE_PAYMENTS: &str = "INSERT INTO payment_facts AS f (schedule_id, last_seq) \
-    SELECT told.id, told.last + 1 FROM unnest($1::uuid[], $2::bigint[]) AS told (id, last) \
+    SELECT told.id, told.last + 100000 FROM unnest($1::uuid[], $2::bigint[]) AS told (id, last) \
     WHERE EXISTS (SELECT FROM sale WHERE sale.schedule_id = told.id) \
     ON CONFLICT (schedule_id) DO UPDATE SET last_seq = excluded.last_seq \
-    WHERE f.last_seq < excluded.last_seq - 1 RETURNING schedule_id";
+    WHERE f.last_seq < excluded.last_seq - 100000 RETURNING schedule_id";
 
 #[derive(QueryableByName)]
 struct Date {

@@ -83,6 +83,9 @@ pub const DEAD_LETTERS: &str = "onsale_dead_letters_total";
 pub const DEAD_LETTERS_UNTRIED: &str = "onsale_dead_letters_untried";
 /// Partitions taken, by `lane`, `reason`.
 pub const TAKEOVERS: &str = "onsale_partition_takeovers_total";
+/// Ticks of a partition that could not be decided or stored, by `lane`: what time alone changes, as holds that
+/// lapse and people who are let in.
+pub const TICKS_FAILED: &str = "onsale_ticks_failed_total";
 /// Streams that lost their tail (a new incarnation began), by `lane`.
 pub const TAIL_LOST: &str = "onsale_stream_tail_lost_total";
 /// Messages whose time on the stream was wrong by more than 5 s and was clamped, by `lane`, `reason`
@@ -217,7 +220,7 @@ pub const SLOW: &[&str] = &[ORDER_DURATION];
 /// else; a test holds the rules of `deploy/alerts.yml` against this.
 pub fn begin() {
     for lane in Lane::ALL.map(Lane::as_str) {
-        for name in [DEAD_LETTERS, TAIL_LOST] {
+        for name in [DEAD_LETTERS, TAIL_LOST, TICKS_FAILED] {
             counter!(name, "lane" => lane).increment(0);
         }
         for reason in [AHEAD, BEHIND] {
@@ -367,6 +370,10 @@ pub fn describe() {
     describe_counter!(
         FACTS_REFUSED,
         "Facts that are too large for the stream and were set aside"
+    );
+    describe_counter!(
+        TICKS_FAILED,
+        "Ticks of a partition that could not be decided or stored"
     );
     describe_counter!(
         FACTS_PUT_BACK,

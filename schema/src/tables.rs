@@ -51,6 +51,7 @@ diesel::table! {
     fact_feed (singleton) {
         singleton -> Bool, last_no -> BigInt, purged_no -> BigInt,
         stream_created -> Nullable<Text>, stream_seq -> BigInt,
+        put_back_no -> Nullable<BigInt>, put_back_at -> Nullable<Timestamptz>,
     }
 }
 diesel::table! {

@@ -66,7 +66,6 @@ impl Room {
             | Kind::Policy { .. }
             | Kind::NameBeacon { .. }
             | Kind::RevealBeacon { .. }
-            | Kind::RevokeCode { .. }
                 if is_late =>
             {
                 Outcome::Refused(Refusal::CommandExpired)

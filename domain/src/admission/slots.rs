@@ -6,8 +6,9 @@ use onsale_schema::{ArrivalNo, ReservationId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A pass that has ended keeps its slot for so long, in milliseconds: a hold that was asked for in its last
-/// moment may be decided until its deadline has passed, 5 seconds later as a rule, and then word of it is on
-/// its way.
+/// moment may be decided until its deadline has passed, 5 seconds later by default
+/// (`ONSALE_REQUEST_TIMEOUT_MS`), and then word of it is on its way. Word that takes longer, as where nobody
+/// publishes notices, keeps no slot: the hold lasts, and somebody else may be let in besides.
 pub const LINGER_MS: i64 = 8000;
 
 /// How somebody was let in, so that anybody can tell later whether it was right.

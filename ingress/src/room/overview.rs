@@ -37,7 +37,8 @@ struct Overview {
     /// Tickets that wait, in the lobby or in line: with those of guests, and of whoever was passed over as
     /// silent and may still come back.
     waiting: u32,
-    /// Of them those of guests, who are let in before the others; without guests who were passed over.
+    /// Of them those of guests, who are let in before the others; without guests who were passed over, as
+    /// far as that is known (`passedOver`).
     guests: u32,
     /// Of those that wait so many of either line were passed over, and not heard since. Null where that is
     /// not known yet.
@@ -46,7 +47,8 @@ struct Overview {
     /// So many numbers of the line were called: who has none of them has its turn still to come. Those of
     /// guests are among them where the line has come past. It never goes back.
     front: u32,
-    /// Tickets with a pass, of which `queue.capacity` is the most while the room is `FIFO` or `DRAW`.
+    /// Tickets with a pass. While the room is `FIFO` or `DRAW` nobody is let in as long as it is at or above
+    /// `queue.capacity`; it is above that where the capacity was lowered.
     active: u32,
     /// Tickets that were bought with.
     done: u32,

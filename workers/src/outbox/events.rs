@@ -5,12 +5,17 @@
 //! which stream they were published to and how far that reached; one that is another, or ends before,
 //! gets them again. Those of an aggregate must all be there before its next one is: consumers skip what is
 //! not higher than the last that they know. What is there twice they know by its number.
+//!
+//! How far that is stands in the row, too: what is put back makes the stream longer, so that whoever begins
+//! anew would find nothing missing.
 
 use super::facts::{Done, Error, Fact, chain, chains};
 use super::system::{self, remake};
 use crate::context::Context;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{
+    GetStreamError, GetStreamErrorKind, RequestError, RequestErrorKind,
+};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
@@ -23,31 +28,39 @@ use tokio::time::Instant;
 
 /// How often it is looked on one connection: somebody may delete the stream.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How soon it is looked again where that is refused.
-const REFUSED_WAIT: Duration = Duration::from_secs(30);
+/// How soon it is looked again where nobody answers.
+const UNANSWERED_WAIT: Duration = Duration::from_secs(30);
+/// So many questions in a row without an answer are a right that is missing.
+const UNANSWERED_MAX: u32 = 3;
 /// Facts that are put back at once.
 const PAGE: i64 = 512;
 /// What was published so long before the stream's last message is put back, too, in milliseconds: its clock is
 /// another one than that of Postgres.
 const MARGIN_MS: i64 = 5 * 60 * 1000;
 
-/// The stream as it is, or as it was when facts were published to it last.
-#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
-struct Reach {
+/// The stream when facts were published to it last, as the row of the feed says.
+#[derive(Clone, Debug, Default, QueryableByName)]
+struct Known {
     #[diesel(sql_type = Nullable<Text>)]
     stream_created: Option<String>,
     #[diesel(sql_type = BigInt)]
     stream_seq: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    put_back_no: Option<i64>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    put_back_at: Option<Timestamp>,
 }
 
 /// The stream now.
+#[derive(Debug)]
 struct Now {
-    reach: Reach,
+    created: String,
+    last_seq: i64,
     /// When its last message was stored; none if it has none.
     last_at: Option<Timestamp>,
 }
 
-/// What is to be put back.
+/// What the stream has lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     Nothing,
@@ -56,25 +69,36 @@ enum Lost {
     Everything,
 }
 
-fn lost(before: &Reach, now: &Now) -> Lost {
-    if before.stream_created.is_none() {
+fn lost(before: &Known, now: &Now) -> Lost {
+    let Some(created) = &before.stream_created else {
         // Nobody has ever noted one.
         return Lost::Nothing;
-    }
-    let is_another = before.stream_created != now.reach.stream_created;
-    if !is_another && before.stream_seq <= now.reach.stream_seq {
+    };
+    let is_another = *created != now.created;
+    if !is_another && before.stream_seq <= now.last_seq {
         return Lost::Nothing;
     }
-    match now.last_at.filter(|_| !is_another) {
-        Some(at) => Lost::Since(at.plus_ms(-MARGIN_MS)),
+    let since = now.last_at.map(|at| at.plus_ms(-MARGIN_MS));
+    // What was put back was published long before its messages were stored.
+    let is_told = |at: &Timestamp| before.put_back_no.is_none() && before.put_back_at < Some(*at);
+    match since.filter(|at| !is_another && is_told(at)) {
+        Some(at) => Lost::Since(at),
         None => Lost::Everything,
     }
+}
+
+/// Why it can't be looked at the stream.
+enum Unseen {
+    /// Nobody has answered.
+    Unanswered,
+    Error(system::Error),
 }
 
 /// Looks after the stream for one publisher.
 #[derive(Default)]
 pub struct Care {
     looked: Option<(nats::Link, Instant)>,
+    unanswered: u32,
 }
 
 impl Care {
@@ -93,18 +117,24 @@ impl Care {
         let link = nats::Link::of(&ctx.nats);
         let again = match look(ctx).await {
             Ok(now) => {
+                self.unanswered = 0;
                 mend(ctx, &link, now).await?;
                 LOOK_EVERY
             }
-            // An older server's rights may not allow it: better unwatched than unpublished.
-            Err(system::Error::Lost(error)) if link.is_same() => {
+            Err(Unseen::Unanswered) if link.is_same() => {
+                self.unanswered += 1;
+                if self.unanswered < UNANSWERED_MAX {
+                    return Err(system::Error::Lost("nobody tells of the stream".into()).into());
+                }
+                // A server answers what it does not allow to nobody. Better unwatched than unpublished.
                 tracing::warn!(
-                    error,
-                    "the events stream can't be looked at; what it loses is not put back"
+                    "the events stream can't be looked at, and what it loses is not put back: has the user of \
+                     the workers all rights that `onsale nats-users` prints?"
                 );
-                REFUSED_WAIT
+                UNANSWERED_WAIT
             }
-            Err(error) => return Err(error.into()),
+            Err(Unseen::Unanswered) => return Err(system::Error::Lost("no answer".into()).into()),
+            Err(Unseen::Error(error)) => return Err(error.into()),
         };
         self.looked = Some((link.clone(), Instant::now() + again));
         Ok(link)
@@ -116,76 +146,90 @@ impl Care {
     }
 }
 
-async fn look(ctx: &Context) -> Result<Now, system::Error> {
+async fn look(ctx: &Context) -> Result<Now, Unseen> {
     let name = ctx.subjects.events_stream();
     let stream = match ctx.jetstream.get_stream(&name).await {
         Ok(stream) => stream,
-        Err(error) => {
-            let is_gone = matches!(error.kind(), GetStreamErrorKind::JetStream(ref error)
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND);
-            if !is_gone {
-                return Err(system::Error::Lost(error.to_string()));
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(why)
+                if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                remake(ctx).await;
+                let made = ctx.jetstream.get_stream(&name).await;
+                made.map_err(|error| Unseen::Error(system::Error::Lost(error.to_string())))?
             }
-            remake(ctx).await;
-            let made = ctx.jetstream.get_stream(&name).await;
-            made.map_err(|error| system::Error::Lost(error.to_string()))?
-        }
+            GetStreamErrorKind::Request if is_timeout(&error) => return Err(Unseen::Unanswered),
+            GetStreamErrorKind::Request
+            | GetStreamErrorKind::JetStream(_)
+            | GetStreamErrorKind::EmptyName
+            | GetStreamErrorKind::InvalidStreamName => {
+                return Err(Unseen::Error(system::Error::Lost(error.to_string())));
+            }
+        },
     };
     let info = stream.cached_info();
     let last_at = Timestamp::from(info.state.last_timestamp);
     Ok(Now {
-        reach: Reach {
-            stream_created: Some(info.created.to_string()),
-            stream_seq: i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX),
-        },
+        created: info.created.to_string(),
+        last_seq: i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX),
         last_at: (info.state.messages > 0).then_some(last_at),
     })
 }
 
+fn is_timeout(error: &GetStreamError) -> bool {
+    let source = std::error::Error::source(error);
+    let request = source.and_then(|source| source.downcast_ref::<RequestError>());
+    request.is_some_and(|error| error.kind() == RequestErrorKind::TimedOut)
+}
+
+/// Puts back what is missing, or goes on with that.
 async fn mend(ctx: &Context, link: &nats::Link, now: Now) -> Result<(), Error> {
-    let before = reach_find(ctx).await?;
-    let since = match lost(&before, &now) {
-        Lost::Nothing if before.stream_created.is_some() => return Ok(()),
-        Lost::Nothing => return Ok(reach_set(ctx, &now.reach).await?),
-        Lost::Since(at) => Some(at),
-        Lost::Everything => None,
+    let before = known_find(ctx).await?;
+    let begin = match lost(&before, &now) {
+        Lost::Nothing if before.stream_created.is_none() => None,
+        Lost::Nothing => match before.put_back_no {
+            Some(no) => Some(no),
+            None => return Ok(()),
+        },
+        Lost::Since(at) => Some(feed_no_before(ctx, at).await?),
+        Lost::Everything => Some(BEGINNING),
+    };
+    known_set(ctx, &now, begin).await?;
+    let Some(begin) = begin else {
+        return Ok(());
     };
     tracing::error!(
         ?before,
-        now = ?now.reach,
-        since = since.map(|at| at.to_string()),
+        ?now,
+        behind = begin,
         "the events stream has lost facts; those that are still kept are put back"
     );
-    let (count, last) = put_back(ctx, link, since).await?;
+    let count = put_back(ctx, link, begin).await?;
+    put_back_end(ctx).await?;
     tracing::warn!(
         count,
         "the events stream has the facts again that are still kept"
     );
-    let reach = Reach {
-        stream_seq: now.reach.stream_seq.max(last),
-        ..now.reach
-    };
-    Ok(reach_set(ctx, &reach).await?)
+    Ok(())
 }
 
-/// Sends everything that was published since, in the order of the feed; how much it was, and the last place that
-/// any of it has. What fails, fails all of it: it is begun again.
-async fn put_back(
-    ctx: &Context,
-    link: &nats::Link,
-    since: Option<Timestamp>,
-) -> Result<(u64, i64), Error> {
-    let (mut after, mut count, mut place) = (i64::MIN, 0, 0);
+/// No number of the feed is lower.
+const BEGINNING: i64 = i64::MIN;
+
+/// Sends everything that was published behind a number of the feed, in its order; how much it was.
+async fn put_back(ctx: &Context, link: &nats::Link, begin: i64) -> Result<u64, Error> {
+    let (mut after, mut count) = (begin, 0);
     loop {
-        let page = fact_list_published(ctx, after, since).await?;
+        let page = fact_list_published(ctx, after).await?;
         let Some(last) = page.iter().map(|one| one.feed_no).max() else {
-            return Ok((count, i64::try_from(place).unwrap_or(i64::MAX)));
+            return Ok(count);
         };
         after = last;
-        let mut facts: Vec<Fact> = page.into_iter().map(Published::fact).collect();
+        let mut facts: Vec<Fact> = page.into_iter().map(|one| one.fact).collect();
         facts.sort_by(Fact::in_order);
         let chains = chains(facts).into_iter();
         let all = chains.map(|facts| chain((ctx, link), facts, None));
+        let mut place = 0;
         for sent in join_all(all).await {
             if let Some((_, error)) = sent.failed {
                 return Err(error.into());
@@ -196,6 +240,7 @@ async fn put_back(
             let places = sent.done.iter().filter_map(Done::place);
             place = places.fold(place, u64::max);
         }
+        put_back_advance(ctx, after, place).await?;
     }
 }
 
@@ -207,46 +252,73 @@ struct Published {
     feed_no: i64,
 }
 
-impl Published {
-    fn fact(self) -> Fact {
-        self.fact
-    }
-}
-
 /// Facts that are on the stream, or were, behind a number of the feed.
-async fn fact_list_published(
-    ctx: &Context,
-    after: i64,
-    since: Option<Timestamp>,
-) -> Result<Vec<Published>, db::Error> {
+async fn fact_list_published(ctx: &Context, after: i64) -> Result<Vec<Published>, db::Error> {
     let mut conn = ctx.pool.get().await?;
     let rows = statement(
         "SELECT topic, aggregate_id, seq, payload, feed_no FROM outbox \
-         WHERE feed_no > $1 AND refused IS NULL \
-           AND ($2::timestamptz IS NULL OR published_at >= $2) \
-         ORDER BY feed_no LIMIT $3",
+         WHERE feed_no > $1 AND refused IS NULL ORDER BY feed_no LIMIT $2",
     )
     .bind::<BigInt, _>(after)
-    .bind::<Nullable<Timestamptz>, _>(since)
     .bind::<BigInt, _>(PAGE)
     .load(&mut conn)
     .await?;
     Ok(rows)
 }
 
-async fn reach_find(ctx: &Context) -> Result<Reach, db::Error> {
+#[derive(QueryableByName)]
+struct FeedNo {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    no: Option<i64>,
+}
+
+/// The last number of the feed that was given before. It is looked for from the end: that is near.
+async fn feed_no_before(ctx: &Context, at: Timestamp) -> Result<i64, db::Error> {
     let mut conn = ctx.pool.get().await?;
-    let row = statement("SELECT stream_created, stream_seq FROM fact_feed")
-        .get_result(&mut conn)
-        .await?;
+    let row: FeedNo = statement(
+        "SELECT (SELECT feed_no FROM outbox WHERE feed_no IS NOT NULL AND published_at < $1 \
+                 ORDER BY feed_no DESC LIMIT 1) AS no",
+    )
+    .bind::<Timestamptz, _>(at)
+    .get_result(&mut conn)
+    .await?;
+    Ok(row.no.unwrap_or(BEGINNING))
+}
+
+async fn known_find(ctx: &Context) -> Result<Known, db::Error> {
+    let mut conn = ctx.pool.get().await?;
+    let row =
+        statement("SELECT stream_created, stream_seq, put_back_no, put_back_at FROM fact_feed")
+            .get_result(&mut conn)
+            .await?;
     Ok(row)
 }
 
-async fn reach_set(ctx: &Context, reach: &Reach) -> Result<(), db::Error> {
+/// This is the stream from now on; what is behind a number of the feed is yet to be put back.
+async fn known_set(ctx: &Context, now: &Now, begin: Option<i64>) -> Result<(), db::Error> {
     let mut conn = ctx.pool.get().await?;
-    statement("UPDATE fact_feed SET stream_created = $1, stream_seq = $2")
-        .bind::<Nullable<Text>, _>(&reach.stream_created)
-        .bind::<BigInt, _>(reach.stream_seq)
+    statement("UPDATE fact_feed SET stream_created = $1, stream_seq = $2, put_back_no = $3")
+        .bind::<Text, _>(&now.created)
+        .bind::<BigInt, _>(now.last_seq)
+        .bind::<Nullable<BigInt>, _>(begin)
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}
+
+async fn put_back_advance(ctx: &Context, no: i64, place: u64) -> Result<(), db::Error> {
+    let mut conn = ctx.pool.get().await?;
+    statement("UPDATE fact_feed SET put_back_no = $1, stream_seq = greatest(stream_seq, $2)")
+        .bind::<BigInt, _>(no)
+        .bind::<BigInt, _>(i64::try_from(place).unwrap_or(i64::MAX))
+        .execute(&mut conn)
+        .await?;
+    Ok(())
+}
+
+async fn put_back_end(ctx: &Context) -> Result<(), db::Error> {
+    let mut conn = ctx.pool.get().await?;
+    statement("UPDATE fact_feed SET put_back_no = NULL, put_back_at = clock_timestamp()")
         .execute(&mut conn)
         .await?;
     Ok(())
@@ -259,30 +331,45 @@ mod tests {
     #[test]
     fn a_stream_that_is_another_or_ends_before_has_lost_facts() {
         let at = Timestamp::from_micros(1_000_000_000_000_000);
-        let reach = |created: &str, stream_seq| Reach {
+        let noted = |created: &str, stream_seq| Known {
             stream_created: Some(created.to_owned()),
             stream_seq,
+            ..Known::default()
         };
-        let now = |reach, last_at| Now { reach, last_at };
-        let never = Reach {
-            stream_created: None,
-            stream_seq: 0,
+        let now = |created: &str, last_seq, last_at| Now {
+            created: created.to_owned(),
+            last_seq,
+            last_at,
+        };
+        let put_back = |no, before_ms: i64| Known {
+            put_back_no: no,
+            put_back_at: Some(at.plus_ms(-before_ms)),
+            ..noted("a", 7)
         };
         let since = Lost::Since(at.plus_ms(-MARGIN_MS));
         for (before, after, expected) in [
-            (never, now(reach("a", 7), Some(at)), Lost::Nothing),
-            (reach("a", 7), now(reach("a", 7), Some(at)), Lost::Nothing),
-            (reach("a", 7), now(reach("a", 9), Some(at)), Lost::Nothing),
-            (reach("a", 7), now(reach("a", 6), Some(at)), since),
+            (Known::default(), now("a", 7, Some(at)), Lost::Nothing),
+            (noted("a", 7), now("a", 7, Some(at)), Lost::Nothing),
+            (noted("a", 7), now("a", 9, Some(at)), Lost::Nothing),
+            (noted("a", 7), now("a", 6, Some(at)), since),
             // Whatever it had is gone with its end.
-            (reach("a", 7), now(reach("a", 6), None), Lost::Everything),
-            (reach("a", 7), now(reach("b", 0), None), Lost::Everything),
+            (noted("a", 7), now("a", 6, None), Lost::Everything),
+            (noted("a", 7), now("b", 0, None), Lost::Everything),
             // Others may have made it, and what was published since.
+            (noted("a", 7), now("b", 9, Some(at)), Lost::Everything),
+            // The times of what was put back say nothing of when it was published.
+            (put_back(None, MARGIN_MS + 1), now("a", 6, Some(at)), since),
             (
-                reach("a", 7),
-                now(reach("b", 9), Some(at)),
+                put_back(None, MARGIN_MS),
+                now("a", 6, Some(at)),
                 Lost::Everything,
             ),
+            (
+                put_back(Some(3), 2 * MARGIN_MS),
+                now("a", 6, Some(at)),
+                Lost::Everything,
+            ),
+            (put_back(Some(3), 0), now("a", 7, Some(at)), Lost::Nothing),
         ] {
             assert_eq!(lost(&before, &after), expected, "{before:?}");
         }

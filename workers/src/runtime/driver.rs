@@ -200,6 +200,10 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
     }
 
     /// What time alone changes, and whether there is more of that.
+    fn count_failed_tick(&self) {
+        metrics::counter!(metric::TICKS_FAILED, "lane" => L::LANE.as_str()).increment(1);
+    }
+
     async fn tick(&mut self) -> (Batch, bool) {
         let now = self.world.now();
         let quiet_at = self.log.quiet_at();
@@ -207,6 +211,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             Ok(ticked) => ticked,
             Err(error) => {
                 tracing::error!(error, partition = %self.core.partition(), "a tick failed");
+                self.count_failed_tick();
                 return (Batch::Done, false);
             }
         };
@@ -233,6 +238,7 @@ impl<L: PartitionedLane, W: World<L>> Driver<L, W> {
             }
             Verdict::Poisoned(error) => {
                 tracing::error!(error, "a tick can't be committed");
+                self.count_failed_tick();
                 self.core.forget();
             }
             Verdict::Deposed | Verdict::Unknown => return Batch::Lost,

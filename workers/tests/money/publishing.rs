@@ -244,6 +244,44 @@ async fn what_the_events_stream_has_lost_is_there_again_before_anything_new() {
     worker.stop().await;
 }
 
+/// Whoever put it back died in the middle: the stream is longer than it was by then, and lacks the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_put_back_yet_is_put_back_by_the_next_publisher() {
+    let mut rig = Rig::new().await;
+    let worker = rig.worker(Role::Outbox).await;
+    rig.sql(&facts(1, 300, 1)).await;
+    rig.until(OPEN, 0).await;
+    worker.stop().await;
+    let name = rig.subjects.events_stream();
+    let mut stream = rig.jetstream.get_stream(&name).await.unwrap();
+    stream.purge().await.unwrap();
+    let forgetful = async_nats::jetstream::stream::Config {
+        duplicate_window: Duration::from_millis(100),
+        ..stream.info().await.unwrap().config.clone()
+    };
+    rig.jetstream.update_stream(forgetful).await.unwrap();
+    tokio::time::timeout(PATIENCE, async { while !is_forgotten(&rig).await {} })
+        .await
+        .expect("ids are forgotten");
+    stream.purge().await.unwrap();
+    rig.sql("UPDATE fact_feed SET put_back_no = 200").await;
+    rig.sql(&facts(301, 301, 1)).await;
+    let worker = rig.worker(Role::Outbox).await;
+    rig.until(OPEN, 0).await;
+    worker.stop().await;
+    let ended =
+        "SELECT count(*) AS n FROM fact_feed WHERE put_back_no IS NULL AND put_back_at IS NOT NULL";
+    rig.until(ended, 1).await;
+    let numbered = "SELECT count(*) AS n FROM outbox WHERE feed_no > 200";
+    let expected = rig.number(numbered).await;
+    let (one, other) = (on_stream(&rig, 1).await, on_stream(&rig, 2).await);
+    assert_eq!((one.len() + other.len()) as i64, expected);
+    for numbers in [one, other] {
+        assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+        assert_eq!(numbers.last(), Some(&301));
+    }
+}
+
 /// Whether the stream takes an id again that it has had.
 async fn is_forgotten(rig: &Rig) -> bool {
     let aggregate = Uuid::from_u128(1);
