@@ -61,7 +61,8 @@ impl Room {
                 changes.notices_done.push(*notice_id);
                 Outcome::Applied
             }
-            // Who was told that nothing came of it must not lose its place afterwards.
+            // Who was told that nothing came of it must not lose its place afterwards. A code is revoked however
+            // late: nobody has said it to lose it.
             Kind::Leave { .. }
             | Kind::Policy { .. }
             | Kind::NameBeacon { .. }

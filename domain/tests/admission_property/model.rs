@@ -3,8 +3,8 @@
 
 use onsale_domain::admission::{LINGER_MS, OPENING_GRACE_MS, Policy};
 use onsale_schema::admission::{
-    CAPACITY, Code, HOLDS_PER_PASS, HoldState, Kind, Outcome, PASS_MS, PRESENCE_MS,
-    RATE_PER_SECOND, Refusal, TICKETS_PER_USER, Ticket,
+    CAPACITY, Code, FIRST_SILENT_MS, HOLDS_PER_PASS, HoldState, Kind, Outcome, PASS_MS,
+    PRESENCE_MS, RATE_PER_SECOND, Refusal, TICKETS_PER_USER, Ticket,
 };
 use onsale_schema::draw::{Digest, Draw, Secret};
 use onsale_schema::message::{Command, Fingerprint};
@@ -107,13 +107,15 @@ impl Model {
         }
     }
 
-    /// A new owner knows nothing of who was heard, and calls guests again who were called.
+    /// A new owner knows nothing of who was heard, gives everybody the time that anybody may have been told, and
+    /// calls guests again who were called.
     pub fn forget_presence(&mut self) {
         self.flow = 0;
         self.quiet = 0;
         self.reported_at = None;
+        let heard = (FIRST_SILENT_MS - self.policy.presence_ms).max(0);
         for entry in &mut self.entries {
-            entry.heard = 0;
+            entry.heard = heard;
             entry.is_back = false;
         }
         self.forget_calls();
@@ -172,7 +174,10 @@ impl Model {
                 Outcome::Applied
             }
             Kind::Sale { .. } => Outcome::Applied,
-            _ if is_late => refused(Refusal::CommandExpired),
+            // What is taken from whoever has a code is never too late.
+            kind if is_late && !matches!(kind, Kind::RevokeCode { .. }) => {
+                refused(Refusal::CommandExpired)
+            }
             Kind::Leave { ticket_id, .. } => {
                 let newest = self.newest(command.user);
                 let newest =

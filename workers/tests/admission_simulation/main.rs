@@ -93,7 +93,7 @@ impl History {
             .sim
             .range(0, i64::try_from(self.processes.len()).unwrap() - 1);
         let at = usize::try_from(at).unwrap();
-        match self.sim.range(0, 7) {
+        match self.sim.range(0, 9) {
             0 => {
                 self.sim.note("kill");
                 let killed = self.processes.swap_remove(at);
@@ -151,7 +151,7 @@ async fn live(sim: &Arc<Sim>) {
     let steps = sim.range(100, 300);
     for _ in 0..steps {
         crowd.act();
-        if sim.percent(8) {
+        if sim.percent(11) {
             history.strike();
         }
         history.pass(sim.range(0, 200)).await;
