@@ -19,8 +19,8 @@ pub const LONG_AGO: Timestamp = Timestamp::EPOCH;
 pub fn never() -> Timestamp {
     Timestamp::from_micros(4_000_000_000_000_000)
 }
-/// How often is asked.
-const AGAIN: Duration = Duration::from_millis(50);
+/// How often is asked until something is so.
+pub const AGAIN: Duration = Duration::from_millis(50);
 
 pub fn status(told: &Value) -> &str {
     text(&told["status"])

@@ -2,7 +2,7 @@
 
 use super::by_arrival;
 use super::guests::vip;
-use super::line::{LONG_AGO, Line, never};
+use super::line::{AGAIN, LONG_AGO, Line, never};
 use crate::access_codes::join;
 use crate::cancellation::cancel_show;
 use crate::hall::PATIENCE;
@@ -10,7 +10,6 @@ use onsale_platform::metric;
 use onsale_schema::admission::PolicyChange;
 use onsale_testkit::{Api, SystemOptions};
 use serde_json::{Value, json};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// What is compared: all but what is measured, and when.
@@ -40,7 +39,7 @@ impl Line {
                 if Value::Object(shown.into_iter().collect()) == *wanted {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(AGAIN).await;
             }
         };
         let in_time = tokio::time::timeout(PATIENCE, asked).await;
