@@ -33,6 +33,8 @@ seed, n, order = sha(b"onsale draw 1", secret, digest, beacon), len(tickets), ti
 for name, found in ("commitment", sha(secret)), ("digest", digest), ("seed", seed):
     if draw[name] != found.hex():
         sys.exit(f"the {name} that was published is not the one that was computed")
+if len(sys.argv) > 2 and sys.argv[2] not in tickets:
+    sys.exit("this ticket was not drawn: it was not in the lobby")
 for r in range(128):
     pivot = int.from_bytes(sha(seed, bytes([r]))[:8], "big") % max(n, 1)
     blocks = [sha(seed, bytes([r]), block.to_bytes(4, "big")) for block in range(n // 256 + 1)]

@@ -29,8 +29,8 @@ use utoipa::{IntoParams, ToSchema};
 
 pub(crate) use cancellation::WantedRules;
 pub(crate) use edit::check_day;
-pub(crate) use store::ScheduleEdit;
 pub use store::{ConcertRow, ScheduleRow};
+pub(crate) use store::{ScheduleEdit, lobby_find};
 pub(crate) use wrong::Wrong;
 
 /// Questions of each kind whose answers are kept for a moment.

@@ -47,7 +47,7 @@ const GAP: Duration = Duration::from_millis(100);
 const PIECE_BYTES: usize = 64 * 1024;
 /// When a client comes back after its stream has ended, in milliseconds; each is told another time,
 /// so that they don't come all at once.
-const RETRY_MS: std::ops::RangeInclusive<u32> = 1000..=5000;
+pub(crate) const RETRY_MS: std::ops::RangeInclusive<u32> = 1000..=5000;
 /// When a client whose address has as many streams as it may is to come again, in seconds.
 const FULL_RETRY_S: u32 = 5;
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -211,7 +211,9 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 ///
 /// Who has a ticket of the waiting room and opens the stream with a `token` is told how far it is:
 /// `event: queue` has what `GET …/queue` answers, at once and whenever it changes, at most once a
-/// second. While the stream is open you need not ask yourself. Its `id` is that of the seats before it.
+/// second. While the stream is open you need not ask yourself: it ends where who waits is not heard by it
+/// any more, as when its server is cut off from the others; open another one then, or ask. Its `id` is that of
+/// the seats before it.
 /// Who joins with an access code meanwhile is told that the ticket is `LEFT`, and then of the guest's.
 /// Who had no ticket when the stream was opened is told of none: open it when you have joined.
 ///
@@ -223,7 +225,7 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
     extensions(("x-problems" = json!([Code::TokenMissing, Code::TokenInvalid,
         Code::QueueTicketInvalid, Code::Overloaded]))),
-    responses((status = 200, description = "A stream of events that does not end by itself",
+    responses((status = 200, description = "A stream of events; when it ends, come back as told",
         body = String, content_type = "text/event-stream")))]
 pub async fn follow(
     State(app): State<App>,
@@ -347,7 +349,7 @@ impl Follower {
                 Err(RecvError::Lagged(_)) => self.too_slow(),
                 Err(RecvError::Closed) => None,
             },
-            position = position => Some(position),
+            position = position => position,
             // A comment, so that both ends learn when the other has gone.
             () = tokio::time::sleep_until(until) => Some(Bytes::from_static(b":\n\n")),
         }

@@ -99,6 +99,8 @@ struct Entry {
     forecasts: Mutex<Forecasts>,
     /// When somebody asked last, in microseconds.
     asked_at_us: AtomicI64,
+    /// When its owner was told last who was heard, in microseconds.
+    reported_at_us: AtomicI64,
 }
 
 impl Entry {
@@ -111,6 +113,7 @@ impl Entry {
             others_heard: AtomicBool::new(false),
             forecasts: Mutex::default(),
             asked_at_us: AtomicI64::new(0),
+            reported_at_us: AtomicI64::new(0),
         }
     }
 
@@ -143,6 +146,14 @@ impl Entry {
     fn is_current(&self, now: Timestamp) -> bool {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         slot.is_current(now)
+    }
+
+    /// Whether nobody who has been here since then can rely on being heard: its owner was not told for too
+    /// long.
+    fn is_cut_off(&self, since: Timestamp, now: Timestamp) -> bool {
+        let reported_at = Timestamp::from_micros(self.reported_at_us.load(Ordering::Relaxed));
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        now.ms_since(reported_at.max(since)) >= slot.untold_ms()
     }
 
     fn is_asked_about(&self, now: Timestamp) -> bool {
@@ -296,6 +307,12 @@ impl Rooms {
         } = &*self.metrics;
         let joins = if is_new { joins_new } else { joins_again };
         joins.increment(1);
+    }
+
+    /// Whether who has followed a room here since then is to do that elsewhere: its owner can't be told
+    /// that anybody is heard.
+    fn is_cut_off(&self, schedule: ScheduleId, since: Timestamp) -> bool {
+        self.entry(schedule).is_cut_off(since, self.clock.now())
     }
 
     /// Whether it is known here that seats of a date are held with passes only. Where it is not, the
@@ -466,10 +483,15 @@ impl Rooms {
             let report = async |entry: Arc<Entry>| {
                 let heard = entry.heard().take();
                 let others = entry.others_heard.swap(false, Ordering::Relaxed);
-                if let Err(untold) = reporter.tell(entry.schedule, heard, others).await {
-                    let mut heard = entry.heard();
-                    untold.into_iter().for_each(|no| heard.put(no));
-                    entry.others_heard.fetch_or(others, Ordering::Relaxed);
+                // What is heard from here on is in the next one.
+                let begun_at_us = self.clock.now().micros();
+                match reporter.tell(entry.schedule, heard, others).await {
+                    Ok(()) => entry.reported_at_us.store(begun_at_us, Ordering::Relaxed),
+                    Err(untold) => {
+                        let mut heard = entry.heard();
+                        untold.into_iter().for_each(|no| heard.put(no));
+                        entry.others_heard.fetch_or(others, Ordering::Relaxed);
+                    }
                 }
             };
             // Of one that could not be read nothing is known, not even whether it is there.

@@ -4,8 +4,11 @@
 //! made anew, or has lost its end, and counts what comes by numbers that were others' before.
 //!
 //! ```text
-//! NATS_URL=nats://consumer:…@127.0.0.1:4222 cargo run --example sales_report -- report.json
+//! NATS_URL="nats://consumer:$(cat .onsale/secrets/nats-consumer)@127.0.0.1:4222" \
+//!     cargo run -p onsale --example sales_report -- report.json
 //! ```
+//!
+//! That is the password that `onsale up` has made in its data directory.
 //!
 //! The file then has, by date: seats that are sold now and those that were cancelled, what was paid
 //! (`gross`), what of it went back (`refunded`), and what of the rest is fees of cancellations
@@ -129,7 +132,8 @@ impl Report {
         match self.learn(message, place) {
             Ok(Learned::Counted) => {}
             Ok(Learned::Missing) => {
-                (self.stream_sequence, self.again_until) = (0, place);
+                // What is missing after that, too, is at a place that is read again with it.
+                (self.stream_sequence, self.again_until) = (0, place + info.pending);
                 return Ok(Learned::Missing);
             }
             Err(_) if place <= self.unread_until => {}
@@ -182,8 +186,7 @@ impl Report {
 enum Learned {
     /// It is in the report, or says nothing about sales.
     Counted,
-    /// There is a fact before it that this has not seen: the stream is to be read from its beginning, up to
-    /// here.
+    /// There is a fact before it that this has not seen: the stream is to be read from its beginning.
     Missing,
 }
 
@@ -283,10 +286,16 @@ async fn main() -> anyhow::Result<()> {
 
     // Whatever client connects: each user has its answers below `_INBOX.<user>`, where nobody else may
     // listen.
-    let client = nats::connect(&url, "sales-report").await?;
-    let jetstream = jetstream::new(client);
+    let mut connected = None;
     loop {
-        if let Err(error) = follow(&jetstream, &subjects, &mut report, &path).await {
+        let followed = async {
+            let jetstream = match &mut connected {
+                Some(jetstream) => jetstream,
+                none => none.insert(jetstream::new(nats::connect(&url, "sales-report").await?)),
+            };
+            follow(jetstream, &subjects, &mut report, &path).await
+        };
+        if let Err(error) = followed.await {
             eprintln!("{error:#}; it is tried again");
         }
         tokio::time::sleep(LOOK_EVERY).await;

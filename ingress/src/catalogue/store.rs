@@ -277,6 +277,19 @@ pub async fn schedule_find(pool: &Pool, id: ScheduleId) -> Result<Option<Schedul
     Ok(row)
 }
 
+/// Whether the lobby of a date's room is closed, and then its order, if it has one.
+pub async fn lobby_find(pool: &Pool, id: ScheduleId) -> Result<(bool, Option<String>), Error> {
+    let mut conn = pool.get().await?;
+    let row: Option<(Option<Timestamp>, Option<String>)> = waiting_room::table
+        .find(id)
+        .select((waiting_room::closed_at, waiting_room::lobby_order))
+        .first(&mut conn)
+        .await
+        .optional()?;
+    let (closed_at, order) = row.unwrap_or_default();
+    Ok((closed_at.is_some(), order))
+}
+
 /// The grades of a date's layout, the dearest first.
 pub async fn grade_list(pool: &Pool, id: ScheduleId) -> Result<Vec<Grade>, Error> {
     let mut conn = pool.get().await?;

@@ -4,7 +4,7 @@
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::User;
-use crate::catalogue::{self, ScheduleRow, Wrong};
+use crate::catalogue::{self, ScheduleRow, Wrong, lobby_find};
 use crate::extract::not_null;
 use crate::idempotency::fingerprint;
 use crate::ids;
@@ -32,6 +32,8 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = QueuePatch)]
 pub(super) struct QueuePatch {
+    /// `DRAW` draws the order of those who are there when the room opens, once: it comes too late for a room
+    /// that has opened, or would at once.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     mode: Option<QueueMode>,
@@ -81,11 +83,10 @@ impl QueuePatch {
         bounded(holds, "/queue/holdsPerPass");
     }
 
-    /// Refuses what would have a room let people in before the booking opens, as that is set now.
-    fn fits(&self, row: &ScheduleRow, now: Timestamp) -> Result<(), Problem> {
+    /// The rules after it, as they are now.
+    fn after(&self, row: &ScheduleRow) -> Policy {
         let room = row.queue();
-        let lets_in = self.mode.is_some() || self.opens_at.is_some() || self.paused == Some(false);
-        let after = Policy {
+        Policy {
             mode: self.mode.unwrap_or(room.mode),
             paused: self.paused.unwrap_or(room.paused),
             opens_at: self.opens_at.unwrap_or(match row.room {
@@ -93,12 +94,37 @@ impl QueuePatch {
                 None => row.booking_opens_at,
             }),
             ..room
-        };
+        }
+    }
+
+    /// Refuses what would have a room let people in before the booking opens, as that is set now.
+    fn fits(&self, row: &ScheduleRow, now: Timestamp) -> Result<(), Problem> {
+        let lets_in = self.mode.is_some() || self.opens_at.is_some() || self.paused == Some(false);
+        let after = self.after(row);
         if !lets_in || !lets_in_to_nothing(&after, row.booking_opens_at, now) {
             return Ok(());
         }
         let problem = Problem::validation(vec![FieldError::at("/queue/opensAt", "before-booking")]);
         Err(problem.detail("The room would let people in before the booking opens, to nothing."))
+    }
+
+    /// Refuses a draw of nobody: a room whose lobby was closed in another order, or would be at once, draws
+    /// no more.
+    async fn draws(&self, app: &App, row: &ScheduleRow) -> Result<(), Problem> {
+        let after = self.after(row);
+        if after.mode != QueueMode::Draw || row.queue().mode == QueueMode::Draw {
+            return Ok(());
+        }
+        let is_to_come = match lobby_find(&app.pool, row.schedule_id).await? {
+            (false, _) => after.opens_at > app.clock.now(),
+            (true, order) => order.is_none_or(|order| order == "DRAWN"),
+        };
+        if is_to_come {
+            return Ok(());
+        }
+        let problem = Problem::validation(vec![FieldError::at("/queue/mode", "draw-too-late")]);
+        let why = "Those are drawn who are there when the room opens, and it has opened or would at once.";
+        Err(problem.detail(why))
     }
 
     fn change(&self) -> PolicyChange {
@@ -195,6 +221,7 @@ pub(super) async fn edit(
         change.opens_at = change.opens_at.or(Some(row.booking_opens_at));
     }
     patch.fits(&row, app.clock.now())?;
+    patch.draws(app, &row).await?;
     let kind = Kind::Policy {
         schedule_id: schedule,
         change,

@@ -1,5 +1,6 @@
 //! The position on an event stream: what a poll would say, as often as one would ask, and at once when
-//! the ticket turns into something else.
+//! the ticket turns into something else. An open stream keeps its place in line, as polls do; where that can't
+//! be told to the owner of the room any more, it ends, so that its client opens another one elsewhere.
 
 use super::{Rooms, Signer, Standing, TicketView};
 use axum::body::Bytes;
@@ -19,6 +20,7 @@ pub struct Follower {
     rooms: Rooms,
     signer: Signer,
     clock: Clock,
+    opened_at: Timestamp,
     ticket: Ticketed,
     place: Option<Place>,
     told: Option<(Standing, Timestamp)>,
@@ -37,6 +39,7 @@ impl Follower {
         Self {
             rooms,
             signer,
+            opened_at: clock.now(),
             clock,
             ticket,
             place: None,
@@ -81,9 +84,9 @@ impl Follower {
         }
     }
 
-    /// The next event. Given up and asked again it loses nothing; after the ticket's end there is
-    /// none.
-    pub async fn next(&mut self) -> Bytes {
+    /// The next event; none when the stream is to end, as who waits is not heard by it any more. Given up
+    /// and asked again it loses nothing. After the ticket's end it never comes.
+    pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.is_over {
                 std::future::pending::<()>().await;
@@ -95,6 +98,11 @@ impl Follower {
             if let Some(ended) = told.filter(|status| !status.is_live()) {
                 self.go_on_after(ended).await;
                 continue;
+            }
+            let waits = told != Some(TicketStatus::Admitted);
+            let schedule = self.ticket.schedule_id;
+            if waits && self.rooms.is_cut_off(schedule, self.opened_at) {
+                return None;
             }
             let is_poll = now >= self.poll_at;
             let standing = if is_poll {
@@ -126,7 +134,7 @@ impl Follower {
             let view = TicketView::of(&self.signer, &self.ticket, &standing, at);
             if let Ok(json) = serde_json::to_string(&view) {
                 self.told = Some((standing, at));
-                return format!("event: queue\ndata: {json}\n\n").into();
+                return Some(format!("event: queue\ndata: {json}\n\n").into());
             }
         }
     }

@@ -141,9 +141,9 @@ impl QueueJoin {
 /// Get in line
 ///
 /// Who is in line already, or was admitted, gets the ticket that it has; after a ticket's end joining
-/// makes a new one, at the end of the line. Whoever joins before the room opens waits in its lobby,
-/// whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a room in
-/// all. The room of a cancelled show gives no new ticket.
+/// with another key makes a new one, at the end of the line. Whoever joins before the room opens waits in
+/// its lobby, whose order is settled at the opening: by arrival, or by a draw. A user gets 20 tickets of a
+/// room in all. The room of a cancelled show gives no new ticket.
 ///
 /// Who has an access code is a guest. Who is in line already and joins with one that is good leaves that
 /// line, and gets a guest's ticket; with one that is not, it is told why and keeps its ticket. Who is a

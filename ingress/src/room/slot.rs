@@ -21,7 +21,8 @@ const RESTORED_MS: i64 = 10_000;
 /// owner tells each second, and a takeover takes some.
 const SHOWN_MS: (i64, i64) = (5000, 15_000);
 /// Between those it is such a part of the time after which somebody counts as silent: before that the
-/// clients of an ingress that is cut off have asked again, and were sent to another one.
+/// clients of an ingress that is cut off have asked again, and were sent to another one. Where the owner can't
+/// be told for as long who was heard, nobody may rely on being heard either.
 const SHOWN_PARTS: i64 = 6;
 
 /// The room, and what is known about it.
@@ -129,11 +130,17 @@ impl Slot {
 
     /// Whether it is known how the room is now, or nearly.
     pub fn is_current(&self, now: Timestamp) -> bool {
+        let (least, _) = SHOWN_MS;
+        let known = self.known_at.filter(|_| self.room.is_some());
+        known.is_some_and(|at| now.ms_since(at) < self.untold_ms().max(least))
+    }
+
+    /// For how long its owner may not have been told who was heard before those who wait are to ask
+    /// elsewhere, in milliseconds.
+    pub fn untold_ms(&self) -> i64 {
         let (least, most) = SHOWN_MS;
-        let known = self.known_at.zip(self.room.as_ref());
-        known.is_some_and(|(at, room)| {
-            now.ms_since(at) < (room.presence_ms() / SHOWN_PARTS).clamp(least, most)
-        })
+        let part = |room: &Room| (room.presence_ms() / SHOWN_PARTS).min(most);
+        self.room.as_ref().map_or(least, part)
     }
 
     /// Whether it must be read again, and nobody else is about to: the caller is.
@@ -273,6 +280,9 @@ mod tests {
             // One was not reported any more, another one was told the last that is shown.
             let poll_ms = presence_s.min(240) * 1000 / 4 * 12 / 10;
             assert!(poll_ms + 1000 + shown_s * 1000 + poll_ms <= presence_s * 1000);
+            // Or its stream is ended within a second, and opened anew elsewhere.
+            let anew_ms = 1000 + i64::from(*crate::events::RETRY_MS.end());
+            assert!(poll_ms + 1000 + slot.untold_ms() + anew_ms <= presence_s * 1000);
         }
     }
 

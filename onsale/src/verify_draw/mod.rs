@@ -72,7 +72,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match draw.state {
         State::Drawn => {}
         State::Lobby => bail!("nothing was drawn yet: the lobby is open"),
-        State::Closed => bail!("nothing was drawn yet: the word of the beacon is waited for"),
+        State::Closed => {
+            bail!("nothing was drawn yet: the word of the beacon is waited for, or the room is OFF")
+        }
         State::Arrival => bail!("nothing was drawn: the order is that of arrival"),
     }
     let tickets = source.tickets(&draw).await?;

@@ -62,6 +62,44 @@ async fn shown(api: &Api, date: Uuid) -> Value {
     api.get(None, &path).await.expect(200).body
 }
 
+/// A draw is one of those who are there at the opening: it is not spent on nobody without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_draw_nobody_is_refused() {
+    let mut hall = Hall::open().await;
+    let date = hall.date(1).await;
+    let refused = async |hall: &Hall, queue: Value| {
+        let refused = ask(hall, date, queue.clone()).await;
+        let expected = json!([{ "pointer": "/queue/mode", "code": "draw-too-late" }]);
+        assert_eq!(refused.body["errors"], expected, "{queue}");
+        refused.expect_problem(422, "validation-failed");
+    };
+    refused(&hall, json!({ "mode": "DRAW" })).await;
+    // Nor is there one where people are let in in another order.
+    let sql = "SELECT count(*) AS n FROM waiting_room WHERE lobby_order = 'ARRIVAL'";
+    ask(&hall, date, json!({ "mode": "FIFO" }))
+        .await
+        .expect(200);
+    hall.becomes(sql, 1).await;
+    let later = json!({ "mode": "DRAW", "opensAt": "2040-01-01T00:00:00Z" });
+    refused(&hall, later.clone()).await;
+
+    // What is yet to be drawn may be switched off and on again, and what has been.
+    let date = hall.date(1).await;
+    for queue in [
+        later,
+        json!({ "mode": "OFF" }),
+        json!({ "mode": "DRAW" }),
+        json!({ "opensAt": "2026-01-01T00:00:00Z" }),
+    ] {
+        ask(&hall, date, queue).await.expect(200);
+    }
+    let sql = "SELECT count(*) AS n FROM waiting_room WHERE lobby_order = 'DRAWN'";
+    hall.becomes(sql, 1).await;
+    for mode in ["OFF", "DRAW"] {
+        ask(&hall, date, json!({ "mode": mode })).await.expect(200);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_what_was_decided_and_everybody_sees_it() {
     let mut hall = Hall::open_with(SystemOptions::default().ingresses(2)).await;
@@ -89,9 +127,9 @@ async fn a_policy_is_what_was_decided_and_everybody_sees_it() {
         .expect(200);
     expected["opensAt"] = later.body["bookingOpensAt"].clone();
 
-    expected["mode"] = json!("DRAW");
+    expected["mode"] = json!("FIFO");
     assert_eq!(
-        amend(&hall, date, json!({ "mode": "DRAW" })).await,
+        amend(&hall, date, json!({ "mode": "FIFO" })).await,
         expected
     );
     let since = std::time::Instant::now();

@@ -5,6 +5,7 @@
 //! a line has stood still is counted on from what its partition said last, so that one whose owner hangs
 //! is told of by the others.
 
+use crate::runtime::core::CLOCK_SKEW_MAX_MS;
 use metrics::{counter, gauge};
 use onsale_domain::admission::{Counts, Room};
 use onsale_platform::metric;
@@ -25,8 +26,8 @@ struct Sums {
     passed: u64,
     active: u64,
     capacity: u64,
-    /// Since when a line stands still, of the one of which that is longest.
-    still_since: Option<Timestamp>,
+    /// Since when lines stand still: the first and the last.
+    still_since: Option<(Timestamp, Timestamp)>,
 }
 
 impl Sums {
@@ -44,7 +45,7 @@ impl Sums {
             passed: passed.into(),
             active: active.into(),
             capacity: capacity.into(),
-            still_since: room.still_since(),
+            still_since: room.still_since().map(|at| (at, at)),
         }
     }
 
@@ -56,13 +57,18 @@ impl Sums {
             passed: self.passed + other.passed,
             active: self.active + other.active,
             capacity: self.capacity + other.capacity,
-            still_since: both.min(),
+            still_since: both.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))),
         }
     }
 
+    /// The clock of a room may be somewhat ahead of ours. Where it is far ahead, as that of Postgres was, the
+    /// line stands still until then: as long as that takes is told.
     fn still_ms(&self, now: Timestamp) -> i64 {
-        // The clock of a room may be ahead of ours.
-        self.still_since.map_or(0, |at| now.ms_since(at).max(0))
+        let Some((first, last)) = self.still_since else {
+            return 0;
+        };
+        let ahead_ms = Some(last.ms_since(now)).filter(|ms| *ms > CLOCK_SKEW_MAX_MS);
+        now.ms_since(first).max(ahead_ms.unwrap_or(0)).max(0)
     }
 
     fn tell(&self, now: Timestamp) {
@@ -125,7 +131,7 @@ mod tests {
         let sums = |line, active, since| Sums {
             line,
             active,
-            still_since: since,
+            still_since: since.map(|at| (at, at)),
             ..Sums::default()
         };
         let all = [
@@ -134,9 +140,17 @@ mod tests {
             sums(0, 2, Some(at(10))),
         ];
         let all = all.into_iter().fold(Sums::default(), Sums::and);
-        assert_eq!(all, sums(7, 3, Some(at(10))));
+        let expected = Sums {
+            still_since: Some((at(10), at(20))),
+            ..sums(7, 3, None)
+        };
+        assert_eq!(all, expected);
         assert_eq!(all.still_ms(at(70)), 60_000);
-        assert_eq!(all.still_ms(at(9)), 0, "its clock is ahead");
+        let one = sums(3, 1, Some(at(10)));
+        assert_eq!(one.still_ms(at(9)), 0, "its clock is ahead");
         assert_eq!(sums(3, 1, None).still_ms(at(70)), 0);
+        let far = [sums(3, 1, Some(at(68))), sums(1, 0, Some(at(3670)))];
+        let far = far.into_iter().fold(Sums::default(), Sums::and);
+        assert_eq!(far.still_ms(at(70)), 3_600_000);
     }
 }

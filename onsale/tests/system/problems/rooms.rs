@@ -114,7 +114,7 @@ pub async fn passes(hall: &mut Hall, met: &mut Met) {
 pub async fn draws(hall: &mut Hall, met: &mut Met) {
     let (api, admin) = (hall.api.clone(), hall.admin());
     let date = hall.date(1).await;
-    crate::queue_policy::amend(hall, date, json!({ "mode": "DRAW" })).await;
+    crate::queue_policy::amend(hall, date, json!({ "mode": "FIFO" })).await;
     let drawn = format!("/schedules/{date}/queue/draw");
     let beacon = format!("/admin/schedules/{date}/queue/beacon");
     let put = |path: String, body: serde_json::Value| {
