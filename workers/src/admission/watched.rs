@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn rooms_are_added_up_and_the_line_that_stands_still_longest_is_told() {
         let at = |s: i64| Timestamp::EPOCH.plus_ms(s * 1000);
-        let sums = |line, active, since| Sums {
+        let sums = |line, active, since: Option<Timestamp>| Sums {
             line,
             active,
             still_since: since.map(|at| (at, at)),
