@@ -133,7 +133,11 @@ impl Care {
                 );
                 UNANSWERED_WAIT
             }
-            Err(Unseen::Unanswered) => return Err(system::Error::Lost("no answer".into()).into()),
+            Err(Unseen::Unanswered) => {
+                // The connection was lost meanwhile, which says nothing of a right.
+                self.unanswered = 0;
+                return Err(system::Error::Lost("no answer".into()).into());
+            }
             Err(Unseen::Error(error)) => return Err(error.into()),
         };
         self.looked = Some((link.clone(), Instant::now() + again));
