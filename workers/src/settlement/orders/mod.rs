@@ -155,7 +155,7 @@ async fn work(driver: &Driver, work: Work, shutdown: &CancellationToken) {
     }
     let (mut is_due, mut looked_at, mut found) = (true, Instant::now(), Found::Nothing);
     while !shutdown.is_cancelled() {
-        let free = work.in_hand_max - in_hand.len();
+        let free = work.in_hand_max.saturating_sub(in_hand.len());
         if is_due && free > 0 {
             is_due = false;
             looked_at = Instant::now();
