@@ -83,7 +83,7 @@ fn faults() -> StyledStr {
          {\"decline\": N, \"timeoutAfterCapture\": N, \"timeoutBeforeCapture\": N, \"error\": N,\n   \
          \"unavailable\": N, \"refundFailure\": N, \"refundDecline\": N, \"timeoutAfterRefund\": N,\n   \
          \"forgetKeys\": N, \"slowMs\": MS, \"webhookCopies\": COUNT, \"lateWebhooksMs\": MS,\n   \
-         \"reorderWebhooks\": true, \"loseWebhooks\": N}\n\
+         \"reorderWebhooks\": true, \"loseWebhooks\": N, \"showLatest\": true}\n\
          N is how many of the next are befallen, 0 for none, or \"all\". GET shows them, DELETE turns all\n\
          off. A restart does, too.",
     );

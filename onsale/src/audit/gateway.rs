@@ -22,7 +22,7 @@ use onsale_platform::{audit, db};
 use onsale_schema::{Money, PaymentOrderId, Timestamp};
 use onsale_workers::config;
 use onsale_workers::gateway::toss::Toss;
-use onsale_workers::gateway::{Error, Gateway, Movement, OrderId, Transaction};
+use onsale_workers::gateway::{self, Error, Gateway, Movement, OrderId, PaymentKey, Transaction};
 
 use super::Comparison;
 use doubts::{Doubt, Why};
@@ -189,7 +189,8 @@ impl Ours {
         for doubt in doubts {
             let id = doubt.order_id;
             let order_id = OrderId::from(id.0);
-            let payment = match gateway.find_by_order(&order_id).await {
+            let ours = held.payment_key(&doubt);
+            let payment = match gateway::find(gateway, &order_id, ours.as_ref()).await {
                 Ok(payment) => Some(payment),
                 Err(Error::NotFound) => None,
                 Err(error) => {
@@ -284,6 +285,8 @@ struct Difference {
 #[derive(Debug)]
 struct Held {
     booked: BTreeMap<PaymentOrderId, Booked>,
+    /// The payment that it names of each, the last one of several.
+    keys: BTreeMap<PaymentOrderId, PaymentKey>,
     /// Of these the book says something, and no order was held against that yet.
     unheld: BTreeSet<PaymentOrderId>,
     differences: Vec<Difference>,
@@ -296,6 +299,7 @@ impl Held {
     fn of(book: &[Transaction], at: Timestamp) -> Self {
         let is_late = |entry: &Transaction| entry.at >= at.plus_ms(-CLOCKS_MS);
         let mut booked: BTreeMap<PaymentOrderId, Booked> = BTreeMap::new();
+        let mut keys = BTreeMap::new();
         let mut differences = Vec::new();
         for entry in book {
             let Some(id) = entry.order_id.uuid().map(PaymentOrderId) else {
@@ -307,6 +311,7 @@ impl Held {
                 differences.push(Difference { order_id, says });
                 continue;
             };
+            keys.insert(id, entry.payment_key.clone());
             let of = booked.entry(id).or_default();
             let (sum, late) = match entry.movement {
                 Movement::Capture => (&mut of.captured, &mut of.captured_late),
@@ -320,6 +325,7 @@ impl Held {
         Self {
             unheld: booked.keys().copied().collect(),
             booked,
+            keys,
             differences,
             doubts: Vec::new(),
         }
@@ -333,6 +339,12 @@ impl Held {
     fn differing(&self) -> impl Iterator<Item = PaymentOrderId> {
         let differences = self.differences.iter();
         differences.filter_map(|difference| difference.order_id)
+    }
+
+    /// Which payment a doubt is about: the one that the book names, or else the one that we know of.
+    fn payment_key(&self, doubt: &Doubt) -> Option<PaymentKey> {
+        let named = self.keys.get(&doubt.order_id).cloned();
+        named.or_else(|| doubt.payment_key())
     }
 
     fn differ(&mut self, id: PaymentOrderId, what: impl IntoIterator<Item = String>) {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use onsale_platform::clock::host_now;
 use onsale_schema::{Money, UserId};
 use onsale_testkit::ports;
-use onsale_workers::gateway::{Error, Gateway, Movement, Status};
+use onsale_workers::gateway::{self, Error, Gateway, Movement, Status};
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -255,6 +255,42 @@ async fn what_was_given_back_is_known_by_its_refund() {
     assert_eq!(named, [one, two, None, three]);
     assert_eq!(payment.cancels.last(), Some(&made));
     assert_eq!(payment.balance, Money::won(20_000));
+}
+
+#[tokio::test]
+async fn our_attempt_is_found_behind_another_that_keeps_nothing() {
+    let rig = Rig::start().await;
+    let gateway = rig.adapter();
+    let ours = rig.checkout(30_000).await;
+    let latest = rig.checkout_of(ours.order, 30_000).await;
+    let find = async |of: &Paying, key: &str| {
+        let key = key.parse().unwrap();
+        let found = gateway::find(&gateway, &of.order_id(), Some(&key)).await;
+        found.unwrap().payment_key.as_str().to_owned()
+    };
+    gateway.confirm(&ours.confirm()).await.unwrap();
+    // The captured one, whichever is asked for.
+    for key in [&ours.key, &latest.key] {
+        assert_eq!(find(&ours, key).await, ours.key);
+    }
+    rig.switch(json!({"showLatest": true})).await;
+    let shown = gateway.find_by_order(&ours.order_id()).await.unwrap();
+    assert_eq!(shown.payment_key, latest.payment_key());
+    assert_eq!(find(&ours, &ours.key).await, ours.key);
+    // Neither a key that nobody has nor that of another order's payment.
+    let other = rig.checkout(30_000).await;
+    for key in ["tgen_none", &other.key] {
+        assert_eq!(find(&ours, key).await, latest.key);
+    }
+    let nothing = gateway::find(&gateway, &ours.order_id(), None).await;
+    assert_eq!(nothing, Ok(shown));
+
+    // Nor does the one that is shown keep anything when all of it was given back.
+    rig.switch(json!({"showLatest": false})).await;
+    rig.cancel(&ours, 10_000, "some").await;
+    assert_eq!(find(&ours, &latest.key).await, ours.key);
+    rig.cancel(&ours, 20_000, "the-rest").await;
+    assert_eq!(find(&ours, &latest.key).await, latest.key);
 }
 
 #[tokio::test]

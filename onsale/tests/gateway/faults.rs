@@ -160,7 +160,12 @@ fn every_fault_is_documented() {
         );
         assert!(page.contains(&format!("| {code:03} | {what} |")), "{code}");
     }
-    for name in ["timeoutAfterCapture", "forgetKeys", "loseWebhooks"] {
+    for name in [
+        "timeoutAfterCapture",
+        "forgetKeys",
+        "loseWebhooks",
+        "showLatest",
+    ] {
         assert!(help.contains(name) && page.contains(name), "{name}");
     }
 }

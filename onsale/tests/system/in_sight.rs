@@ -37,7 +37,7 @@ impl Hall {
     }
 
     /// Another payment of an order, which its buyer has agreed to at the gateway.
-    async fn agreed_to(&self, order: &Order, amount: i64) -> Order {
+    pub async fn agreed_to(&self, order: &Order, amount: i64) -> Order {
         let body = json!({ "orderId": order.id, "amount": amount });
         let checkout = self.gateway(Method::POST, "/v1/checkout", Some(body)).await;
         Order {
@@ -247,6 +247,32 @@ async fn what_is_sold_and_given_back_at_the_gateway_is_told_until_its_sale_is_ca
     hall.rests(&buyer, &order, "PAID").await;
     assert_eq!(hall.book().await, [order.amount, -order.amount]);
     hall.assert_reconciled().await;
+}
+
+/// Its buyer has opened the check-out twice, and the gateway shows the attempt that came to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sold_is_not_odd_because_another_attempt_is_shown() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1", "A-1-2"]).await;
+    hall.agreed_to(&order, order.amount).await;
+    hall.switch(json!({ "showLatest": true })).await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    // The gateway tells of the refund, and so the order is looked up.
+    let cancelled = hall
+        .cancel(&buyer, order.reservation, "cancel-one", Some(&["A-1-2"]))
+        .await;
+    cancelled.expect(200);
+    let looked = "SELECT count(*) AS n FROM payment_order WHERE attempts > 0";
+    hall.becomes(looked, 1).await;
+    hall.becomes("SELECT count(*) AS n FROM refund WHERE status = 'DONE'", 1)
+        .await;
+    hall.rests(&buyer, &order, "PAID").await;
+    hall.odd_orders(0).await;
+    // What becomes of ours is seen all the same.
+    hall.give_back(&order, PRICE / 2).await;
+    hall.odd_orders(1).await;
 }
 
 /// The gateway tells of it when the money is here and nothing is sold yet: that is looked at when it is.

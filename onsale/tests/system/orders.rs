@@ -2,9 +2,10 @@
 //! whatever the gateway does, however often it is asked, and whoever dies meanwhile.
 
 use crate::hall::{Hall, open_policy};
-use crate::shop::{PRICE, with_gateway, won};
+use crate::shop::{Order, PRICE, with_gateway, won};
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::join_all;
+use onsale_testkit::Buyer;
 use onsale_testkit::api::text;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -136,31 +137,38 @@ async fn an_answer_that_never_comes_is_looked_up_and_never_charged_again() {
     hall.assert_reconciled().await;
 }
 
+impl Hall {
+    /// Has the first order captured, and nobody hears of it. The gateway stays silent.
+    pub async fn capture_unheard(&mut self, buyer: &Buyer, order: &Order) {
+        self.switch(json!({ "timeoutAfterCapture": 1, "loseWebhooks": "all" }))
+            .await;
+        self.confirm_later(buyer, order, "confirm-late").await;
+        self.booked(1).await;
+        self.switch(json!({ "error": "all" })).await;
+    }
+
+    /// As if the worker were away for as long as the holds had been made to last.
+    pub async fn lapse(&mut self) {
+        self.system.workers[0].kill9().await;
+        self.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")
+            .await;
+        self.system.workers[0].restart().await.expect("a worker");
+    }
+}
+
 /// An order whose money was captured while nobody heard of it. The gateway stays silent.
-pub async fn captured_unheard(
-    hall: &mut Hall,
-) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
+pub async fn captured_unheard(hall: &mut Hall) -> (Uuid, Buyer, Order) {
     let date = hall.date(2).await;
     let buyer = hall.buyer();
     let order = hall.order(&buyer, date, &["A-1-1"]).await;
-    hall.switch(json!({ "timeoutAfterCapture": 1, "loseWebhooks": "all" }))
-        .await;
-    hall.confirm_later(&buyer, &order, "confirm-late").await;
-    hall.booked(1).await;
-    hall.switch(json!({ "error": "all" })).await;
+    hall.capture_unheard(&buyer, &order).await;
     (date, buyer, order)
 }
 
 /// The same, and its hold has lapsed since.
-pub async fn captured_too_late(
-    hall: &mut Hall,
-) -> (Uuid, onsale_testkit::Buyer, crate::shop::Order) {
+pub async fn captured_too_late(hall: &mut Hall) -> (Uuid, Buyer, Order) {
     let (date, buyer, order) = captured_unheard(hall).await;
-    hall.system.workers[0].kill9().await;
-    // As if the worker were away for as long as the hold had been made to last.
-    hall.sql("UPDATE reservation SET expires_at = greatest(held_at, clock_timestamp())")
-        .await;
-    hall.system.workers[0].restart().await.expect("a worker");
+    hall.lapse().await;
     hall.map_becomes(date, "AA").await;
     (date, buyer, order)
 }
@@ -189,6 +197,24 @@ async fn a_capture_that_comes_too_late_for_its_seats_is_given_back() {
     hall.order_becomes(&buyer, &order, "REFUNDED").await;
     assert_eq!(hall.book().await, [PRICE, -PRICE]);
     hall.map_becomes(date, "HA").await;
+    hall.assert_reconciled().await;
+}
+
+/// Its buyer has opened the check-out twice, and the gateway shows the attempt that came to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_comes_too_late_is_found_behind_another_attempt() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let date = hall.date(2).await;
+    let buyer = hall.buyer();
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.agreed_to(&order, PRICE).await;
+    hall.capture_unheard(&buyer, &order).await;
+    hall.lapse().await;
+    hall.map_becomes(date, "AA").await;
+    hall.switch(json!({ "error": 0, "showLatest": true })).await;
+    hall.order_becomes(&buyer, &order, "PAID").await;
+    hall.map_becomes(date, "SA").await;
+    assert_eq!(hall.book().await, [PRICE]);
     hall.assert_reconciled().await;
 }
 

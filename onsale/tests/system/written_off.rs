@@ -108,6 +108,24 @@ async fn a_chargeback_is_a_task_until_it_is_written_off_as_it_was() {
     hall.odd_orders(1).await;
 }
 
+/// Its buyer had opened the check-out twice, and the gateway shows the attempt that came to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_off_went_back_of_the_payment_that_was_captured() {
+    let mut hall = Hall::open_with(with_gateway()).await;
+    let (buyer, admin) = (hall.buyer(), hall.admin());
+    let date = hall.date(1).await;
+    let order = hall.order(&buyer, date, &["A-1-1"]).await;
+    hall.agreed_to(&order, PRICE).await;
+    hall.confirm(&buyer, &order).await.expect(200);
+    hall.switch(json!({ "showLatest": true })).await;
+    give_back_by_hand(&hall, &order, 3000).await;
+    hall.odd_orders(1).await;
+    let done = write_off(&hall, &admin, order.id, "as-it-was", &[3000]).await;
+    done.expect(200);
+    hall.odd_orders(0).await;
+    hall.assert_reconciled().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_was_sold_is_written_off_and_no_more_than_was_paid() {
     let mut hall = Hall::open_with(with_gateway()).await;

@@ -367,9 +367,11 @@ async fn find_by_order(
         Ok(moment) => moment,
         Err(instead) => return Ok(*instead),
     };
-    let payment = server
-        .book
-        .look(|ledger| ledger.payment_of_order(&order_id, &moment));
+    let shows_latest = server.faults().shows_latest();
+    let payment = server.book.look(|ledger| match shows_latest {
+        true => ledger.latest_of_order(&order_id, &moment),
+        false => ledger.payment_of_order(&order_id, &moment),
+    });
     found(&server, payment.await?).await
 }
 

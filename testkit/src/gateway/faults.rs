@@ -118,6 +118,9 @@ pub struct Switches {
     /// Webhooks that are never sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lose_webhooks: Option<Times>,
+    /// Whether a look-up by order shows the latest attempt to agree to it, whichever was captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub show_latest: Option<bool>,
 }
 
 impl Switches {
@@ -137,6 +140,7 @@ impl Switches {
             late_webhooks_ms,
             reorder_webhooks,
             lose_webhooks,
+            show_latest,
         } = to;
         self.decline = decline.or(self.decline);
         self.timeout_after_capture = timeout_after_capture.or(self.timeout_after_capture);
@@ -152,6 +156,7 @@ impl Switches {
         self.late_webhooks_ms = late_webhooks_ms.or(self.late_webhooks_ms);
         self.reorder_webhooks = reorder_webhooks.or(self.reorder_webhooks);
         self.lose_webhooks = lose_webhooks.or(self.lose_webhooks);
+        self.show_latest = show_latest.or(self.show_latest);
     }
 }
 
@@ -236,6 +241,11 @@ impl Faults {
             return Some(Instead::Failure);
         }
         take(&mut self.switches.unavailable).then_some(Instead::Unavailable)
+    }
+
+    /// Whether a look-up by order shows its latest payment rather than the captured one.
+    pub fn shows_latest(&self) -> bool {
+        self.switches.show_latest.unwrap_or(false)
     }
 
     /// What befalls a confirmation, by its payment's key, or a charge, by its order.

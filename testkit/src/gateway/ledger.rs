@@ -194,10 +194,14 @@ impl Ledger {
     /// The payment of an order: the captured one, or the latest.
     pub fn payment_of_order(&self, order_id: &str, moment: &Moment) -> Option<Payment> {
         let keys = self.by_order.get(order_id)?;
-        let all = || keys.iter().filter_map(|key| self.payment(key, moment));
-        all()
-            .find(Payment::is_captured)
-            .or_else(|| all().next_back())
+        let mut all = keys.iter().filter_map(|key| self.payment(key, moment));
+        all.find(Payment::is_captured)
+            .or_else(|| self.latest_of_order(order_id, moment))
+    }
+
+    /// The latest payment of an order, be it captured or not.
+    pub fn latest_of_order(&self, order_id: &str, moment: &Moment) -> Option<Payment> {
+        self.payment(self.by_order.get(order_id)?.last()?, moment)
     }
 
     /// A page of the book: what is from `since` (inclusive) until `until` (exclusive), after an entry.

@@ -53,7 +53,8 @@ pub trait Gateway: Send + Sync {
     /// [`Error::Unknown`]: nothing is changed.
     fn find_by_key<'a>(&'a self, key: &'a PaymentKey) -> BoxFuture<'a, Result<Payment, Error>>;
 
-    /// What the gateway knows about the payment of an order: the one that was captured, if any was.
+    /// What the gateway knows about the payment of an order. Which it shows of several attempts to agree
+    /// to it is not promised ([`find`]).
     ///
     /// # Errors
     /// As [`Self::find_by_key`].
@@ -70,6 +71,29 @@ pub trait Gateway: Send + Sync {
         until: Timestamp,
         after: Option<&'a TransactionKey>,
     ) -> BoxFuture<'a, Result<Page, Error>>;
+}
+
+/// What the gateway knows about the payment of an order. If it shows an attempt that keeps no money, and
+/// `ours` is the key of another one, then what it knows about that.
+///
+/// # Errors
+/// As [`Gateway::find_by_key`].
+pub async fn find(
+    gateway: &dyn Gateway,
+    order: &OrderId,
+    ours: Option<&PaymentKey>,
+) -> Result<Payment, Error> {
+    let shown = gateway.find_by_order(order).await?;
+    let keeps = shown.status.is_captured() && shown.balance.is_positive();
+    let Some(key) = ours.filter(|key| !keeps && **key != shown.payment_key) else {
+        return Ok(shown);
+    };
+    match gateway.find_by_key(key).await {
+        Ok(payment) if payment.order_id == *order => Ok(payment),
+        // It may be the key of another order's payment: whoever confirms names it.
+        Ok(_) | Err(Error::NotFound) => Ok(shown),
+        Err(error) => Err(error),
+    }
 }
 
 /// A wish to capture.

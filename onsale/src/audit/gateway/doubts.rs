@@ -2,7 +2,7 @@
 //! not tell either is a difference: nothing is taken for right because nobody can say that it is wrong.
 
 use onsale_schema::{Money, PaymentOrderId, Timestamp};
-use onsale_workers::gateway::Payment;
+use onsale_workers::gateway::{Payment, PaymentKey};
 
 use super::{Booked, CLOCKS_MS, Order};
 
@@ -29,6 +29,16 @@ pub enum Why {
 }
 
 impl Doubt {
+    /// Which payment was confirmed, as far as we know.
+    pub fn payment_key(&self) -> Option<PaymentKey> {
+        match &self.why {
+            Why::Undone(_) => None,
+            Why::Missing(order, _) | Why::Whole(order) => {
+                order.payment_key.as_deref()?.parse().ok()
+            }
+        }
+    }
+
     /// What is wrong, by what the gateway says of the payment; nothing if it knows none. The snapshot is of
     /// the time `at`.
     pub fn settle(self, payment: Option<&Payment>, at: Timestamp) -> Vec<String> {

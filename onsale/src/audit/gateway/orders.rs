@@ -2,7 +2,9 @@
 //! of, and others by their ids. No other order from before the window is ever read, so that an audit
 //! needs as much memory as its window has orders, however many have been sold before.
 
-use diesel::sql_types::{Array, BigInt, Bool, Numeric, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{
+    Array, BigInt, Bool, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid,
+};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use onsale_platform::db;
@@ -20,6 +22,9 @@ pub struct Order {
     /// Which.
     #[diesel(sql_type = SqlUuid)]
     pub order_id: PaymentOrderId,
+    /// The payment that was confirmed.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub payment_key: Option<String>,
     /// What it is for.
     #[diesel(sql_type = Numeric)]
     pub amount: Money,
@@ -144,7 +149,7 @@ impl Order {
 /// Orders by the ids of a query, which may name the window's beginning ($1) and one more value ($2).
 fn query(ids: &str) -> String {
     format!(
-        "SELECT o.order_id, o.amount, o.captured, \
+        "SELECT o.order_id, o.payment_key, o.amount, o.captured, \
                 o.captured > 0 AND least(o.updated_at, r.first_at) < $1 - {MARGIN} \
                     AS is_captured_before, \
                 r.refunded, r.refunded_since, r.refunded_ever, r.refunding, \

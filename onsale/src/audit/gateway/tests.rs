@@ -9,6 +9,7 @@ const AT: Timestamp = Timestamp(1_700_000_000_000_000);
 fn order(n: u128, captured: i64, refunded: i64, refunding: i64, is_open: bool) -> Order {
     Order {
         order_id: PaymentOrderId(Uuid::from_u128(n)),
+        payment_key: None,
         amount: Money::won(if captured == 0 { 500 } else { captured }),
         captured: Money::won(captured),
         is_captured_before: false,
@@ -370,6 +371,31 @@ fn an_odd_order_is_right_only_when_it_was_put_right() {
     let back = payment(1, (700, month), &[(200, old)]);
     let given = [entry(1, -200, old)];
     assert_eq!(looked_up(&[unpaid], &given, Some(&back)), 1);
+}
+
+#[test]
+fn a_doubt_is_about_the_payment_that_the_book_names_or_else_ours() {
+    let odd = Order {
+        payment_key: Some("ours".to_owned()),
+        is_odd: true,
+        ..older(1, 0, 0, 0)
+    };
+    let undone = [entry(1, -500, 60_000)];
+    for (orders, book, expected) in [
+        (&[odd.clone()][..], &[][..], "ours"),
+        (&[odd], &undone, "p"),
+        (&[], &undone, "p"),
+        (&[older(1, 0, 0, 0)], &undone, "p"),
+    ] {
+        let mut held = Held::of(book, AT);
+        for order in orders {
+            held.hold(order, Read::BeforeTheBook);
+        }
+        held.hold_nothing();
+        let keys = held.doubts.iter().map(|doubt| held.payment_key(doubt));
+        let keys: Vec<_> = keys.flatten().collect();
+        assert_eq!(keys, [expected.parse().unwrap()]);
+    }
 }
 
 #[test]

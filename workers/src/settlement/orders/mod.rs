@@ -15,7 +15,8 @@ mod store;
 use crate::compete::patience::Patience;
 use crate::context::{self, Context};
 use crate::gateway::{
-    Charge, Confirm, CustomerKey, Error, Gateway, IdempotencyKey, OrderId, Payment, PaymentKey,
+    self, Charge, Confirm, CustomerKey, Error, Gateway, IdempotencyKey, OrderId, Payment,
+    PaymentKey,
 };
 use crate::outbox::pace::{Found, Pace};
 use crate::runtime::world::Publish;
@@ -112,7 +113,8 @@ struct Driver {
 }
 
 /// An order in hand is somebody else's after two questions to the gateway, with their repetitions, and
-/// a refund after three.
+/// a refund after three. A third one about an order, where the gateway shows another attempt, may outlast
+/// that: then two find out the same, and one of them writes it.
 fn limits(ctx: &Context) -> Limits {
     /// The longest pause between two attempts, and some time to write.
     const SLACK_MS: i64 = 3000;
@@ -155,7 +157,7 @@ async fn work(driver: &Driver, work: Work, shutdown: &CancellationToken) {
     }
     let (mut is_due, mut looked_at, mut found) = (true, Instant::now(), Found::Nothing);
     while !shutdown.is_cancelled() {
-        let free = work.in_hand_max - in_hand.len();
+        let free = work.in_hand_max.saturating_sub(in_hand.len());
         if is_due && free > 0 {
             is_due = false;
             looked_at = Instant::now();
@@ -316,8 +318,7 @@ impl Driver {
     }
 
     async fn confirm(&self, order: &Order) -> Result<Payment, Error> {
-        let key = order.payment_key.as_deref().map(str::parse::<PaymentKey>);
-        let Some(Ok(payment_key)) = key else {
+        let Some(payment_key) = payment_key(order) else {
             // The gateway has never given such a key to anybody.
             return Err(Error::NotFound);
         };
@@ -343,7 +344,8 @@ impl Driver {
 
     async fn look_up(&self, order: &Order) -> Told {
         let order_id = OrderId::from(order.order_id.0);
-        match self.gateway.find_by_order(&order_id).await {
+        let ours = payment_key(order);
+        match gateway::find(&*self.gateway, &order_id, ours.as_ref()).await {
             Ok(payment) if kept::is_of(order.status) => kept::read(order, Some(&payment)),
             Err(Error::NotFound) if kept::is_of(order.status) => kept::read(order, None),
             Ok(payment) => judge(order, payment),
@@ -376,6 +378,11 @@ where
         }
     }
     write().await
+}
+
+/// The key of the payment that was confirmed, if it can be one.
+fn payment_key(order: &Order) -> Option<PaymentKey> {
+    order.payment_key.as_deref()?.parse().ok()
 }
 
 /// What a payment says about the order that it is for.

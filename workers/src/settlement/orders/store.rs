@@ -66,14 +66,12 @@ pub(super) enum Due {
     Ended,
 }
 
-/// The statement that takes one kind, by the predicate of its index.
+/// The statement that takes one kind, by the predicate of its index. What is due is found once, whatever
+/// the planner prefers: found again it would be others, as these are taken by then.
 macro_rules! claim {
     ($statuses:literal) => {
         concat!(
-            "UPDATE payment_order \
-             SET next_at = clock_timestamp() + $2 * interval '1 millisecond', \
-                 step_no = step_no + 1, attempts = attempts + 1 \
-             WHERE order_id IN ( \
+            "WITH due AS MATERIALIZED ( \
                  SELECT order_id FROM payment_order AS o \
                  WHERE next_at <= (SELECT clock_timestamp() + $3 * interval '1 millisecond') \
                    AND status IN (",
@@ -84,7 +82,11 @@ macro_rules! claim {
                            AND NOT EXISTS (SELECT FROM notice AS n \
                                            WHERE n.notice_id = o.notice_id AND n.done_at IS NULL)) \
                  ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
-             RETURNING *"
+             UPDATE payment_order AS p \
+             SET next_at = clock_timestamp() + $2 * interval '1 millisecond', \
+                 step_no = p.step_no + 1, attempts = p.attempts + 1 \
+             FROM due WHERE p.order_id = due.order_id \
+             RETURNING p.*"
         )
     };
 }
@@ -429,3 +431,6 @@ pub(super) async fn event_purge(pool: &db::Pool, keep_d: u32) -> Result<(), db::
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
