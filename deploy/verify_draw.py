@@ -43,4 +43,6 @@ for r in range(128):
         partner = (pivot - x) % n
         if partner < x and bits[x >> 3] >> (x & 7) & 1:
             order[x], order[partner] = order[partner], order[x]
+if "beacon" in draw:
+    print("left to you: that", draw["beaconName"], "said this after", draw["closedAt"] + ":", draw["beacon"], file=sys.stderr)
 print(order.index(sys.argv[2]) + 1 if len(sys.argv) > 2 else "\n".join(order))

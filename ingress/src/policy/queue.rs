@@ -42,7 +42,8 @@ pub(super) struct QueuePatch {
     #[schema(nullable = false)]
     paused: Option<bool>,
     /// Let nobody in before; who comes before waits in the lobby. A new room opens with the booking
-    /// window, as that is then, and none lets people in before that.
+    /// window, as that is then, and none lets people in before that. The lobby closes once: a draw can't be
+    /// moved to later when it is.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     opens_at: Option<Timestamp>,
@@ -108,23 +109,35 @@ impl QueuePatch {
         Err(problem.detail("The room would let people in before the booking opens, to nothing."))
     }
 
-    /// Refuses a draw of nobody: a room whose lobby was closed in another order, or would be at once, draws
-    /// no more.
+    /// Refuses a draw of nobody: a room whose lobby is closed, or would be at once, gathers nobody more to
+    /// draw.
     async fn draws(&self, app: &App, row: &ScheduleRow) -> Result<(), Problem> {
-        let after = self.after(row);
-        if after.mode != QueueMode::Draw || row.queue().mode == QueueMode::Draw {
+        let (after, now) = (self.after(row), app.clock.now());
+        let is_new = row.queue().mode != QueueMode::Draw;
+        let is_later = self.opens_at.is_some_and(|at| at > now);
+        if after.mode != QueueMode::Draw || !is_new && !is_later {
             return Ok(());
         }
-        let is_to_come = match lobby_find(&app.pool, row.schedule_id).await? {
-            (false, _) => after.opens_at > app.clock.now(),
-            (true, order) => order.is_none_or(|order| order == "DRAWN"),
+        let too_late = |pointer, why| {
+            let problem = Problem::validation(vec![FieldError::at(pointer, "draw-too-late")]);
+            Err(problem.detail(why))
         };
-        if is_to_come {
-            return Ok(());
+        let (is_closed, order) = lobby_find(&app.pool, row.schedule_id).await?;
+        let is_to_come = match is_closed {
+            true => order.is_none_or(|order| order == "DRAWN"),
+            false => after.opens_at > now,
+        };
+        if !is_to_come {
+            let why =
+                "Those are drawn who are there when the room opens: it has, or would at once.";
+            return too_late("/queue/mode", why);
         }
-        let problem = Problem::validation(vec![FieldError::at("/queue/mode", "draw-too-late")]);
-        let why = "Those are drawn who are there when the room opens, and it has opened or would at once.";
-        Err(problem.detail(why))
+        if is_closed && is_later {
+            let why =
+                "The lobby is closed, and who comes now is behind it; `paused` lets nobody in.";
+            return too_late("/queue/opensAt", why);
+        }
+        Ok(())
     }
 
     fn change(&self) -> PolicyChange {

@@ -199,6 +199,7 @@ impl Verdict {
             "size": self.order.size(),
             "commitment": self.draw.commitment,
             "beaconName": self.draw.beacon_name,
+            "beacon": self.draw.beacon,
             "checks": checks,
         });
         if let Some(wrong) = self.wrong() {
@@ -222,7 +223,14 @@ impl fmt::Display for Verdict {
             write!(f, ", in a lobby that was closed at {at}")?;
         }
         match &self.draw.beacon_name {
-            Some(name) => writeln!(f, "; the beacon is: {name}")?,
+            Some(name) => {
+                let word = self.draw.beacon.as_deref().unwrap_or_default();
+                writeln!(f, "; the beacon is: {name}")?;
+                writeln!(
+                    f,
+                    "  its word is {word}, in hexadecimal; left to you: that it is, and was said later"
+                )?;
+            }
             None => writeln!(f, "; no beacon, so whoever knew the secret is trusted")?,
         }
         for check in &self.checks {

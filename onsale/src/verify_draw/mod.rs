@@ -25,7 +25,9 @@ use published::{Source, State};
 /// It asks an ingress over HTTP, as anybody may, for secret, tickets and the beacon's word, and computes
 /// everything else: the hash of the secret that was published before anybody came, the digest of the
 /// tickets, the seed, the order. Who has noted the hash before the opening, and the digest before the
-/// beacon spoke, gives them by --commitment and --digest: then nobody can have replaced them since.
+/// beacon spoke, gives them by --commitment and --digest: then nobody can have replaced them since. The
+/// beacon's word is shown, and nobody here can know whether it is the source's: compare it there, and see
+/// that it was spoken after the lobby was closed.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// The date whose waiting room was drawn.

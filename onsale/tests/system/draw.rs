@@ -301,14 +301,22 @@ async fn a_draw_takes_the_word_of_a_beacon_that_was_named_in_time() {
     assert_eq!(hall.api.get(None, &list).await.expect(200).body, before);
     let noted = closed["digest"].as_str().expect("text");
     let order = said(&verify(&api, date, &["--order", "--digest", noted]).await);
+    // Whether it is what the source said, somebody has to look.
+    let shown = said(&verify(&api, date, &[]).await);
+    let mut all = vec![shown.clone()];
     if let Some(output) = script(&api, date, &[]).await {
         assert_eq!(said(&output), order);
+        all.push(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    let shown = said(&verify(&api, date, &[]).await);
-    assert!(
-        shown.contains("a source, word 7") && !shown.contains("NOT"),
-        "{shown}"
-    );
+    for shown in all {
+        for what in ["a source, word 7", "00ffc0de"] {
+            assert!(shown.contains(what), "{what}: {shown}");
+        }
+    }
+    assert!(!shown.contains("NOT"), "{shown}");
+    let json = said(&verify(&api, date, &["--json"]).await);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["beacon"], "00ffc0de");
 
     for (path, body, code) in [
         (&beacon, json!({ "name": "" }), "validation-failed"),

@@ -67,13 +67,13 @@ async fn shown(api: &Api, date: Uuid) -> Value {
 async fn what_would_draw_nobody_is_refused() {
     let mut hall = Hall::open().await;
     let date = hall.date(1).await;
-    let refused = async |hall: &Hall, queue: Value| {
+    let refused = async |hall: &Hall, date: Uuid, queue: Value, pointer: &str| {
         let refused = ask(hall, date, queue.clone()).await;
-        let expected = json!([{ "pointer": "/queue/mode", "code": "draw-too-late" }]);
+        let expected = json!([{ "pointer": pointer, "code": "draw-too-late" }]);
         assert_eq!(refused.body["errors"], expected, "{queue}");
         refused.expect_problem(422, "validation-failed");
     };
-    refused(&hall, json!({ "mode": "DRAW" })).await;
+    refused(&hall, date, json!({ "mode": "DRAW" }), "/queue/mode").await;
     // Nor is there one where people are let in in another order.
     let sql = "SELECT count(*) AS n FROM waiting_room WHERE lobby_order = 'ARRIVAL'";
     ask(&hall, date, json!({ "mode": "FIFO" }))
@@ -81,7 +81,7 @@ async fn what_would_draw_nobody_is_refused() {
         .expect(200);
     hall.becomes(sql, 1).await;
     let later = json!({ "mode": "DRAW", "opensAt": "2040-01-01T00:00:00Z" });
-    refused(&hall, later.clone()).await;
+    refused(&hall, date, later.clone(), "/queue/mode").await;
 
     // What is yet to be drawn may be switched off and on again, and what has been.
     let date = hall.date(1).await;
@@ -98,6 +98,9 @@ async fn what_would_draw_nobody_is_refused() {
     for mode in ["OFF", "DRAW"] {
         ask(&hall, date, json!({ "mode": mode })).await.expect(200);
     }
+    // But not once more, of others.
+    let another = json!({ "opensAt": "2040-01-01T00:00:00Z" });
+    refused(&hall, date, another, "/queue/opensAt").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
