@@ -33,7 +33,7 @@ seed, n, order = sha(b"onsale draw 1", secret, digest, beacon), len(tickets), ti
 for name, found in ("commitment", sha(secret)), ("digest", digest), ("seed", seed):
     if draw[name] != found.hex():
         sys.exit(f"the {name} that was published is not the one that was computed")
-if len(sys.argv) > 2 and sys.argv[2] not in tickets:
+if len(sys.argv) > 2 and sys.argv[2].lower() not in tickets:
     sys.exit("this ticket was not drawn: it was not in the lobby")
 for r in range(128):
     pivot = int.from_bytes(sha(seed, bytes([r]))[:8], "big") % max(n, 1)
@@ -45,4 +45,4 @@ for r in range(128):
             order[x], order[partner] = order[partner], order[x]
 if "beacon" in draw:
     print("left to you: that", draw["beaconName"], "said this after", draw["closedAt"] + ":", draw["beacon"], file=sys.stderr)
-print(order.index(sys.argv[2]) + 1 if len(sys.argv) > 2 else "\n".join(order))
+print(order.index(sys.argv[2].lower()) + 1 if len(sys.argv) > 2 else "\n".join(order))

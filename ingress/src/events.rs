@@ -225,7 +225,7 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
     extensions(("x-problems" = json!([Code::TokenMissing, Code::TokenInvalid,
         Code::QueueTicketInvalid, Code::Overloaded]))),
-    responses((status = 200, description = "A stream of events; when it ends, come back as told",
+    responses((status = 200, description = "A stream of events",
         body = String, content_type = "text/event-stream")))]
 pub async fn follow(
     State(app): State<App>,
@@ -244,6 +244,10 @@ pub async fn follow(
         Some(text) => Some(room::current(&app, room::read(&app, schedule, text)?).await?),
         None => None,
     };
+    // It would be heard by nobody. Who is told so comes to another one, and its token is not used up.
+    if shown.is_some() && app.rooms.is_cut_off(schedule, None) {
+        return Err(Problem::unavailable().retry_after_s(room::AGAIN_S));
+    }
     let layout_no = seat_map::layout_no(&app, schedule).await?;
     let last = last(&headers, query.last_event_id.as_deref());
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;

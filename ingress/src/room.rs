@@ -60,7 +60,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 /// How often owners are told who was heard, and rooms that nobody asks about are looked for.
@@ -69,7 +69,7 @@ const REPORT: Duration = Duration::from_secs(1);
 /// often, however far away.
 const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
 /// When to ask again where nothing is known, in seconds.
-const AGAIN_S: u32 = 5;
+pub(crate) const AGAIN_S: u32 = 5;
 /// Rooms whose owners are told at once.
 const REPORTS_AT_ONCE: usize = 16;
 /// How long a reload waits that did not bring all and is tried again: at first, and at most.
@@ -99,8 +99,8 @@ struct Entry {
     forecasts: Mutex<Forecasts>,
     /// When somebody asked last, in microseconds.
     asked_at_us: AtomicI64,
-    /// When its owner was told last who was heard, in microseconds.
-    reported_at_us: AtomicI64,
+    /// When its owner was told last who was heard, or this was made.
+    reported_at: Mutex<Instant>,
 }
 
 impl Entry {
@@ -113,7 +113,7 @@ impl Entry {
             others_heard: AtomicBool::new(false),
             forecasts: Mutex::default(),
             asked_at_us: AtomicI64::new(0),
-            reported_at_us: AtomicI64::new(0),
+            reported_at: Mutex::new(Instant::now()),
         }
     }
 
@@ -148,12 +148,19 @@ impl Entry {
         slot.is_current(now)
     }
 
+    fn reported_at(&self) -> MutexGuard<'_, Instant> {
+        self.reported_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether nobody who has been here since then can rely on being heard: its owner was not told for too
     /// long.
-    fn is_cut_off(&self, since: Timestamp, now: Timestamp) -> bool {
-        let reported_at = Timestamp::from_micros(self.reported_at_us.load(Ordering::Relaxed));
+    fn is_cut_off(&self, since: Option<Instant>) -> bool {
+        let reported_at = *self.reported_at();
+        let untold = since.map_or(reported_at, |since| since.max(reported_at));
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
-        now.ms_since(reported_at.max(since)) >= slot.untold_ms()
+        untold.elapsed() >= slot.untold_max()
     }
 
     fn is_asked_about(&self, now: Timestamp) -> bool {
@@ -309,10 +316,13 @@ impl Rooms {
         joins.increment(1);
     }
 
-    /// Whether who has followed a room here since then is to do that elsewhere: its owner can't be told
-    /// that anybody is heard.
-    fn is_cut_off(&self, schedule: ScheduleId, since: Timestamp) -> bool {
-        self.entry(schedule).is_cut_off(since, self.clock.now())
+    /// Whether who follows a room here, since then or from now on, is to do that elsewhere: its owner can't be
+    /// told that anybody is heard.
+    #[must_use]
+    pub fn is_cut_off(&self, schedule: ScheduleId, since: Option<Instant>) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(&schedule);
+        entry.is_some_and(|entry| entry.is_cut_off(since))
     }
 
     /// Whether it is known here that seats of a date are held with passes only. Where it is not, the
@@ -484,9 +494,9 @@ impl Rooms {
                 let heard = entry.heard().take();
                 let others = entry.others_heard.swap(false, Ordering::Relaxed);
                 // What is heard from here on is in the next one.
-                let begun_at_us = self.clock.now().micros();
+                let begun_at = Instant::now();
                 match reporter.tell(entry.schedule, heard, others).await {
-                    Ok(()) => entry.reported_at_us.store(begun_at_us, Ordering::Relaxed),
+                    Ok(()) => *entry.reported_at() = begun_at,
                     Err(untold) => {
                         let mut heard = entry.heard();
                         untold.into_iter().for_each(|no| heard.put(no));

@@ -112,8 +112,8 @@ impl QueuePatch {
     /// Refuses a draw of nobody: a room whose lobby is closed, or would be at once, gathers nobody more to
     /// draw.
     async fn draws(&self, app: &App, row: &ScheduleRow) -> Result<(), Problem> {
-        let (after, now) = (self.after(row), app.clock.now());
-        let is_new = row.queue().mode != QueueMode::Draw;
+        let (before, after, now) = (row.queue(), self.after(row), app.clock.now());
+        let is_new = before.mode != QueueMode::Draw;
         let is_later = self.opens_at.is_some_and(|at| at > now);
         if after.mode != QueueMode::Draw || !is_new && !is_later {
             return Ok(());
@@ -123,9 +123,13 @@ impl QueuePatch {
             Err(problem.detail(why))
         };
         let (is_closed, order) = lobby_find(&app.pool, row.schedule_id).await?;
-        let is_to_come = match is_closed {
-            true => order.is_none_or(|order| order == "DRAWN"),
-            false => after.opens_at > now,
+        // Where nobody has asked since the opening, its owner closes it when it hears of this.
+        let is_open_now = before.mode != QueueMode::Off && before.opens_at <= now;
+        let is_closed = is_closed || row.room.is_some() && is_open_now;
+        let is_to_come = match order.as_deref() {
+            Some(order) => order == "DRAWN",
+            None if is_closed => matches!(before.mode, QueueMode::Draw | QueueMode::Off),
+            None => after.opens_at > now,
         };
         if !is_to_come {
             let why =

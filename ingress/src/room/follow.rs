@@ -20,7 +20,7 @@ pub struct Follower {
     rooms: Rooms,
     signer: Signer,
     clock: Clock,
-    opened_at: Timestamp,
+    opened_at: Instant,
     ticket: Ticketed,
     place: Option<Place>,
     told: Option<(Standing, Timestamp)>,
@@ -39,7 +39,7 @@ impl Follower {
         Self {
             rooms,
             signer,
-            opened_at: clock.now(),
+            opened_at: Instant::now(),
             clock,
             ticket,
             place: None,
@@ -101,7 +101,7 @@ impl Follower {
             }
             let waits = told != Some(TicketStatus::Admitted);
             let schedule = self.ticket.schedule_id;
-            if waits && self.rooms.is_cut_off(schedule, self.opened_at) {
+            if waits && self.rooms.is_cut_off(schedule, Some(self.opened_at)) {
                 return None;
             }
             let is_poll = now >= self.poll_at;

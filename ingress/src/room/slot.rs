@@ -9,6 +9,7 @@
 use super::state::{Applied, Room};
 use onsale_schema::Timestamp;
 use onsale_schema::admission::{Moment, Watermark};
+use std::time::Duration;
 
 /// Words of the owner that are kept while a snapshot is on its way; with more it is taken again.
 const KEPT_MAX: usize = 1024;
@@ -132,12 +133,16 @@ impl Slot {
     pub fn is_current(&self, now: Timestamp) -> bool {
         let (least, _) = SHOWN_MS;
         let known = self.known_at.filter(|_| self.room.is_some());
-        known.is_some_and(|at| now.ms_since(at) < self.untold_ms().max(least))
+        known.is_some_and(|at| now.ms_since(at) < self.silence_ms().max(least))
     }
 
     /// For how long its owner may not have been told who was heard before those who wait are to ask
-    /// elsewhere, in milliseconds.
-    pub fn untold_ms(&self) -> i64 {
+    /// elsewhere.
+    pub fn untold_max(&self) -> Duration {
+        Duration::from_millis(self.silence_ms().unsigned_abs())
+    }
+
+    fn silence_ms(&self) -> i64 {
         let (least, most) = SHOWN_MS;
         let part = |room: &Room| (room.presence_ms() / SHOWN_PARTS).min(most);
         self.room.as_ref().map_or(least, part)
@@ -282,7 +287,7 @@ mod tests {
             assert!(poll_ms + 1000 + shown_s * 1000 + poll_ms <= presence_s * 1000);
             // Or its stream is ended within a second, and opened anew elsewhere.
             let anew_ms = 1000 + i64::from(*crate::events::RETRY_MS.end());
-            assert!(poll_ms + 1000 + slot.untold_ms() + anew_ms <= presence_s * 1000);
+            assert!(poll_ms + 1000 + slot.silence_ms() + anew_ms <= presence_s * 1000);
         }
     }
 

@@ -228,7 +228,7 @@ impl fmt::Display for Verdict {
                 writeln!(f, "; the beacon is: {name}")?;
                 writeln!(
                     f,
-                    "  its word is {word}, in hexadecimal; left to you: that it is, and was said later"
+                    "  its word: {word} (hexadecimal); left to you: that the source has said it, after that"
                 )?;
             }
             None => writeln!(f, "; no beacon, so whoever knew the secret is trusted")?,

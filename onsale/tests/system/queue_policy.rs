@@ -2,7 +2,7 @@
 
 use crate::bus::{Bus, command};
 use crate::catalogue::{decided, patch};
-use crate::hall::{Hall, PARTITIONS};
+use crate::hall::{Hall, PARTITIONS, soon};
 use onsale_platform::clock::host_now;
 use onsale_schema::admission::{Kind, Outcome, Ticket};
 use onsale_schema::{Lane, ScheduleId, UserId, partition};
@@ -86,7 +86,7 @@ async fn what_would_draw_nobody_is_refused() {
     // What is yet to be drawn may be switched off and on again, and what has been.
     let date = hall.date(1).await;
     for queue in [
-        later,
+        later.clone(),
         json!({ "mode": "OFF" }),
         json!({ "mode": "DRAW" }),
         json!({ "opensAt": "2026-01-01T00:00:00Z" }),
@@ -100,7 +100,20 @@ async fn what_would_draw_nobody_is_refused() {
     }
     // But not once more, of others.
     let another = json!({ "opensAt": "2040-01-01T00:00:00Z" });
-    refused(&hall, date, another, "/queue/opensAt").await;
+    refused(&hall, date, another.clone(), "/queue/opensAt").await;
+
+    // Nor where the opening has passed and nobody has noted it yet.
+    let (drawn, by_arrival) = (hall.date(1).await, hall.date(1).await);
+    let opens_at = soon(3);
+    for (date, mode) in [(drawn, "DRAW"), (by_arrival, "FIFO")] {
+        let queue = json!({ "mode": mode, "opensAt": opens_at });
+        ask(&hall, date, queue).await.expect(200);
+    }
+    hall.system.workers[0].kill9().await;
+    let passed = format!("SELECT (clock_timestamp() > '{opens_at}')::int::bigint AS n");
+    hall.becomes(&passed, 1).await;
+    refused(&hall, drawn, another, "/queue/opensAt").await;
+    refused(&hall, by_arrival, later, "/queue/mode").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
