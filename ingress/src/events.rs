@@ -212,14 +212,15 @@ fn last(headers: &HeaderMap, query: Option<&str>) -> Last {
 /// Who has a ticket of the waiting room and opens the stream with a `token` is told how far it is:
 /// `event: queue` has what `GET …/queue` answers, at once and whenever it changes, at most once a
 /// second. While the stream is open you need not ask yourself: it ends where who waits is not heard by it
-/// any more, as when its server is cut off from the others; open another one then, or ask. Its `id` is that of
-/// the seats before it.
-/// Who joins with an access code meanwhile is told that the ticket is `LEFT`, and then of the guest's.
-/// Who had no ticket when the stream was opened is told of none: open it when you have joined.
+/// any more, as when its server is cut off from the others. Its `id` is that of the seats before it. Who
+/// joins with an access code meanwhile is told that the ticket is `LEFT`, and then of the guest's. Who had
+/// no ticket when the stream was opened is told of none: open it when you have joined.
 ///
 /// With a `token`, an `EventSource` that has lost its stream is refused when it comes back by itself:
-/// its token is used up. So on `error` close it, get a new token, and open a new one with that and the
-/// last `id` as `lastEventId`. HEAD uses no token up.
+/// its token is used up. So on `error` close it, and when you have a ticket that waits, ask `GET …/queue`:
+/// where that is refused, its `Retry-After` says when to ask again, and another server may answer. Then, or
+/// after some seconds, get a new token, and open a new stream with that and the last `id` as `lastEventId`.
+/// HEAD uses no token up.
 #[utoipa::path(get, path = "/schedules/{scheduleId}/events", operation_id = "followSchedule",
     tag = "Catalogue",
     params(("scheduleId" = ScheduleId, Path, description = "The date"), EventsQuery, LastEventId),
@@ -244,10 +245,6 @@ pub async fn follow(
         Some(text) => Some(room::current(&app, room::read(&app, schedule, text)?).await?),
         None => None,
     };
-    // It would be heard by nobody. Who is told so comes to another one, and its token is not used up.
-    if shown.is_some() && app.rooms.is_cut_off(schedule, None) {
-        return Err(Problem::unavailable().retry_after_s(room::AGAIN_S));
-    }
     let layout_no = seat_map::layout_no(&app, schedule).await?;
     let last = last(&headers, query.last_event_id.as_deref());
     let (events, changes) = app.seat_maps.join(schedule, layout_no, last).await?;

@@ -69,7 +69,7 @@ const REPORT: Duration = Duration::from_secs(1);
 /// often, however far away.
 const KEPT_MS: i64 = 2 * onsale_schema::admission::POLL_MAX_MS as i64;
 /// When to ask again where nothing is known, in seconds.
-pub(crate) const AGAIN_S: u32 = 5;
+const AGAIN_S: u32 = 5;
 /// Rooms whose owners are told at once.
 const REPORTS_AT_ONCE: usize = 16;
 /// How long a reload waits that did not bring all and is tried again: at first, and at most.
@@ -156,9 +156,8 @@ impl Entry {
 
     /// Whether nobody who has been here since then can rely on being heard: its owner was not told for too
     /// long.
-    fn is_cut_off(&self, since: Option<Instant>) -> bool {
-        let reported_at = *self.reported_at();
-        let untold = since.map_or(reported_at, |since| since.max(reported_at));
+    fn is_cut_off(&self, since: Instant) -> bool {
+        let untold = since.max(*self.reported_at());
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         untold.elapsed() >= slot.untold_max()
     }
@@ -316,10 +315,9 @@ impl Rooms {
         joins.increment(1);
     }
 
-    /// Whether who follows a room here, since then or from now on, is to do that elsewhere: its owner can't be
-    /// told that anybody is heard.
-    #[must_use]
-    pub fn is_cut_off(&self, schedule: ScheduleId, since: Option<Instant>) -> bool {
+    /// Whether who has followed a room here since then is to do that elsewhere: its owner can't be told
+    /// that anybody is heard.
+    fn is_cut_off(&self, schedule: ScheduleId, since: Instant) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(&schedule);
         entry.is_some_and(|entry| entry.is_cut_off(since))

@@ -125,7 +125,7 @@ impl QueuePatch {
         let (is_closed, order) = lobby_find(&app.pool, row.schedule_id).await?;
         // Where nobody has asked since the opening, its owner closes it when it hears of this.
         let is_open_now = before.mode != QueueMode::Off && before.opens_at <= now;
-        let is_closed = is_closed || row.room.is_some() && is_open_now;
+        let is_closed = is_closed || is_open_now;
         let is_to_come = match order.as_deref() {
             Some(order) => order == "DRAWN",
             None if is_closed => matches!(before.mode, QueueMode::Draw | QueueMode::Off),

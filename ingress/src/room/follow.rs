@@ -101,7 +101,7 @@ impl Follower {
             }
             let waits = told != Some(TicketStatus::Admitted);
             let schedule = self.ticket.schedule_id;
-            if waits && self.rooms.is_cut_off(schedule, Some(self.opened_at)) {
+            if waits && self.rooms.is_cut_off(schedule, self.opened_at) {
                 return None;
             }
             let is_poll = now >= self.poll_at;

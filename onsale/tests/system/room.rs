@@ -284,18 +284,13 @@ async fn nobody_is_told_of_more_ahead_while_one_owner_after_the_other_is_killed(
     line.hall.assert_sound().await;
 }
 
-/// Where somebody who is signed in finds a stream, with their ticket or without; once.
-async fn stream_path(line: &Line, api: &Api, buyer: &Buyer, ticket: Option<&str>) -> String {
+/// A stream of somebody who is signed in, with their ticket or without.
+async fn stream(line: &Line, api: &Api, buyer: &Buyer, ticket: Option<&str>) -> Stream {
     let made = api.post(buyer, "/stream-tokens", "a-stream", &Value::Null);
     let token = made.await.expect(201);
     let shown = ticket.map_or_else(String::new, |ticket| format!("&queueTicket={ticket}"));
     let token = text(&token.body["streamToken"]);
-    format!("/schedules/{}/events?token={token}{shown}", line.date)
-}
-
-/// A stream of somebody who is signed in, with their ticket or without.
-async fn stream(line: &Line, api: &Api, buyer: &Buyer, ticket: Option<&str>) -> Stream {
-    let path = stream_path(line, api, buyer, ticket).await;
+    let path = format!("/schedules/{}/events?token={token}{shown}", line.date);
     let request = api.request(Method::GET, &path);
     Stream::of(request).await.expect("a stream")
 }

@@ -2,13 +2,11 @@
 //! clients that are cut off from all ingresses lose nothing.
 
 use super::line::{AGAIN, Line};
-use super::{by_arrival, status, stream, stream_path, told};
+use super::{by_arrival, status, stream, told};
 use crate::hall::PATIENCE;
-use crate::live_map::stream::Stream;
 use onsale_schema::admission::PolicyChange;
 use onsale_testkit::SystemOptions;
 use onsale_testkit::proxy::Fault;
-use reqwest::Method;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,12 +85,7 @@ async fn a_stream_ends_where_its_ingress_is_cut_off_and_its_client_keeps_its_tur
         ended = tokio::time::timeout(PATIENCE, ends) => ended.expect("the stream ends"),
         () = others_ask => {}
     }
-    // None is opened there, and the token stays good.
-    let path = stream_path(&line, other, &a, Some(&of_a)).await;
-    let refused = cut_off.send(cut_off.request(Method::GET, &path)).await;
-    refused.expect_problem(503, "dependency-unavailable");
-    let opened = Stream::of(other.request(Method::GET, &path)).await;
-    let mut elsewhere = opened.expect("a stream");
+    let mut elsewhere = stream(&line, other, &a, Some(&of_a)).await;
     told(&mut elsewhere, "WAITING").await;
     // For longer than somebody may be silent.
     let long = line.since_joined(2, 25);
