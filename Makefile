@@ -39,7 +39,8 @@ bench-queue: build ## measure the waiting room with a million in it
 	@exec target/release/onsale bench queue $(ARGS)
 
 test: tools ## all tests, on real servers
-	$(CARGO) build --workspace --bins --features onsale-testkit/api
+	@# Examples, too: of one that has tests of its own `cargo test` builds nothing else.
+	$(CARGO) build --workspace --bins --examples --features onsale-testkit/api
 	target/debug/with-servers -- $(CARGO) test --workspace --no-fail-fast $(ARGS)
 	$(CARGO) test --workspace --features onsale-workers/sabotage --test simulation sabotage
 
