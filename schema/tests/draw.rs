@@ -220,6 +220,8 @@ impl Public {
             "state": "DRAWN",
             "commitment": self.secret.commitment(),
             "digest": self.digest(),
+            "beaconName": "a source",
+            "closedAt": "2027-03-01T12:00:00.000Z",
             "beacon": beacon,
             "secret": Digest(self.secret.0),
             "seed": self.seed(),
