@@ -40,6 +40,9 @@ const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=2000 -c lo
      -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3";
 /// How long unacknowledged bytes may stay unacknowledged before the connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2000);
+/// Plans are made once: to make one for each batch costs more than to run it, and one that is made for
+/// its values may be much worse where little is known of a table that grows.
+const GENERIC_PLANS: &str = "-c plan_cache_mode=force_generic_plan";
 /// For a session that reads whole tables, as an audit does.
 pub const WHOLE_TABLES: &str = "SET enable_seqscan = on";
 /// A server that has gone without a word is noticed within three of these, also while we only wait.
@@ -177,6 +180,18 @@ pub fn pool(database_url: &str, size: usize) -> Result<Pool, Error> {
     Pool::new(Address::parse(database_url)?, size)
 }
 
+/// A pool for statements whose plans are the same whatever the values are that they are given. They name
+/// themselves the states that an index of rows in one state is for: what is compared with a parameter
+/// is never looked for by such an index, of whose rows there may be many more than when the plan was
+/// made.
+///
+/// # Errors
+/// When the URL is malformed, or trusts nobody.
+pub fn pool_with_generic_plans(database_url: &str, size: usize) -> Result<Pool, Error> {
+    let address = Address::parse(database_url)?;
+    Pool::new(address.with_options(GENERIC_PLANS), size)
+}
+
 /// Where Postgres is, and how it is spoken to.
 #[derive(Clone)]
 pub(crate) struct Address {
@@ -241,6 +256,14 @@ impl Address {
             config,
             tls: tls::Postgres(tls),
         })
+    }
+
+    /// The same with more of the session's options.
+    fn with_options(mut self, more: &str) -> Self {
+        let options = self.config.get_options().unwrap_or_default();
+        let options = format!("{options} {more}");
+        self.config.options(options);
+        self
     }
 
     /// A session with our bounds, and what moves its bytes.

@@ -68,7 +68,7 @@ impl Context {
     pub async fn connect(config: Config) -> Result<Self, Error> {
         let subjects = Subjects::new(&config.common.subject_prefix)?;
         let gateway = Toss::of_settings(&config.gateway)?;
-        let pool = db::pool(
+        let pool = db::pool_with_generic_plans(
             &config.common.servers.database_url(),
             usize::from(config.common.db_pool),
         )?;

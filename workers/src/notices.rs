@@ -20,10 +20,14 @@ pub async fn open(pool: &Pool, ids: &[NoticeId]) -> Result<HashSet<NoticeId>, db
         notice_id: NoticeId,
     }
     let mut conn = pool.get().await?;
-    let rows: Vec<Row> =
-        statement("SELECT notice_id FROM notice WHERE notice_id = ANY($1) AND done_at IS NULL")
-            .bind::<Array<SqlUuid>, _>(ids)
-            .load(&mut conn)
-            .await?;
+    // Each by its id, not by the index of all that are open.
+    let rows: Vec<Row> = statement(
+        "SELECT n.notice_id FROM unnest($1::uuid[]) AS x (notice_id) CROSS JOIN LATERAL ( \
+             SELECT notice_id, done_at FROM notice WHERE notice_id = x.notice_id OFFSET 0) AS n \
+         WHERE n.done_at IS NULL",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(&mut conn)
+    .await?;
     Ok(rows.into_iter().map(|row| row.notice_id).collect())
 }

@@ -24,7 +24,8 @@ struct KnownRow {
     outcomes: Vec<u8>,
 }
 
-/// The outcomes of those messages that were decided before.
+/// The outcomes of those messages that were decided before. Each is looked up by its id alone: there are
+/// far more of a lane than a planner that has seen few believes.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -34,7 +35,10 @@ pub async fn outcome_list_known<O: DeserializeOwned>(
     messages: &[MessageId],
 ) -> Result<HashMap<MessageId, Vec<O>>, db::Error> {
     let rows: Vec<KnownRow> = statement(
-        "SELECT message_id, outcomes FROM outcome WHERE lane = $1 AND message_id = ANY($2)",
+        "SELECT o.message_id, o.outcomes FROM unnest($2::uuid[]) AS x (message_id) \
+             CROSS JOIN LATERAL (SELECT lane, message_id, outcomes FROM outcome \
+                                 WHERE message_id = x.message_id OFFSET 0) AS o \
+         WHERE o.lane = $1",
     )
     .bind::<Text, _>(lane.as_str())
     .bind::<Array<SqlUuid>, _>(messages)

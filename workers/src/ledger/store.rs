@@ -85,7 +85,8 @@ pub struct ChargeRow {
     user_balance: Money,
 }
 
-/// The charges that these causes have made.
+/// The charges that these causes have made, each by a look-up of its own, however many transfers there
+/// were when the plan was made.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -94,8 +95,10 @@ pub async fn charge_list(
     causes: Vec<Uuid>,
 ) -> Result<Vec<ChargeRow>, db::Error> {
     let rows = statement(
-        "SELECT cause, fingerprint, transfer_id, credit, user_balance FROM transfer \
-         WHERE cause = ANY($1) AND kind = $2",
+        "SELECT t.cause, t.fingerprint, t.transfer_id, t.credit, t.user_balance \
+         FROM unnest($1::uuid[]) AS x (cause) \
+             CROSS JOIN LATERAL (SELECT * FROM transfer WHERE cause = x.cause OFFSET 0) AS t \
+         WHERE t.kind = $2",
     )
     .bind::<Array<SqlUuid>, _>(causes)
     .bind::<Text, _>(TransferKind::Charge)

@@ -256,9 +256,11 @@ async fn fact_list_open(
              SELECT max(b.seq) AS seq FROM outbox b \
              WHERE b.topic = span.topic AND b.aggregate_id = span.aggregate_id \
                AND b.seq < span.first AND b.published_at IS NOT NULL) AS gone \
-         JOIN outbox o ON o.topic = span.topic AND o.aggregate_id = span.aggregate_id \
-           AND (gone.seq IS NULL OR o.seq > gone.seq) AND o.seq <= span.last \
-           AND o.published_at IS NULL",
+         CROSS JOIN LATERAL ( \
+             SELECT i.* FROM outbox i \
+             WHERE i.topic = span.topic AND i.aggregate_id = span.aggregate_id \
+               AND i.seq > coalesce(gone.seq, 0) AND i.seq <= span.last OFFSET 0) AS o \
+         WHERE o.published_at IS NULL",
     )
     .bind::<BigInt, _>(SEND_MAX as i64)
     .bind::<Array<Text>, _>(topics)

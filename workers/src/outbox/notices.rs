@@ -141,7 +141,7 @@ pub async fn run(ctx: &Context) -> Infallible {
             Err(error) => patience.wait(error).await,
         }
     };
-    let mut pace = Pace::new(Some(nudges));
+    let mut pace = Pace::gathering(nudges);
     let mut notices = Notices::default();
     loop {
         let started = Instant::now();

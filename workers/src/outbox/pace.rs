@@ -8,9 +8,12 @@ use tokio::time::Instant;
 
 /// The shortest pause between two looks.
 const GAP_MIN: Duration = Duration::from_millis(5);
-/// A look that takes long is followed by a pause this many times as long, unless there is more; by
-/// [`WAIT_MAX`] at most, as it may have taken so long because a link was cut.
+/// A look that takes long is followed by a pause this many times as long, unless there is more.
 const GAP_FACTOR: u32 = 4;
+/// The same where what comes meanwhile is cheaper together: it is sent, received and written at once.
+const GAP_FACTOR_GATHERING: u32 = 16;
+/// The longest pause of that kind: whoever waits for it hardly notices.
+const GAP_MAX_GATHERING: Duration = Duration::from_millis(100);
 /// The pause without a nudge, while there is something to do.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest pause, so that a lost nudge costs no more.
@@ -30,6 +33,9 @@ pub enum Found {
 /// The pace of one publisher.
 pub struct Pace {
     nudges: Option<Subscriber>,
+    gap_factor: u32,
+    /// A look may have taken long because a link was cut.
+    gap_max: Duration,
     wait: Duration,
 }
 
@@ -39,14 +45,26 @@ impl Pace {
     pub fn new(nudges: Option<Subscriber>) -> Self {
         Self {
             nudges,
+            gap_factor: GAP_FACTOR,
+            gap_max: WAIT_MAX,
             wait: WAIT_MIN,
+        }
+    }
+
+    /// A pace that nudges quicken, and that lets much gather where much comes.
+    #[must_use]
+    pub fn gathering(nudges: Subscriber) -> Self {
+        Self {
+            gap_factor: GAP_FACTOR_GATHERING,
+            gap_max: GAP_MAX_GATHERING,
+            ..Self::new(Some(nudges))
         }
     }
 
     /// Waits until the next look, after one that began at `started`.
     pub async fn wait(&mut self, started: Instant, found: Found) {
         let gap = match found {
-            Found::Nothing | Found::Some => (started.elapsed() * GAP_FACTOR).min(WAIT_MAX),
+            Found::Nothing | Found::Some => (started.elapsed() * self.gap_factor).min(self.gap_max),
             Found::More => Duration::ZERO,
         };
         tokio::time::sleep(GAP_MIN.max(gap)).await;

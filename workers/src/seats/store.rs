@@ -19,6 +19,7 @@ use onsale_platform::sql::statement;
 use onsale_schema::admission::{self, HOLDS_MAX, HoldChange};
 use onsale_schema::message::encode;
 use onsale_schema::seats::{Facts, MapChange};
+use onsale_schema::status::ReservationStatus;
 use onsale_schema::{NoticeId, ReservationId, ScheduleId, SeatNo, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -301,7 +302,7 @@ async fn reservations_last(
              ends_as = x.ends_as, extended_by = x.extended::uuid[], \
              given_back_by = x.given_back_by, first_expires_at = x.first, \
              paying_order = x.paying FROM x, locked \
-         WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = 'HELD' \
+         WHERE r.reservation_id = x.id AND locked.reservation_id = x.id AND r.status = $11 \
            AND r.expires_at = x.old \
          RETURNING r.reservation_id",
     )
@@ -315,6 +316,7 @@ async fn reservations_last(
     .bind::<Array<Nullable<Timestamptz>>, Vec<_>>(column(rows, |r| first(&r.after)))
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(column(rows, |r| r.after.paying_order))
     .bind::<Array<SqlUuid>, Vec<_>>(column(ended, |r| r.reservation_id))
+    .bind::<Text, _>(ReservationStatus::Held)
     .load(&mut conn)
     .await?;
     Ok(ids(lasting))

@@ -81,8 +81,9 @@ async fn look(pool: &db::Pool) -> Result<OnItsWay, db::Error> {
                WHERE next_at IS NOT NULL \
                  AND status IN ('READY', 'FAILED', 'PAID', 'REFUNDING', 'REFUNDED') \
                  AND odd_at IS NULL AND attempts >= $1) AS v, \
-              (SELECT count(*) AS aside FROM show_aside JOIN reservation AS r USING (reservation_id) \
-               WHERE r.status = 'PAID') AS a",
+              (SELECT count(*) AS aside FROM show_aside AS x \
+               WHERE (SELECT r.status FROM reservation AS r \
+                      WHERE r.reservation_id = x.reservation_id) = 'PAID') AS a",
     )
     .bind::<Integer, _>(LOOKS_MAX)
     .get_result(&mut conn)
@@ -125,5 +126,46 @@ pub(super) fn note_end(status: OrderStatus, confirmed_at: Option<Timestamp>, now
         let took = u64::try_from(now.micros() - confirmed_at.micros()).unwrap_or(0);
         metrics::histogram!(metric::ORDER_DURATION, "outcome" => status.as_str())
             .record(Duration::from_micros(took));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diesel_async::SimpleAsyncConnection;
+    use onsale_testkit::TestDb;
+
+    #[derive(QueryableByName)]
+    struct Read {
+        #[diesel(sql_type = BigInt)]
+        n: i64,
+    }
+
+    /// Every second: what is paid for good must cost nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_has_ended_is_not_read() {
+        let db = TestDb::create().await.unwrap();
+        db::migrate(db.url()).await.unwrap();
+        let pool = db::pool_with_generic_plans(db.url(), 1).unwrap();
+        let read = async || {
+            let mut conn = pool.get().await.unwrap();
+            let flush = "SELECT pg_stat_force_next_flush()";
+            conn.batch_execute(flush).await.unwrap();
+            let read: Read = diesel::sql_query(
+                "SELECT sum(idx_tup_read)::bigint AS n FROM pg_stat_user_indexes",
+            )
+            .get_result(&mut conn)
+            .await
+            .unwrap();
+            read.n
+        };
+        let paid = "INSERT INTO reservation SELECT gen_random_uuid(), id, id, gen_random_uuid(), id, \
+                        '{1}', 0, 4, 'PAID', now(), now() + interval '1 hour' \
+                    FROM generate_series(1, 2000), gen_random_uuid() AS id";
+        pool.get().await.unwrap().batch_execute(paid).await.unwrap();
+        let before = read().await;
+        let found = look(&pool).await.unwrap();
+        assert_eq!((found.aside, found.open_s), (0, 0.0));
+        assert!(read().await - before < 100, "rows of what has ended");
     }
 }

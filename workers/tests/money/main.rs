@@ -10,6 +10,7 @@ mod charges;
 mod keys;
 mod outages;
 mod payments;
+mod plans;
 mod publishing;
 mod rig;
 mod tasks;

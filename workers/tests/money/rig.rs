@@ -10,7 +10,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
 use onsale_platform::config::Streams;
 use onsale_platform::{Clock, db, nats};
-use onsale_schema::ledger;
+use onsale_schema::ledger::{self, CARD_ACCOUNT};
 use onsale_schema::message::{Command, CommandMessage, Fingerprint, Reply, decode, encode};
 use onsale_schema::settlement;
 use onsale_schema::status::{ChargeMethod, PaymentMethod};
@@ -116,7 +116,7 @@ impl Rig {
     }
 
     pub fn pool(&self, size: usize) -> db::Pool {
-        db::pool(&self.database_url, size).unwrap()
+        db::pool_with_generic_plans(&self.database_url, size).unwrap()
     }
 
     pub async fn sql(&mut self, sql: &str) {
@@ -150,7 +150,7 @@ impl Rig {
             "INSERT INTO account VALUES ('{user}', {balance});
              INSERT INTO transfer SELECT '{transfer}', '{cause}', '{cause}', 'CHARGE', account_id,
                     '{user}', {balance}, {balance}, now()
-                 FROM account WHERE balance IS NULL AND {balance} > 0 LIMIT 1;"
+                 FROM account WHERE account_id = '{CARD_ACCOUNT}' AND {balance} > 0;"
         ))
         .await;
         user

@@ -115,10 +115,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(&args.telemetry)?;
     let stop = CancellationToken::new();
     let signals = JoinSet::from_iter([shutdown::on_signal(stop.clone())]);
-    let pool = db::pool(
-        &with_generic_plans(&args.database_url),
-        usize::from(args.pool),
-    )?;
+    let pool = db::pool_with_generic_plans(&args.database_url, usize::from(args.pool))?;
     let clock = Clock::default();
     let tokens = Tokens::new(&args.auth, clock.clone());
     let direct = Direct {
@@ -144,13 +141,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     server::serve(router, listener, &args.http, stop).await;
     drop(signals);
     Ok(ExitCode::SUCCESS)
-}
-
-/// The plan of a prepared statement does not depend on its values; planning it each time would cost
-/// more than running it.
-fn with_generic_plans(database_url: &str) -> String {
-    let sign = if database_url.contains('?') { '&' } else { '?' };
-    format!("{database_url}{sign}options=-c%20plan_cache_mode%3Dforce_generic_plan")
 }
 
 /// Answers what it was sent: how fast the HTTP stack and the load generator are by themselves.

@@ -47,15 +47,18 @@ pub async fn payment_list_by_command(
     mut conn: &AsyncPgConnection,
     needs: &Needs,
 ) -> Result<Vec<PaymentRow>, db::Error> {
-    // Two look-ups, each by its own index.
+    // Each key is a look-up of its own: for all of them at once, a plan that is made while there are
+    // few payments reads every one of them, also when there are many.
     let rows = statement(
-        "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at, \
-                method, order_id, refunded \
-         FROM payment WHERE status = 'PAID' AND command_id = ANY($1) \
+        "SELECT p.* FROM unnest($1::uuid[]) AS x (command_id) CROSS JOIN LATERAL ( \
+             SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, \
+                    at, method, order_id, refunded \
+             FROM payment WHERE command_id = x.command_id AND status = 'PAID' OFFSET 0) AS p \
          UNION ALL \
-         SELECT payment_id, reservation_id, command_id, fingerprint, amount, false, at, method, \
-                order_id, refunded \
-         FROM payment WHERE status = 'FAILED' AND payment_id = ANY($2)",
+         SELECT p.* FROM unnest($2::uuid[]) AS x (payment_id) CROSS JOIN LATERAL ( \
+             SELECT payment_id, reservation_id, command_id, fingerprint, amount, false, at, \
+                    method, order_id, refunded \
+             FROM payment WHERE payment_id = x.payment_id AND status = 'FAILED' OFFSET 0) AS p",
     )
     .bind::<Array<SqlUuid>, _>(&needs.commands)
     .bind::<Array<SqlUuid>, _>(&needs.attempts)
@@ -76,9 +79,10 @@ pub async fn payment_list_by_reservation(
         return Ok(Vec::new());
     }
     let rows = statement(
-        "SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, at, \
-                method, order_id, refunded \
-         FROM payment WHERE status = 'PAID' AND reservation_id = ANY($1)",
+        "SELECT p.* FROM unnest($1::uuid[]) AS x (reservation_id) CROSS JOIN LATERAL ( \
+             SELECT payment_id, reservation_id, command_id, fingerprint, amount, true AS is_paid, \
+                    at, method, order_id, refunded FROM payment \
+             WHERE reservation_id = x.reservation_id AND status = 'PAID' OFFSET 0) AS p",
     )
     .bind::<Array<SqlUuid>, _>(reservations)
     .load(&mut conn)

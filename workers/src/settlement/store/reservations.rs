@@ -7,6 +7,7 @@ use onsale_domain::settlement::CancelledSeats;
 use onsale_platform::db;
 use onsale_platform::sql::statement;
 use onsale_schema::ReservationId;
+use onsale_schema::status::ReservationStatus;
 use std::collections::BTreeMap;
 
 /// Makes held reservations paid ones. They are locked, so that it can't miss.
@@ -21,9 +22,10 @@ pub async fn reservation_set_paid(
         return Ok(());
     }
     let paid = statement(
-        "UPDATE reservation SET status = 'PAID' WHERE reservation_id = ANY($1) AND status = 'HELD'",
+        "UPDATE reservation SET status = 'PAID' WHERE reservation_id = ANY($1) AND status = $2",
     )
     .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<Text, _>(ReservationStatus::Held)
     .execute(&mut conn)
     .await?;
     all_were("held", paid, ids.len())
