@@ -65,7 +65,8 @@ impl Queue for Ledger {
             .iter()
             .map(|command| AccountId::of_user(command.user))
             .collect();
-        let causes: Vec<Uuid> = commands
+        // A command may be there twice.
+        let causes: BTreeSet<Uuid> = commands
             .iter()
             .map(|command| Cause::charge(command.id).0)
             .collect();
@@ -75,7 +76,7 @@ impl Queue for Ledger {
         // Under the locks: a charge of these users that is not seen now does not exist, and only
         // this transaction makes one of theirs.
         let (charges, orders, open, now) = join4(
-            store::charge_list(conn, causes),
+            store::charge_list(conn, &causes),
             charge_orders::list(conn, &ids),
             charge_orders::count_open(conn, &self.users_of_cards(commands)),
             clock_now(conn),

@@ -92,7 +92,7 @@ pub struct ChargeRow {
 /// When Postgres fails.
 pub async fn charge_list(
     mut conn: &AsyncPgConnection,
-    causes: Vec<Uuid>,
+    causes: &BTreeSet<Uuid>,
 ) -> Result<Vec<ChargeRow>, db::Error> {
     let rows = statement(
         "SELECT t.cause, t.fingerprint, t.transfer_id, t.credit, t.user_balance \
@@ -100,7 +100,7 @@ pub async fn charge_list(
              CROSS JOIN LATERAL (SELECT * FROM transfer WHERE cause = x.cause OFFSET 0) AS t \
          WHERE t.kind = $2",
     )
-    .bind::<Array<SqlUuid>, _>(causes)
+    .bind::<Array<SqlUuid>, _>(Vec::from_iter(causes))
     .bind::<Text, _>(TransferKind::Charge)
     .load(&mut conn)
     .await?;

@@ -141,7 +141,7 @@ pub async fn run(ctx: &Context) -> Infallible {
             Err(error) => patience.wait(error).await,
         }
     };
-    let mut pace = Pace::gathering(nudges);
+    let mut pace = Pace::gathering(Some(nudges));
     let mut notices = Notices::default();
     loop {
         let started = Instant::now();
@@ -403,7 +403,7 @@ async fn notice_list(ctx: &Context, ids: &[NoticeId]) -> Result<Vec<Row>, db::Er
     let mut conn = ctx.pool.get().await?;
     let rows = statement(
         "SELECT notice_id, lane, schedule_id, payload FROM notice \
-         WHERE notice_id = ANY($1) AND done_at IS NULL",
+         WHERE notice_id = ANY($1) AND num_nulls(done_at) = 1",
     )
     .bind::<Array<SqlUuid>, _>(ids)
     .load(&mut conn)

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 /// The shortest pause between two looks.
 const GAP_MIN: Duration = Duration::from_millis(5);
-/// A look that takes long is followed by a pause this many times as long, unless there is more.
+/// A look that takes long is followed by a pause this many times as long, unless there is more; by
+/// [`WAIT_MAX`] at most.
 const GAP_FACTOR: u32 = 4;
-/// The same where what comes meanwhile is cheaper together: it is sent, received and written at once.
-const GAP_FACTOR_GATHERING: u32 = 16;
-/// The longest pause of that kind: whoever waits for it hardly notices.
-const GAP_MAX_GATHERING: Duration = Duration::from_millis(100);
+/// The same where what comes meanwhile is cheaper together: it is sent, received and written at once. As
+/// long as the pause is not over [`GATHER_MAX`], whoever waits for it hardly notices.
+const GATHER_FACTOR: u32 = 16;
+const GATHER_MAX: Duration = Duration::from_millis(100);
 /// The pause without a nudge, while there is something to do.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest pause, so that a lost nudge costs no more.
@@ -33,9 +34,7 @@ pub enum Found {
 /// The pace of one publisher.
 pub struct Pace {
     nudges: Option<Subscriber>,
-    gap_factor: u32,
-    /// A look may have taken long because a link was cut.
-    gap_max: Duration,
+    gathers: bool,
     wait: Duration,
 }
 
@@ -45,26 +44,33 @@ impl Pace {
     pub fn new(nudges: Option<Subscriber>) -> Self {
         Self {
             nudges,
-            gap_factor: GAP_FACTOR,
-            gap_max: WAIT_MAX,
+            gathers: false,
             wait: WAIT_MIN,
         }
     }
 
     /// A pace that nudges quicken, and that lets much gather where much comes.
     #[must_use]
-    pub fn gathering(nudges: Subscriber) -> Self {
+    pub fn gathering(nudges: Option<Subscriber>) -> Self {
         Self {
-            gap_factor: GAP_FACTOR_GATHERING,
-            gap_max: GAP_MAX_GATHERING,
-            ..Self::new(Some(nudges))
+            gathers: true,
+            ..Self::new(nudges)
+        }
+    }
+
+    /// The pause after a look that took so long; it may have done so because a link was cut.
+    fn gap(&self, look: Duration) -> Duration {
+        let gap = (look * GAP_FACTOR).min(WAIT_MAX);
+        match self.gathers {
+            true => gap.max((look * GATHER_FACTOR).min(GATHER_MAX)),
+            false => gap,
         }
     }
 
     /// Waits until the next look, after one that began at `started`.
     pub async fn wait(&mut self, started: Instant, found: Found) {
         let gap = match found {
-            Found::Nothing | Found::Some => (started.elapsed() * self.gap_factor).min(self.gap_max),
+            Found::Nothing | Found::Some => self.gap(started.elapsed()),
             Found::More => Duration::ZERO,
         };
         tokio::time::sleep(GAP_MIN.max(gap)).await;
@@ -102,6 +108,21 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn much_gathers_for_a_moment_and_a_slow_server_is_spared() {
+        let ms = Duration::from_millis;
+        for (look, usual, gathering) in [
+            (ms(0), ms(0), ms(0)),
+            (ms(2), ms(8), ms(32)),
+            (ms(10), ms(40), ms(100)),
+            (ms(50), ms(200), ms(200)),
+            (ms(7000), ms(500), ms(500)),
+        ] {
+            assert_eq!(Pace::new(None).gap(look), usual);
+            assert_eq!(Pace::gathering(None).gap(look), gathering);
+        }
+    }
 
     /// How long it waits after a look that took so long.
     async fn wait_after(look: Duration, found: Found) -> Duration {

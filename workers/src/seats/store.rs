@@ -296,7 +296,7 @@ async fn reservations_last(
                        paying)), \
          locked AS MATERIALIZED ( \
              SELECT reservation_id FROM reservation \
-             WHERE reservation_id IN (SELECT id FROM x) OR reservation_id = ANY($10) \
+             WHERE reservation_id = ANY($1::uuid[] || $10::uuid[]) \
              ORDER BY reservation_id FOR UPDATE) \
          UPDATE reservation r SET expires_at = x.expires, release_at = x.release, \
              ends_as = x.ends_as, extended_by = x.extended::uuid[], \

@@ -1,18 +1,14 @@
 //! Keys of commands, and what else there is one of, that two batches want at once and that no lock of
 //! theirs has in common: who comes second looks again, and no batch is taken apart for it.
 
-use crate::rig::{Rig, command, pay};
+use crate::rig::{Rig, charge, command, job, ledger, pay};
 use onsale_platform::db;
 use onsale_schema::ledger::SALES_ACCOUNT;
-use onsale_schema::message::{Command, CommandMessage};
+use onsale_schema::message::Command;
 use onsale_schema::settlement::{Kind, Outcome, Refusal};
-use onsale_schema::{
-    MessageId, Money, PaymentOrderId, ReservationId, ScheduleId, Timestamp, UserId,
-};
-use onsale_workers::compete::commit::{self, Job, Mode};
-use onsale_workers::runtime::core::Inbound;
+use onsale_schema::{Money, PaymentOrderId, ReservationId, ScheduleId, UserId};
+use onsale_workers::compete::commit;
 use onsale_workers::settlement::Settlement;
-use std::sync::Arc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -49,22 +45,7 @@ async fn another_orders(
 
 /// Decides a command together with others while another batch is in the way, which commits then.
 async fn decided_meanwhile(rig: &mut Rig, command: Command<Kind>) -> Result<Outcome, db::Error> {
-    let message = CommandMessage {
-        id: MessageId(Uuid::now_v7()),
-        reply_to: None,
-        commands: vec![command],
-    };
-    let job = Arc::new(Job {
-        queue: Arc::new(Settlement::new(true)),
-        incarnation: Arc::default(),
-        messages: vec![Arc::new(Inbound {
-            seq: 1,
-            at: Timestamp::EPOCH,
-            after: Timestamp::EPOCH,
-            body: Ok(message),
-        })],
-        mode: Mode::Together,
-    });
+    let job = job(Settlement::new(true), 1, vec![command]);
     let pool = rig.pool(2);
     let mut deciding = JoinSet::from_iter([async move { commit::run(&pool, job).await }]);
     rig.until(
@@ -195,4 +176,24 @@ async fn of_several_orders_of_before_the_newest_stays_ready() {
     assert_eq!(rig.number(failed).await, 2);
     let kept = "SELECT count(*) AS n FROM pg_indexes WHERE indexname = 'payment_order_one_ready'";
     assert_eq!(rig.number(kept).await, 1);
+}
+
+/// Whoever asks twice at once for what was made before is told of it, in one batch with all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_comes_twice_in_a_message_is_found_once() {
+    let mut rig = Rig::new().await;
+    let user = rig.user(2 * TOTAL).await;
+    let (reservation, _) = rig.reservation(user, TOTAL, "HELD", 60_000).await;
+    let pool = rig.pool(1);
+    let (charged, paid) = (charge(user, 1), pay(user, reservation));
+    for (seq, times) in [(1, 1), (2, 2)] {
+        let charges = job(ledger(), seq, vec![charged.clone(); times]);
+        let done = commit::run(&pool, charges).await.unwrap();
+        assert_eq!(done.labels, vec![("charge", "accepted"); times]);
+        let payments = job(Settlement::new(false), seq, vec![paid.clone(); times]);
+        let done = commit::run(&pool, payments).await.unwrap();
+        assert_eq!(done.labels, vec![("pay", "accepted"); times]);
+    }
+    assert_eq!(rig.number("SELECT count(*) AS n FROM transfer").await, 3);
+    rig.assert_balanced().await;
 }

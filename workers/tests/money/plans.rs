@@ -1,32 +1,28 @@
 //! Plans are made while there is little, and run when there is much: what a batch reads must not grow
 //! with what others have done. One session does everything here, so that its plans are kept.
 
-use crate::rig::{Rig, charge, pay};
+use crate::rig::{Rig, charge, job, ledger, pay};
 use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use onsale_domain::ledger::{Cards, Limits};
 use onsale_platform::db;
-use onsale_schema::message::{Command, CommandMessage};
-use onsale_schema::{MessageId, Money, NoticeId, Timestamp};
+use onsale_schema::NoticeId;
+use onsale_schema::message::Command;
 use onsale_workers::compete::Queue;
-use onsale_workers::compete::commit::{self, Job, Mode};
-use onsale_workers::ledger::Ledger;
+use onsale_workers::compete::commit;
 use onsale_workers::notices;
-use onsale_workers::runtime::core::Inbound;
 use onsale_workers::runtime::fence;
 use onsale_workers::settlement::Settlement;
-use std::sync::Arc;
 use uuid::Uuid;
 
 const TOTAL: i64 = 1000;
-/// More often than Postgres plans a statement for its values.
+/// More often than Postgres plans a statement for its values, where it does at all.
 const TIMES: u64 = 8;
-/// What a batch may read more of a large table than of a small one: pages of an index have split.
+/// What a batch may read more of large tables than of small ones.
 const MORE: i64 = 40;
 
-/// Others' rows, [`GROWN`] of each: accounts and charges, holds, payments, attempts that failed, outcomes of
-/// both lanes, and open words to owners of seats.
+/// Others' rows, [`GROWN`] of each: accounts and charges, holds, payments, attempts that failed, charges by
+/// card, outcomes of both lanes, and open words to owners of seats.
 const OTHERS: &str = "
     CREATE TEMPORARY TABLE other AS
         SELECT n, gen_random_uuid() AS id FROM generate_series(1, 3000) AS n;
@@ -40,6 +36,9 @@ const OTHERS: &str = "
             NULL, NULL, now() FROM other;
     INSERT INTO payment SELECT gen_random_uuid(), id, id, gen_random_uuid(), id, 'POINTS', 0, 'FAILED',
             'insufficient-points', NULL, now() FROM other;
+    INSERT INTO payment_order (order_id, user_id, command_id, fingerprint, amount, status, created_at,
+                               updated_at)
+        SELECT id, id, gen_random_uuid(), id, 500, 'FAILED', now(), now() FROM other;
     INSERT INTO outcome SELECT lane, -1, 0, 1000 + n, 0, 0, gen_random_uuid(), '', now()
         FROM other, (VALUES ('settlement'), ('ledger')) AS lanes (lane);
     INSERT INTO notice SELECT id, 'seats', id, '', now() FROM other";
@@ -75,22 +74,7 @@ async fn decide<Q: Queue>(
     // What was prepared counts from now on.
     rows_read(&mut rig.conn).await;
     let before = rows_read(&mut pool.get().await.unwrap()).await;
-    let message = CommandMessage {
-        id: MessageId(Uuid::now_v7()),
-        reply_to: None,
-        commands: vec![command],
-    };
-    let job = Arc::new(Job {
-        queue: Arc::new(queue),
-        incarnation: Arc::default(),
-        messages: vec![Arc::new(Inbound {
-            seq,
-            at: Timestamp::EPOCH,
-            after: Timestamp::EPOCH,
-            body: Ok(message),
-        })],
-        mode: Mode::Together,
-    });
+    let job = job(queue, seq, vec![command]);
     let done = commit::run(pool, job).await.unwrap();
     assert_eq!(done.labels[0].1, "accepted");
     rows_read(&mut pool.get().await.unwrap()).await - before
@@ -105,13 +89,7 @@ async fn a_payment(rig: &mut Rig, pool: &db::Pool, seq: u64) -> i64 {
 
 async fn a_charge(rig: &mut Rig, pool: &db::Pool, seq: u64) -> i64 {
     let user = rig.user(0).await;
-    let queue = Ledger::new(Limits {
-        charge_max: Money::won(TOTAL),
-        balance_cap: Money::won(TOTAL),
-        cards: Cards::Terminal,
-        cash: true,
-    });
-    decide(rig, pool, queue, seq, charge(user, 1)).await
+    decide(rig, pool, ledger(), seq, charge(user, 1)).await
 }
 
 /// A word to an owner of seats, which looks whether it counts, and says that it is done.

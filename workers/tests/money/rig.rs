@@ -8,6 +8,7 @@ use diesel::sql_types::BigInt;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
+use onsale_domain::ledger::{Cards, Limits};
 use onsale_platform::config::Streams;
 use onsale_platform::{Clock, db, nats};
 use onsale_schema::ledger::{self, CARD_ACCOUNT};
@@ -16,14 +17,20 @@ use onsale_schema::settlement;
 use onsale_schema::status::{ChargeMethod, PaymentMethod};
 use onsale_schema::subjects::Subjects;
 use onsale_schema::{
-    CommandId, IngressId, Lane, MessageId, Money, PaymentId, ReservationId, ScheduleId, UserId,
+    CommandId, IngressId, Lane, MessageId, Money, PaymentId, ReservationId, ScheduleId, Timestamp,
+    UserId,
 };
 use onsale_testkit::{TestDb, shared};
+use onsale_workers::compete::Queue;
+use onsale_workers::compete::commit::{Job, Mode};
 use onsale_workers::config::Role;
+use onsale_workers::ledger::Ledger;
+use onsale_workers::runtime::core::Inbound;
 use onsale_workers::{Config, Context, expiry, ledger as charges, outbox, settlement as payments};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -279,6 +286,36 @@ impl<O: DeserializeOwned> Asker<O> {
         let message = self.send(vec![command]).await;
         self.outcomes(message).await.remove(0)
     }
+}
+
+/// One message of these commands, to be decided in one transaction.
+pub fn job<Q: Queue>(queue: Q, seq: u64, commands: Vec<Command<Q::Kind>>) -> Arc<Job<Q>> {
+    let message = CommandMessage {
+        id: MessageId(Uuid::now_v7()),
+        reply_to: None,
+        commands,
+    };
+    Arc::new(Job {
+        queue: Arc::new(queue),
+        incarnation: Arc::default(),
+        messages: vec![Arc::new(Inbound {
+            seq,
+            at: Timestamp::EPOCH,
+            after: Timestamp::EPOCH,
+            body: Ok(message),
+        })],
+        mode: Mode::Together,
+    })
+}
+
+/// The lane of charges, with cards that a terminal takes.
+pub fn ledger() -> Ledger {
+    Ledger::new(Limits {
+        charge_max: Money::won(1_000_000),
+        balance_cap: Money::won(1_000_000),
+        cards: Cards::Terminal,
+        cash: true,
+    })
 }
 
 pub fn command<K>(user: UserId, kind: K) -> Command<K> {

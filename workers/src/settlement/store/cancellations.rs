@@ -12,7 +12,7 @@ use onsale_platform::sql::statement;
 use onsale_schema::cancellation::Rules;
 use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::{Cancellation, Refund};
-use onsale_schema::status::{PaymentMethod, RefundStatus};
+use onsale_schema::status::{PaymentMethod, PaymentStatus, RefundStatus};
 use onsale_schema::{
     CancellationId, CommandId, Money, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp,
 };
@@ -252,10 +252,11 @@ pub async fn payment_add_refunded(
     let raised = statement(
         "UPDATE payment p SET refunded = p.refunded + x.amount \
          FROM unnest($1::uuid[], $2::numeric[]) AS x(payment_id, amount) \
-         WHERE p.payment_id = x.payment_id AND p.status = 'PAID'",
+         WHERE p.payment_id = x.payment_id AND p.status = $3",
     )
     .bind::<Array<SqlUuid>, _>(payments)
     .bind::<Array<Numeric>, _>(amounts)
+    .bind::<Text, _>(PaymentStatus::Paid)
     .execute(&mut conn)
     .await?;
     if raised == expected {

@@ -35,7 +35,7 @@ pub async fn list(
 ) -> Result<Vec<Row>, db::Error> {
     let rows = statement(
         "SELECT command_id, fingerprint, order_id, user_id FROM payment_order \
-         WHERE command_id = ANY($1) AND reservation_id IS NULL",
+         WHERE command_id = ANY($1) AND num_nulls(reservation_id) = 1",
     )
     .bind::<Array<SqlUuid>, _>(commands)
     .load(&mut conn)

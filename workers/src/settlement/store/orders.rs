@@ -163,13 +163,14 @@ pub async fn load(
         let known: Vec<OrderRow> = statement(
             "SELECT * FROM payment_order \
              WHERE command_id = ANY($1) OR confirm_command_id = ANY($1) OR payment_key = ANY($2) \
-                OR order_id = ANY($3) OR reservation_id = ANY($4) AND status = 'READY' \
+                OR order_id = ANY($3) OR reservation_id = ANY($4) AND status = $5 \
              ORDER BY created_at",
         )
         .bind::<Array<SqlUuid>, _>(&needs.commands)
         .bind::<Array<Text>, _>(Vec::from_iter(&needs.payment_keys))
         .bind::<Array<SqlUuid>, _>(told)
         .bind::<Array<SqlUuid>, _>(Vec::from_iter(&needs.ordered))
+        .bind::<Text, _>(OrderStatus::Ready)
         .load(&mut conn)
         .await?;
         for key in keys {
@@ -367,7 +368,7 @@ async fn order_set_confirmed(
              confirm_command_id = x.command, confirm_fingerprint = x.print, notice_id = x.notice \
          FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[]) \
               AS x(id, key, command, print, notice) \
-         WHERE o.order_id = x.id AND o.status = 'READY'",
+         WHERE o.order_id = x.id AND o.status = $7",
     )
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| o.order_id).collect())
     .bind::<Array<Nullable<Text>>, Vec<_>>(rows.iter().map(|o| o.payment_key.as_deref()).collect())
@@ -375,6 +376,7 @@ async fn order_set_confirmed(
     .bind::<Array<SqlUuid>, Vec<_>>(rows.iter().map(|o| by(o).1.0).collect())
     .bind::<Array<Nullable<SqlUuid>>, Vec<_>>(rows.iter().map(|o| o.notice_id).collect())
     .bind::<BigInt, _>(OWNER_PAUSE_MS)
+    .bind::<Text, _>(OrderStatus::Ready)
     .execute(&mut conn)
     .await?;
     if confirmed == rows.len() {
