@@ -96,6 +96,44 @@ async fn diesel_sees_the_tables_that_the_migrations_make() {
     assert_eq!(in_diesel(), in_postgres(&mut conn).await);
 }
 
+/// No foreign key says so, as all payments would lock the one account of sales.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_has_the_system_on_the_side_of_its_kind() {
+    const CARD: &str = "ca4d";
+    const SALES: &str = "5a1e";
+    const USER: &str = "1";
+    let db = TestDb::create().await.expect("a database");
+    db::migrate(db.url()).await.expect("migrations");
+    let mut conn = db::connect(db.url()).await.expect("a connection");
+    for (kind, debit, credit, is_right) in [
+        ("CHARGE", CARD, USER, true),
+        ("CHARGE", "ca54", USER, true),
+        ("CHARGE", SALES, USER, false),
+        ("CHARGE", USER, CARD, false),
+        ("PAYMENT", USER, SALES, true),
+        ("PAYMENT", SALES, USER, false),
+        ("PAYMENT", USER, CARD, false),
+        ("REFUND", SALES, USER, true),
+        ("REFUND", USER, SALES, false),
+        ("REFUND", CARD, USER, false),
+        ("GIFT", SALES, USER, false),
+    ] {
+        let inserted = sql_query(format!(
+            "INSERT INTO transfer VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), \
+                 '{kind}', lpad('{debit}', 32, '0')::uuid, lpad('{credit}', 32, '0')::uuid, 1, 1, now())"
+        ))
+        .execute(&mut conn)
+        .await
+        .map_err(db::Error::from);
+        let refused = matches!(&inserted, Err(db::Error::Constraint { constraint, .. })
+            if constraint == "transfer_sides");
+        assert_eq!(
+            refused, !is_right,
+            "{kind} from {debit} to {credit}: {inserted:?}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_go_up_down_and_up_again_and_leave_nothing() {
     let db = TestDb::create().await.expect("a database");

@@ -36,6 +36,7 @@ const TABLES: &[&str] = &[
     "lean_seat_claim",
     "lean_account",
     "lean_transfer",
+    "lean_payment",
 ];
 /// Longer than any run takes that is of interest.
 const PLAY_LIMIT: Duration = Duration::from_secs(60);

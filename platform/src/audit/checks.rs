@@ -272,6 +272,10 @@ WHERE (balance IS NULL) <> (account_id IN ('00000000-0000-0000-0000-00000000ca4d
                                            '00000000-0000-0000-0000-00000000ca54',
                                            '00000000-0000-0000-0000-000000005a1e'))
 UNION ALL
+SELECT format('account %s, of which transfers make %s, is not there', account_id, net)
+FROM moved
+WHERE NOT EXISTS (SELECT FROM account WHERE account.account_id = moved.account_id)
+UNION ALL
 SELECT format('all accounts together make %s', sum(net))
 FROM account JOIN moved USING (account_id)
 HAVING sum(net) <> 0";
@@ -306,6 +310,10 @@ WHERE p.status = 'PAID' AND p.method = 'POINTS' AND (p.amount > 0 OR transfer_id
   AND (t.amount, t.kind, t.debit, t.credit)
       IS DISTINCT FROM (p.amount, 'PAYMENT', p.user_id,
                         '00000000-0000-0000-0000-000000005a1e'::uuid)
+UNION ALL
+SELECT format('payment %s, %s by %s, has transfer %s', payment_id, status, method, transfer_id)
+FROM payment
+WHERE transfer_id IS NOT NULL AND (status, method) <> ('PAID', 'POINTS')
 UNION ALL
 SELECT format('transfer %s of %s paid for nothing', transfer_id, t.amount)
 FROM transfer AS t

@@ -1,7 +1,9 @@
 //! Accounts and transfers: the one module that writes them, for charges and for payments.
 //!
-//! Accounts are locked in the order of their ids. System accounts keep no balance and are never
-//! locked. Locks are `NO KEY UPDATE`: they exclude each other, and leave foreign keys in peace.
+//! Accounts are locked in the order of their ids, by `NO KEY UPDATE`: such locks exclude each other.
+//! System accounts keep no balance and are never locked: all charges and all payments have one of them,
+//! which is why a transfer has a check of its sides (`transfer_sides`) and no foreign keys to accounts,
+//! which lock what they refer to.
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, Numeric, Text, Timestamptz, Uuid as SqlUuid};

@@ -1,7 +1,7 @@
 //! The yardstick: a bare statement that writes a reservation and a seat, and nothing else: no
 //! idempotency, no window, no limit of a user, no index but the keys, no foreign key. It is no
 //! rival, for it does not do the work. But what it does where a plain echo does so much was measured
-//! before (`report.rs` has the figures), so it tells whether the machine and the harness are in
+//! before (`case.rs` has the figures), so it tells whether the machine and the harness are in
 //! order, which a rival that does the work can't.
 
 use diesel::QueryableByName;
@@ -14,7 +14,8 @@ use onsale_schema::{SeatNo, Timestamp};
 
 use super::holds::{Attempt, Wanted};
 
-/// Its tables; what the checks after a run read has the names that it has in ours.
+/// Its tables, with room for updates as ours; what the checks after a run read has the names that it has
+/// in ours.
 pub const TABLES: &str = "\
 CREATE TABLE IF NOT EXISTS lean_reservation (
     reservation_id uuid PRIMARY KEY,
@@ -23,14 +24,14 @@ CREATE TABLE IF NOT EXISTS lean_reservation (
     seat_nos integer[] NOT NULL,
     status text NOT NULL,
     expires_at timestamptz NOT NULL
-);
+) WITH (fillfactor = 80);
 CREATE TABLE IF NOT EXISTS lean_seat_claim (
     schedule_id uuid NOT NULL,
     seat_no integer NOT NULL,
     reservation_id uuid NOT NULL,
     state text NOT NULL,
     PRIMARY KEY (schedule_id, seat_no)
-);";
+) WITH (fillfactor = 80);";
 
 const HOLD: &str = "\
 WITH claimed AS (

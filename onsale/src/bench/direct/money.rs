@@ -1,15 +1,16 @@
 //! Charges and payments by the usual direct design: a transaction per request that locks the account,
-//! or the reservation and the account, so that others who want them wait, and then looks and writes,
-//! all by one statement.
+//! or the reservation and the account, so that others who want them wait, reads them by the same
+//! statement, decides, and writes all by another one.
 //!
 //! The yardstick has the same handlers, and a bare statement in place of all that.
 //!
-//! It is spared what only the pipeline needs: outcome rows, failed attempts, and the notice to the
-//! owner of the seats, whose claims it marks as sold itself.
+//! The row lock is spared what only the pipeline needs: outcome rows, failed attempts, and the notice to
+//! the owner of the seats, whose claims it marks as sold itself. Nor does it ask whether the show was
+//! cancelled, or whether an order is just being paid.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use diesel::sql_types::{Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Integer, Nullable, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
@@ -26,7 +27,8 @@ use onsale_schema::message::Fingerprint;
 use onsale_schema::settlement::{self, Payment};
 use onsale_schema::status::{ChargeMethod, PaymentMethod, ReservationStatus};
 use onsale_schema::{
-    AccountId, CommandId, Money, PaymentId, ReservationId, Timestamp, TransferId, UserId,
+    AccountId, CommandId, Money, PaymentId, ReservationId, ScheduleId, SeatNo, Timestamp,
+    TransferId, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -39,79 +41,64 @@ use crate::bench::case::PRICE_WON;
 const CHARGE_MAX: i64 = 1_000_000;
 const BALANCE_CAP: i64 = 1_000_000;
 
-const ACCOUNT_LOCK: &str = "SELECT FROM account WHERE account_id = $1 FOR UPDATE";
 const ACCOUNT_OPEN: &str =
     "INSERT INTO account (account_id, balance) VALUES ($1, 0) ON CONFLICT DO NOTHING";
-/// The checks are the pipeline's, in its order. There is a row if the account is there.
+/// By both locks a row that somebody else had locked is seen as he left it; what he has written besides
+/// is seen by the next statement only. So who is refused looks once more whether his key is known by now;
+/// who is not finds it taken.
+const CHARGE_LOCK: &str = "\
+SELECT locked.balance, clock_timestamp() AS now, known.fingerprint, known.transfer_id,
+       known.user_balance
+FROM (SELECT balance FROM account WHERE account_id = $1 FOR UPDATE) AS locked
+     LEFT JOIN transfer AS known ON known.cause = $2";
 const CHARGE: &str = "\
-WITH seen AS MATERIALIZED (
-    SELECT clock_timestamp() AS now, account.balance, known.transfer_id, known.user_balance,
-           CASE
-               WHEN known.fingerprint = $3 THEN 'known'
-               WHEN known.transfer_id IS NOT NULL THEN 'key-reused'
-               WHEN $5 <= 0 OR $5 > $6 THEN 'amount'
-               WHEN account.balance + $5 > $7 THEN 'cap'
-               ELSE 'charged'
-           END AS verdict
-    FROM account LEFT JOIN transfer AS known ON known.cause = $2
-    WHERE account.account_id = $1
-), moved AS (
-    INSERT INTO transfer (transfer_id, cause, fingerprint, kind, debit, credit, amount,
-                          user_balance, at)
-    SELECT $4, $2, $3, 'CHARGE', $8, $1, $5, balance + $5, now FROM seen WHERE verdict = 'charged'
-    RETURNING transfer_id, user_balance
-), kept AS (
-    UPDATE account SET balance = moved.user_balance FROM moved WHERE account.account_id = $1
+WITH kept AS (
+    UPDATE account SET balance = $7 WHERE account_id = $6
 )
-SELECT verdict, coalesce(moved.transfer_id, seen.transfer_id) AS transfer_id,
-       coalesce(moved.user_balance, seen.user_balance) AS user_balance
-FROM seen LEFT JOIN moved ON true";
+INSERT INTO transfer (transfer_id, cause, fingerprint, kind, debit, credit, amount, user_balance, at)
+VALUES ($1, $2, $3, 'CHARGE', $4, $6, $5, $7, $8)";
 
 const PAY_LOCK: &str = "\
-SELECT FROM reservation JOIN account ON account.account_id = reservation.user_id
-WHERE reservation.reservation_id = $1 AND reservation.user_id = $2 FOR UPDATE";
+SELECT locked.*, clock_timestamp() AS now, known.fingerprint, known.payment_id, known.amount, known.at
+FROM (SELECT r.schedule_id, r.seat_nos, r.total, coalesce(r.ends_as, r.status) AS status,
+             r.expires_at, account.balance
+      FROM reservation AS r JOIN account ON account.account_id = r.user_id
+      WHERE r.reservation_id = $1 AND r.user_id = $2 FOR UPDATE) AS locked
+     LEFT JOIN payment AS known ON known.command_id = $3 AND known.status = 'PAID'";
 const PAY: &str = "\
-WITH seen AS MATERIALIZED (
-    SELECT clock_timestamp() AS now, r.schedule_id, r.seat_nos, r.total, r.status, account.balance,
-           known.payment_id, known.amount, known.at,
-           CASE
-               WHEN known.fingerprint = $4 THEN 'known'
-               WHEN known.payment_id IS NOT NULL THEN 'key-reused'
-               WHEN r.status = 'HELD' AND r.expires_at <= clock_timestamp() THEN 'lapsed'
-               WHEN r.status <> 'HELD' THEN 'ended'
-               WHEN account.balance IS NULL OR account.balance < r.total THEN 'poor'
-               ELSE 'paid'
-           END AS verdict
-    FROM reservation AS r
-         LEFT JOIN account ON account.account_id = $2
-         LEFT JOIN payment AS known ON known.command_id = $3 AND known.status = 'PAID'
-    WHERE r.reservation_id = $1 AND r.user_id = $2
-), winner AS (
-    SELECT * FROM seen WHERE verdict = 'paid'
-), moved AS (
+WITH moved AS (
     INSERT INTO transfer (transfer_id, cause, fingerprint, kind, debit, credit, amount,
                           user_balance, at)
-    SELECT $6, $1, $4, 'PAYMENT', $2, $7, total, balance - total, now FROM winner WHERE total > 0
-    RETURNING transfer_id
+    SELECT $6, $1, $4, 'PAYMENT', $2, $7, $8, $9, $10 WHERE $6 IS NOT NULL
 ), kept AS (
-    UPDATE account SET balance = account.balance - winner.total
-    FROM winner WHERE account.account_id = $2
-), made AS (
-    INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, method,
-                         amount, status, transfer_id, at)
-    SELECT $5, $1, $2, $3, $4, 'POINTS', total, 'PAID', (SELECT transfer_id FROM moved), now
-    FROM winner
-    RETURNING payment_id, amount, at
+    UPDATE account SET balance = $9 WHERE account_id = $2
 ), ended AS (
-    UPDATE reservation SET status = 'PAID' FROM winner WHERE reservation.reservation_id = $1
+    UPDATE reservation SET status = 'PAID' WHERE reservation_id = $1
 ), sold AS (
-    UPDATE seat_claim SET state = 'S' FROM winner
-    WHERE seat_claim.schedule_id = winner.schedule_id
-      AND seat_claim.seat_no = ANY (winner.seat_nos) AND seat_claim.reservation_id = $1
+    UPDATE seat_claim SET state = 'S'
+    WHERE schedule_id = $11 AND seat_no = ANY ($12) AND reservation_id = $1
 )
-SELECT verdict, seen.status, coalesce(made.payment_id, seen.payment_id) AS payment_id,
-       coalesce(made.amount, seen.amount) AS amount, coalesce(made.at, seen.at) AS at
-FROM seen LEFT JOIN made ON true";
+INSERT INTO payment (payment_id, reservation_id, user_id, command_id, fingerprint, method, amount,
+                     status, transfer_id, at)
+VALUES ($5, $1, $2, $3, $4, 'POINTS', $8, 'PAID', $6, $10)";
+
+/// Who finds a key taken that was free when it was looked for has to look again.
+fn taken_meanwhile(error: db::Error) -> db::Error {
+    match error {
+        db::Error::Constraint { constraint, .. }
+            if ["transfer_cause", "payment_command_id"].contains(&constraint.as_str()) =>
+        {
+            db::Error::Taken(constraint)
+        }
+        other => other,
+    }
+}
+
+async fn account_open(conn: &mut AsyncPgConnection, account: AccountId) -> Result<(), db::Error> {
+    let open = statement(ACCOUNT_OPEN).bind::<SqlUuid, _>(account);
+    open.execute(conn).await?;
+    Ok(())
+}
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -129,10 +116,15 @@ struct Charge {
     debit: AccountId,
 }
 
+/// A locked account, and what the key has charged.
 #[derive(QueryableByName)]
-struct ChargeRow {
-    #[diesel(sql_type = Text)]
-    verdict: String,
+struct Account {
+    #[diesel(sql_type = Numeric)]
+    balance: Money,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    fingerprint: Option<Uuid>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     transfer_id: Option<TransferId>,
     #[diesel(sql_type = Nullable<Numeric>)]
@@ -174,7 +166,7 @@ pub async fn charge(
 impl Charge {
     /// Without an account there is nothing to charge.
     async fn lean(&self, pool: &Pool) -> Result<ledger::Outcome, db::Error> {
-        let moved = lean_money::moved(pool, self.transfer_id, self.account, self.amount).await?;
+        let moved = lean_money::charged(pool, self.transfer_id, self.account, self.amount).await?;
         let refused = ledger::Outcome::Refused(ledger::Refusal::AmountInvalid);
         Ok(moved.map_or(refused, |balance| ledger::Outcome::Charged {
             transfer_id: self.transfer_id,
@@ -183,44 +175,71 @@ impl Charge {
     }
 
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<ledger::Outcome, db::Error> {
-        let lock = || statement(ACCOUNT_LOCK).bind::<SqlUuid, _>(self.account);
-        if lock().execute(conn).await? == 0 {
-            let open = statement(ACCOUNT_OPEN).bind::<SqlUuid, _>(self.account);
-            open.execute(conn).await?;
-            lock().execute(conn).await?;
+        let mut account = self.locked(conn).await?;
+        let mut judged = self.judge(&account);
+        if judged.is_err() && account.transfer_id.is_none() {
+            account = self.locked(conn).await?;
+            judged = self.judge(&account);
         }
-        let row: ChargeRow = statement(CHARGE)
-            .bind::<SqlUuid, _>(self.account)
+        let balance = match judged {
+            Ok(balance) => balance,
+            Err(outcome) => return Ok(outcome),
+        };
+        statement(CHARGE)
+            .bind::<SqlUuid, _>(self.transfer_id)
             .bind::<SqlUuid, _>(self.command_id)
             .bind::<SqlUuid, _>(self.fingerprint.0)
-            .bind::<SqlUuid, _>(self.transfer_id)
-            .bind::<Numeric, _>(self.amount)
-            .bind::<Numeric, _>(Money::won(CHARGE_MAX))
-            .bind::<Numeric, _>(Money::won(BALANCE_CAP))
             .bind::<SqlUuid, _>(self.debit)
-            .get_result(conn)
-            .await?;
-        Ok(row.outcome())
+            .bind::<Numeric, _>(self.amount)
+            .bind::<SqlUuid, _>(self.account)
+            .bind::<Numeric, _>(balance)
+            .bind::<Timestamptz, _>(account.now)
+            .execute(conn)
+            .await
+            .map_err(|error| taken_meanwhile(error.into()))?;
+        Ok(ledger::Outcome::Charged {
+            transfer_id: self.transfer_id,
+            balance,
+        })
     }
-}
 
-impl ChargeRow {
-    fn outcome(self) -> ledger::Outcome {
+    /// The locked account, which is opened where there is none.
+    async fn locked(&self, conn: &mut AsyncPgConnection) -> Result<Account, db::Error> {
+        if let Some(account) = self.lock(conn).await? {
+            return Ok(account);
+        }
+        account_open(conn, self.account).await?;
+        self.lock(conn).await?.ok_or(db::Error::NotFound)
+    }
+
+    async fn lock(&self, conn: &mut AsyncPgConnection) -> Result<Option<Account>, db::Error> {
+        let lock = statement(CHARGE_LOCK)
+            .bind::<SqlUuid, _>(self.account)
+            .bind::<SqlUuid, _>(self.command_id);
+        Ok(lock.get_result(conn).await.optional()?)
+    }
+
+    /// The new balance, or what became of it otherwise. The checks are the pipeline's, in its order.
+    fn judge(&self, account: &Account) -> Result<Money, ledger::Outcome> {
         use ledger::{Outcome, Refusal};
-        let refusal = match (self.verdict.as_str(), self.transfer_id, self.user_balance) {
-            ("charged" | "known", Some(transfer_id), Some(balance)) => {
-                return Outcome::Charged {
+        if let (Some(transfer_id), Some(balance)) = (account.transfer_id, account.user_balance) {
+            return Err(match account.fingerprint == Some(self.fingerprint.0) {
+                true => Outcome::Charged {
                     transfer_id,
                     balance,
-                };
-            }
-            ("key-reused", ..) => Refusal::KeyReused,
-            ("cap", ..) => Refusal::BalanceCapExceeded {
-                cap: Money::won(BALANCE_CAP),
-            },
-            _ => Refusal::AmountInvalid,
-        };
-        Outcome::Refused(refusal)
+                },
+                false => Outcome::Refused(Refusal::KeyReused),
+            });
+        }
+        let balance = account.balance + self.amount;
+        if self.amount <= Money::ZERO || self.amount > Money::won(CHARGE_MAX) {
+            Err(Outcome::Refused(Refusal::AmountInvalid))
+        } else if balance > Money::won(BALANCE_CAP) {
+            let cap = Money::won(BALANCE_CAP);
+            Err(Outcome::Refused(Refusal::BalanceCapExceeded { cap }))
+        } else {
+            Ok(balance)
+        }
     }
 }
 
@@ -240,12 +259,25 @@ struct Pay {
     transfer_id: TransferId,
 }
 
+/// A locked reservation with its payer's balance, and what the key has paid.
 #[derive(QueryableByName)]
-struct PayRow {
-    #[diesel(sql_type = Text)]
-    verdict: String,
+struct Held {
+    #[diesel(sql_type = SqlUuid)]
+    schedule_id: ScheduleId,
+    #[diesel(sql_type = Array<Integer>)]
+    seat_nos: Vec<SeatNo>,
+    #[diesel(sql_type = Numeric)]
+    total: Money,
     #[diesel(sql_type = Text)]
     status: ReservationStatus,
+    #[diesel(sql_type = Timestamptz)]
+    expires_at: Timestamp,
+    #[diesel(sql_type = Numeric)]
+    balance: Money,
+    #[diesel(sql_type = Timestamptz)]
+    now: Timestamp,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    fingerprint: Option<Uuid>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     payment_id: Option<PaymentId>,
     #[diesel(sql_type = Nullable<Numeric>)]
@@ -272,7 +304,7 @@ pub async fn pay(
         transfer_id: TransferId(new_id()),
     });
     let decided: Result<_, db::Error> = match direct.rival {
-        Rival::LeanCte => pay.lean(&direct.pool, direct.clock.now()).await,
+        Rival::LeanCte => pay.lean(&direct.pool).await,
         Rival::Cte | Rival::RowLock => {
             tx::run(&direct.pool, move |conn| {
                 let pay = Arc::clone(&pay);
@@ -285,64 +317,107 @@ pub async fn pay(
 }
 
 impl Pay {
-    /// It knows no reservation, only what each costs.
-    async fn lean(&self, pool: &Pool, now: Timestamp) -> Result<settlement::Outcome, db::Error> {
+    /// It knows what each costs.
+    async fn lean(&self, pool: &Pool) -> Result<settlement::Outcome, db::Error> {
         use settlement::{Outcome, Refusal};
         let (account, amount) = (AccountId::of_user(self.user_id), Money::won(PRICE_WON));
-        let moved =
-            lean_money::moved(pool, self.transfer_id, account, Money::ZERO - amount).await?;
+        let made = (self.payment_id, self.reservation_id);
+        let paid = lean_money::paid(pool, made, self.transfer_id, account, amount).await?;
         let refused = Outcome::Refused(Refusal::InsufficientPoints);
-        Ok(moved.map_or(refused, |_| {
+        Ok(paid.map_or(refused, |paid_at| {
             Outcome::Paid(Payment {
                 payment_id: self.payment_id,
                 reservation_id: self.reservation_id,
                 amount,
-                paid_at: now,
+                paid_at,
             })
         }))
     }
 
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<settlement::Outcome, db::Error> {
-        let lock = statement(PAY_LOCK)
-            .bind::<SqlUuid, _>(self.reservation_id)
-            .bind::<SqlUuid, _>(self.user_id);
-        lock.execute(conn).await?;
-        let row: Option<PayRow> = statement(PAY)
+        let not_found = settlement::Outcome::Refused(settlement::Refusal::NotFound);
+        let Some(mut held) = self.locked(conn).await? else {
+            return Ok(not_found);
+        };
+        let mut judged = self.judge(&held);
+        if judged.is_err() && held.payment_id.is_none() {
+            let Some(again) = self.lock(conn).await? else {
+                return Ok(not_found);
+            };
+            judged = self.judge(&again);
+            held = again;
+        }
+        if let Err(outcome) = judged {
+            return Ok(outcome);
+        }
+        let transfer_id = (held.total > Money::ZERO).then_some(self.transfer_id);
+        statement(PAY)
             .bind::<SqlUuid, _>(self.reservation_id)
             .bind::<SqlUuid, _>(self.user_id)
             .bind::<SqlUuid, _>(self.command_id)
             .bind::<SqlUuid, _>(self.fingerprint.0)
             .bind::<SqlUuid, _>(self.payment_id)
-            .bind::<SqlUuid, _>(self.transfer_id)
+            .bind::<Nullable<SqlUuid>, _>(transfer_id)
             .bind::<SqlUuid, _>(SALES_ACCOUNT)
-            .get_result(conn)
+            .bind::<Numeric, _>(held.total)
+            .bind::<Numeric, _>(held.balance - held.total)
+            .bind::<Timestamptz, _>(held.now)
+            .bind::<SqlUuid, _>(held.schedule_id)
+            .bind::<Array<Integer>, _>(&held.seat_nos)
+            .execute(conn)
             .await
-            .optional()?;
-        let not_found = settlement::Outcome::Refused(settlement::Refusal::NotFound);
-        Ok(row.map_or(not_found, |row| row.outcome(self.reservation_id)))
+            .map_err(|error| taken_meanwhile(error.into()))?;
+        Ok(settlement::Outcome::Paid(Payment {
+            payment_id: self.payment_id,
+            reservation_id: self.reservation_id,
+            amount: held.total,
+            paid_at: held.now,
+        }))
+    }
+
+    /// The locked reservation of this user. Who has never charged has no account, which is opened.
+    async fn locked(&self, conn: &mut AsyncPgConnection) -> Result<Option<Held>, db::Error> {
+        if let Some(held) = self.lock(conn).await? {
+            return Ok(Some(held));
+        }
+        account_open(conn, AccountId::of_user(self.user_id)).await?;
+        self.lock(conn).await
+    }
+
+    async fn lock(&self, conn: &mut AsyncPgConnection) -> Result<Option<Held>, db::Error> {
+        let lock = statement(PAY_LOCK)
+            .bind::<SqlUuid, _>(self.reservation_id)
+            .bind::<SqlUuid, _>(self.user_id)
+            .bind::<SqlUuid, _>(self.command_id);
+        Ok(lock.get_result(conn).await.optional()?)
+    }
+
+    /// Whether it can be paid, or what became of it otherwise.
+    fn judge(&self, held: &Held) -> Result<(), settlement::Outcome> {
+        use settlement::{Outcome, Refusal};
+        if let (Some(payment_id), Some(amount), Some(paid_at)) =
+            (held.payment_id, held.amount, held.at)
+        {
+            return Err(match held.fingerprint == Some(self.fingerprint.0) {
+                true => Outcome::Paid(Payment {
+                    payment_id,
+                    reservation_id: self.reservation_id,
+                    amount,
+                    paid_at,
+                }),
+                false => Outcome::Refused(Refusal::KeyReused),
+            });
+        }
+        Err(Outcome::Refused(match held.status {
+            ReservationStatus::Held if held.expires_at <= held.now => Refusal::HoldExpired,
+            ReservationStatus::Held if held.balance < held.total => Refusal::InsufficientPoints,
+            ReservationStatus::Held => return Ok(()),
+            ReservationStatus::Expired => Refusal::HoldExpired,
+            ReservationStatus::Paid => Refusal::AlreadyPaid,
+            status => Refusal::StateConflict { status },
+        }))
     }
 }
 
-impl PayRow {
-    fn outcome(self, reservation_id: ReservationId) -> settlement::Outcome {
-        use settlement::{Outcome, Refusal};
-        let refusal = match (self.verdict.as_str(), self.status) {
-            ("key-reused", _) => Refusal::KeyReused,
-            ("poor", _) => Refusal::InsufficientPoints,
-            ("lapsed", _) | ("ended", ReservationStatus::Expired) => Refusal::HoldExpired,
-            ("ended", ReservationStatus::Paid) => Refusal::AlreadyPaid,
-            (_, status) => match (self.payment_id, self.amount, self.at) {
-                (Some(payment_id), Some(amount), Some(paid_at)) => {
-                    return Outcome::Paid(Payment {
-                        payment_id,
-                        reservation_id,
-                        amount,
-                        paid_at,
-                    });
-                }
-                _ => Refusal::StateConflict { status },
-            },
-        };
-        Outcome::Refused(refusal)
-    }
-}
+#[cfg(test)]
+mod tests;

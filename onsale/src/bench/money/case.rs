@@ -25,13 +25,14 @@ const CHARGE_WON: i64 = 1;
 const FUNDS_WON: i64 = PRICE_WON * REQUESTS_PER_USER as i64;
 /// Connections that prepare.
 const PREPARERS: usize = 256;
-/// It has accounts of its own, and knows no reservations.
+/// It has accounts and holds of its own.
 const YARDSTICK: Design = Design::Direct(Rival::LeanCte);
 /// What the row lock did with holds, when the echo and the yardstick were measured before.
 const ROW_LOCK_THEN: f64 = 4_600.0;
-/// "Far below": less than this part of a share that was measured of holds. A charge or a payment is
-/// like a hold to either baseline, two rows by one statement, or a transaction of four round trips;
-/// but it was not measured for itself, so this is less than what holds are held to.
+/// "Far below": less than this part of a share that was measured of holds. Both baselines write the same
+/// rows, as with holds: two of a charge (and the account, with the first), five of a payment; one by a
+/// bare statement, the other by a transaction of four round trips. But neither was measured for itself,
+/// so this is less than what holds are held to.
 const SHARE_MIN: f64 = 0.5;
 
 /// What everybody wants.
@@ -62,8 +63,13 @@ pub enum Ground {
     Accounts(Vec<UserId>),
     /// Dates of which all seats were held, and nothing paid.
     Dates(Vec<ScheduleId>),
-    /// Accounts of the yardstick, with what was on each of them before the run.
-    Lean { users: Vec<UserId>, won: i64 },
+    /// Accounts of the yardstick, with what was on each of them before the run, and the date on which it
+    /// held what was to be paid.
+    Lean {
+        users: Vec<UserId>,
+        won: i64,
+        date: Option<ScheduleId>,
+    },
 }
 
 impl Contested for Case {
@@ -109,9 +115,14 @@ impl Contested for Case {
         Ok(match ground {
             Ground::Accounts(users) => rows::Charged::count(conn, users).await?.complaint(answered),
             Ground::Dates(dates) => rows::Paid::count(conn, dates).await?.complaint(answered),
-            Ground::Lean { users, won } => {
+            Ground::Lean { users, won, date } => {
                 let moved = rows::Moved::count(conn, users, *won).await?;
-                moved.complaint(answered)
+                let paid = match date {
+                    Some(date) => Some(rows::Paid::count_lean(conn, *date, PRICE_WON).await?),
+                    None => None,
+                };
+                let paid = paid.and_then(|paid| paid.complaint(answered));
+                moved.complaint(answered).or(paid)
             }
         })
     }
@@ -153,7 +164,13 @@ async fn charges(
         charge_script(addr, &users, requests, CHARGE_WON, &format!("{name}-{run}"))
     };
     let ground = if design == YARDSTICK {
-        lean_accounts(track, &users, 0).await?
+        let users = ids(&users);
+        rows::lean_open(&mut track.conn, &users, 0).await?;
+        Ground::Lean {
+            users,
+            won: 0,
+            date: None,
+        }
     } else {
         Ground::Accounts(ids(&users))
     };
@@ -166,13 +183,6 @@ async fn charges(
 
 fn ids(users: &[Member]) -> Vec<UserId> {
     users.iter().map(|user| user.user_id).collect()
-}
-
-/// Opens the yardstick's accounts of these users, with so much on each.
-async fn lean_accounts(track: &mut Track, users: &[Member], won: i64) -> anyhow::Result<Ground> {
-    let users = ids(users);
-    rows::lean_open(&mut track.conn, &users, won).await?;
-    Ok(Ground::Lean { users, won })
 }
 
 /// So many charges by these users, in turns.
@@ -204,7 +214,7 @@ async fn payments(
 ) -> anyhow::Result<Field<Ground>> {
     let all = size.requests + size.warm_up;
     let (users, payable, ground) = if design == YARDSTICK {
-        unheld(track, all).await?
+        lean_held(track, all).await?
     } else {
         held(track, all, seed).await?
     };
@@ -264,16 +274,23 @@ async fn held(track: &mut Track, all: usize, seed: u64) -> anyhow::Result<Payabl
     Ok((users, rows, Ground::Dates(holds.ground)))
 }
 
-/// So many reservations by name only, of users with points enough: the yardstick looks for neither.
-async fn unheld(track: &mut Track, all: usize) -> anyhow::Result<Payable> {
+/// So many reservations of the yardstick, of users with points enough.
+async fn lean_held(track: &mut Track, all: usize) -> anyhow::Result<Payable> {
     let users = track.grounds.users(all.div_ceil(REQUESTS_PER_USER)).await?;
-    let named = (0..all).map(|number| rows::Held {
+    let held = (0..all).map(|number| rows::Held {
         reservation_id: ReservationId(Uuid::now_v7()),
         user_id: users[number % users.len()].user_id,
     });
-    let named = named.collect();
-    let ground = lean_accounts(track, &users, FUNDS_WON).await?;
-    Ok((users, named, ground))
+    let held: Vec<rows::Held> = held.collect();
+    let (payers, date) = (ids(&users), ScheduleId(Uuid::now_v7()));
+    rows::lean_open(&mut track.conn, &payers, FUNDS_WON).await?;
+    rows::lean_hold(&mut track.conn, date, &held).await?;
+    let ground = Ground::Lean {
+        users: payers,
+        won: FUNDS_WON,
+        date: Some(date),
+    };
+    Ok((users, held, ground))
 }
 
 fn payment_script(addr: SocketAddr, users: &[Member], rows: &[rows::Held], key: &str) -> Script {

@@ -140,6 +140,41 @@ impl Paid {
         Ok(counts)
     }
 
+    /// Counts them where the yardstick has them, on the date on which it held.
+    ///
+    /// # Errors
+    /// When Postgres fails.
+    pub async fn count_lean(
+        conn: &mut AsyncPgConnection,
+        date: ScheduleId,
+        won: i64,
+    ) -> Result<Self, db::Error> {
+        conn.batch_execute(
+            "ANALYZE lean_reservation, lean_payment, lean_transfer, lean_seat_claim",
+        )
+        .await?;
+        let counts = sql_query(
+            "WITH paid AS (
+                 SELECT reservation_id, user_id FROM lean_reservation
+                 WHERE schedule_id = $1 AND status = 'PAID'
+             ), live AS (
+                 SELECT p.transfer_id, paid.user_id
+                 FROM lean_payment p JOIN paid USING (reservation_id)
+             )
+             SELECT (SELECT count(*) FROM paid) AS reservations,
+                    (SELECT count(*) FROM live) AS payments,
+                    (SELECT count(*) FROM live JOIN lean_transfer t USING (transfer_id)
+                     WHERE t.amount = -$2 AND t.account_id = live.user_id) AS captured,
+                    (SELECT count(*) FROM lean_seat_claim JOIN paid USING (reservation_id)
+                     WHERE schedule_id = $1 AND state = 'S') AS sold",
+        )
+        .bind::<SqlUuid, _>(date)
+        .bind::<BigInt, _>(won)
+        .get_result(conn)
+        .await?;
+        Ok(counts)
+    }
+
     /// What is wrong when so many payments, each of one seat, were answered with 201.
     #[must_use]
     pub fn complaint(self, answered: i64) -> Option<String> {
@@ -167,6 +202,33 @@ pub async fn lean_open(
         .bind::<BigInt, _>(won)
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// Holds a seat of the yardstick for each of these, in order, on one date.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn lean_hold(
+    conn: &mut AsyncPgConnection,
+    date: ScheduleId,
+    held: &[Held],
+) -> Result<(), db::Error> {
+    sql_query(
+        "WITH held AS MATERIALIZED (
+             SELECT * FROM unnest($2, $3) WITH ORDINALITY AS x (reservation_id, user_id, seat_no)
+         ), claimed AS (
+             INSERT INTO lean_seat_claim SELECT $1, seat_no, reservation_id, 'H' FROM held
+         )
+         INSERT INTO lean_reservation
+         SELECT reservation_id, $1, user_id, ARRAY[seat_no], 'HELD', now() + interval '5 minutes'
+         FROM held",
+    )
+    .bind::<SqlUuid, _>(date)
+    .bind::<Array<SqlUuid>, _>(held.iter().map(|h| h.reservation_id).collect::<Vec<_>>())
+    .bind::<Array<SqlUuid>, _>(held.iter().map(|h| h.user_id).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -27,10 +27,17 @@ pub const CASES: &[Case] = &[
     ),
     (
         "points that go nowhere",
-        "SET session_replication_role = replica;
-         INSERT INTO transfer VALUES (id(303), id(203), id(0), 'CHARGE',
+        "INSERT INTO transfer VALUES (id(303), id(203), id(0), 'CHARGE',
              '00000000-0000-0000-0000-00000000ca54', id(99), 1, 1, at(1))",
         &["L1"],
+    ),
+    (
+        "points that came and went nowhere",
+        "INSERT INTO transfer VALUES (id(303), id(203), id(0), 'REFUND',
+             '00000000-0000-0000-0000-000000005a1e', id(99), 1, 1, at(1));
+         INSERT INTO transfer VALUES (id(304), id(204), id(0), 'PAYMENT', id(99),
+             '00000000-0000-0000-0000-000000005a1e', 1, 0, at(1))",
+        &["L1", "P1", "P3"],
     ),
     (
         "a cause that moved points twice",
@@ -65,6 +72,21 @@ pub const CASES: &[Case] = &[
     (
         "a payment that moved something else",
         "UPDATE payment SET transfer_id = id(301) WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "a payment that moved what is not there",
+        "UPDATE payment SET transfer_id = id(303) WHERE status = 'PAID'",
+        &["P1"],
+    ),
+    (
+        "an attempt that failed and moved points",
+        "UPDATE payment SET transfer_id = id(303) WHERE status = 'FAILED'",
+        &["P1"],
+    ),
+    (
+        "money from the gateway that moved points",
+        "SELECT captured(); UPDATE payment SET transfer_id = id(303) WHERE method = 'GATEWAY'",
         &["P1"],
     ),
     (
