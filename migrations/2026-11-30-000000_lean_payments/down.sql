@@ -1,3 +1,4 @@
+-- In the order of workers, who all take accounts first.
 LOCK TABLE account, transfer, payment;
 ALTER TABLE payment
     ADD CONSTRAINT payment_transfer_id_fkey FOREIGN KEY (transfer_id) REFERENCES transfer

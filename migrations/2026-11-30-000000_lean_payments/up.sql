@@ -1,8 +1,10 @@
 -- Every payment has the account of all sales on one side, and every charge one of two. As foreign keys
 -- these made each transfer look up and lock that one row, which all that pay at once did together. The
--- side that a kind leaves no choice is a constant, and is checked as one; the other is an account that
--- the same transaction has locked or made; and a payment's transfer is written beside it. That they are
--- there is what the audit tells (L1, P1).
+-- system's side is one of a few constants, and is checked as that; the other is an account that the same
+-- transaction has locked or made; and a payment's transfer is written beside it. That they are there is
+-- what the audit tells (L1, P1).
+
+-- In the order of workers, who all take accounts first.
 LOCK TABLE account, transfer, payment;
 ALTER TABLE transfer
     DROP CONSTRAINT transfer_debit_fkey,

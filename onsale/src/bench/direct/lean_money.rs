@@ -42,6 +42,31 @@ WITH kept AS (
 )
 SELECT balance FROM kept";
 
+#[derive(QueryableByName)]
+struct Kept {
+    #[diesel(sql_type = Numeric)]
+    balance: Money,
+}
+
+/// Adds an amount to a balance; the balance after that, or none when there is no such account.
+///
+/// # Errors
+/// When Postgres fails.
+pub(super) async fn charged(
+    pool: &Pool,
+    transfer_id: TransferId,
+    account: AccountId,
+    amount: Money,
+) -> Result<Option<Money>, db::Error> {
+    let by = statement(MOVE)
+        .bind::<SqlUuid, _>(transfer_id)
+        .bind::<SqlUuid, _>(account)
+        .bind::<Numeric, _>(amount);
+    let mut conn = pool.get().await?;
+    let kept: Option<Kept> = by.get_result(&mut conn).await.optional()?;
+    Ok(kept.map(|kept| kept.balance))
+}
+
 /// It believes that the reservation is there and held; of one that is not, the checks after a run would
 /// find that it was paid for nothing.
 const PAY: &str = "\
@@ -74,7 +99,8 @@ struct PaidRow {
 /// When Postgres fails.
 pub(super) async fn paid(
     pool: &Pool,
-    (payment_id, reservation_id): (PaymentId, ReservationId),
+    payment_id: PaymentId,
+    reservation_id: ReservationId,
     transfer_id: TransferId,
     account: AccountId,
     amount: Money,
@@ -88,29 +114,4 @@ pub(super) async fn paid(
     let mut conn = pool.get().await?;
     let paid: Option<PaidRow> = by.get_result(&mut conn).await.optional()?;
     Ok(paid.map(|paid| paid.at))
-}
-
-#[derive(QueryableByName)]
-struct Kept {
-    #[diesel(sql_type = Numeric)]
-    balance: Money,
-}
-
-/// Adds an amount to a balance; the balance after that, or none when there is no such account.
-///
-/// # Errors
-/// When Postgres fails.
-pub(super) async fn charged(
-    pool: &Pool,
-    transfer_id: TransferId,
-    account: AccountId,
-    amount: Money,
-) -> Result<Option<Money>, db::Error> {
-    let by = statement(MOVE)
-        .bind::<SqlUuid, _>(transfer_id)
-        .bind::<SqlUuid, _>(account)
-        .bind::<Numeric, _>(amount);
-    let mut conn = pool.get().await?;
-    let kept: Option<Kept> = by.get_result(&mut conn).await.optional()?;
-    Ok(kept.map(|kept| kept.balance))
 }

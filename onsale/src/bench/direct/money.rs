@@ -150,15 +150,9 @@ pub async fn charge(
             ChargeMethod::Cash => CASH_ACCOUNT,
         },
     });
-    let decided: Result<_, db::Error> = match direct.rival {
+    let decided = match direct.rival {
         Rival::LeanCte => charge.lean(&direct.pool).await,
-        Rival::Cte | Rival::RowLock => {
-            tx::run(&direct.pool, move |conn| {
-                let charge = Arc::clone(&charge);
-                async move { charge.decide(conn).await }.boxed()
-            })
-            .await
-        }
+        Rival::Cte | Rival::RowLock => charge.by_locks(&direct.pool).await,
     };
     Ok(points::charged(&decided?)?.at_once()?.into_response())
 }
@@ -172,6 +166,15 @@ impl Charge {
             transfer_id: self.transfer_id,
             balance,
         }))
+    }
+
+    /// Decides in a transaction of its own.
+    async fn by_locks(self: Arc<Self>, pool: &Pool) -> Result<ledger::Outcome, db::Error> {
+        tx::run(pool, move |conn| {
+            let charge = Arc::clone(&self);
+            async move { charge.decide(conn).await }.boxed()
+        })
+        .await
     }
 
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<ledger::Outcome, db::Error> {
@@ -303,15 +306,9 @@ pub async fn pay(
         payment_id: PaymentId(new_id()),
         transfer_id: TransferId(new_id()),
     });
-    let decided: Result<_, db::Error> = match direct.rival {
+    let decided = match direct.rival {
         Rival::LeanCte => pay.lean(&direct.pool).await,
-        Rival::Cte | Rival::RowLock => {
-            tx::run(&direct.pool, move |conn| {
-                let pay = Arc::clone(&pay);
-                async move { pay.decide(conn).await }.boxed()
-            })
-            .await
-        }
+        Rival::Cte | Rival::RowLock => pay.by_locks(&direct.pool).await,
     };
     Ok(payments::paid(&decided?)?.at_once()?.into_response())
 }
@@ -321,8 +318,15 @@ impl Pay {
     async fn lean(&self, pool: &Pool) -> Result<settlement::Outcome, db::Error> {
         use settlement::{Outcome, Refusal};
         let (account, amount) = (AccountId::of_user(self.user_id), Money::won(PRICE_WON));
-        let made = (self.payment_id, self.reservation_id);
-        let paid = lean_money::paid(pool, made, self.transfer_id, account, amount).await?;
+        let paid = lean_money::paid(
+            pool,
+            self.payment_id,
+            self.reservation_id,
+            self.transfer_id,
+            account,
+            amount,
+        )
+        .await?;
         let refused = Outcome::Refused(Refusal::InsufficientPoints);
         Ok(paid.map_or(refused, |paid_at| {
             Outcome::Paid(Payment {
@@ -332,6 +336,15 @@ impl Pay {
                 paid_at,
             })
         }))
+    }
+
+    /// Decides in a transaction of its own.
+    async fn by_locks(self: Arc<Self>, pool: &Pool) -> Result<settlement::Outcome, db::Error> {
+        tx::run(pool, move |conn| {
+            let pay = Arc::clone(&self);
+            async move { pay.decide(conn).await }.boxed()
+        })
+        .await
     }
 
     async fn decide(&self, conn: &mut AsyncPgConnection) -> Result<settlement::Outcome, db::Error> {

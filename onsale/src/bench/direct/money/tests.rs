@@ -47,12 +47,7 @@ impl World {
             amount: Money::won(won),
             debit: CASH_ACCOUNT,
         });
-        let decided: Result<_, db::Error> = tx::run(&self.pool, move |conn| {
-            let charge = Arc::clone(&charge);
-            async move { charge.decide(conn).await }.boxed()
-        })
-        .await;
-        decided.unwrap()
+        charge.by_locks(&self.pool).await.unwrap()
     }
 
     async fn pay(&self, key: u128, user: u128) -> settlement::Outcome {
@@ -64,12 +59,7 @@ impl World {
             payment_id: PaymentId(Uuid::now_v7()),
             transfer_id: TransferId(Uuid::now_v7()),
         });
-        let decided: Result<_, db::Error> = tx::run(&self.pool, move |conn| {
-            let pay = Arc::clone(&pay);
-            async move { pay.decide(conn).await }.boxed()
-        })
-        .await;
-        decided.unwrap()
+        pay.by_locks(&self.pool).await.unwrap()
     }
 
     async fn sql(&self, sql: &str) {
